@@ -1,0 +1,1 @@
+"""blockd: the daemon, its protocols and its CLI."""

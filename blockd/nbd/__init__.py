@@ -1,0 +1,1 @@
+"""NBD as a sans-I/O engine."""

@@ -1,0 +1,38 @@
+"""C kernels and the hot path of blockd, typed.
+
+The extension is required: when it is missing the daemon stops and says how to build it. Nothing in
+here decides policy; `native.reference` holds one slow, obvious Python twin of each kernel.
+"""
+
+try:
+    from native._native import (
+        FLAG_FAST_ZERO,
+        FLAG_FUA,
+        FLAG_NO_HOLE,
+        OP_BLOCK_STATUS,
+        OP_CACHE,
+        OP_FLUSH,
+        OP_READ,
+        OP_UNMAP,
+        OP_WRITE,
+        OP_WRITE_ZEROES,
+        Request,
+    )
+except ImportError as error:  # no quiet fallback: the store is not safe without its kernels
+    raise ImportError(
+        f"blockd's native extension does not load ({error}); build it with: pip install -e ."
+    ) from error
+
+__all__ = [
+    "FLAG_FAST_ZERO",
+    "FLAG_FUA",
+    "FLAG_NO_HOLE",
+    "OP_BLOCK_STATUS",
+    "OP_CACHE",
+    "OP_FLUSH",
+    "OP_READ",
+    "OP_UNMAP",
+    "OP_WRITE",
+    "OP_WRITE_ZEROES",
+    "Request",
+]

@@ -1,0 +1,42 @@
+/* Request: one block request as Python and C both see it. Owned by the front end; the volume
+ * fills in error, message and (for reads) data. See native/_native.pyi for the contract. */
+#ifndef BLOCKD_REQUEST_H
+#define BLOCKD_REQUEST_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+
+enum bd_op {
+    BD_OP_READ = 0,
+    BD_OP_WRITE = 1,
+    BD_OP_FLUSH = 2,
+    BD_OP_UNMAP = 3,
+    BD_OP_WRITE_ZEROES = 4,
+    BD_OP_CACHE = 5,
+    BD_OP_BLOCK_STATUS = 6,
+};
+
+enum bd_request_flag {
+    BD_FLAG_FUA = 1,
+    BD_FLAG_NO_HOLE = 2,
+    BD_FLAG_FAST_ZERO = 4,
+};
+
+typedef struct {
+    PyObject_HEAD
+    uint64_t cookie;
+    uint64_t offset;
+    uint64_t length;
+    uint32_t op;
+    uint32_t flags;
+    int32_t error;
+    PyObject *data;    /* never NULL */
+    PyObject *message; /* never NULL: None or str */
+} bd_request;
+
+extern PyTypeObject bd_request_type;
+
+int bd_request_register(PyObject *module);
+
+#endif

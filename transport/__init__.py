@@ -1,0 +1,1 @@
+"""transport: peers. Empty until there is more than one node (DESIGN section 8)."""

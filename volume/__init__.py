@@ -1,0 +1,1 @@
+"""volume: versioned volumes on a data directory; knows no network."""

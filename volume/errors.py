@@ -1,0 +1,125 @@
+"""What can go wrong in a volume or its data directory, as facts.
+
+    VolumeError
+      NoSuchVolume  VolumeExists  VolumeBusy  InvalidName  InvalidSize  ShrinkRefused
+      OutOfSpace    StoreSealed   DirectoryLocked  UnknownFormat
+      CorruptData
+        CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest
+
+Each message names the object, the value and the way out. Front ends translate once: one table in
+`blockd/nbd` makes NBD errors, `blockd/api` makes HTTP statuses by `code`.
+"""
+
+
+class VolumeError(Exception):
+    """Base of all errors that volume raises on purpose. `code` is stable and machine-readable."""
+
+    code = "volume_error"
+
+
+class NoSuchVolume(VolumeError):
+    code = "no_such_volume"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"volume {name}: there is none; `blockd volume list` shows what there is")
+        self.name = name
+
+
+class VolumeExists(VolumeError):
+    code = "volume_exists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"volume {name}: exists already; choose another name or delete it first")
+        self.name = name
+
+
+class VolumeBusy(VolumeError):
+    code = "volume_busy"
+
+    def __init__(self, name: str, clients: list[str]) -> None:
+        shown = ", ".join(clients[:3]) + (", ..." if len(clients) > 3 else "")
+        super().__init__(
+            f"volume {name}: attached by {len(clients)} client(s) ({shown}); "
+            "detach them first or use --force"
+        )
+        self.name = name
+
+
+class InvalidName(VolumeError):
+    code = "invalid_name"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(
+            f"volume name {name!r}: {why}; use 1 to 128 letters, digits, '.', '_', '-' or ':', "
+            "starting with a letter or digit"
+        )
+
+
+class InvalidSize(VolumeError):
+    code = "invalid_size"
+
+    def __init__(self, what: str, value: int, why: str) -> None:
+        super().__init__(f"{what} {value}: {why}")
+
+
+class ShrinkRefused(VolumeError):
+    code = "shrink_refused"
+
+    def __init__(self, name: str, size: int, wanted: int) -> None:
+        super().__init__(
+            f"volume {name}: resize from {size} to {wanted} bytes would cut off data; "
+            "use --force if that is meant"
+        )
+
+
+class OutOfSpace(VolumeError):
+    code = "out_of_space"
+
+
+class StoreSealed(VolumeError):
+    """A sync failed: what the disk holds is no longer known, so nothing is written any more."""
+
+    code = "store_sealed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the data directory is sealed: {reason}; no more writes are taken. Check the disk, "
+            "then restart with `blockd doctor --unseal`"
+        )
+        self.reason = reason
+
+
+class DirectoryLocked(VolumeError):
+    code = "directory_locked"
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(f"data directory {path}: in use by {holder}; stop it first")
+
+
+class UnknownFormat(VolumeError):
+    code = "unknown_format"
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path}: {what}; it was written by another version, or is not blockd's")
+
+
+class CorruptData(VolumeError):
+    """Stored bytes are not what was written. Never answered with zeros or old data."""
+
+    code = "corrupt_data"
+
+
+class CorruptChunk(CorruptData):
+    code = "corrupt_chunk"
+
+
+class CorruptJournal(CorruptData):
+    code = "corrupt_journal"
+
+
+class CorruptPack(CorruptData):
+    code = "corrupt_pack"
+
+
+class CorruptManifest(CorruptData):
+    code = "corrupt_manifest"
