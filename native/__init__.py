@@ -17,6 +17,9 @@ try:
         OP_WRITE,
         OP_WRITE_ZEROES,
         Request,
+        crc32c,
+        crc32c_pages,
+        is_zero,
     )
 except ImportError as error:  # no quiet fallback: the store is not safe without its kernels
     raise ImportError(
@@ -35,4 +38,7 @@ __all__ = [
     "OP_WRITE",
     "OP_WRITE_ZEROES",
     "Request",
+    "crc32c",
+    "crc32c_pages",
+    "is_zero",
 ]

@@ -45,3 +45,12 @@ class Request:
         flags: int = 0,
         cookie: int = 0,
     ) -> None: ...
+
+def crc32c(data: Buffer, crc: int = 0) -> int:
+    """CRC-32C of `data`, continuing from `crc`: crc32c(b, crc32c(a)) == crc32c(a + b)."""
+
+def crc32c_pages(data: Buffer) -> bytes:
+    """One little-endian u32 CRC-32C for each started 4 KiB of `data`. Releases the GIL."""
+
+def is_zero(data: Buffer) -> bool:
+    """Whether every byte is zero; true for an empty buffer."""

@@ -1,4 +1,5 @@
 /* Python glue only: registers the types and functions of the extension. */
+#include "kernels_py.h"
 #include "request.h"
 
 static PyModuleDef native_module = {
@@ -15,7 +16,7 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *module = PyModule_Create(&native_module);
     if (module == NULL)
         return NULL;
-    if (bd_request_register(module) < 0) {
+    if (bd_request_register(module) < 0 || bd_kernels_register(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }
