@@ -24,7 +24,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends libisal2 libssl3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10809 --no-create-home --home-dir /data blockd \
-    && install -d -o blockd -g blockd /data
+    && install -d -o blockd -g blockd /data /run/blockd
 
 COPY --from=build /opt/blockd /opt/blockd
 ENV PATH=/opt/blockd/bin:$PATH PYTHONUNBUFFERED=1
@@ -34,9 +34,10 @@ VOLUME /data
 EXPOSE 10809
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["blockd", "status", "--control", "/data/control.sock"]
+    CMD ["blockd", "status"]
 
 # In plain text on the container's own network; who else reaches the port is decided by -p.
 # For clients on other machines give --tls require with keys instead of --insecure.
 ENTRYPOINT ["blockd"]
-CMD ["serve", "--data", "/data", "--nbd", "0.0.0.0:10809", "--insecure"]
+CMD ["serve", "--data", "/data", "--control", "/run/blockd/control.sock", \
+    "--nbd", "0.0.0.0:10809", "--insecure"]

@@ -1,0 +1,87 @@
+"""Fixtures for all tests.
+
+A test that needs another program asks `client_tool` for it: without the program it is skipped, or
+fails where BLOCKD_REQUIRE_CLIENTS is set (scripts/check sets it, so that nothing is passed over).
+"""
+
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients import FindTool, find_tool, has_libnbd_binding
+from tests.daemon import Daemon, StartDaemon
+
+REQUIRE_CLIENTS = "BLOCKD_REQUIRE_CLIENTS"
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
+    return report
+
+
+def unavailable(what: str) -> None:
+    """Skip the running test, or fail it where every client is required."""
+    if os.environ.get(REQUIRE_CLIENTS):
+        pytest.fail(f"{what} is missing and {REQUIRE_CLIENTS} is set; scripts/check installs it")
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def client_tool() -> FindTool:
+    """The path of a program by its name; skips or fails the test without it."""
+
+    def find(name: str) -> str:
+        path = find_tool(name)
+        if path is None:
+            unavailable(name)
+        assert path is not None
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def libnbd() -> None:
+    """The Python binding of libnbd is there; tests.clients.run_libnbd uses it."""
+    if not has_libnbd_binding():
+        unavailable("python3-libnbd")
+
+
+@pytest.fixture
+def data_dir(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Path]:
+    """A data directory to be, with a path short enough for unix sockets; kept after a failure."""
+    folder = tmp_path_factory.mktemp("d")
+    yield folder / "data"
+    if not request.node.stash.get(_FAILED, False):
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def daemon(data_dir: Path) -> Iterator[StartDaemon]:
+    """Starts daemons on `data_dir` (or on `data`): `daemon("--volume", "demo=64M")`.
+
+    They are ended by their pid when the test is over; what they wrote to stderr is shown when it
+    failed.
+    """
+    made: list[Daemon] = []
+
+    def make(*options: str, start: bool = True, data: Path = data_dir, **keywords: Any) -> Daemon:
+        made.append(Daemon(data, options, **keywords))
+        if start:
+            made[-1].start()
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        if daemon.running:
+            daemon.kill()
+        print(f"--- stderr of blockd on {daemon.data}\n{daemon.stderr()}")  # pytest shows it

@@ -1,0 +1,184 @@
+"""A real `blockd serve` process under a test's control.
+
+It listens on a free TCP port of 127.0.0.1 and on unix sockets in its data directory, tells where
+by the JSON line that it prints when it is ready, and is ended by its pid. What it wrote to stderr,
+over all its starts, is kept in a file beside the data directory.
+"""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from blockd.api.client import Client
+from volume.model import StoreStatus
+
+READY_S = 60.0  # a start with a full journal to replay, under sanitizers, on a busy machine
+STOP_S = 30.0  # the drain time and what it takes to close the store
+POLL_S = 0.05
+
+
+class Daemon:
+    """`options` are those of `blockd serve`; `prefix` is a command that starts it in our place."""
+
+    def __init__(
+        self,
+        data: Path,
+        options: Sequence[str] = (),
+        *,
+        listen: Sequence[str] = ("--nbd", "127.0.0.1:0"),
+        prefix: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data = data
+        self.options = list(options)
+        self.ready: dict[str, Any] = {}
+        self._listen = list(listen)
+        self._prefix = list(prefix)
+        self._environ = {**os.environ, **(environ or {})}
+        self._log = data.with_name(data.name + ".stderr")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        serve = [sys.executable, "-m", "blockd", "serve", "--json", "--data", str(self.data)]
+        return [*self._prefix, *serve, *self._listen, *self.options]
+
+    def start(self) -> None:
+        """Returns when clients can attach. Raises AssertionError with stderr when it does not."""
+        self.launch()
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        line = _read_line(process.stdout.fileno(), READY_S)
+        assert line, f"blockd did not become ready; its stderr:\n{self.stderr()}"
+        self.ready = json.loads(line)
+
+    def launch(self, **popen: Any) -> subprocess.Popen[bytes]:
+        """Start the process and do not wait: for starts that are to fail, or wait for a client."""
+        assert self._process is None, "started twice"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(), stdout=subprocess.PIPE, stderr=log, env=self._environ, **popen
+            )
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash of the process is."""
+        self.end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM, as a service manager does; the exit code."""
+        return self.end(signal.SIGTERM)
+
+    def interrupt(self) -> int:
+        """SIGINT, as Ctrl-C does; the exit code."""
+        return self.end(signal.SIGINT)
+
+    def end(self, signal_number: int) -> int:
+        """Send a signal and wait for the end; the exit code, negative for a signal."""
+        process = self._process
+        assert process is not None, "not started"
+        process.send_signal(signal_number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the process to end by itself; the exit code."""
+        process = self._process
+        assert process is not None, "not started"
+        assert process.stdout is not None
+        try:
+            return process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"blockd did not end; its stderr:\n{self.stderr()}") from None
+        finally:
+            process.stdout.close()
+            self._process = None
+
+    def stderr(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def uri(self, volume: str = "demo") -> str:
+        """NBD URI over TCP."""
+        return f"nbd://{self.address}/{volume}"
+
+    def unix_uri(self, volume: str = "demo") -> str:
+        """NBD URI over the unix socket."""
+        return f"nbd+unix:///{volume}?socket={self.socket}"
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return next(str(address) for address in self.ready["nbd"] if not _is_path(address))
+
+    @property
+    def host_port(self) -> tuple[str, int]:
+        host, port = self.address.rsplit(":", 1)
+        return host, int(port)
+
+    @property
+    def socket(self) -> str:
+        return next(str(address) for address in self.ready["nbd"] if _is_path(address))
+
+    def control(self) -> Client:
+        """A client of the control API; a context manager."""
+        return Client(Path(self.ready["control"]))
+
+    def store(self) -> StoreStatus:
+        with self.control() as client:
+            return client.status().store
+
+    def wait_for(
+        self, what: str, reached: Callable[[StoreStatus], bool], timeout_s: float = 60.0
+    ) -> StoreStatus:
+        """Poll the store's status until `reached`. Raises AssertionError that says `what`."""
+        deadline = time.monotonic() + timeout_s
+        with self.control() as client:
+            while True:
+                status = client.status().store
+                if reached(status):
+                    return status
+                assert time.monotonic() < deadline, f"{what}: not in {timeout_s} s; {status}"
+                time.sleep(POLL_S)
+
+
+class StartDaemon(Protocol):
+    """What the fixture `daemon` gives: `options` of `blockd serve`, keywords of `Daemon`."""
+
+    def __call__(self, *options: str, start: bool = True, **keywords: Any) -> Daemon: ...
+
+
+def _is_path(address: str) -> bool:
+    return address.startswith("/")
+
+
+def _read_line(fd: int, timeout_s: float) -> bytes:
+    """The first line that arrives on `fd`; empty at the end of it. Nothing may follow the line."""
+    deadline = time.monotonic() + timeout_s
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                return b""
+            piece = os.read(fd, 65536)
+            if not piece:
+                return b""
+            line += piece
+    return line
