@@ -6,6 +6,9 @@ here decides policy; `native.reference` holds one slow, obvious Python twin of e
 
 try:
     from native._native import (
+        CHUNK_DECODED,
+        CHUNK_HOLE,
+        CHUNK_RAW,
         FLAG_FAST_ZERO,
         FLAG_FUA,
         FLAG_NO_HOLE,
@@ -16,9 +19,15 @@ try:
         OP_UNMAP,
         OP_WRITE,
         OP_WRITE_ZEROES,
+        Journal,
+        PackFile,
+        PlaceTable,
+        ReadFault,
         Request,
+        VolumeCore,
         crc32c,
         crc32c_pages,
+        decode_segment_header,
         is_zero,
     )
 except ImportError as error:  # no quiet fallback: the store is not safe without its kernels
@@ -27,6 +36,9 @@ except ImportError as error:  # no quiet fallback: the store is not safe without
     ) from error
 
 __all__ = [
+    "CHUNK_DECODED",
+    "CHUNK_HOLE",
+    "CHUNK_RAW",
     "FLAG_FAST_ZERO",
     "FLAG_FUA",
     "FLAG_NO_HOLE",
@@ -37,8 +49,14 @@ __all__ = [
     "OP_UNMAP",
     "OP_WRITE",
     "OP_WRITE_ZEROES",
+    "Journal",
+    "PackFile",
+    "PlaceTable",
+    "ReadFault",
     "Request",
+    "VolumeCore",
     "crc32c",
     "crc32c_pages",
+    "decode_segment_header",
     "is_zero",
 ]

@@ -1,5 +1,6 @@
 """Stub of the C extension: every function states who owns which buffer."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from typing_extensions import Buffer
@@ -54,3 +55,141 @@ def crc32c_pages(data: Buffer) -> bytes:
 
 def is_zero(data: Buffer) -> bool:
     """Whether every byte is zero; true for an empty buffer."""
+
+class ReadFault(Exception):
+    """Stored bytes fail their checksum or cannot be read.
+
+    `args` are (offset in the volume, journal slot or pack number, offset in that file, in_pack).
+    """
+
+class PackFile:
+    """An open pack (a duplicate of the descriptor), shared by the cached places of its chunks."""
+
+    def __init__(self, file: object, number: int, /) -> None:
+        """`file` is what `volume.disk.File.native()` returned."""
+
+CHUNK_HOLE: Final = 0
+CHUNK_RAW: Final = 1
+CHUNK_DECODED: Final = 2
+
+class PlaceTable:
+    """Cache of chunk places for all volumes of a store, at most `limit` bytes. Thread-safe."""
+
+    def __init__(self, limit: int, /) -> None: ...
+    def drop_pack(self, number: int, /) -> None: ...
+    def drop_volume(self, number: int, /) -> None: ...
+    def stats(self) -> tuple[int, int, int, int, int]:
+        """(entries, bytes, limit, hits, misses)"""
+
+Cut = tuple[int, int, int, int]
+"""A position in the log: (next lsn, segment sequence, position in the segment, chain)."""
+
+class Journal:
+    """The journal of a data directory; see src/journal.h for what is durable when. Thread-safe.
+
+    Files are given as `volume.disk.File.native()` returned them. Errors are OSError.
+    """
+
+    def __init__(self, store_uuid: bytes, segment_bytes: int, node_epoch: int, /) -> None: ...
+    def add_ready(self, slot: int, file: object, /) -> None: ...
+    def adopt(self, slot: int, file: object, sequence: int, /) -> None: ...
+    def recycle(self, slot: int, /) -> None: ...
+    def remove(self, slot: int, /) -> None: ...
+    def sync(self) -> int:
+        """Make all that was appended before the call durable; returns the lsn reached. Blocks
+        without the GIL. An error seals the journal."""
+
+    def seal(self, error: int, /) -> None: ...
+    def release(self, lsn: int, /) -> list[int]:
+        """Free the segments that hold only records before `lsn`; their slots."""
+
+    def cut(self) -> Cut: ...
+    def freeze(self, volumes: list[VolumeCore], /) -> tuple[Cut, list[int]]:
+        """Freeze the volumes' hot maps at one position of the log; it, and the volumes' seqs."""
+
+    def append_head(
+        self, number: int, epoch: int, seq: int, payload: bytes, now_ns: int, /
+    ) -> None: ...
+    def append_mark(self, now_ns: int, /) -> None: ...
+    def replay(
+        self, slot: int, state: tuple[int, int, int, int], volumes: dict[int, VolumeCore], /
+    ) -> tuple[int, int, int, int, int, int, int]:
+        """Apply the records of a segment from state (next lsn, chain, node epoch, position) on, up
+        to the first that does not fit; returns the state there and (records, skipped, last_ns)."""
+
+    def proves(self, slot: int, position: int, lsn: int, /) -> bool:
+        """Whether a mark in the segment, from `position` on, says that `lsn` was durable."""
+
+    def resume(self, slot: int, position: int, lsn: int, chain: int, /) -> None: ...
+    def begin(self, lsn: int, sequence: int, chain: int, /) -> None: ...
+    def set_limits(self, space_left: int, reserve: int, /) -> None:
+        """`space_left`: payload bytes that the disk can take before writes get ENOSPC; `reserve`:
+        ready segments kept for records without payload."""
+
+    def state(self) -> tuple[int, int, int, int, int, int, int]:
+        """(lsn, synced_lsn, sealing errno or 0, ready, full, position, space_left)"""
+
+def decode_segment_header(
+    data: Buffer, /
+) -> tuple[bytes, int, int, int, int, int, int, int] | None:
+    """(store uuid, slot, node epoch, sequence, first lsn, synced lsn, chain, segment bytes); None
+    when it is no valid header; OSError(EPROTO) for another version."""
+
+class VolumeCore:
+    """Hot path of one volume's head: hot maps over the place table. Thread-safe."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        table: PlaceTable,
+        number: int,
+        epoch: int,
+        chunk_size: int,
+        size: int,
+        seq: int,
+        generation: int,
+        /,
+    ) -> None: ...
+    def submit(
+        self, batch: Sequence[Request], now_ns: int, /
+    ) -> tuple[list[Request], list[Request], list[Request], list[Request]]:
+        """Execute in order; returns (done, to be read on another thread, waiting for a sync, to be
+        submitted again when there is journal space). Buffers of writes are released on return."""
+
+    def read_into(self, offset: int, data: Buffer, /) -> bool:
+        """Fill `data`; may wait for the disk, without the GIL. False: a chunk's place is not in
+        the table (see `missing`). Raises ReadFault."""
+
+    def missing(self, offset: int, length: int, /) -> list[int]:
+        """Indexes of chunks (1,024 at most) whose places a read of the range needs and lacks."""
+
+    def put_place(
+        self,
+        index: int,
+        generation: int,
+        kind: int,
+        pack: PackFile | None,
+        data_offset: int,
+        length: int,
+        payload: Buffer,
+        /,
+    ) -> bool:
+        """Cache a chunk's place; False when `generation` is no longer the volume's. `payload`: the
+        page checksums of a raw chunk, or the bytes of a decoded one; copied."""
+
+    def hot_extents(self, offset: int, length: int, limit: int, /) -> list[tuple[int, int, int]]:
+        """(start, length, kind): 0 data, 1 zeros, -1 not hot; from `offset` on without a gap."""
+
+    def frozen_runs(self) -> list[tuple[int, int, bool]]:
+        """Chunks touched by the frozen map: (first, count, wholly zero), ascending."""
+
+    def frozen_covers(self, offset: int, length: int, /) -> bool: ...
+    def overlay_frozen(self, offset: int, data: Buffer, /) -> None:
+        """Copy what the frozen map has of the range over `data`. Raises ReadFault."""
+
+    def commit(self, generation: int, /) -> None:
+        """The frozen extents are in the head of `generation`, which is durable: drop them."""
+
+    def resize(self, size: int, /) -> None: ...
+    def state(self) -> tuple[int, int, int, int, int, int, bool]:
+        """(seq, generation, size, hot bytes, extents, memory bytes, frozen)"""

@@ -75,10 +75,10 @@ static PyObject *request_repr(PyObject *self_object)
                                         "WRITE_ZEROES", "CACHE", "BLOCK_STATUS"};
     bd_request *self = (bd_request *)self_object;
     const char *name = self->op < sizeof names / sizeof *names ? names[self->op] : "?";
-    return PyUnicode_FromFormat("<Request %s cookie=%llu offset=%llu length=%llu flags=%u error=%d>",
-                                name, (unsigned long long)self->cookie,
-                                (unsigned long long)self->offset,
-                                (unsigned long long)self->length, self->flags, self->error);
+    return PyUnicode_FromFormat(
+        "<Request %s cookie=%llu offset=%llu length=%llu flags=%u error=%d>", name,
+        (unsigned long long)self->cookie, (unsigned long long)self->offset,
+        (unsigned long long)self->length, self->flags, self->error);
 }
 
 static PyMemberDef request_members[] = {

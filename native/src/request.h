@@ -24,8 +24,7 @@ enum bd_request_flag {
 };
 
 typedef struct {
-    PyObject_HEAD
-    uint64_t cookie;
+    PyObject_HEAD uint64_t cookie;
     uint64_t offset;
     uint64_t length;
     uint32_t op;

@@ -1,0 +1,107 @@
+#include "batch.h"
+
+#include <errno.h>
+
+#include "crc32c.h"
+
+static int append_write(struct bd_volume *volume, struct bd_action *action, uint64_t now_ns)
+{
+    uint64_t done = 0;
+    while (done < action->length) {
+        uint64_t length = action->length - done;
+        if (length > BD_RECORD_MAX_PAYLOAD) {
+            /* cut where the volume's pages are, so that no page is in two records */
+            length = BD_RECORD_MAX_PAYLOAD - ((action->offset + done) & (BD_PAGE - 1));
+        }
+        struct bd_record record = {
+            .op = BD_RECORD_WRITE, .offset = action->offset + done, .length = length};
+        int error = bd_journal_add(volume->journal, volume, record, action->data + done, now_ns,
+                                   &action->status);
+        if (error < 0)
+            return error;
+        done += length;
+    }
+    return 0;
+}
+
+static int append(struct bd_volume *volume, struct bd_action *action, uint64_t now_ns)
+{
+    if (action->kind == BD_ACTION_WRITE)
+        return append_write(volume, action, now_ns);
+    struct bd_record record = {.op = action->kind == BD_ACTION_UNMAP ? BD_RECORD_UNMAP
+                                                                     : BD_RECORD_ZERO,
+                               .offset = action->offset,
+                               .length = action->length};
+    return bd_journal_add(volume->journal, volume, record, NULL, now_ns, &action->status);
+}
+
+static bool overlaps_gathered(const struct bd_action *actions, int from, int to,
+                              const struct bd_action *read)
+{
+    for (int i = from; i < to; i++)
+        if (actions[i].kind != BD_ACTION_READ && actions[i].length > 0 &&
+            actions[i].offset < read->offset + read->length &&
+            read->offset < actions[i].offset + actions[i].length)
+            return true;
+    return false;
+}
+
+static void finish_read(struct bd_volume *volume, struct bd_action *action)
+{
+    struct bd_read_fault fault;
+    int error = bd_volume_read(volume, action->offset, action->length, action->data, true, &fault);
+    action->status = error;
+    /* A fault is looked at again on the slow path, which says what is wrong with which bytes. */
+    action->state = error == 0 ? BD_ACTION_DONE : BD_ACTION_WAIT_READ;
+}
+
+void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int count,
+                      uint64_t now_ns)
+{
+    struct bd_journal *journal = volume->journal;
+    bool locked = false;
+    int gathered_from = 0;
+    for (int i = 0; i < count; i++) {
+        struct bd_action *action = &actions[i];
+        action->status = 0;
+        action->state = BD_ACTION_DONE;
+        switch (action->kind) {
+        case BD_ACTION_READ:
+            if (locked && overlaps_gathered(actions, gathered_from, i, action)) {
+                bd_journal_commit(journal);
+                pthread_mutex_unlock(&journal->lock);
+                locked = false;
+            }
+            finish_read(volume, action);
+            break;
+        case BD_ACTION_WRITE:
+        case BD_ACTION_UNMAP:
+        case BD_ACTION_ZERO:
+            if (!locked) {
+                pthread_mutex_lock(&journal->lock);
+                locked = true;
+                gathered_from = i;
+            }
+            int error = append(volume, action, now_ns);
+            if (error == -EAGAIN)
+                action->state = BD_ACTION_WAIT_SPACE;
+            else if (error < 0)
+                action->status = error;
+            else if (action->sync)
+                action->state = BD_ACTION_WAIT_SYNC;
+            break;
+        case BD_ACTION_FLUSH:
+            action->state = BD_ACTION_WAIT_SYNC;
+            break;
+        default:
+            break;
+        }
+    }
+    if (locked) {
+        bd_journal_commit(journal);
+        pthread_mutex_unlock(&journal->lock);
+    }
+    for (int i = 0; i < count; i++)
+        if (actions[i].status < 0 && actions[i].kind != BD_ACTION_READ)
+            actions[i].state = BD_ACTION_DONE; /* its group could not be written */
+}

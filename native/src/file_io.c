@@ -1,0 +1,90 @@
+#include "file_io.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <unistd.h>
+
+static ssize_t posix_pread(struct bd_file *file, void *data, size_t length, uint64_t offset,
+                           bool nowait)
+{
+    size_t done = 0;
+    while (done < length) {
+        struct iovec iov = {(char *)data + done, length - done};
+        ssize_t got;
+        if (nowait && !file->no_nowait) {
+            got = preadv2(file->fd, &iov, 1, (off_t)(offset + done), RWF_NOWAIT);
+            if (got < 0 && errno == EOPNOTSUPP) {
+                file->no_nowait = true;
+                continue;
+            }
+        } else {
+            got = preadv(file->fd, &iov, 1, (off_t)(offset + done));
+        }
+        if (got < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        if (got == 0)
+            break;
+        done += (size_t)got;
+    }
+    return (ssize_t)done;
+}
+
+static int posix_pwritev(struct bd_file *file, struct iovec *iov, int count, uint64_t offset)
+{
+    while (count > 0) {
+        ssize_t put = pwritev(file->fd, iov, count < IOV_MAX ? count : IOV_MAX, (off_t)offset);
+        if (put < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        offset += (uint64_t)put;
+        while (count > 0 && (size_t)put >= iov->iov_len) {
+            put -= (ssize_t)iov->iov_len;
+            iov++;
+            count--;
+        }
+        if (count > 0) {
+            if (put == 0 && iov->iov_len > 0)
+                continue; /* a short write that ended between two buffers */
+            iov->iov_base = (char *)iov->iov_base + put;
+            iov->iov_len -= (size_t)put;
+        }
+    }
+    return 0;
+}
+
+static int posix_sync(struct bd_file *file)
+{
+    return fdatasync(file->fd) < 0 ? -errno : 0;
+}
+
+static void posix_close(struct bd_file *file)
+{
+    close(file->fd);
+    file->fd = -1;
+}
+
+static const struct bd_file_ops posix_ops = {posix_pread, posix_pwritev, posix_sync, posix_close};
+
+void bd_file_open_fd(struct bd_file *file, int fd)
+{
+    file->ops = &posix_ops;
+    file->object = NULL;
+    file->fd = fd;
+    file->no_nowait = false;
+}
+
+int bd_file_read_exact(struct bd_file *file, void *data, size_t length, uint64_t offset,
+                       bool nowait)
+{
+    ssize_t got = file->ops->pread(file, data, length, offset, nowait);
+    if (got < 0)
+        return (int)got;
+    if ((size_t)got < length)
+        return -ENODATA;
+    return 0;
+}

@@ -1,0 +1,40 @@
+/* File I/O of the C core goes through a table of function pointers, so that the same code runs on
+ * real files and on the simulated disk of the tests (file_py.c). Every function returns a
+ * non-negative result or -errno. */
+#ifndef BLOCKD_FILE_IO_H
+#define BLOCKD_FILE_IO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct bd_file;
+
+struct bd_file_ops {
+    /* Read up to `length` bytes; fewer only at the end of the file. With `nowait`, -EAGAIN
+     * instead of waiting for the disk. */
+    ssize_t (*pread)(struct bd_file *file, void *data, size_t length, uint64_t offset, bool nowait);
+    /* Write everything or fail; may change iov. After a failure any part may be written. */
+    int (*pwritev)(struct bd_file *file, struct iovec *iov, int count, uint64_t offset);
+    /* fdatasync. After an error the file's contents are unknown: never call it again. */
+    int (*sync)(struct bd_file *file);
+    void (*close)(struct bd_file *file);
+};
+
+struct bd_file {
+    const struct bd_file_ops *ops;
+    void *object; /* of the ops' own */
+    int fd;
+    bool no_nowait; /* this file system has no RWF_NOWAIT: plain reads instead */
+};
+
+/* Take over a file descriptor: closed by ops->close. */
+void bd_file_open_fd(struct bd_file *file, int fd);
+
+/* Read exactly `length` bytes: 0, -EAGAIN, -ENODATA at the end of the file, or -errno. */
+int bd_file_read_exact(struct bd_file *file, void *data, size_t length, uint64_t offset,
+                       bool nowait);
+
+#endif

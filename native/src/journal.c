@@ -1,0 +1,495 @@
+#include "journal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "crc32c.h"
+#include "volume.h"
+
+/* A MARK says when: one at most each millisecond, so that a point in time can be found again. */
+static const uint64_t mark_interval_ns = 1000 * 1000;
+
+static const uint8_t padding[BD_RECORD_ALIGN];
+
+static uint64_t sector_up(uint64_t position)
+{
+    return (position + BD_SECTOR - 1) & ~(uint64_t)(BD_SECTOR - 1);
+}
+
+struct bd_journal *bd_journal_new(const uint8_t store_uuid[16], uint64_t segment_bytes,
+                                  uint32_t node_epoch)
+{
+    struct bd_journal *journal = calloc(1, sizeof *journal);
+    if (journal == NULL)
+        return NULL;
+    pthread_mutex_init(&journal->lock, NULL);
+    memcpy(journal->store_uuid, store_uuid, 16);
+    journal->segment_bytes = segment_bytes;
+    journal->node_epoch = node_epoch;
+    journal->next_lsn = 1;
+    journal->next_sequence = 1;
+    journal->space_left = INT64_MAX;
+    return journal;
+}
+
+static void free_pieces(struct bd_segment *segment)
+{
+    for (int i = 0; i < BD_PIECE_BLOCKS; i++) {
+        free(segment->pieces[i]);
+        segment->pieces[i] = NULL;
+    }
+    segment->piece_count = 0;
+}
+
+void bd_journal_free(struct bd_journal *journal)
+{
+    for (uint32_t slot = 0; slot < BD_MAX_SLOTS; slot++) {
+        struct bd_segment *segment = journal->segments[slot];
+        if (segment != NULL) {
+            segment->file.ops->close(&segment->file);
+            free_pieces(segment);
+            free(segment);
+        }
+    }
+    pthread_mutex_destroy(&journal->lock);
+    free(journal);
+}
+
+static void push_ready(struct bd_journal *journal, struct bd_segment *segment)
+{
+    segment->state = BD_SEGMENT_READY;
+    journal->ready[(journal->ready_head + journal->ready_count) % BD_MAX_SLOTS] = segment->slot;
+    journal->ready_count++;
+}
+
+static struct bd_segment *new_segment(uint32_t slot, struct bd_file file)
+{
+    struct bd_segment *segment = calloc(1, sizeof *segment);
+    if (segment != NULL) {
+        segment->slot = slot;
+        segment->file = file;
+        atomic_init(&segment->pins, 0);
+    }
+    return segment;
+}
+
+static int register_segment(struct bd_journal *journal, struct bd_segment *segment)
+{
+    if (journal->segments[segment->slot] != NULL)
+        return -EEXIST;
+    journal->segments[segment->slot] = segment;
+    if (segment->slot >= journal->slot_limit)
+        journal->slot_limit = segment->slot + 1;
+    return 0;
+}
+
+int bd_journal_add_ready(struct bd_journal *journal, uint32_t slot, struct bd_file file)
+{
+    if (slot >= BD_MAX_SLOTS)
+        return -EINVAL;
+    struct bd_segment *segment = new_segment(slot, file);
+    if (segment == NULL)
+        return -ENOMEM;
+    pthread_mutex_lock(&journal->lock);
+    int result = register_segment(journal, segment);
+    if (result == 0)
+        push_ready(journal, segment);
+    pthread_mutex_unlock(&journal->lock);
+    if (result < 0)
+        free(segment);
+    return result;
+}
+
+int bd_journal_adopt(struct bd_journal *journal, uint32_t slot, struct bd_file file,
+                     uint64_t sequence)
+{
+    if (slot >= BD_MAX_SLOTS)
+        return -EINVAL;
+    struct bd_segment *segment = new_segment(slot, file);
+    if (segment == NULL)
+        return -ENOMEM;
+    segment->state = BD_SEGMENT_FULL;
+    segment->sequence = sequence;
+    segment->dirty = true; /* after a kill -9 its last pages may be in memory only */
+    pthread_mutex_lock(&journal->lock);
+    int result = register_segment(journal, segment);
+    if (result == 0) {
+        journal->full_count++;
+        if (sequence >= journal->next_sequence)
+            journal->next_sequence = sequence + 1;
+    }
+    pthread_mutex_unlock(&journal->lock);
+    if (result < 0)
+        free(segment);
+    return result;
+}
+
+int bd_journal_recycle(struct bd_journal *journal, uint32_t slot)
+{
+    int result = -ENOENT;
+    pthread_mutex_lock(&journal->lock);
+    struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
+    if (segment != NULL && segment->state == BD_SEGMENT_FREE) {
+        push_ready(journal, segment);
+        result = 0;
+    }
+    pthread_mutex_unlock(&journal->lock);
+    return result;
+}
+
+int bd_journal_remove(struct bd_journal *journal, uint32_t slot)
+{
+    int result = -ENOENT;
+    pthread_mutex_lock(&journal->lock);
+    struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
+    if (segment != NULL && segment->state == BD_SEGMENT_FREE && segment->pins == 0) {
+        journal->segments[slot] = NULL;
+        result = 0;
+    }
+    pthread_mutex_unlock(&journal->lock);
+    if (result == 0) {
+        segment->file.ops->close(&segment->file);
+        free_pieces(segment);
+        free(segment);
+    }
+    return result;
+}
+
+void bd_journal_seal(struct bd_journal *journal, int error)
+{
+    pthread_mutex_lock(&journal->lock);
+    if (journal->sealed == 0)
+        journal->sealed = error;
+    pthread_mutex_unlock(&journal->lock);
+}
+
+struct bd_cut bd_journal_cut(const struct bd_journal *journal)
+{
+    return (struct bd_cut){.lsn = journal->next_lsn,
+                           .sequence = journal->current ? journal->current->sequence : 0,
+                           .position = journal->position,
+                           .chain = journal->chain};
+}
+
+/* Append: groups. */
+
+static void begin_group(struct bd_journal *journal)
+{
+    struct bd_group *group = &journal->group;
+    group->volume = NULL;
+    group->count = 0;
+    group->position = journal->position;
+    group->start = journal->position;
+    group->lsn = journal->next_lsn;
+    group->chain = journal->chain;
+    group->piece_count = journal->current ? journal->current->piece_count : 0;
+    group->payload_bytes = 0;
+}
+
+static int fail_group(struct bd_journal *journal, int error)
+{
+    struct bd_group *group = &journal->group;
+    for (int i = 0; i < group->count; i++)
+        if (group->entries[i].status != NULL)
+            *group->entries[i].status = error;
+    if (error == -EIO && journal->sealed == 0)
+        journal->sealed = EIO; /* the device is failing: what it holds is no longer known */
+    group->count = 0;
+    return error;
+}
+
+int bd_journal_commit(struct bd_journal *journal)
+{
+    struct bd_group *group = &journal->group;
+    if (group->count == 0)
+        return 0;
+    if (journal->sealed != 0)
+        return fail_group(journal, -EIO);
+    struct iovec iov[BD_GROUP_RECORDS * 3];
+    int iov_count = 0;
+    for (int i = 0; i < group->count; i++) {
+        struct bd_group_entry *entry = &group->entries[i];
+        iov[iov_count++] = (struct iovec){group->headers[i], BD_RECORD_HEADER};
+        if (entry->payload == NULL)
+            continue;
+        size_t length = (size_t)entry->record.length;
+        iov[iov_count++] = (struct iovec){(void *)(uintptr_t)entry->payload, length};
+        size_t rest = (size_t)bd_record_footprint(&entry->record) - BD_RECORD_HEADER - length;
+        if (rest > 0)
+            iov[iov_count++] = (struct iovec){(void *)(uintptr_t)padding, rest};
+    }
+    struct bd_segment *segment = journal->current;
+    int error = segment->file.ops->pwritev(&segment->file, iov, iov_count, group->start);
+    if (error < 0)
+        return fail_group(journal, error);
+
+    segment->dirty = true;
+    segment->piece_count = group->piece_count;
+    segment->last_lsn = group->lsn - 1;
+    journal->position = group->position;
+    journal->next_lsn = group->lsn;
+    journal->chain = group->chain;
+    if (journal->space_left != INT64_MAX)
+        journal->space_left -= (int64_t)group->payload_bytes;
+    struct bd_volume *volume = group->volume;
+    if (volume != NULL)
+        pthread_mutex_lock(&volume->lock);
+    for (int i = 0; i < group->count; i++) {
+        struct bd_group_entry *entry = &group->entries[i];
+        if (entry->record.op == BD_RECORD_MARK) {
+            journal->marked_lsn = entry->record.seq;
+            journal->marked_ns = entry->record.offset;
+        } else if (volume != NULL) {
+            bd_volume_apply(volume, &entry->record, segment->slot, entry->first_piece,
+                            entry->payload_offset);
+        }
+    }
+    if (volume != NULL)
+        pthread_mutex_unlock(&volume->lock);
+    group->count = 0;
+    return 0;
+}
+
+/* Close the current segment and begin the next ready one. */
+static int rotate(struct bd_journal *journal, bool has_payload)
+{
+    if (journal->ready_count <= (has_payload ? journal->reserve : 0))
+        return -EAGAIN;
+    struct bd_segment *next = journal->segments[journal->ready[journal->ready_head]];
+    struct bd_segment_header header = {.slot = next->slot,
+                                       .node_epoch = journal->node_epoch,
+                                       .sequence = journal->next_sequence,
+                                       .first_lsn = journal->next_lsn,
+                                       .synced_lsn = journal->synced_lsn,
+                                       .chain = journal->chain,
+                                       .segment_bytes = journal->segment_bytes};
+    memcpy(header.store_uuid, journal->store_uuid, 16);
+    uint8_t bytes[BD_SECTOR] = {0};
+    bd_segment_header_encode(&header, bytes);
+    struct iovec iov = {bytes, sizeof bytes};
+    int error = next->file.ops->pwritev(&next->file, &iov, 1, 0);
+    if (error < 0)
+        return error;
+    journal->ready_head = (journal->ready_head + 1) % BD_MAX_SLOTS;
+    journal->ready_count--;
+    if (journal->current != NULL) {
+        journal->current->state = BD_SEGMENT_FULL;
+        journal->full_count++;
+    }
+    next->state = BD_SEGMENT_CURRENT;
+    next->sequence = journal->next_sequence++;
+    next->last_lsn = journal->next_lsn - 1;
+    next->piece_count = 0;
+    next->dirty = true;
+    journal->current = next;
+    journal->position = BD_SEGMENT_HEADER;
+    return 0;
+}
+
+uint32_t bd_pieces_of(uint64_t offset, uint64_t length)
+{
+    return (uint32_t)(((offset + length - 1) >> BD_PAGE_SHIFT) - (offset >> BD_PAGE_SHIFT) + 1);
+}
+
+int bd_segment_set_pieces(struct bd_segment *segment, uint32_t number, uint64_t offset,
+                          const uint8_t *payload, uint64_t length)
+{
+    while (length > 0) {
+        uint32_t head = (uint32_t)offset & (BD_PAGE - 1);
+        uint32_t step = BD_PAGE - head;
+        if (step > length)
+            step = (uint32_t)length;
+        if (number >= BD_PIECE_BLOCK * BD_PIECE_BLOCKS)
+            return -EPROTO;
+        struct bd_piece **block = &segment->pieces[number / BD_PIECE_BLOCK];
+        if (*block == NULL) {
+            *block = malloc(BD_PIECE_BLOCK * sizeof **block);
+            if (*block == NULL)
+                return -ENOMEM;
+        }
+        (*block)[number % BD_PIECE_BLOCK] = (struct bd_piece){
+            .crc = bd_crc32c(0, payload, step), .head = (uint16_t)head, .length = (uint16_t)step};
+        number++;
+        offset += step;
+        payload += step;
+        length -= step;
+    }
+    return 0;
+}
+
+static void push_entry(struct bd_journal *journal, struct bd_record record, const void *payload,
+                       uint32_t first_piece, int *status)
+{
+    struct bd_group *group = &journal->group;
+    struct bd_group_entry *entry = &group->entries[group->count];
+    record.node_epoch = journal->node_epoch;
+    record.lsn = group->lsn++;
+    record.chain = group->chain;
+    bd_record_encode(&record, group->headers[group->count]);
+    group->chain = record.header_crc;
+    entry->record = record;
+    entry->payload = payload;
+    entry->payload_offset = (uint32_t)group->position + BD_RECORD_HEADER;
+    entry->first_piece = first_piece;
+    entry->status = status;
+    group->position += bd_record_footprint(&record);
+    group->count++;
+}
+
+static bool fits(const struct bd_journal *journal, uint64_t bytes, uint32_t pieces)
+{
+    const struct bd_group *group = &journal->group;
+    return journal->current != NULL && group->position + bytes <= journal->segment_bytes &&
+           group->piece_count + pieces <= BD_PIECE_BLOCK * BD_PIECE_BLOCKS;
+}
+
+int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct bd_record record,
+                   const void *payload, uint64_t now_ns, int *status)
+{
+    struct bd_group *group = &journal->group;
+    int error;
+    if (journal->sealed != 0)
+        return -EIO;
+    bool has_payload = bd_record_has_payload(record.op);
+    if (group->count > 0 &&
+        (group->count + 2 > BD_GROUP_RECORDS || (volume != NULL && group->volume != volume))) {
+        error = bd_journal_commit(journal);
+        if (error < 0)
+            return error;
+    }
+    if (group->count == 0)
+        begin_group(journal);
+    uint64_t data = record.op == BD_RECORD_WRITE ? record.length : 0;
+    if (data > 0 && journal->space_left != INT64_MAX &&
+        (int64_t)(group->payload_bytes + data) > journal->space_left)
+        return -ENOSPC;
+
+    bool mark = group->count == 0 && (journal->marked_lsn != journal->synced_lsn ||
+                                      now_ns - journal->marked_ns >= mark_interval_ns);
+    uint32_t pieces = record.op == BD_RECORD_WRITE ? bd_pieces_of(record.offset, record.length) : 0;
+    uint64_t needed = bd_record_footprint(&record) + (mark ? BD_RECORD_HEADER : 0);
+    if (!fits(journal, needed, pieces)) {
+        error = bd_journal_commit(journal);
+        if (error < 0)
+            return error;
+        error = rotate(journal, has_payload);
+        if (error < 0)
+            return error;
+        begin_group(journal);
+        if (!fits(journal, needed, pieces))
+            return -EFBIG; /* a segment smaller than a record: refused when the store is made */
+    }
+    if (mark) {
+        struct bd_record marker = {
+            .op = BD_RECORD_MARK, .offset = now_ns, .seq = journal->synced_lsn};
+        push_entry(journal, marker, NULL, 0, NULL);
+    }
+    if (pieces > 0) {
+        error = bd_segment_set_pieces(journal->current, group->piece_count, record.offset, payload,
+                                      record.length);
+        if (error < 0)
+            return error;
+    }
+    if (volume != NULL) {
+        if (group->volume == NULL) {
+            group->volume = volume;
+            group->seq = volume->seq;
+        }
+        record.seq = ++group->seq;
+        record.volume = volume->number;
+        record.volume_epoch = volume->epoch;
+    }
+    if (has_payload)
+        record.payload_crc = bd_crc32c(0, payload, (size_t)record.length);
+    push_entry(journal, record, has_payload ? payload : NULL, group->piece_count, status);
+    group->piece_count += pieces;
+    group->payload_bytes += data;
+    return 0;
+}
+
+int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
+{
+    pthread_mutex_lock(&journal->lock);
+    int error = journal->sealed != 0 ? -EIO : 0;
+    uint64_t target = journal->next_lsn - 1;
+    uint32_t count = 0;
+    struct bd_segment **dirty = NULL;
+    /* What a flush promised must not share a sector with what is written later: a power cut in
+     * the middle of that sector's write would take it along. */
+    journal->position = sector_up(journal->position);
+    if (error == 0 && journal->current != NULL) {
+        dirty = malloc((journal->full_count + 1) * sizeof(struct bd_segment *));
+        if (dirty == NULL)
+            error = -ENOMEM;
+    }
+    if (dirty != NULL) {
+        for (uint32_t slot = 0; slot < journal->slot_limit && count <= journal->full_count;
+             slot++) {
+            struct bd_segment *segment = journal->segments[slot];
+            if (segment == NULL || !segment->dirty)
+                continue;
+            segment->dirty = false; /* whoever appends from here on sets it again */
+            atomic_fetch_add(&segment->pins, 1);
+            dirty[count++] = segment;
+        }
+    }
+    pthread_mutex_unlock(&journal->lock);
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (error == 0)
+            error = dirty[i]->file.ops->sync(&dirty[i]->file);
+        atomic_fetch_sub(&dirty[i]->pins, 1);
+    }
+    free(dirty);
+
+    pthread_mutex_lock(&journal->lock);
+    if (error < 0 && error != -ENOMEM && journal->sealed == 0)
+        journal->sealed = -error;
+    if (error == 0 && target > journal->synced_lsn)
+        journal->synced_lsn = target;
+    if (synced_lsn != NULL)
+        *synced_lsn = journal->synced_lsn;
+    pthread_mutex_unlock(&journal->lock);
+    return error;
+}
+
+uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *slots,
+                            uint32_t capacity)
+{
+    uint32_t count = 0;
+    pthread_mutex_lock(&journal->lock);
+    for (uint32_t slot = 0; slot < journal->slot_limit && count < capacity; slot++) {
+        struct bd_segment *segment = journal->segments[slot];
+        if (segment == NULL || segment->state != BD_SEGMENT_FULL || segment->last_lsn >= lsn ||
+            atomic_load(&segment->pins) != 0)
+            continue;
+        segment->state = BD_SEGMENT_FREE;
+        segment->dirty = false;
+        journal->full_count--;
+        free_pieces(segment);
+        slots[count++] = slot;
+    }
+    pthread_mutex_unlock(&journal->lock);
+    return count;
+}
+
+int bd_journal_resume(struct bd_journal *journal, uint32_t slot, uint64_t position,
+                      uint64_t next_lsn, uint32_t chain)
+{
+    int result = -ENOENT;
+    pthread_mutex_lock(&journal->lock);
+    struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
+    if (segment != NULL && segment->state == BD_SEGMENT_FULL && journal->current == NULL) {
+        segment->state = BD_SEGMENT_CURRENT;
+        journal->full_count--;
+        journal->current = segment;
+        journal->position = sector_up(position);
+        journal->next_lsn = next_lsn;
+        journal->chain = chain;
+        result = 0;
+    }
+    pthread_mutex_unlock(&journal->lock);
+    return result;
+}

@@ -1,0 +1,196 @@
+/* The journal of a data directory: an ordered log of records over recycled segment files.
+ *
+ * What is durable when: an append returns when its records are in the page cache (they survive
+ * kill -9); bd_journal_sync makes everything appended before it durable (power cut). Records are
+ * chained by checksum and numbered by lsn, so a replay finds exactly a prefix of the log: the
+ * first record that does not fit ends it.
+ *
+ * A failed write leaves the tail where it was: the next append overwrites what was half written.
+ * A failed sync seals the journal: what the disk holds is unknown, nothing is written any more.
+ *
+ * Segments are made ready by the caller (written once with zeros, in the background) and handed
+ * over by bd_journal_add_ready; bd_journal_release gives back those that hold nothing newer than
+ * the checkpoint. When no segment is ready, appends return -EAGAIN; the last `reserve` ones are
+ * kept for records without payload, so that trims go on when writes cannot.
+ *
+ * Locks, in this order: journal, volume, place table. A segment is pinned while somebody reads
+ * from it without a lock. */
+#ifndef BLOCKD_JOURNAL_H
+#define BLOCKD_JOURNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "file_io.h"
+#include "record.h"
+
+struct bd_volume;
+
+enum {
+    BD_GROUP_RECORDS = 256, /* records written by one pwritev at the most */
+    BD_PIECE_BLOCK = 4096,
+    BD_PIECE_BLOCKS = 256, /* 2^20 pieces a segment, as a place can say */
+    BD_MAX_SLOTS = 65536,
+    BD_SECTOR = 512,
+};
+
+/* Checksum of the part of a record that lies in one page of the volume. */
+struct bd_piece {
+    uint32_t crc;
+    uint16_t head;   /* where in the page it begins */
+    uint16_t length; /* 1..4096 */
+};
+
+enum bd_segment_state {
+    BD_SEGMENT_READY,
+    BD_SEGMENT_CURRENT,
+    BD_SEGMENT_FULL,
+    BD_SEGMENT_FREE,
+};
+
+struct bd_segment {
+    struct bd_file file;
+    uint32_t slot;
+    enum bd_segment_state state;
+    bool dirty; /* appended to since its last sync */
+    uint64_t sequence;
+    uint64_t last_lsn;
+    uint32_t piece_count;
+    struct bd_piece *pieces[BD_PIECE_BLOCKS];
+    atomic_uint pins;
+};
+
+struct bd_group_entry {
+    struct bd_record record;
+    const void *payload;
+    uint32_t payload_offset; /* in the segment */
+    uint32_t first_piece;
+    int *status; /* of the request it belongs to; may be NULL */
+};
+
+struct bd_group {
+    struct bd_volume *volume;
+    int count;
+    uint64_t position; /* where the next record goes */
+    uint64_t start;    /* where the first one went */
+    uint64_t lsn;
+    uint64_t seq;
+    uint32_t chain;
+    uint32_t piece_count;
+    uint64_t payload_bytes;
+    struct bd_group_entry entries[BD_GROUP_RECORDS];
+    uint8_t headers[BD_GROUP_RECORDS][BD_RECORD_HEADER];
+};
+
+struct bd_journal {
+    pthread_mutex_t lock;
+    uint8_t store_uuid[16];
+    uint64_t segment_bytes;
+    uint32_t node_epoch;
+    int sealed; /* 0, or the errno that sealed it */
+
+    struct bd_segment *segments[BD_MAX_SLOTS];
+    uint32_t slot_limit;          /* slots from here on are unused */
+    uint32_t ready[BD_MAX_SLOTS]; /* slots, first in first out */
+    uint32_t ready_head;
+    uint32_t ready_count;
+    uint32_t reserve;
+    uint32_t full_count;
+
+    struct bd_segment *current;
+    uint64_t position; /* in current */
+    uint64_t next_lsn;
+    uint32_t chain;
+    uint64_t next_sequence;
+    uint64_t synced_lsn;
+    uint64_t marked_lsn; /* synced_lsn as told by the last MARK */
+    uint64_t marked_ns;
+    int64_t space_left; /* payload bytes that the disk can still take after destaging */
+
+    struct bd_group group;
+};
+
+/* A position in the log: everything before it is in chunks. */
+struct bd_cut {
+    uint64_t lsn; /* next record */
+    uint64_t sequence;
+    uint64_t position;
+    uint32_t chain;
+};
+
+struct bd_replay {
+    struct bd_journal *journal;
+    struct bd_volume **volumes; /* by number; NULL where unknown */
+    uint32_t volume_count;
+    uint64_t next_lsn;
+    uint32_t chain;
+    uint32_t node_epoch;
+    uint64_t position;
+    uint64_t records;
+    uint64_t skipped; /* records of volumes that are gone */
+    uint64_t last_ns; /* wall clock of the last MARK */
+};
+
+struct bd_journal *bd_journal_new(const uint8_t store_uuid[16], uint64_t segment_bytes,
+                                  uint32_t node_epoch);
+void bd_journal_free(struct bd_journal *journal);
+
+/* Hand over a file of segment_bytes, made of zeros or of old records. -EEXIST: the slot is used. */
+int bd_journal_add_ready(struct bd_journal *journal, uint32_t slot, struct bd_file file);
+
+/* At a start: hand over a segment that holds records to be replayed. */
+int bd_journal_adopt(struct bd_journal *journal, uint32_t slot, struct bd_file file,
+                     uint64_t sequence);
+
+/* A free segment is fit for use again. -ENOENT when it is not free. */
+int bd_journal_recycle(struct bd_journal *journal, uint32_t slot);
+
+/* Append one record to the group that the next commit writes. The journal's lock is held; `payload`
+ * stays valid until the commit. *status (if given) is set to -errno when the commit fails.
+ * 0; -EAGAIN (no segment is ready), -ENOSPC (the disk could not take the payload), -errno. */
+int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct bd_record record,
+                   const void *payload, uint64_t now_ns, int *status);
+int bd_journal_commit(struct bd_journal *journal);
+
+/* Make durable whatever was appended before the call. Blocks; takes the lock only at both ends, so
+ * appends go on. 0, or -errno, which has sealed the journal. */
+int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn);
+
+void bd_journal_seal(struct bd_journal *journal, int error);
+
+/* Where the log is now. The lock is held. */
+struct bd_cut bd_journal_cut(const struct bd_journal *journal);
+
+/* Free each full segment whose records are all before `lsn` and that nobody reads; its slot goes
+ * to `slots`. Returns how many. */
+uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *slots,
+                            uint32_t capacity);
+
+/* Give up a free or ready slot and close its file. */
+int bd_journal_remove(struct bd_journal *journal, uint32_t slot);
+
+/* Replay: continue in the segment at `slot` from replay->position, applying records to volumes'
+ * hot maps, up to the first one that does not fit. 0, or -errno on a read error. */
+int bd_replay_segment(struct bd_replay *replay, uint32_t slot);
+
+/* Whether a MARK in this segment, from `position` on, proves that `lsn` was durable: 1, 0, -errno.
+ */
+int bd_replay_proves(struct bd_journal *journal, uint32_t slot, uint64_t position, uint64_t lsn);
+
+/* After the replay: appends go on in `slot`, where the replay ended. -ENOENT for a wrong slot. */
+int bd_journal_resume(struct bd_journal *journal, uint32_t slot, uint64_t position,
+                      uint64_t next_lsn, uint32_t chain);
+
+/* Checksum `payload` page by page into the segment's pieces, from `number` on. 0 or -errno. */
+int bd_segment_set_pieces(struct bd_segment *segment, uint32_t number, uint64_t offset,
+                          const uint8_t *payload, uint64_t length);
+uint32_t bd_pieces_of(uint64_t offset, uint64_t length);
+
+static inline struct bd_piece *bd_segment_piece(struct bd_segment *segment, uint32_t number)
+{
+    return &segment->pieces[number / BD_PIECE_BLOCK][number % BD_PIECE_BLOCK];
+}
+
+#endif

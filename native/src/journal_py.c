@@ -1,0 +1,476 @@
+/* Python face of the journal. Segment files come in as descriptors or as simulated files. */
+#include "journal_py.h"
+
+#include <errno.h>
+
+#include "crc32c.h"
+#include "extent_map.h"
+#include "file_py.h"
+#include "volume_py.h"
+
+enum { MAX_FROZEN_VOLUMES = 1 << 20 };
+
+PyObject *bd_raise_errno(int error)
+{
+    errno = -error;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static struct bd_journal *journal_of(PyObject *self)
+{
+    return ((bd_journal_object *)self)->journal;
+}
+
+static PyObject *journal_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    (void)kwargs;
+    Py_buffer uuid;
+    unsigned long long segment_bytes;
+    unsigned int node_epoch;
+    if (!PyArg_ParseTuple(args, "y*KI:Journal", &uuid, &segment_bytes, &node_epoch))
+        return NULL;
+    PyObject *result = NULL;
+    if (uuid.len != 16 || segment_bytes % BD_PAGE != 0 ||
+        segment_bytes < BD_SEGMENT_HEADER + BD_PAGE ||
+        segment_bytes > (1u << BD_PLACE_OFFSET_BITS)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "a journal takes a 16-byte uuid and segments of 8 KiB to 64 MiB, a "
+                        "multiple of 4 KiB");
+    } else {
+        bd_journal_object *self = (bd_journal_object *)type->tp_alloc(type, 0);
+        if (self != NULL) {
+            self->journal = bd_journal_new(uuid.buf, segment_bytes, node_epoch);
+            if (self->journal == NULL) {
+                Py_DECREF(self);
+                PyErr_NoMemory();
+            } else {
+                result = (PyObject *)self;
+            }
+        }
+    }
+    PyBuffer_Release(&uuid);
+    return result;
+}
+
+static void journal_dealloc(PyObject *self)
+{
+    if (journal_of(self) != NULL)
+        bd_journal_free(journal_of(self));
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyObject *journal_add_ready(PyObject *self, PyObject *args)
+{
+    unsigned int slot;
+    PyObject *object;
+    struct bd_file file;
+    if (!PyArg_ParseTuple(args, "IO:add_ready", &slot, &object) ||
+        bd_file_from_object(&file, object) < 0)
+        return NULL;
+    int error = bd_journal_add_ready(journal_of(self), slot, file);
+    if (error < 0) {
+        file.ops->close(&file);
+        return bd_raise_errno(error);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *journal_adopt(PyObject *self, PyObject *args)
+{
+    unsigned int slot;
+    PyObject *object;
+    unsigned long long sequence;
+    struct bd_file file;
+    if (!PyArg_ParseTuple(args, "IOK:adopt", &slot, &object, &sequence) ||
+        bd_file_from_object(&file, object) < 0)
+        return NULL;
+    int error = bd_journal_adopt(journal_of(self), slot, file, sequence);
+    if (error < 0) {
+        file.ops->close(&file);
+        return bd_raise_errno(error);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *journal_recycle(PyObject *self, PyObject *args)
+{
+    unsigned int slot;
+    if (!PyArg_ParseTuple(args, "I:recycle", &slot))
+        return NULL;
+    int error = bd_journal_recycle(journal_of(self), slot);
+    if (error < 0)
+        return bd_raise_errno(error);
+    Py_RETURN_NONE;
+}
+
+static PyObject *journal_remove(PyObject *self, PyObject *args)
+{
+    unsigned int slot;
+    if (!PyArg_ParseTuple(args, "I:remove", &slot))
+        return NULL;
+    int error = bd_journal_remove(journal_of(self), slot);
+    if (error < 0)
+        return bd_raise_errno(error);
+    Py_RETURN_NONE;
+}
+
+static PyObject *journal_sync(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct bd_journal *journal = journal_of(self);
+    uint64_t synced = 0;
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = bd_journal_sync(journal, &synced);
+    Py_END_ALLOW_THREADS;
+    if (error < 0)
+        return bd_raise_errno(error);
+    return PyLong_FromUnsignedLongLong(synced);
+}
+
+static PyObject *journal_seal(PyObject *self, PyObject *args)
+{
+    int error;
+    if (!PyArg_ParseTuple(args, "i:seal", &error))
+        return NULL;
+    bd_journal_seal(journal_of(self), error > 0 ? error : EIO);
+    Py_RETURN_NONE;
+}
+
+static PyObject *journal_release(PyObject *self, PyObject *args)
+{
+    unsigned long long lsn;
+    if (!PyArg_ParseTuple(args, "K:release", &lsn))
+        return NULL;
+    struct bd_journal *journal = journal_of(self);
+    uint32_t slots[256]; /* what is not freed now is freed by the next call */
+    uint32_t count = bd_journal_release(journal, lsn, slots, 256);
+    PyObject *list = PyList_New(count);
+    for (uint32_t i = 0; list != NULL && i < count; i++) {
+        PyObject *slot = PyLong_FromUnsignedLong(slots[i]);
+        if (slot == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, slot);
+    }
+    return list;
+}
+
+static PyObject *cut_tuple(struct bd_cut cut)
+{
+    return Py_BuildValue("(KKKI)", (unsigned long long)cut.lsn, (unsigned long long)cut.sequence,
+                         (unsigned long long)cut.position, (unsigned int)cut.chain);
+}
+
+static PyObject *journal_cut(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct bd_journal *journal = journal_of(self);
+    pthread_mutex_lock(&journal->lock);
+    struct bd_cut cut = bd_journal_cut(journal);
+    pthread_mutex_unlock(&journal->lock);
+    return cut_tuple(cut);
+}
+
+/* Freeze the hot maps of all given volumes at one position of the log. */
+static PyObject *journal_freeze(PyObject *self, PyObject *args)
+{
+    PyObject *sequence;
+    if (!PyArg_ParseTuple(args, "O:freeze", &sequence))
+        return NULL;
+    PyObject *volumes = PySequence_Fast(sequence, "freeze() takes a sequence of volumes");
+    if (volumes == NULL)
+        return NULL;
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(volumes);
+    PyObject *seqs = PyList_New(count);
+    struct bd_volume **cores =
+        count <= MAX_FROZEN_VOLUMES ? PyMem_New(struct bd_volume *, count + 1) : NULL;
+    if (seqs == NULL || cores == NULL)
+        goto no_memory;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PySequence_Fast_GET_ITEM(volumes, i);
+        if (!PyObject_TypeCheck(item, &bd_volume_type)) {
+            PyErr_SetString(PyExc_TypeError, "freeze() takes VolumeCore objects");
+            goto failed;
+        }
+        cores[i] = ((bd_volume_object *)item)->volume;
+    }
+    struct bd_journal *journal = journal_of(self);
+    int error = 0;
+    pthread_mutex_lock(&journal->lock);
+    struct bd_cut cut = bd_journal_cut(journal);
+    for (Py_ssize_t i = 0; i < count && error == 0; i++) {
+        pthread_mutex_lock(&cores[i]->lock);
+        error = bd_volume_freeze(cores[i]);
+        uint64_t seq = cores[i]->seq;
+        pthread_mutex_unlock(&cores[i]->lock);
+        PyObject *number = PyLong_FromUnsignedLongLong(seq);
+        if (number == NULL)
+            error = -ENOMEM;
+        else
+            PyList_SET_ITEM(seqs, i, number);
+    }
+    pthread_mutex_unlock(&journal->lock);
+    PyMem_Free(cores);
+    Py_DECREF(volumes);
+    if (error < 0) {
+        Py_DECREF(seqs);
+        return bd_raise_errno(error);
+    }
+    return Py_BuildValue("(NN)", cut_tuple(cut), seqs);
+
+no_memory:
+    PyErr_NoMemory();
+failed:
+    PyMem_Free(cores);
+    Py_XDECREF(seqs);
+    Py_DECREF(volumes);
+    return NULL;
+}
+
+static PyObject *journal_append_head(PyObject *self, PyObject *args)
+{
+    unsigned int number;
+    unsigned int epoch;
+    unsigned long long seq;
+    Py_buffer payload;
+    unsigned long long now_ns;
+    if (!PyArg_ParseTuple(args, "IIKy*K:append_head", &number, &epoch, &seq, &payload, &now_ns))
+        return NULL;
+    struct bd_journal *journal = journal_of(self);
+    int error = -EINVAL;
+    int status = 0;
+    if (payload.len > 0 && payload.len <= BD_RECORD_MAX_PAYLOAD) {
+        struct bd_record record = {.op = BD_RECORD_HEAD,
+                                   .volume = number,
+                                   .volume_epoch = epoch,
+                                   .seq = seq,
+                                   .length = (uint64_t)payload.len};
+        pthread_mutex_lock(&journal->lock);
+        error = bd_journal_add(journal, NULL, record, payload.buf, now_ns, &status);
+        if (error == 0)
+            error = bd_journal_commit(journal);
+        pthread_mutex_unlock(&journal->lock);
+    }
+    PyBuffer_Release(&payload);
+    if (error < 0)
+        return bd_raise_errno(error);
+    Py_RETURN_NONE;
+}
+
+static PyObject *journal_append_mark(PyObject *self, PyObject *args)
+{
+    unsigned long long now_ns;
+    if (!PyArg_ParseTuple(args, "K:append_mark", &now_ns))
+        return NULL;
+    struct bd_journal *journal = journal_of(self);
+    pthread_mutex_lock(&journal->lock);
+    struct bd_record record = {.op = BD_RECORD_MARK, .offset = now_ns, .seq = journal->synced_lsn};
+    journal->marked_lsn = journal->synced_lsn; /* this record is the mark: no second one */
+    journal->marked_ns = now_ns;
+    int error = bd_journal_add(journal, NULL, record, NULL, now_ns, NULL);
+    if (error == 0)
+        error = bd_journal_commit(journal);
+    pthread_mutex_unlock(&journal->lock);
+    if (error < 0)
+        return bd_raise_errno(error);
+    Py_RETURN_NONE;
+}
+
+/* replay(slot, (lsn, chain, node_epoch, position), volumes) -> (lsn, chain, node_epoch, position,
+ * records, skipped, last_ns) */
+static PyObject *journal_replay(PyObject *self, PyObject *args)
+{
+    unsigned int slot;
+    unsigned long long lsn;
+    unsigned int chain;
+    unsigned int node_epoch;
+    unsigned long long position;
+    PyObject *dict;
+    if (!PyArg_ParseTuple(args, "I(KIIK)O!:replay", &slot, &lsn, &chain, &node_epoch, &position,
+                          &PyDict_Type, &dict))
+        return NULL;
+    unsigned long limit = 0;
+    Py_ssize_t at = 0;
+    PyObject *key;
+    PyObject *value;
+    while (PyDict_Next(dict, &at, &key, &value)) {
+        unsigned long number = PyLong_AsUnsignedLong(key);
+        if (PyErr_Occurred())
+            return NULL;
+        if (!PyObject_TypeCheck(value, &bd_volume_type) || number >= UINT32_MAX) {
+            PyErr_SetString(PyExc_TypeError, "replay() takes a dict of VolumeCore by number");
+            return NULL;
+        }
+        if (number >= limit)
+            limit = number + 1;
+    }
+    struct bd_volume **volumes = PyMem_Calloc(limit + 1, sizeof(struct bd_volume *));
+    if (volumes == NULL)
+        return PyErr_NoMemory();
+    at = 0;
+    while (PyDict_Next(dict, &at, &key, &value))
+        volumes[PyLong_AsUnsignedLong(key)] = ((bd_volume_object *)value)->volume;
+    struct bd_replay replay = {.journal = journal_of(self),
+                               .volumes = volumes,
+                               .volume_count = (uint32_t)limit,
+                               .next_lsn = lsn,
+                               .chain = chain,
+                               .node_epoch = node_epoch,
+                               .position = position};
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = bd_replay_segment(&replay, slot);
+    Py_END_ALLOW_THREADS;
+    PyMem_Free(volumes);
+    if (error < 0)
+        return bd_raise_errno(error);
+    return Py_BuildValue("(KIIKKKK)", (unsigned long long)replay.next_lsn, replay.chain,
+                         replay.node_epoch, (unsigned long long)replay.position,
+                         (unsigned long long)replay.records, (unsigned long long)replay.skipped,
+                         (unsigned long long)replay.last_ns);
+}
+
+static PyObject *journal_proves(PyObject *self, PyObject *args)
+{
+    unsigned int slot;
+    unsigned long long position;
+    unsigned long long lsn;
+    if (!PyArg_ParseTuple(args, "IKK:proves", &slot, &position, &lsn))
+        return NULL;
+    struct bd_journal *journal = journal_of(self);
+    int result;
+    Py_BEGIN_ALLOW_THREADS;
+    result = bd_replay_proves(journal, slot, position, lsn);
+    Py_END_ALLOW_THREADS;
+    if (result < 0)
+        return bd_raise_errno(result);
+    return PyBool_FromLong(result);
+}
+
+static PyObject *journal_resume(PyObject *self, PyObject *args)
+{
+    unsigned int slot;
+    unsigned long long position;
+    unsigned long long lsn;
+    unsigned int chain;
+    if (!PyArg_ParseTuple(args, "IKKI:resume", &slot, &position, &lsn, &chain))
+        return NULL;
+    int error = bd_journal_resume(journal_of(self), slot, position, lsn, chain);
+    if (error < 0)
+        return bd_raise_errno(error);
+    Py_RETURN_NONE;
+}
+
+static PyObject *journal_begin(PyObject *self, PyObject *args)
+{
+    unsigned long long lsn;
+    unsigned long long sequence;
+    unsigned int chain;
+    if (!PyArg_ParseTuple(args, "KKI:begin", &lsn, &sequence, &chain))
+        return NULL;
+    struct bd_journal *journal = journal_of(self);
+    pthread_mutex_lock(&journal->lock);
+    journal->next_lsn = lsn;
+    if (sequence > journal->next_sequence)
+        journal->next_sequence = sequence;
+    journal->chain = chain;
+    pthread_mutex_unlock(&journal->lock);
+    Py_RETURN_NONE;
+}
+
+static PyObject *journal_limits(PyObject *self, PyObject *args)
+{
+    long long space_left;
+    unsigned int reserve;
+    if (!PyArg_ParseTuple(args, "LI:set_limits", &space_left, &reserve))
+        return NULL;
+    struct bd_journal *journal = journal_of(self);
+    pthread_mutex_lock(&journal->lock);
+    journal->space_left = space_left < 0 ? 0 : space_left;
+    journal->reserve = reserve;
+    pthread_mutex_unlock(&journal->lock);
+    Py_RETURN_NONE;
+}
+
+/* (lsn, synced_lsn, sealed, ready, full, position, space_left) */
+static PyObject *journal_state(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct bd_journal *journal = journal_of(self);
+    pthread_mutex_lock(&journal->lock);
+    unsigned long long lsn = journal->next_lsn - 1;
+    unsigned long long synced = journal->synced_lsn;
+    int sealed = journal->sealed;
+    unsigned int ready = journal->ready_count;
+    unsigned int full = journal->full_count;
+    unsigned long long position = journal->current != NULL ? journal->position : 0;
+    long long space_left = journal->space_left;
+    pthread_mutex_unlock(&journal->lock);
+    return Py_BuildValue("(KKiIIKL)", lsn, synced, sealed, ready, full, position, space_left);
+}
+
+static PyMethodDef journal_methods[] = {
+    {"add_ready", journal_add_ready, METH_VARARGS, NULL},
+    {"adopt", journal_adopt, METH_VARARGS, NULL},
+    {"recycle", journal_recycle, METH_VARARGS, NULL},
+    {"remove", journal_remove, METH_VARARGS, NULL},
+    {"sync", journal_sync, METH_NOARGS, NULL},
+    {"seal", journal_seal, METH_VARARGS, NULL},
+    {"release", journal_release, METH_VARARGS, NULL},
+    {"cut", journal_cut, METH_NOARGS, NULL},
+    {"freeze", journal_freeze, METH_VARARGS, NULL},
+    {"append_head", journal_append_head, METH_VARARGS, NULL},
+    {"append_mark", journal_append_mark, METH_VARARGS, NULL},
+    {"replay", journal_replay, METH_VARARGS, NULL},
+    {"proves", journal_proves, METH_VARARGS, NULL},
+    {"resume", journal_resume, METH_VARARGS, NULL},
+    {"begin", journal_begin, METH_VARARGS, NULL},
+    {"set_limits", journal_limits, METH_VARARGS, NULL},
+    {"state", journal_state, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+PyTypeObject bd_journal_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "native._native.Journal",
+    .tp_basicsize = sizeof(bd_journal_object),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "The journal of a data directory.",
+    .tp_new = journal_new,
+    .tp_dealloc = journal_dealloc,
+    .tp_methods = journal_methods,
+};
+
+static PyObject *py_decode_segment_header(PyObject *self, PyObject *args)
+{
+    (void)self;
+    Py_buffer data;
+    if (!PyArg_ParseTuple(args, "y*:decode_segment_header", &data))
+        return NULL;
+    struct bd_segment_header header;
+    int error = -EBADMSG;
+    if (data.len >= BD_SEGMENT_HEADER_USED)
+        error = bd_segment_header_decode(data.buf, &header);
+    PyBuffer_Release(&data);
+    if (error == -EBADMSG)
+        Py_RETURN_NONE;
+    if (error < 0)
+        return bd_raise_errno(error);
+    return Py_BuildValue("(y#IIKKKIK)", (const char *)header.store_uuid, (Py_ssize_t)16,
+                         header.slot, header.node_epoch, (unsigned long long)header.sequence,
+                         (unsigned long long)header.first_lsn,
+                         (unsigned long long)header.synced_lsn, header.chain,
+                         (unsigned long long)header.segment_bytes);
+}
+
+static PyMethodDef journal_functions[] = {
+    {"decode_segment_header", py_decode_segment_header, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int bd_journal_register(PyObject *module)
+{
+    if (PyType_Ready(&bd_journal_type) < 0 || PyModule_AddFunctions(module, journal_functions) < 0)
+        return -1;
+    return PyModule_AddObjectRef(module, "Journal", (PyObject *)&bd_journal_type);
+}

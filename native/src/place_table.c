@@ -1,0 +1,240 @@
+#include "place_table.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FIRST_BUCKETS = 1024 };
+
+static size_t bucket_of(const struct bd_place_table *table, uint32_t volume, uint64_t index)
+{
+    uint64_t mixed = (index + ((uint64_t)volume << 40)) * UINT64_C(0x9e3779b97f4a7c15);
+    return (size_t)(mixed >> 20) & (table->bucket_count - 1);
+}
+
+static size_t payload_size(const struct bd_chunk_place *place)
+{
+    switch (place->kind) {
+    case BD_CHUNK_RAW:
+        return ((size_t)place->length + 4095) / 4096 * 4;
+    case BD_CHUNK_DECODED:
+        return place->length;
+    default:
+        return 0;
+    }
+}
+
+static size_t entry_size(const struct bd_chunk_place *place)
+{
+    return sizeof *place + payload_size(place) + 16; /* 16: the allocator's own */
+}
+
+struct bd_pack *bd_pack_new(struct bd_file file, uint32_t number)
+{
+    struct bd_pack *pack = malloc(sizeof *pack);
+    if (pack == NULL)
+        return NULL;
+    pack->file = file;
+    pack->number = number;
+    atomic_init(&pack->references, 1);
+    return pack;
+}
+
+void bd_pack_release(struct bd_pack *pack)
+{
+    if (atomic_fetch_sub(&pack->references, 1) == 1) {
+        pack->file.ops->close(&pack->file);
+        free(pack);
+    }
+}
+
+void bd_chunk_place_release(struct bd_chunk_place *place)
+{
+    if (atomic_fetch_sub(&place->references, 1) == 1) {
+        if (place->pack != NULL)
+            bd_pack_release(place->pack);
+        free(place);
+    }
+}
+
+struct bd_place_table *bd_table_new(size_t limit)
+{
+    struct bd_place_table *table = calloc(1, sizeof *table);
+    if (table == NULL)
+        return NULL;
+    table->buckets = calloc(FIRST_BUCKETS, sizeof(struct bd_chunk_place *));
+    if (table->buckets == NULL) {
+        free(table);
+        return NULL;
+    }
+    table->bucket_count = FIRST_BUCKETS;
+    table->limit = limit;
+    pthread_mutex_init(&table->lock, NULL);
+    return table;
+}
+
+static void unlink_entry(struct bd_place_table *table, struct bd_chunk_place **link)
+{
+    struct bd_chunk_place *place = *link;
+    *link = place->next;
+    table->bytes -= entry_size(place);
+    table->entry_count--;
+    bd_chunk_place_release(place);
+}
+
+void bd_table_free(struct bd_place_table *table)
+{
+    for (size_t i = 0; i < table->bucket_count; i++)
+        while (table->buckets[i] != NULL)
+            unlink_entry(table, &table->buckets[i]);
+    free(table->buckets);
+    pthread_mutex_destroy(&table->lock);
+    free(table);
+}
+
+static struct bd_chunk_place **find(struct bd_place_table *table, uint32_t volume, uint64_t index)
+{
+    struct bd_chunk_place **link = &table->buckets[bucket_of(table, volume, index)];
+    while (*link != NULL && ((*link)->index != index || (*link)->volume != volume))
+        link = &(*link)->next;
+    return link;
+}
+
+struct bd_chunk_place *bd_table_get(struct bd_place_table *table, uint32_t volume, uint64_t index)
+{
+    pthread_mutex_lock(&table->lock);
+    struct bd_chunk_place *place = *find(table, volume, index);
+    if (place != NULL) {
+        place->used = 1;
+        atomic_fetch_add(&place->references, 1);
+        table->hits++;
+    } else {
+        table->misses++;
+    }
+    pthread_mutex_unlock(&table->lock);
+    return place;
+}
+
+/* A failed growth is no fault: the chains only get longer. */
+static void grow(struct bd_place_table *table)
+{
+    size_t count = table->bucket_count * 2;
+    struct bd_chunk_place **buckets = calloc(count, sizeof(struct bd_chunk_place *));
+    if (buckets == NULL)
+        return;
+    struct bd_chunk_place **old = table->buckets;
+    size_t old_count = table->bucket_count;
+    table->buckets = buckets;
+    table->bucket_count = count;
+    table->hand = 0;
+    for (size_t i = 0; i < old_count; i++) {
+        while (old[i] != NULL) {
+            struct bd_chunk_place *place = old[i];
+            old[i] = place->next;
+            struct bd_chunk_place **link = &buckets[bucket_of(table, place->volume, place->index)];
+            place->next = *link;
+            *link = place;
+        }
+    }
+    free(old);
+}
+
+/* Clock: pass over the buckets, spare once what was used since the last pass. */
+static void evict(struct bd_place_table *table)
+{
+    size_t passed = 0;
+    while (table->bytes > table->limit && passed < 2 * table->bucket_count) {
+        struct bd_chunk_place **link = &table->buckets[table->hand];
+        while (*link != NULL) {
+            if ((*link)->used) {
+                (*link)->used = 0;
+                link = &(*link)->next;
+            } else {
+                unlink_entry(table, link);
+            }
+        }
+        table->hand = (table->hand + 1) & (table->bucket_count - 1);
+        passed++;
+    }
+}
+
+int bd_table_put(struct bd_place_table *table, uint32_t volume, uint64_t index, uint8_t kind,
+                 struct bd_pack *pack, uint64_t data_offset, uint32_t length,
+                 const uint8_t *payload, size_t payload_bytes)
+{
+    struct bd_chunk_place *place = malloc(sizeof *place + payload_bytes);
+    if (place == NULL)
+        return -ENOMEM;
+    *place = (struct bd_chunk_place){.index = index,
+                                     .volume = volume,
+                                     .kind = kind,
+                                     .used = 1,
+                                     .pack = pack,
+                                     .data_offset = data_offset,
+                                     .length = length};
+    if (payload_size(place) != payload_bytes) {
+        free(place);
+        return -EINVAL;
+    }
+    atomic_init(&place->references, 1);
+    if (payload_bytes > 0)
+        memcpy(place->payload, payload, payload_bytes);
+    if (pack != NULL)
+        atomic_fetch_add(&pack->references, 1);
+
+    pthread_mutex_lock(&table->lock);
+    struct bd_chunk_place **link = find(table, volume, index);
+    if (*link != NULL)
+        unlink_entry(table, link);
+    if (table->entry_count >= table->bucket_count)
+        grow(table);
+    link = &table->buckets[bucket_of(table, volume, index)];
+    place->next = *link;
+    *link = place;
+    table->bytes += entry_size(place);
+    table->entry_count++;
+    if (table->bytes > table->limit)
+        evict(table);
+    pthread_mutex_unlock(&table->lock);
+    return 0;
+}
+
+void bd_table_drop_range(struct bd_place_table *table, uint32_t volume, uint64_t first,
+                         uint64_t end)
+{
+    pthread_mutex_lock(&table->lock);
+    if (end - first < table->bucket_count) {
+        for (uint64_t index = first; index < end; index++) {
+            struct bd_chunk_place **link = find(table, volume, index);
+            if (*link != NULL)
+                unlink_entry(table, link);
+        }
+    } else { /* a wide range: looking at every entry is the shorter way */
+        for (size_t i = 0; i < table->bucket_count; i++) {
+            struct bd_chunk_place **link = &table->buckets[i];
+            while (*link != NULL) {
+                if ((*link)->volume == volume && (*link)->index >= first && (*link)->index < end)
+                    unlink_entry(table, link);
+                else
+                    link = &(*link)->next;
+            }
+        }
+    }
+    pthread_mutex_unlock(&table->lock);
+}
+
+void bd_table_drop_pack(struct bd_place_table *table, uint32_t number)
+{
+    pthread_mutex_lock(&table->lock);
+    for (size_t i = 0; i < table->bucket_count; i++) {
+        struct bd_chunk_place **link = &table->buckets[i];
+        while (*link != NULL) {
+            if ((*link)->pack != NULL && (*link)->pack->number == number)
+                unlink_entry(table, link);
+            else
+                link = &(*link)->next;
+        }
+    }
+    pthread_mutex_unlock(&table->lock);
+}

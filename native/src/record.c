@@ -1,0 +1,104 @@
+#include "record.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "bytes.h"
+#include "crc32c.h"
+
+static const uint8_t record_magic[4] = {'b', 'd', 'J', 'R'};
+static const uint8_t segment_magic[8] = {'b', 'l', 'o', 'c', 'k', 'd', 'J', 'S'};
+
+void bd_record_encode(struct bd_record *record, uint8_t *out)
+{
+    memcpy(out, record_magic, 4);
+    out[4] = BD_FORMAT_VERSION;
+    out[5] = record->op;
+    bd_put16(out + 6, record->flags);
+    bd_put32(out + 8, record->node_epoch);
+    bd_put32(out + 12, record->volume_epoch);
+    bd_put64(out + 16, record->lsn);
+    bd_put64(out + 24, record->seq);
+    bd_put64(out + 32, record->offset);
+    bd_put64(out + 40, record->length);
+    bd_put32(out + 48, record->volume);
+    bd_put32(out + 52, record->payload_crc);
+    bd_put32(out + 56, record->chain);
+    record->header_crc = bd_crc32c(0, out, 60);
+    bd_put32(out + 60, record->header_crc);
+}
+
+bool bd_record_has_payload(uint8_t op)
+{
+    return op == BD_RECORD_WRITE || op == BD_RECORD_HEAD;
+}
+
+int bd_record_decode(const uint8_t *bytes, struct bd_record *record)
+{
+    if (memcmp(bytes, record_magic, 4) != 0 || bd_get32(bytes + 60) != bd_crc32c(0, bytes, 60))
+        return -EBADMSG;
+    if (bytes[4] != BD_FORMAT_VERSION || bytes[5] < BD_RECORD_WRITE || bytes[5] > BD_RECORD_HEAD)
+        return -EPROTO;
+    record->op = bytes[5];
+    record->flags = bd_get16(bytes + 6);
+    record->node_epoch = bd_get32(bytes + 8);
+    record->volume_epoch = bd_get32(bytes + 12);
+    record->lsn = bd_get64(bytes + 16);
+    record->seq = bd_get64(bytes + 24);
+    record->offset = bd_get64(bytes + 32);
+    record->length = bd_get64(bytes + 40);
+    record->volume = bd_get32(bytes + 48);
+    record->payload_crc = bd_get32(bytes + 52);
+    record->chain = bd_get32(bytes + 56);
+    record->header_crc = bd_get32(bytes + 60);
+    if (bd_record_has_payload(record->op) &&
+        (record->length == 0 || record->length > BD_RECORD_MAX_PAYLOAD))
+        return -EPROTO;
+    bool ranged = record->op == BD_RECORD_WRITE || record->op == BD_RECORD_UNMAP ||
+                  record->op == BD_RECORD_ZERO;
+    if (ranged && (record->length == 0 || record->offset + record->length < record->offset))
+        return -EPROTO;
+    return 0;
+}
+
+uint64_t bd_record_footprint(const struct bd_record *record)
+{
+    uint64_t size = BD_RECORD_HEADER;
+    if (bd_record_has_payload(record->op))
+        size += record->length;
+    return (size + BD_RECORD_ALIGN - 1) & ~(uint64_t)(BD_RECORD_ALIGN - 1);
+}
+
+void bd_segment_header_encode(const struct bd_segment_header *header, uint8_t *out)
+{
+    memset(out, 0, BD_SEGMENT_HEADER_USED);
+    memcpy(out, segment_magic, 8);
+    bd_put32(out + 8, BD_FORMAT_VERSION);
+    bd_put32(out + 12, header->slot);
+    memcpy(out + 16, header->store_uuid, 16);
+    bd_put64(out + 32, header->sequence);
+    bd_put64(out + 40, header->first_lsn);
+    bd_put32(out + 48, header->node_epoch);
+    bd_put32(out + 52, header->chain);
+    bd_put64(out + 56, header->segment_bytes);
+    bd_put64(out + 64, header->synced_lsn);
+    bd_put32(out + BD_SEGMENT_HEADER_USED - 4, bd_crc32c(0, out, BD_SEGMENT_HEADER_USED - 4));
+}
+
+int bd_segment_header_decode(const uint8_t *bytes, struct bd_segment_header *header)
+{
+    if (memcmp(bytes, segment_magic, 8) != 0 || bd_get32(bytes + BD_SEGMENT_HEADER_USED - 4) !=
+                                                    bd_crc32c(0, bytes, BD_SEGMENT_HEADER_USED - 4))
+        return -EBADMSG;
+    if (bd_get32(bytes + 8) != BD_FORMAT_VERSION)
+        return -EPROTO;
+    header->slot = bd_get32(bytes + 12);
+    memcpy(header->store_uuid, bytes + 16, 16);
+    header->sequence = bd_get64(bytes + 32);
+    header->first_lsn = bd_get64(bytes + 40);
+    header->node_epoch = bd_get32(bytes + 48);
+    header->chain = bd_get32(bytes + 52);
+    header->segment_bytes = bd_get64(bytes + 56);
+    header->synced_lsn = bd_get64(bytes + 64);
+    return 0;
+}

@@ -1,0 +1,68 @@
+/* Journal records and segment headers: bytes <-> structs. The tables are in docs/disk-format.md.
+ * Pure: no I/O. Bytes from a disk are hostile until bd_record_decode said yes. */
+#ifndef BLOCKD_RECORD_H
+#define BLOCKD_RECORD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    BD_RECORD_HEADER = 64,
+    BD_RECORD_ALIGN = 64,            /* records start at multiples of it */
+    BD_RECORD_MAX_PAYLOAD = 1 << 20, /* longer writes become several records */
+    BD_SEGMENT_HEADER = 4096,        /* reserved at the head of a segment; records follow */
+    BD_SEGMENT_HEADER_USED = 128,
+    BD_FORMAT_VERSION = 1,
+};
+
+enum bd_record_op {
+    BD_RECORD_WRITE = 1, /* payload: the bytes */
+    BD_RECORD_UNMAP = 2, /* range reads as zeros; no payload */
+    BD_RECORD_ZERO = 3,  /* the same, asked for as WRITE_ZEROES */
+    BD_RECORD_MARK = 4,  /* offset: wall clock in ns; seq: highest lsn known to be durable */
+    BD_RECORD_HEAD = 5,  /* payload: a volume's new head (commit id and description) */
+};
+
+struct bd_record {
+    uint8_t op;
+    uint16_t flags;
+    uint32_t node_epoch;   /* raised at each start of the daemon */
+    uint32_t volume_epoch; /* raised at each change of the volume's writer */
+    uint32_t volume;       /* number of the volume in this directory; 0 for none */
+    uint64_t lsn;          /* position in the order of all records of this journal */
+    uint64_t seq;          /* position in the order of the volume's records */
+    uint64_t offset;
+    uint64_t length; /* bytes affected; for WRITE and HEAD also the payload's size */
+    uint32_t payload_crc;
+    uint32_t chain; /* header_crc of the record before: ties the order */
+    uint32_t header_crc;
+};
+
+struct bd_segment_header {
+    uint8_t store_uuid[16];
+    uint32_t slot;
+    uint32_t node_epoch;
+    uint64_t sequence; /* order of segments; raised each time one is begun */
+    uint64_t first_lsn;
+    uint64_t synced_lsn; /* known to be durable when the segment was begun */
+    uint32_t chain;      /* header_crc of the last record of the segment before */
+    uint64_t segment_bytes;
+};
+
+/* Encode into 64 bytes; sets record->header_crc. */
+void bd_record_encode(struct bd_record *record, uint8_t *out);
+
+/* 0; -EBADMSG when magic or checksum are wrong; -EPROTO for a version, op or size this code does
+ * not know although the checksum is right. */
+int bd_record_decode(const uint8_t *bytes, struct bd_record *record);
+
+/* Bytes that the record takes in the segment, header and alignment included. */
+uint64_t bd_record_footprint(const struct bd_record *record);
+
+bool bd_record_has_payload(uint8_t op);
+
+void bd_segment_header_encode(const struct bd_segment_header *header, uint8_t *out);
+int bd_segment_header_decode(const uint8_t *bytes, struct bd_segment_header *header);
+
+#endif

@@ -1,0 +1,160 @@
+/* Replay: reading the journal back after a start. The bytes are hostile until checked; what ends
+ * the log is the first record that is not the one expected next. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "crc32c.h"
+#include "journal.h"
+#include "volume.h"
+
+enum { REPLAY_BUFFER = 4 << 20 }; /* read at once; more than one record of any size */
+
+struct reader {
+    struct bd_segment *segment;
+    uint64_t segment_bytes;
+    uint8_t *buffer;
+    uint64_t start; /* of the buffer, in the segment */
+    uint64_t filled;
+};
+
+/* `length` bytes at `position`, or NULL: *error 0 past the end of the segment, else -errno. */
+static const uint8_t *look(struct reader *reader, uint64_t position, uint64_t length, int *error)
+{
+    *error = 0;
+    if (position + length > reader->segment_bytes)
+        return NULL;
+    if (position < reader->start || position + length > reader->start + reader->filled) {
+        uint64_t want = reader->segment_bytes - position;
+        if (want > REPLAY_BUFFER)
+            want = REPLAY_BUFFER;
+        ssize_t got = reader->segment->file.ops->pread(&reader->segment->file, reader->buffer,
+                                                       (size_t)want, position, false);
+        if (got < 0) {
+            *error = (int)got;
+            return NULL;
+        }
+        reader->start = position;
+        reader->filled = (uint64_t)got;
+        if ((uint64_t)got < length)
+            return NULL;
+    }
+    return reader->buffer + (position - reader->start);
+}
+
+/* The record at `position`, if it is the one that must come next: 1, 0 or -errno. */
+static int next_record(struct bd_replay *replay, struct reader *reader, uint64_t position,
+                       struct bd_record *record, const uint8_t **payload)
+{
+    int error;
+    const uint8_t *bytes = look(reader, position, BD_RECORD_HEADER, &error);
+    if (bytes == NULL)
+        return error;
+    if (bd_record_decode(bytes, record) < 0 || record->lsn != replay->next_lsn ||
+        record->chain != replay->chain || record->node_epoch < replay->node_epoch)
+        return 0;
+    *payload = NULL;
+    if (bd_record_has_payload(record->op)) {
+        bytes = look(reader, position, BD_RECORD_HEADER + record->length, &error);
+        if (bytes == NULL)
+            return error;
+        *payload = bytes + BD_RECORD_HEADER;
+        if (bd_crc32c(0, *payload, (size_t)record->length) != record->payload_crc)
+            return 0;
+    }
+    return 1;
+}
+
+static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t position,
+                 const struct bd_record *record, const uint8_t *payload)
+{
+    if (record->op == BD_RECORD_MARK) {
+        replay->last_ns = record->offset;
+        return 0;
+    }
+    if (record->op == BD_RECORD_HEAD)
+        return 0; /* what it says is in meta as well, which is read first */
+    struct bd_volume *volume =
+        record->volume < replay->volume_count ? replay->volumes[record->volume] : NULL;
+    if (volume == NULL) {
+        replay->skipped++;
+        return 0;
+    }
+    uint32_t first_piece = segment->piece_count;
+    if (record->op == BD_RECORD_WRITE) {
+        int error =
+            bd_segment_set_pieces(segment, first_piece, record->offset, payload, record->length);
+        if (error < 0)
+            return error;
+        segment->piece_count += bd_pieces_of(record->offset, record->length);
+    }
+    pthread_mutex_lock(&volume->lock);
+    bd_volume_apply(volume, record, segment->slot, first_piece,
+                    (uint32_t)position + BD_RECORD_HEADER);
+    pthread_mutex_unlock(&volume->lock);
+    return 0;
+}
+
+int bd_replay_segment(struct bd_replay *replay, uint32_t slot)
+{
+    struct bd_journal *journal = replay->journal;
+    struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
+    if (segment == NULL)
+        return -ENOENT;
+    struct reader reader = {.segment = segment, .segment_bytes = journal->segment_bytes};
+    reader.buffer = malloc(REPLAY_BUFFER);
+    if (reader.buffer == NULL)
+        return -ENOMEM;
+    int result;
+    for (;;) {
+        struct bd_record record;
+        const uint8_t *payload = NULL;
+        uint64_t position = replay->position;
+        result = next_record(replay, &reader, position, &record, &payload);
+        if (result == 0 && position % BD_SECTOR != 0) {
+            /* after a sync the log goes on at the next sector */
+            position = (position + BD_SECTOR - 1) & ~(uint64_t)(BD_SECTOR - 1);
+            result = next_record(replay, &reader, position, &record, &payload);
+        }
+        if (result != 1)
+            break;
+        result = apply(replay, segment, position, &record, payload);
+        if (result < 0)
+            break;
+        segment->last_lsn = record.lsn;
+        replay->position = position + bd_record_footprint(&record);
+        replay->next_lsn = record.lsn + 1;
+        replay->chain = record.header_crc;
+        replay->node_epoch = record.node_epoch;
+        replay->records++;
+    }
+    free(reader.buffer);
+    return result;
+}
+
+int bd_replay_proves(struct bd_journal *journal, uint32_t slot, uint64_t position, uint64_t lsn)
+{
+    struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
+    if (segment == NULL)
+        return -ENOENT;
+    struct reader reader = {.segment = segment, .segment_bytes = journal->segment_bytes};
+    reader.buffer = malloc(REPLAY_BUFFER);
+    if (reader.buffer == NULL)
+        return -ENOMEM;
+    int result = 0;
+    position = (position + BD_RECORD_ALIGN - 1) & ~(uint64_t)(BD_RECORD_ALIGN - 1);
+    for (; result == 0; position += BD_RECORD_ALIGN) {
+        int error;
+        const uint8_t *bytes = look(&reader, position, BD_RECORD_HEADER, &error);
+        if (bytes == NULL) {
+            result = error;
+            break;
+        }
+        struct bd_record record;
+        if (bd_record_decode(bytes, &record) == 0 && record.op == BD_RECORD_MARK &&
+            record.lsn > lsn && record.seq >= lsn)
+            result = 1;
+    }
+    free(reader.buffer);
+    return result;
+}

@@ -1,0 +1,69 @@
+/* One volume's head as the hot path sees it: hot maps over a table of chunk places.
+ *
+ * `active` takes new writes. A destage round freezes it (bd_volume_freeze), writes the frozen
+ * extents into chunks, and drops it when the new head is durable (bd_volume_commit); until then
+ * reads look into active, frozen, chunks, in this order. */
+#ifndef BLOCKD_VOLUME_H
+#define BLOCKD_VOLUME_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "extent_map.h"
+#include "journal.h"
+#include "place_table.h"
+
+struct bd_volume {
+    pthread_mutex_t lock;
+    struct bd_journal *journal;
+    struct bd_place_table *table;
+    uint32_t number;
+    uint32_t epoch;
+    uint32_t chunk_size;
+    uint64_t size;
+    uint64_t seq;
+    uint64_t generation; /* raised whenever chunk places change */
+    struct bd_extent_map *active;
+    struct bd_extent_map *frozen; /* NULL when no destage round is under way */
+};
+
+/* Why a read failed. */
+struct bd_read_fault {
+    uint64_t offset; /* in the volume */
+    uint32_t slot;   /* journal slot or pack number */
+    uint64_t place;  /* offset in that file */
+    bool in_pack;
+};
+
+struct bd_volume *bd_volume_new(struct bd_journal *journal, struct bd_place_table *table,
+                                uint32_t number, uint32_t epoch, uint32_t chunk_size, uint64_t size,
+                                uint64_t seq, uint64_t generation);
+void bd_volume_free(struct bd_volume *volume);
+
+/* Apply a record that is in the journal (append or replay). Aborts when memory runs out: the record
+ * is in the journal already, and a restart replays it. */
+void bd_volume_apply(struct bd_volume *volume, const struct bd_record *record, uint32_t slot,
+                     uint32_t first_piece, uint32_t payload_offset);
+
+/* Read [offset, offset + length), within the volume's size, into `data`. 0; -EAGAIN when the disk
+ * would have to be waited for (nowait) or a chunk's place is not in the table; -EIO with *fault. */
+int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
+                   bool nowait, struct bd_read_fault *fault);
+
+/* Chunks whose places a read of the range would miss: up to `capacity` indexes, their count. */
+int bd_volume_missing(struct bd_volume *volume, uint64_t offset, uint64_t length, uint64_t *indexes,
+                      int capacity);
+
+/* Only what the frozen map holds of the range: for the destager. 0, or -EIO with *fault. */
+int bd_volume_read_frozen(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
+                          struct bd_read_fault *fault);
+
+/* The locks of journal and volume are held. -EBUSY when something is frozen already. */
+int bd_volume_freeze(struct bd_volume *volume);
+
+/* The frozen extents are in chunks and the head that has them is durable. Drops the frozen map and
+ * the places of the chunks it touched. */
+void bd_volume_commit(struct bd_volume *volume, uint64_t generation);
+
+#endif
