@@ -1,12 +1,15 @@
 """Running other people's NBD clients and showing what they said when they fail."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+REQUIRE_CLIENTS = "BLOCKD_REQUIRE_CLIENTS"
 CLIENT_TIMEOUT_S = 120.0  # the longest run is fio's verify on a busy machine
 SYSTEM_PATH = ("/usr/sbin", "/sbin")  # not on everybody's PATH: mkfs.ext4, nbd-client, losetup
 SYSTEM_PYTHON = "/usr/bin/python3"  # python3-libnbd is built for this one
@@ -38,6 +41,13 @@ def refused(name, call, *arguments, **keywords):
         return
     raise AssertionError(f"{call} was not refused")
 """
+
+
+def unavailable(what: str) -> NoReturn:
+    """Skip the running test, or fail it where every client is required."""
+    if os.environ.get(REQUIRE_CLIENTS):
+        pytest.fail(f"{what} is missing and {REQUIRE_CLIENTS} is set; scripts/check installs it")
+    pytest.skip(f"{what} is missing")
 
 
 def find_tool(name: str) -> str | None:

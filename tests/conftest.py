@@ -4,7 +4,6 @@ A test that needs another program asks `client_tool` for it: without the program
 fails where BLOCKD_REQUIRE_CLIENTS is set (scripts/check sets it, so that nothing is passed over).
 """
 
-import os
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.clients import FindTool, find_tool, has_libnbd_binding
+from tests.clients import FindTool, find_tool, has_libnbd_binding, unavailable
 from tests.daemon import Daemon, StartDaemon
 
-REQUIRE_CLIENTS = "BLOCKD_REQUIRE_CLIENTS"
 _FAILED = pytest.StashKey[bool]()
 
 
@@ -26,13 +24,6 @@ def pytest_runtest_makereport(
     report = yield
     item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
     return report
-
-
-def unavailable(what: str) -> None:
-    """Skip the running test, or fail it where every client is required."""
-    if os.environ.get(REQUIRE_CLIENTS):
-        pytest.fail(f"{what} is missing and {REQUIRE_CLIENTS} is set; scripts/check installs it")
-    pytest.skip(f"{what} is missing")
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +73,5 @@ def daemon(data_dir: Path) -> Iterator[StartDaemon]:
 
     yield make
     for daemon in made:
-        if daemon.running:
-            daemon.kill()
+        daemon.discard()
         print(f"--- stderr of blockd on {daemon.data}\n{daemon.stderr()}")  # pytest shows it

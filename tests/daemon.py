@@ -35,12 +35,14 @@ class Daemon:
         listen: Sequence[str] = ("--nbd", "127.0.0.1:0"),
         prefix: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.data = data
         self.options = list(options)
         self.ready: dict[str, Any] = {}
         self._listen = list(listen)
         self._prefix = list(prefix)
+        self._pass_fds = tuple(pass_fds)
         self._environ = {**os.environ, **(environ or {})}
         self._log = data.with_name(data.name + ".stderr")
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,20 +53,21 @@ class Daemon:
 
     def start(self) -> None:
         """Returns when clients can attach. Raises AssertionError with stderr when it does not."""
-        self.launch()
-        process = self._process
-        assert process is not None
+        process = self._launch()
         assert process.stdout is not None
         line = _read_line(process.stdout.fileno(), READY_S)
         assert line, f"blockd did not become ready; its stderr:\n{self.stderr()}"
         self.ready = json.loads(line)
 
-    def launch(self, **popen: Any) -> subprocess.Popen[bytes]:
-        """Start the process and do not wait: for starts that are to fail, or wait for a client."""
+    def _launch(self) -> subprocess.Popen[bytes]:
         assert self._process is None, "started twice"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command(), stdout=subprocess.PIPE, stderr=log, env=self._environ, **popen
+                self.command(),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environ,
+                pass_fds=self._pass_fds,
             )
         return self._process
 
@@ -110,6 +113,12 @@ class Daemon:
         finally:
             process.stdout.close()
             self._process = None
+
+    def discard(self) -> None:
+        """Be gone, in whatever state."""
+        if self._process is not None:
+            self._process.kill()
+            self.wait()
 
     def stderr(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""

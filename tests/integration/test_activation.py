@@ -1,0 +1,74 @@
+"""Socket activation: systemd, or a client of libnbd, opens the socket and passes it on."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clients import FindTool, run_libnbd, run_tool
+from tests.daemon import StartDaemon
+
+LAUNCHER = """
+import os, socket, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+os.dup2(sock.fileno(), 3)
+os.environ["LISTEN_FDS"] = "1"
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_an_inherited_socket_is_served_and_no_other_is_opened(
+    client_tool: FindTool, daemon: StartDaemon
+) -> None:
+    nbdinfo = client_tool("nbdinfo")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        fd = listening.fileno()
+        server = daemon(
+            "--volume",
+            "demo=64M",
+            listen=(),
+            prefix=(sys.executable, "-c", LAUNCHER, str(fd)),
+            pass_fds=(fd,),
+        )
+    assert server.address == f"127.0.0.1:{port}"
+    assert run_tool(nbdinfo, "--size", f"nbd://127.0.0.1:{port}/demo").strip() == str(64 << 20)
+    assert server.stop() == 0
+
+
+def test_systemd_starts_it_on_the_first_connection(
+    client_tool: FindTool, data_dir: Path, tmp_path: Path
+) -> None:
+    activate, nbdinfo = client_tool("systemd-socket-activate"), client_tool("nbdinfo")
+    path = data_dir.with_name("a.sock")
+    serve = (sys.executable, "-m", "blockd", "serve", "--data", data_dir, "--volume", "demo=64M")
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([activate, "-l", path, "-E", "PATH", *serve], stderr=log)
+    try:
+        uri = f"nbd+unix:///demo?socket={path}"
+        assert run_tool(nbdinfo, "--size", uri).strip() == str(64 << 20)
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+
+
+@pytest.mark.usefixtures("libnbd")
+def test_libnbd_starts_it_as_its_own_server(data_dir: Path) -> None:
+    run_libnbd(
+        "",
+        """
+h = nbd.NBD()
+h.set_export_name("demo")
+h.connect_systemd_socket_activation(arguments)
+h.pwrite(b"a" * 4096, 0)
+h.flush()
+assert h.pread(8192, 0) == b"a" * 4096 + bytes(4096)
+h.shutdown()
+""",
+        *(sys.executable, "-m", "blockd", "serve"),
+        *("--data", os.fspath(data_dir), "--volume", "demo=64M"),
+    )
