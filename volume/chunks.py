@@ -1,0 +1,171 @@
+"""The chunk store: bytes in, their hash out, and back. Every distinct chunk is stored once.
+
+`put` hashes (BLAKE3-256 of the plaintext), looks the hash up, and appends to a pack what is not
+known yet. All-zero data is ZERO_ID and never stored. `sync` ends a round:
+
+    1  packs synced          crash after: entries that nothing refers to; the next put of the same
+                             data stores it again (or a rebuild finds it), gc removes the unused one
+    2  index updated         crash after: chunks that nothing refers to; gc removes them
+
+so whatever the index names is durable, and a head may be moved to a root once `sync` has returned.
+A round that fails (OutOfSpace) ends with `abandon` instead, and may be done again from the start.
+
+Threads: `put`, `sync`, `abandon` and gc on one thread; `get`, `locate` and the counters on any.
+gc may move a chunk, or remove its pack, between a reader's look at the index and its read. The
+reader sees that as damage, looks again, and finds the new place; see MAX_LOOKS.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from blake3 import blake3
+from typing_extensions import Buffer
+
+from native import is_zero
+from volume import codecs
+from volume.disk import SECTOR_SIZE
+from volume.errors import CorruptChunk, CorruptData
+from volume.index import ChunkIndex, Place
+from volume.layout import KIND_DATA, ZERO_ID, ChunkId
+from volume.model import MAX_CHUNK_SIZE
+from volume.packfile import describe
+from volume.packs import Located, Packs
+
+MAX_LOOKS = 4  # at the index for one read: gc moves a chunk at most once in each of its runs
+MAX_DAMAGED = 4096  # damaged chunks remembered, so that they are stored anew when they come again
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class ChunkCounters:
+    """What the store did since it was opened. Bytes are plaintext unless said otherwise."""
+
+    put_count: int = 0
+    put_bytes: int = 0
+    zero_count: int = 0
+    duplicate_count: int = 0
+    duplicate_bytes: int = 0
+    stored_count: int = 0
+    stored_raw_bytes: int = 0
+    stored_bytes: int = 0
+    """After compression."""
+
+
+def chunk_id_of(data: Buffer) -> ChunkId:
+    """BLAKE3-256 of `data`. Releases the GIL for all but tiny buffers."""
+    return blake3(data).digest()
+
+
+class ChunkStore:
+    """Chunks by their id. `codec` is how new data chunks are stored; nodes are stored as they are.
+
+    Errors of reads: CorruptChunk and CorruptPack (naming chunk, pack and offset), UnknownFormat,
+    OSError. Errors of writes: OutOfSpace, StoreSealed, OSError (seal the store), as `Packs`.
+    """
+
+    def __init__(self, packs: Packs, index: ChunkIndex, *, codec: int = codecs.CODEC_NONE) -> None:
+        self.packs = packs
+        self.index = index
+        self.codec = codec
+        self.counters = ChunkCounters()
+        self._pending: dict[ChunkId, Place] = {}
+        self._damaged: set[ChunkId] = set()
+
+    def put(self, data: Buffer, kind: int = KIND_DATA) -> ChunkId:
+        """Store `data` (up to MAX_CHUNK_SIZE; copied) unless it is known; return its id.
+
+        Data chunks are whole sectors, which no manifest node is: so their ids never meet.
+        Readable at once, durable after `sync`. OutOfSpace: it was not stored."""
+        length = memoryview(data).nbytes
+        assert 0 < length <= MAX_CHUNK_SIZE, length
+        assert kind != KIND_DATA or length % SECTOR_SIZE == 0, length
+        counters = self.counters
+        counters.put_count += 1
+        counters.put_bytes += length
+        if is_zero(data):
+            counters.zero_count += 1
+            return ZERO_ID
+        chunk_id = chunk_id_of(data)
+        if self._known(chunk_id):
+            counters.duplicate_count += 1
+            counters.duplicate_bytes += length
+            return chunk_id
+        wanted = self.codec if kind == KIND_DATA else codecs.CODEC_NONE
+        codec, stored = codecs.compress(wanted, data, length)
+        place = self.packs.append(kind, chunk_id, stored, length, codec)
+        self._pending[chunk_id] = place
+        counters.stored_count += 1
+        counters.stored_raw_bytes += length
+        counters.stored_bytes += place.stored_length
+        return chunk_id
+
+    def sync(self) -> None:
+        """Make everything put before durable, then known to the index.
+
+        OutOfSpace: may be called again, or `abandon`."""
+        self.packs.sync()
+        if self._pending:
+            self.index.put(self._pending)
+            self._damaged.difference_update(self._pending)
+            self._pending = {}
+
+    def abandon(self) -> None:
+        """Forget what was put since the last `sync`; ids given out since then may name nothing."""
+        self._pending = {}
+        self.packs.abandon()
+
+    @property
+    def pending_count(self) -> int:
+        """Chunks put since the last `sync`."""
+        return len(self._pending)
+
+    def get(self, chunk_id: ChunkId, *, verify: bool = False) -> bytes:
+        """The bytes of a chunk. Their page checksums always hold.
+
+        The hash is checked as well for nodes, commits and compressed data, and with `verify`."""
+        return self._found(chunk_id, lambda place: self._read(chunk_id, place, verify))
+
+    def locate(self, chunk_id: ChunkId) -> Located:
+        """Where the stored bytes of a chunk are, for a reader that does its own I/O."""
+        return self._found(chunk_id, lambda place: self.packs.locate(place, chunk_id))
+
+    def place(self, chunk_id: ChunkId) -> Place | None:
+        """Where a chunk is; None when the store has none of that id."""
+        return self.index.get(chunk_id) or self._pending.get(chunk_id)
+
+    def _known(self, chunk_id: ChunkId) -> bool:
+        if chunk_id in self._pending:
+            return True
+        return self.index.get(chunk_id) is not None and chunk_id not in self._damaged
+
+    def _read(self, chunk_id: ChunkId, place: Place, verify: bool) -> bytes:
+        stored = self.packs.read(place, chunk_id)
+        what = describe(f"pack {place.pack:08x}", place, chunk_id)
+        data = codecs.decompress(place.codec, stored, place.raw_length, what)
+        if verify or place.kind != KIND_DATA or place.codec != codecs.CODEC_NONE:
+            found = chunk_id_of(data)
+            if found != chunk_id:
+                raise CorruptChunk(f"{what}: its bytes hash to {found.hex()}")
+        return data
+
+    def _found(self, chunk_id: ChunkId, use: Callable[[Place], T]) -> T:
+        """What `use` makes of the chunk's place, which gc may change meanwhile."""
+        assert chunk_id != ZERO_ID
+        place = self.place(chunk_id)
+        for _ in range(MAX_LOOKS):
+            if place is None:
+                break
+            try:
+                return use(place)
+            except CorruptData:
+                again = self.place(chunk_id)
+                if again == place:
+                    if len(self._damaged) < MAX_DAMAGED:
+                        self._damaged.add(chunk_id)
+                    raise
+                place = again
+        raise CorruptChunk(
+            f"chunk {chunk_id.hex()}: no pack has it; restore it from a copy or a peer"
+        )

@@ -1,0 +1,125 @@
+"""The chunk index: chunk id -> the place in a pack where the chunk is stored.
+
+It is the only way from an id to bytes, and the whole of deduplication. It lives in an *unsynced*
+`KeyValue` (the LMDB environment `index/`): an update costs no disk sync, survives the death of the
+process, and may be lost or torn by a power cut. That is safe because the packs hold everything that
+it says: after a power cut (`Meta.index_trusted` is False) the caller deletes the environment and
+`rebuild`s it from them.
+
+Invariant: a place is in the index only once its pack entry is durable. So writers sync packs first
+and update the index after; gc takes places out first and removes packs after.
+
+Threads: as `KeyValue`, any number of readers beside one writer.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from volume import layout
+from volume.errors import CorruptData, UnknownFormat
+from volume.kv import KeyValue
+from volume.layout import ChunkId
+
+MAX_BATCH = 16384  # places set in one transaction: bounds LMDB's list of dirty pages
+
+
+class Place(NamedTuple):
+    """Where a chunk is stored, and how."""
+
+    pack: int
+    offset: int
+    """Of the entry's header in the pack file."""
+    stored_length: int
+    """Bytes of the chunk in the pack, without header and page table."""
+    raw_length: int
+    """Bytes of the chunk itself."""
+    ordinal: int
+    """The entry is the ordinal-th of its pack, from 0."""
+    codec: int
+    kind: int
+
+
+class PackTables(Protocol):
+    """What a rebuild needs of the packs."""
+
+    def numbers(self) -> list[int]:
+        """All packs, oldest first."""
+
+    def places(self, number: int) -> Iterator[tuple[ChunkId, Place]]:
+        """The entries of one pack, in order."""
+
+
+class ChunkIndex:
+    """Chunk id -> Place, over a KeyValue of its own. Errors: those of KeyValue."""
+
+    def __init__(self, kv: KeyValue, store_uuid: bytes, path: str = "index") -> None:
+        self._kv = kv
+        self._path = path
+        mark = layout.INDEX_FORMAT.pack(layout.INDEX_MAGIC, layout.INDEX_VERSION, store_uuid)
+        found = kv.get(layout.INDEX_KEY_FORMAT)
+        if found is None and next(kv.items(), None) is None:
+            kv.update({layout.INDEX_KEY_FORMAT: mark})
+        elif found != mark:
+            raise UnknownFormat(path, f"format mark is {found!r}, not {mark!r}")
+
+    def get(self, chunk_id: ChunkId) -> Place | None:
+        value = self._kv.get(layout.INDEX_PREFIX_CHUNK + chunk_id)
+        return None if value is None else self._place(chunk_id, value)
+
+    def get_many(self, chunk_ids: Sequence[ChunkId]) -> list[Place | None]:
+        """The places of `chunk_ids`, in their order, all from one moment."""
+        keys = [layout.INDEX_PREFIX_CHUNK + chunk_id for chunk_id in chunk_ids]
+        return [
+            None if value is None else self._place(chunk_id, value)
+            for chunk_id, value in zip(chunk_ids, self._kv.get_many(keys), strict=True)
+        ]
+
+    def put(self, places: Mapping[ChunkId, Place]) -> None:
+        """Set places; their entries must be durable. Whole batches of MAX_BATCH at a time."""
+        items = iter(places.items())
+        while batch := dict(islice(items, MAX_BATCH)):
+            self._kv.update(
+                {
+                    layout.INDEX_PREFIX_CHUNK + chunk_id: layout.INDEX_PLACE.pack(*place)
+                    for chunk_id, place in batch.items()
+                }
+            )
+
+    def remove(self, chunk_ids: Iterable[ChunkId]) -> None:
+        """Forget chunks; ids that are not there are fine."""
+        ids = iter(chunk_ids)
+        while batch := list(islice(ids, MAX_BATCH)):
+            self._kv.update({}, [layout.INDEX_PREFIX_CHUNK + chunk_id for chunk_id in batch])
+
+    def count(self) -> int:
+        """Number of chunks known."""
+        return self._kv.count() - 1  # the format mark
+
+    def rebuild(
+        self, packs: PackTables, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Learn every entry of every pack. To be called on an empty index.
+
+        Where two packs hold a chunk, the newer one wins. `progress` is told (packs done, packs)
+        after each. A crash in the middle leaves an index that is still not trusted."""
+        numbers = packs.numbers()
+        for done, number in enumerate(numbers, start=1):
+            self.put(dict(packs.places(number)))
+            if progress is not None:
+                progress(done, len(numbers))
+
+    def sync(self) -> None:
+        """Make all of it durable: only needed before `Meta.mark_index_clean`."""
+        self._kv.sync()
+
+    def close(self) -> None:
+        self._kv.close()
+
+    def _place(self, chunk_id: ChunkId, value: bytes) -> Place:
+        if len(value) != layout.INDEX_PLACE.size:
+            raise CorruptData(
+                f"{self._path}: place of chunk {chunk_id.hex()} is {len(value)} bytes long; "
+                "delete the folder while the daemon is stopped: it is rebuilt from the packs"
+            )
+        return Place(*layout.INDEX_PLACE.unpack(value))

@@ -1,0 +1,264 @@
+"""Small ordered stores of key -> value: LMDB for real, a dict for simulation.
+
+Both LMDB environments of a data directory sit behind `KeyValue`:
+
+- `meta/` is *synced*: `update` is durable when it returns.
+- `index/` is *unsynced*: `update` is atomic and survives the death of the process, but a power cut
+  may leave anything at all, so its owner must be able to throw it away (see `volume.index`).
+
+Threads: any number may read at any time, beside one or more that call `update` (LMDB lets them in
+one by one). A reader sees whole updates only. No read transaction outlives a method call: an open
+one would pin old pages for ever, and would keep the map from growing.
+
+The map of LMDB is address space, not memory; when it is full it is doubled and the update is done
+again. LMDB demands that no transaction is open at that moment, so readers pass a gate.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import lmdb
+
+from volume.errors import CorruptData, OutOfSpace, VolumeError
+
+NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+MAX_MAP_GROWTHS = 24  # doublings for one update; more means that the map is not what is short
+MAX_READERS = 512  # LMDB reader slots; one is in use for the length of one call in one thread
+SPARE_TXNS = 16  # read transactions kept for reuse: about as many as there are reader threads
+ITEMS_PAGE = 512  # items read in one transaction while iterating
+
+
+class KeyValue(Protocol):
+    """An ordered map of bytes to bytes. Errors: OutOfSpace, CorruptData, OSError."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of `keys`, in their order, all from one moment."""
+
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Items whose key starts with `prefix`, in key order; each from some moment meanwhile."""
+
+    def update(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        """Set `puts` and remove `deletes` (absent ones are fine): all or nothing.
+
+        Durable on return iff the store is synced."""
+
+    def count(self) -> int:
+        """Number of keys."""
+
+    def sync(self) -> None:
+        """Make every finished update durable."""
+
+    def close(self) -> None: ...
+
+
+class LmdbKeyValue:
+    """One LMDB environment in a folder of its own, which is made when it is not there.
+
+    `map_size` is the size to begin with, in bytes; the map grows by itself.
+    """
+
+    def __init__(self, path: Path, *, synced: bool, map_size: int) -> None:
+        self.path = path
+        self._gate = threading.Condition(threading.Lock())
+        self._readers = 0
+        self._growing = False
+        self._writing = threading.Lock()
+        path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self._env = lmdb.Environment(
+                path,
+                map_size=map_size,
+                mode=0o600,
+                sync=synced,
+                metasync=synced,
+                readahead=False,  # keys are hashes: the neighbours of a page are not wanted next
+                max_readers=MAX_READERS,
+                max_spare_txns=SPARE_TXNS,
+            )
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+        if synced:
+            _sync_folder(path)  # LMDB syncs its files, not the names they were created under
+            _sync_folder(path.parent)
+
+    def get(self, key: bytes) -> bytes | None:
+        self._enter()
+        try:
+            with self._env.begin() as txn:
+                return txn.get(key)
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+        finally:
+            self._leave()
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self._enter()
+        try:
+            with self._env.begin() as txn:
+                return [txn.get(key) for key in keys]
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+        finally:
+            self._leave()
+
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        start = prefix
+        while page := self._page(prefix, start):
+            yield from page
+            start = page[-1][0] + b"\0"  # the smallest key after the last one
+
+    def _page(self, prefix: bytes, start: bytes) -> list[tuple[bytes, bytes]]:
+        page: list[tuple[bytes, bytes]] = []
+        self._enter()
+        try:
+            with self._env.begin() as txn, txn.cursor() as cursor:
+                found = cursor.set_range(start) if start else cursor.first()
+                while found and len(page) < ITEMS_PAGE:
+                    key, value = cursor.item()
+                    if not key.startswith(prefix):
+                        break
+                    page.append((key, value))
+                    found = cursor.next()
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+        finally:
+            self._leave()
+        return page
+
+    def update(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        ordered = sorted(puts.items())  # LMDB inserts neighbours faster
+        gone = list(deletes)
+        with self._writing:
+            for _ in range(MAX_MAP_GROWTHS):
+                try:
+                    with self._env.begin(write=True) as txn:
+                        for key in gone:
+                            txn.delete(key)
+                        for key, value in ordered:
+                            txn.put(key, value)
+                    return
+                except lmdb.MapFullError:
+                    self._grow()
+                except lmdb.Error as error:
+                    raise self._translated(error) from error
+        raise OutOfSpace(
+            f"{self.path}: {len(ordered)} items do not fit after {MAX_MAP_GROWTHS} doublings "
+            "of the map; `blockd doctor` shows how large it is"
+        )
+
+    def count(self) -> int:
+        self._enter()
+        try:
+            return self._env.stat()["entries"]
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+        finally:
+            self._leave()
+
+    def sync(self) -> None:
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+
+    def close(self) -> None:
+        self._env.close()
+
+    @property
+    def map_size(self) -> int:
+        """Bytes of address space that the map spans now."""
+        return self._env.info()["map_size"]
+
+    def _enter(self) -> None:
+        with self._gate:
+            while self._growing:
+                self._gate.wait()
+            self._readers += 1
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._readers -= 1
+            if self._growing:
+                self._gate.notify_all()
+
+    def _grow(self) -> None:
+        with self._gate:
+            self._growing = True
+            try:
+                while self._readers:
+                    self._gate.wait()
+                self._env.set_mapsize(self._env.info()["map_size"] * 2)
+            except lmdb.Error as error:
+                raise self._translated(error) from error
+            finally:
+                self._growing = False
+                self._gate.notify_all()
+
+    def _translated(self, error: lmdb.Error) -> Exception:
+        """LMDB's error as ours. It uses positive codes for errnos, negative ones for its own."""
+        if error.code in NO_SPACE_ERRNOS:
+            return OutOfSpace(f"{self.path}: {error}; free some space on that file system")
+        if error.code > 0:
+            return OSError(error.code, os.strerror(error.code), str(self.path))
+        if error.code < 0:
+            return CorruptData(f"{self.path}: {error}; `blockd doctor` tells what can be rebuilt")
+        return VolumeError(f"{self.path}: {error}")
+
+
+class MemoryKeyValue:
+    """A KeyValue in a dict, for simulation and tests. `snapshot` and `restore` play the crashes."""
+
+    def __init__(self, items: Mapping[bytes, bytes] | None = None) -> None:
+        self._items = dict(items or {})
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._items.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        with self._lock:
+            return [self._items.get(key) for key in keys]
+
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        with self._lock:
+            found = sorted(item for item in self._items.items() if item[0].startswith(prefix))
+        yield from found
+
+    def update(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        with self._lock:
+            for key in deletes:
+                self._items.pop(key, None)
+            self._items.update(puts)
+
+    def count(self) -> int:
+        return len(self._items)
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def snapshot(self) -> dict[bytes, bytes]:
+        """A copy of everything, to be given to `restore` or to a new MemoryKeyValue."""
+        with self._lock:
+            return dict(self._items)
+
+    def restore(self, snapshot: Mapping[bytes, bytes]) -> None:
+        """Become what `snapshot` was."""
+        with self._lock:
+            self._items = dict(snapshot)
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

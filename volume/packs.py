@@ -1,0 +1,412 @@
+"""The packs of a data directory: one is appended to, the others never change.
+
+Who may do what
+- *The writer* is one thread: `append`, `sync`, `abandon`, `seal`, `unlink`, `close`.
+- *Readers* are any threads, beside it: `read`, `locate`, `places`, `numbers`, the properties.
+
+What is durable
+- `append` hands out a place at once and keeps the entry in a buffer; nothing is durable.
+- `sync` writes the buffer and syncs the file: every entry appended before is durable on return. A
+  file's name and header are durable before its first entry is written.
+- `abandon` forgets what was appended since the last `sync`, and gives the space back where it can
+  (entries in a pack that was sealed meanwhile stay behind as garbage for gc).
+
+What a crash leaves: sealed packs, and at most one unsealed, the highest, since a pack is sealed
+before the next is begun. `Packs()` looks for its whole entries, syncs them and seals it. It is not
+appended to again. New entries written over torn ones would stand among whole stale ones; they could
+not be told from entries that were synced, and appending there would need a truncate to be durable
+before it. A new file has nothing stale in it. (The price is a small pack for each crash; gc joins
+them.) Entries behind a torn one are kept too: what verifies whole is by its id what it should be,
+and if the tear is rot and no tear, they are somebody's data.
+A crash before the header was durable leaves a file without entries; it is removed.
+
+Pack numbers are not used again: the highest one stays on disk until there is a higher one.
+
+What the disk refuses
+- No space: OutOfSpace. The append did not happen, all before it stands, and it can be tried again.
+- Any other error while writing, and every error of a sync: OSError, and from then on StoreSealed.
+  What the disk holds is no longer known; it is never tried again.
+- A pack that is not what was written: CorruptPack, CorruptChunk, UnknownFormat.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn
+
+from typing_extensions import Buffer
+
+from volume import layout, packfile
+from volume.disk import Disk
+from volume.errors import CorruptPack, OutOfSpace, StoreSealed
+from volume.index import Place
+from volume.kv import NO_SPACE_ERRNOS
+from volume.layout import ChunkId
+from volume.openpacks import OpenPack, OpenPacks
+from volume.packfile import HEADER_LENGTH
+from volume.packtail import WRITE_BUFFER_BYTES, PackTail
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PACK_BYTES = 64 * 1024 * 1024  # a pack is sealed rather than let it grow over this
+MAX_PACK_BYTES = 1024 * 1024 * 1024  # offsets are u32; a pack is also the unit of gc and repair
+MAX_PACK_ENTRIES = 65536  # bounds the footer (3 MiB) when entries are tiny
+DEFAULT_OPEN_PACKS = 256  # file descriptors kept for readers
+
+
+class Located(NamedTuple):
+    """Where the stored bytes of a chunk are, for a reader that does its own I/O."""
+
+    pack: OpenPack
+    data_offset: int
+    """Of the first stored byte in the file."""
+    stored_length: int
+    codec: int
+    table: bytes
+    """One u32 (little-endian) crc32c for each 4 KiB of stored bytes; the last may be shorter."""
+
+
+class Packs:
+    """All packs of one data directory. Opening it repairs what a crash has left behind."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        store_uuid: bytes,
+        *,
+        pack_bytes: int = DEFAULT_PACK_BYTES,
+        folder: str = "packs",
+        open_packs: int = DEFAULT_OPEN_PACKS,
+    ) -> None:
+        assert packfile.entry_length(1) <= pack_bytes <= MAX_PACK_BYTES
+        self.pack_bytes = pack_bytes
+        self._disk = disk
+        self._uuid = store_uuid
+        self._folder = folder
+        self._files = OpenPacks(disk, folder, store_uuid, open_packs)
+        self._lock = threading.Lock()  # _sizes, and that _tail changes together with it
+        self._tail: PackTail | None = None
+        self._failed: str | None = None
+        disk.mkdir(folder)
+        self._sizes = {number: self._size_on_disk(number) for number in self._listed()}
+        """Sealed packs -> bytes on disk."""
+        self._next = max(self._sizes, default=-1) + 1
+        self._recover()
+
+    # -- writing
+
+    def append(
+        self, kind: int, chunk_id: ChunkId, stored: Buffer, raw_length: int, codec: int
+    ) -> Place:
+        """Append one entry and return its place; readable at once, durable after `sync`.
+
+        `stored` is copied. OutOfSpace: nothing was appended."""
+        length = packfile.entry_length(memoryview(stored).nbytes)
+        return self._room(length).add(kind, chunk_id, stored, raw_length, codec)
+
+    def sync(self) -> None:
+        """Make every appended entry durable."""
+        tail = self._tail
+        self._check_usable()
+        if tail is not None and tail.dirty:
+            self._write(tail)
+            self._sync_file(tail.pack)
+            tail.mark_synced()
+
+    def abandon(self) -> None:
+        """Forget what was appended since the last `sync`: the round that wanted it has failed.
+
+        Places handed out since then are void. OSError as in the table above."""
+        tail = self._tail
+        if tail is not None and self._failed is None:
+            try:
+                tail.rewind()
+            except OSError as error:
+                self._refused(error, tail.pack.path)
+
+    def seal(self) -> None:
+        """Finish the pack that is appended to, if it has entries; syncs them.
+
+        Crash before the trailer is durable: the pack is found unsealed and scanned."""
+        tail = self._tail
+        self._check_usable()
+        if tail is None or not tail.rows:
+            return
+        self._write(tail)
+        footer = packfile.encode_footer(tail.rows, tail.pack.number, self._uuid, tail.written)
+        try:
+            tail.pack.file.pwrite(footer, tail.written)
+        except OSError as error:
+            self._refused(error, tail.pack.path)
+        self._sync_file(tail.pack)
+        self._files.keep(tail.pack)
+        with self._lock:
+            self._sizes[tail.pack.number] = tail.written + len(footer)
+            self._tail = None
+
+    def begin(self) -> None:
+        """Seal the pack that is appended to and begin another, empty one."""
+        self.seal()
+        self._check_usable()
+        if self._tail is not None:
+            return  # an empty one is there
+        number, path = self._next, self._files.path(self._next)
+        self._next += 1
+        try:
+            file = self._disk.open(path, create=True)
+            try:
+                file.pwrite(packfile.encode_header(number, self._uuid), 0)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.close()
+                    self._disk.unlink(path)
+                raise
+        except OSError as error:
+            self._refused(error, path)
+        pack = OpenPack(number, path, file)
+        self._sync_file(pack, new=True)
+        self._tail = PackTail(pack)
+
+    def unlink(self, number: int) -> None:
+        """Remove a sealed pack. Durable after `sync_folder`; until then a crash may undo it.
+
+        The index must not know its places any more. OutOfSpace: it is the highest, and there is
+        no room for the header of a higher one."""
+        assert number in self._sizes, number
+        if self._tail is None and number == max(self._sizes):
+            self.begin()
+        with self._lock:
+            del self._sizes[number]
+        self._files.drop(number)
+        try:
+            self._disk.unlink(self._files.path(number))
+        except OSError as error:
+            self._refused(error, self._files.path(number))
+
+    def sync_folder(self) -> None:
+        """Make removals durable."""
+        try:
+            self._disk.sync_dir(self._folder)
+        except OSError as error:
+            self._fail(error, self._folder)
+
+    def close(self) -> None:
+        """Seal what is appended to and let go of the files. Without space it stays unsealed."""
+        try:
+            if self._failed is None:
+                with contextlib.suppress(OutOfSpace):
+                    self.seal()
+        finally:
+            self._tail = None
+            self._files.clear()
+
+    # -- reading
+
+    def read(self, place: Place, chunk_id: ChunkId) -> bytes:
+        """The stored bytes of `chunk_id`, every page verified.
+
+        CorruptChunk, CorruptPack, UnknownFormat, OSError."""
+        pack = self._pack(place.pack)
+        start = packfile.ENTRY_HEADER_LENGTH + packfile.table_length(place.stored_length)
+        data = self._bytes(pack, place.offset, start + place.stored_length)
+        return packfile.stored_bytes(data, pack.path, place, chunk_id)
+
+    def locate(self, place: Place, chunk_id: ChunkId) -> Located:
+        """Where the stored bytes of a synced chunk are. Header and page table are verified.
+
+        Errors as `read`."""
+        pack = self._pack(place.pack)
+        start = packfile.ENTRY_HEADER_LENGTH + packfile.table_length(place.stored_length)
+        data = self._bytes(pack, place.offset, start)
+        table = packfile.page_table(data, pack.path, place, chunk_id)
+        return Located(pack, place.offset + start, place.stored_length, place.codec, table)
+
+    def numbers(self) -> list[int]:
+        """Every pack that has entries, oldest first, the one that is appended to included."""
+        with self._lock:
+            tail = self._tail
+            current = [tail.pack.number] if tail is not None and tail.rows else []
+            return sorted(self._sizes) + current
+
+    def sealed(self) -> list[int]:
+        """Every sealed pack, oldest first."""
+        with self._lock:
+            return sorted(self._sizes)
+
+    def places(self, number: int) -> Iterator[tuple[ChunkId, Place]]:
+        """The entries of a pack in order, synced ones only. CorruptPack, OSError.
+
+        Of a sealed pack without a sound footer: what can be salvaged, with a warning."""
+        tail = self._tail
+        if tail is not None and tail.pack.number == number:
+            return packfile.decode_rows(bytes(tail.rows[: tail.synced_rows]), number)
+        rows = self._footer_rows(number)
+        if rows is None:
+            pack = self._pack(number)
+            rows = bytes(packfile.salvage(pack.file, number, verify=False).rows)
+            found = len(rows) // layout.FOOTER_ROW.size
+            log.warning("pack footer damaged path=%s salvaged=%d", pack.path, found)
+        return packfile.decode_rows(rows, number)
+
+    def footer(self, number: int) -> Iterator[tuple[ChunkId, Place]]:
+        """The entries of a sealed pack, from its footer or not at all: CorruptPack."""
+        rows = self._footer_rows(number)
+        if rows is None:
+            raise CorruptPack(
+                f"{self._files.path(number)}: the footer is damaged; scrub will repair it"
+            )
+        return packfile.decode_rows(rows, number)
+
+    def entry_count(self, number: int) -> int | None:
+        """Entries of a sealed pack, by its trailer; None when that is damaged."""
+        pack = self._pack(number)
+        trailer = packfile.read_trailer(pack.file, number, self._uuid)
+        return None if trailer is None else trailer.entry_count
+
+    def size(self, number: int) -> int:
+        """Bytes of a sealed pack on disk."""
+        with self._lock:
+            return self._sizes[number]
+
+    @property
+    def pack_count(self) -> int:
+        with self._lock:
+            return len(self._sizes) + (self._tail is not None)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all packs, on disk or about to be."""
+        with self._lock:
+            return sum(self._sizes.values()) + (self._tail.end if self._tail is not None else 0)
+
+    # -- inside: the writer
+
+    def _room(self, length: int) -> PackTail:
+        """The pack to append `length` bytes to, with as much room in its buffer."""
+        self._check_usable()
+        assert length <= WRITE_BUFFER_BYTES, length
+        tail = self._tail
+        if tail is None or self._full(tail, length):
+            self.begin()
+            tail = self._tail
+            assert tail is not None
+        if not tail.takes(length):
+            self._write(tail)
+        return tail
+
+    def _full(self, tail: PackTail, length: int) -> bool:
+        if tail.frozen or tail.entry_count >= MAX_PACK_ENTRIES:
+            return True
+        row = layout.FOOTER_ROW.size
+        return bool(tail.rows) and tail.end + length + tail.footer_length + row > self.pack_bytes
+
+    def _write(self, tail: PackTail) -> None:
+        try:
+            tail.write()
+        except OSError as error:
+            self._refused(error, tail.pack.path)
+
+    def _sync_file(self, pack: OpenPack, *, new: bool = False) -> None:
+        try:
+            pack.file.sync()
+            if new:
+                self._disk.sync_dir(self._folder)
+        except OSError as error:
+            self._fail(error, pack.path)
+
+    def _check_usable(self) -> None:
+        if self._failed is not None:
+            raise StoreSealed(self._failed)
+
+    def _refused(self, error: OSError, path: str) -> NoReturn:
+        """A write failed: lack of space passes, anything else does not."""
+        if error.errno in NO_SPACE_ERRNOS:
+            raise OutOfSpace(
+                f"{path}: {error.strerror}; free space on the file system of the data directory"
+            ) from error
+        self._fail(error, path)
+
+    def _fail(self, error: OSError, path: str) -> NoReturn:
+        self._failed = f"{path}: {error}"
+        raise error
+
+    # -- inside: opening
+
+    def _listed(self) -> list[int]:
+        numbers = []
+        for name in self._disk.list(self._folder):
+            stem, dot, suffix = name.partition(".")
+            if dot and suffix == "pack" and len(stem) == 8:
+                with contextlib.suppress(ValueError):
+                    numbers.append(int(stem, 16))
+        return numbers
+
+    def _size_on_disk(self, number: int) -> int:
+        file = self._disk.open(self._files.path(number), read_only=True)
+        try:
+            return file.size()
+        finally:
+            file.close()
+
+    def _recover(self) -> None:
+        """Remove files that never became packs; bring the highest into the state `seal` leaves."""
+        for number in sorted(self._sizes, reverse=True):
+            pack = self._unsealed(number) if number + 1 == self._next else None
+            whole = pack is not None and self._header_holds(pack)
+            if pack is not None and (whole or self._sizes[number] > HEADER_LENGTH):
+                self._adopt(pack, whole)
+            elif self._sizes[number] <= HEADER_LENGTH:
+                log.warning("torn pack removed path=%s", self._files.path(number))
+                del self._sizes[number]
+                self._disk.unlink(self._files.path(number))
+                self._disk.sync_dir(self._folder)
+
+    def _unsealed(self, number: int) -> OpenPack | None:
+        """The pack, open for writing, if it has no trailer."""
+        path = self._files.path(number)
+        pack = OpenPack(number, path, self._disk.open(path))
+        return None if packfile.read_trailer(pack.file, number, self._uuid) else pack
+
+    def _header_holds(self, pack: OpenPack) -> bool:
+        header = pack.file.pread(HEADER_LENGTH, 0)
+        try:
+            packfile.check_header(header, pack.path, pack.number, self._uuid)
+        except CorruptPack as error:
+            log.warning("pack header damaged error=%s", error)
+            return False
+        return True
+
+    def _adopt(self, pack: OpenPack, whole: bool) -> None:
+        """Seal a pack that a crash left; one that is `whole` but without entries is appended to."""
+        found = packfile.salvage(pack.file, pack.number, verify=True)
+        if not found.rows and not whole:
+            log.error("pack is not readable, left as it is path=%s", pack.path)
+            return
+        log.info("unsealed pack found path=%s bytes=%d", pack.path, found.end)
+        if pack.file.size() > found.end:
+            pack.file.truncate(found.end)  # torn entries: the footer goes right behind the last
+        self._sync_file(pack, new=True)  # a killed process had perhaps not synced them
+        del self._sizes[pack.number]
+        self._tail = PackTail(pack, found)
+        with contextlib.suppress(OutOfSpace):  # then it is sealed before the next one is begun
+            self.seal()
+
+    # -- inside: readers
+
+    def _pack(self, number: int) -> OpenPack:
+        tail = self._tail
+        if tail is not None and tail.pack.number == number:
+            return tail.pack
+        return self._files.get(number)
+
+    def _bytes(self, pack: OpenPack, offset: int, length: int) -> bytes:
+        tail = self._tail
+        if tail is not None and tail.pack is pack:
+            return tail.read(offset, length)
+        return pack.file.pread(length, offset)
+
+    def _footer_rows(self, number: int) -> bytes | None:
+        pack = self._pack(number)
+        trailer = packfile.read_trailer(pack.file, number, self._uuid)
+        return None if trailer is None else packfile.read_rows(pack.file, trailer)
