@@ -1,0 +1,92 @@
+"""The control API as an ASGI application: routers, error bodies, the bound on requests."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from blockd.api import connections, errors, status, volumes
+from blockd.api.node import Node
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024  # the longest sensible request, a name and a few numbers, takes 300
+
+
+def create_app(node: Node, version: str) -> FastAPI:
+    """The API of `node`; requests are served on the event loop that runs it."""
+    default: dict[int | str, dict[str, Any]] = {"default": {"model": errors.ErrorBody}}
+    app = FastAPI(
+        title="blockd control API",
+        version=version,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # the pages would load scripts from the network
+        redoc_url=None,
+    )
+    errors.install(app)
+    app.add_middleware(Boundary)
+    for noun in (volumes, status, connections):
+        app.include_router(noun.router(node), prefix="/v1", responses=default)
+    return app
+
+
+class Boundary:
+    """The layer around the routes: requests larger than the bound end here, and so do our own bugs.
+
+    A bug is logged once, with its traceback, and answered with 500; the daemon goes on serving.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            if _declared_length(scope) > MAX_BODY_BYTES:
+                raise _too_large()
+            await self._app(scope, _bounded(receive), sending)
+        except HTTPException as error:
+            response = errors.error_response(error.status_code, "body_too_large", error.detail)
+            await response(scope, receive, send)
+        except Exception:  # the request's task ends here
+            logger.exception("request crashed", extra={"path": scope["path"]})
+            if not started:
+                message = "the daemon failed on this request; its log has the details"
+                response = errors.error_response(500, "internal_error", message)
+                await response(scope, receive, send)
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value)  # h11 has checked that it is a number
+    return 0
+
+
+def _bounded(receive: Receive) -> Receive:
+    """`receive` that refuses to go on after MAX_BODY_BYTES, for bodies of undeclared length."""
+    length = 0
+
+    async def receiving() -> Message:
+        nonlocal length
+        message = await receive()
+        length += len(message.get("body", b""))
+        if length > MAX_BODY_BYTES:
+            raise _too_large()
+        return message
+
+    return receiving
+
+
+def _too_large() -> HTTPException:
+    return HTTPException(413, f"the request's body is longer than {MAX_BODY_BYTES} bytes")

@@ -1,0 +1,91 @@
+"""Errors -> HTTP, once: one table from `VolumeError.code` to a status.
+
+A code that is missing here is a fault of the daemon as far as HTTP is concerned: 500.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from volume.errors import VolumeError
+
+logger = logging.getLogger(__name__)
+
+HTTP_STATUS = {
+    "no_such_volume": 404,
+    "volume_exists": 409,
+    "volume_busy": 409,
+    "shrink_refused": 409,
+    "directory_locked": 409,
+    "invalid_name": 422,
+    "invalid_size": 422,
+    "store_sealed": 503,
+    "out_of_space": 507,
+}
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+def error_response(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message}}, status_code=status)
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer its errors in the API's own shape."""
+
+    @app.exception_handler(VolumeError)
+    async def on_volume_error(request: Request, error: VolumeError) -> JSONResponse:
+        status = HTTP_STATUS.get(error.code, 500)
+        if status == 500:
+            logger.error("request failed", extra=_fields(request, error.code, error))
+        return error_response(status, error.code, str(error))
+
+    @app.exception_handler(OSError)
+    async def on_os_error(request: Request, error: OSError) -> JSONResponse:
+        logger.error("request failed", extra=_fields(request, "io_error", error))
+        return error_response(500, "io_error", f"the data directory failed: {error}")
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return error_response(422, "invalid_request", _explain(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        where = f"{request.method} {request.url.path}: {error.detail}"
+        return error_response(error.status_code, code, where)
+
+
+def _fields(request: Request, code: str, error: Exception) -> dict[str, str]:
+    return {
+        "method": request.method,
+        "path": request.url.path,
+        "code": code,
+        "reason": str(error),
+    }
+
+
+def _explain(errors: Sequence[Any]) -> str:
+    """One line for a person from pydantic's list: `size: Input should be a valid integer`."""
+    parts = []
+    for error in errors:
+        where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query"))
+        parts.append(f"{where}: {error['msg']}" if where else str(error["msg"]))
+    return "; ".join(parts)

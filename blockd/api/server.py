@@ -1,0 +1,115 @@
+"""uvicorn on a unix socket, inside a loop that somebody else runs.
+
+The socket's file is mode 0600 before anybody can connect (between bind and listen). A socket file
+that nobody listens on is left over from a crash and is replaced; one that answers belongs to
+another daemon and is not touched.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from blockd.toml_decode import ConfigError
+
+BACKLOG = 64
+MAX_REQUESTS = 64  # at once; the CLI makes one
+STOP_S = 2.0  # what requests in progress get to finish when the daemon stops
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening stream socket at `path`, mode 0600. Raises ConfigError with the way out."""
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(os.fspath(path))
+        path.chmod(0o600)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"control socket {path}: {error.strerror}") from error
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"control socket {path}: {error.strerror}") from error
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"control socket {path}: a file is in the way; give another --control")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        code = probe.connect_ex(os.fspath(path))
+    if code != errno.ECONNREFUSED:
+        raise ConfigError(
+            f"control socket {path}: another process listens there; stop it or give another "
+            "--control"
+        )
+    path.unlink()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the daemon has its own."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.ready.set()
+
+
+class ControlServer:
+    """Serves `app` on `sockets` (listening; owned from here on)."""
+
+    def __init__(self, app: ASGIApp, sockets: list[socket.socket]) -> None:
+        self._app = app
+        self._sockets = sockets
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when requests are answered."""
+        self._server = _Server(
+            uvicorn.Config(
+                self._app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,  # records go to the root logger
+                access_log=False,
+                server_header=False,
+                limit_concurrency=MAX_REQUESTS,
+                timeout_graceful_shutdown=int(STOP_S),
+            )
+        )
+        self._task = asyncio.create_task(self._server.serve(self._sockets), name="control API")
+        ready = asyncio.create_task(self._server.ready.wait())
+        await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if self._task.done():
+            ready.cancel()
+            self._task.result()
+
+    async def stop(self) -> None:
+        """Finish requests in progress, for STOP_S at most, and close the sockets."""
+        if self._server and self._task:
+            self._server.should_exit = True
+            await self._task
+        for sock in self._sockets:
+            sock.close()

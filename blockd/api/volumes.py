@@ -1,0 +1,78 @@
+"""/v1/volumes: list, create, show, resize, rename, delete. Sizes are bytes."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from blockd.api.node import Node
+from volume.model import DEFAULT_BLOCK_SIZE, DEFAULT_CHUNK_SIZE, VolumeInfo
+
+
+class VolumeCreate(BaseModel):
+    """A new volume; it takes no space until it is written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    size: int
+    block_size: int = DEFAULT_BLOCK_SIZE
+    chunk_size: int = DEFAULT_CHUNK_SIZE
+
+
+class VolumeChange(BaseModel):
+    """A new size or a new name: one of them, so that the change is all or nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    size: int | None = None
+    name: str | None = None
+    force: bool = Field(default=False, description="Shrink even though data is cut off.")
+
+    @model_validator(mode="after")
+    def _one_change(self) -> "VolumeChange":
+        if (self.size is None) == (self.name is None):
+            raise ValueError("give either size or name")
+        if self.name is not None and self.force:
+            raise ValueError("force goes with size only")
+        return self
+
+
+def router(node: Node) -> APIRouter:
+    routes = APIRouter(prefix="/volumes", tags=["volumes"])
+    store = node.store
+
+    @routes.get("")
+    async def list_volumes() -> list[VolumeInfo]:
+        return await asyncio.to_thread(store.volumes)
+
+    @routes.post("", status_code=201)
+    async def create_volume(body: VolumeCreate) -> VolumeInfo:
+        return await asyncio.to_thread(
+            store.create_volume,
+            body.name,
+            body.size,
+            block_size=body.block_size,
+            chunk_size=body.chunk_size,
+        )
+
+    @routes.get("/{name}")
+    async def show_volume(name: str) -> VolumeInfo:
+        return await asyncio.to_thread(store.info, name)
+
+    @routes.patch("/{name}")
+    async def change_volume(name: str, body: VolumeChange) -> VolumeInfo:
+        if body.size is not None:
+            return await asyncio.to_thread(store.resize_volume, name, body.size, force=body.force)
+        assert body.name is not None
+        return await asyncio.to_thread(store.rename_volume, name, body.name)
+
+    @routes.delete("/{name}", status_code=204)
+    async def delete_volume(
+        name: str,
+        force: Annotated[bool, Query(description="Delete it even while attached.")] = False,
+    ) -> None:
+        await asyncio.to_thread(store.delete_volume, name, force=force)
+
+    return routes

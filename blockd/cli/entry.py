@@ -1,0 +1,92 @@
+"""The command tree, and the one place where a failure becomes a message and an exit code.
+
+Errors that we raise on purpose carry a string `code`; `blockd.cli.exits` maps it. Anything else is
+a bug of ours and shows its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from blockd.cli import doctor, exits, serve, status, volume
+from blockd.cli.output import print_error
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=exits.epilog(),
+)
+app.command()(serve.serve)
+app.add_typer(volume.app, name="volume")
+app.command()(status.status)
+app.command()(doctor.doctor)
+app.command()(status.version)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        status.version()
+        raise typer.Exit
+
+
+@app.callback()
+def blockd(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """A block device server: volumes over NBD."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with a code of `blockd.cli.exits`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    code = run(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `blockd volume list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code and has printed whatever there was to say."""
+    as_json = "--json" in arguments
+    try:
+        result = app(args=list(arguments), prog_name="blockd", standalone_mode=False)
+        return result if isinstance(result, int) else exits.OK
+    except (typer.Abort, KeyboardInterrupt):
+        print_error("interrupted", "interrupted", as_json=as_json)
+        return exits.INTERRUPTED
+    except typer.TyperException as error:
+        return _usage(error, as_json)
+    except BrokenPipeError:
+        return exits.OK
+    except Exception as error:
+        code = _code(error)
+        if code is None:
+            raise
+        print_error(code, str(error), as_json=as_json)
+        return exits.EXIT_CODE.get(code, exits.FAILED)
+
+
+def _usage(error: typer.TyperException, as_json: bool) -> int:
+    """A command line that typer refuses; it has shown the help itself when nothing was given."""
+    if text := error.format_message().strip():
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "blockd"
+        print_error("usage", f"{text} (try: {command} --help)", as_json=as_json)
+    return exits.USAGE
+
+
+def _code(error: Exception) -> str | None:
+    """The code of an error that was raised on purpose, None for a bug."""
+    code = getattr(error, "code", None)
+    if isinstance(code, str):
+        return code
+    return "io_error" if isinstance(error, OSError) else None

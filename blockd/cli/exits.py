@@ -1,0 +1,55 @@
+"""Exit codes of `blockd`: stable, one per thing that a script would react to differently.
+
+`EXIT_CODE` maps the error codes of the daemon and of the CLI itself; a code that is not in it
+exits with 1.
+"""
+
+OK = 0
+FAILED = 1
+USAGE = 2
+NO_DAEMON = 3
+NOT_FOUND = 4
+CONFLICT = 5
+NO_WRITES = 6
+DAMAGED = 7
+INTERRUPTED = 130
+
+MEANING = {
+    OK: "done",
+    FAILED: "failed; the message says why (also: doctor found a failure)",
+    USAGE: "wrong command line, configuration, name or size",
+    NO_DAEMON: "no daemon answers on the control socket",
+    NOT_FOUND: "no such volume",
+    CONFLICT: "in the way: exists, attached, would cut off data, directory in use",
+    NO_WRITES: "no space left, or the data directory is sealed",
+    DAMAGED: "stored data is damaged or of an unknown format",
+    INTERRUPTED: "interrupted by Ctrl-C (not serve, which drains and exits 0)",
+}
+
+EXIT_CODE = {
+    "usage": USAGE,
+    "invalid_config": USAGE,
+    "tls_config": USAGE,
+    "invalid_name": USAGE,
+    "invalid_size": USAGE,
+    "invalid_request": USAGE,
+    "no_daemon": NO_DAEMON,
+    "no_such_volume": NOT_FOUND,
+    "volume_exists": CONFLICT,
+    "volume_busy": CONFLICT,
+    "shrink_refused": CONFLICT,
+    "directory_locked": CONFLICT,
+    "out_of_space": NO_WRITES,
+    "store_sealed": NO_WRITES,
+    "unknown_format": DAMAGED,
+    "corrupt_data": DAMAGED,
+    "corrupt_chunk": DAMAGED,
+    "corrupt_journal": DAMAGED,
+    "corrupt_pack": DAMAGED,
+    "corrupt_manifest": DAMAGED,
+}
+
+
+def epilog() -> str:
+    """The table, as `blockd --help` ends with it."""
+    return "\n".join(["Exit codes:", *(f"{code:>3}  {text}" for code, text in MEANING.items())])

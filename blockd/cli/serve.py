@@ -1,0 +1,209 @@
+"""`blockd serve`: settings from file and command line, then the daemon until a signal.
+
+Standard output says where it listens and how to attach; the log goes to standard error.
+"""
+
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blockd import attach
+from blockd.cli.options import UsageError, size_argument
+from blockd.config import (
+    LogFormat,
+    LogLevel,
+    ServeConfig,
+    TcpAddress,
+    TlsChoice,
+    check,
+    load_config,
+    parse_address,
+)
+from blockd.sizes import format_size
+
+if TYPE_CHECKING:
+    from blockd.ready import Ready
+
+NONE = "none"  # switches an address off
+MAX_SHOWN_VOLUMES = 3  # `blockd volume show NAME` has the commands of the others
+
+_NBD = "Where NBD listens; port 0 takes a free one, 'none' leaves TCP out. May be repeated."
+_Path = Path | None
+
+
+def serve(
+    data: Annotated[
+        _Path, typer.Option(metavar="DIR", help="Data directory. [./blockd-data]")
+    ] = None,
+    nbd: Annotated[list[str] | None, typer.Option(metavar="HOST:PORT", help=_NBD)] = None,
+    nbd_socket: Annotated[
+        str | None, typer.Option(metavar="PATH", help="NBD unix socket, or 'none'. [DIR/nbd.sock]")
+    ] = None,
+    control: Annotated[
+        _Path, typer.Option(metavar="PATH", help="Control socket. [DIR/control.sock]")
+    ] = None,
+    volume: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SIZE", help="Create it if there is none. May be repeated."),
+    ] = None,
+    config: Annotated[
+        _Path, typer.Option(metavar="FILE", help="Settings. [DIR/blockd.toml if there]")
+    ] = None,
+    tls: Annotated[TlsChoice | None, typer.Option(help="TLS for NBD clients. [off]")] = None,
+    tls_cert: Annotated[_Path, typer.Option(metavar="PEM", help="Server certificate.")] = None,
+    tls_key: Annotated[_Path, typer.Option(metavar="PEM", help="Its private key.")] = None,
+    tls_client_ca: Annotated[
+        _Path, typer.Option(metavar="PEM", help="Clients need a certificate of this authority.")
+    ] = None,
+    tls_psk: Annotated[_Path, typer.Option(metavar="FILE", help="Pre-shared keys.")] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Plain-text NBD where other machines can reach it."),
+    ] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="Log lines on stderr.")] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Least important line shown.")] = None,
+    ready_file: Annotated[
+        _Path, typer.Option(metavar="PATH", help="Write addresses as JSON here when ready.")
+    ] = None,
+    check_config: Annotated[
+        bool, typer.Option("--check-config", help="Check the settings and exit.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line when ready, no text.")
+    ] = False,
+) -> None:
+    """Serve volumes over NBD until Ctrl-C or SIGTERM; requests in flight finish first.
+
+    Settings come from the command line, then the file, then built-in defaults.
+    SIGHUP reads TLS files and log settings again; a second Ctrl-C does not wait.
+    """
+    options = _Options(
+        data=data,
+        nbd=nbd,
+        nbd_socket=nbd_socket,
+        control=control,
+        volume=volume or (),
+        tls=tls,
+        tls_files={"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca, "psk": tls_psk},
+        insecure=insecure,
+        log={"format": log_format, "level": log_level},
+    )
+    settings = options.over(load_config(config, data))
+    check(settings)
+    if check_config:
+        _report_valid(settings, as_json)
+        return
+    from blockd import daemon, logs
+
+    logs.setup(settings.log)
+    wiring = daemon.Wiring(
+        open_store=daemon.open_store,
+        make_listener=daemon.make_listener,
+        reload=lambda: options.over(load_config(config, data)),
+        announce=_print_json if as_json else _print_text,
+        ready_file=ready_file,
+    )
+    daemon.run(settings, wiring)
+
+
+class _Options:
+    """What the command line said; None and empty is "nothing"."""
+
+    def __init__(
+        self,
+        *,
+        data: Path | None,
+        nbd: Sequence[str] | None,
+        nbd_socket: str | None,
+        control: Path | None,
+        volume: Sequence[str],
+        tls: TlsChoice | None,
+        tls_files: dict[str, Path | None],
+        insecure: bool | None,
+        log: dict[str, LogFormat | LogLevel | None],
+    ) -> None:
+        self._data = data
+        self._control = control
+        self._volumes = dict(_volume(text) for text in volume)
+        self._tls = {key: value for key, value in {**tls_files, "mode": tls}.items() if value}
+        self._log = {key: value for key, value in log.items() if value}
+        self._nbd: dict[str, object] = {}
+        if nbd is not None:
+            self._nbd["listen"] = _addresses(nbd)
+        if nbd_socket is not None:
+            unix = nbd_socket != NONE
+            self._nbd |= {"unix": unix, "socket": Path(nbd_socket) if unix else None}
+        if insecure is not None:
+            self._nbd["insecure"] = insecure
+
+    def over(self, config: ServeConfig) -> ServeConfig:
+        """`config` with what the command line said put over it."""
+        config = replace(
+            config,
+            nbd=replace(config.nbd, **self._nbd),  # type: ignore[arg-type]
+            tls=replace(config.tls, **self._tls),  # type: ignore[arg-type]
+            log=replace(config.log, **self._log),  # type: ignore[arg-type]
+            volumes=MappingProxyType({**config.volumes, **self._volumes}),
+        )
+        if self._control:
+            config = replace(config, control=replace(config.control, socket=self._control))
+        return replace(config, data=self._data) if self._data else config
+
+
+def _volume(text: str) -> tuple[str, int]:
+    name, equals, size = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"--volume {text!r}: write NAME=SIZE, as demo=10G")
+    return name, size_argument(size)
+
+
+def _addresses(texts: Sequence[str]) -> tuple[TcpAddress, ...]:
+    if list(texts) == [NONE]:
+        return ()
+    try:
+        return tuple(parse_address(text) for text in texts)
+    except ValueError as error:
+        raise UsageError(f"--nbd: {error}") from error
+
+
+def _report_valid(settings: ServeConfig, as_json: bool) -> None:
+    """After `check`; TLS files are read as well, as a start would."""
+    if settings.tls.mode is not TlsChoice.OFF:
+        from blockd.tls import TlsProvider
+
+        TlsProvider(settings.tls.settings())
+    where = str(settings.file) if settings.file else None
+    if as_json:
+        print(json.dumps({"valid": True, "file": where}))
+    else:
+        print(f"{where or 'the settings'}: valid")
+
+
+def _print_json(ready: "Ready") -> None:
+    print(json.dumps(ready.to_json()), flush=True)
+
+
+def _print_text(ready: "Ready") -> None:
+    tls = ready.tls == TlsChoice.REQUIRE
+    lines = [f"blockd serves {ready.data}"]
+    lines += [f"  nbd      {address}" for address in ready.nbd]
+    lines.append(f"  control  {ready.control}")
+    if not ready.volumes:
+        where = f" --control {ready.control}"
+        lines += ["", f"no volumes yet; make one: blockd volume create NAME 10G{where}"]
+    hostname = socket.gethostname()
+    for name, size in ready.volumes[:MAX_SHOWN_VOLUMES]:
+        lines += ["", f"volume {name}, {format_size(size)}; attach it with one of"]
+        address = attach.reachable(ready.nbd[0], hostname)
+        lines += ["  " + command for command in attach.commands(address, name, tls=tls)]
+    more = len(ready.volumes) - MAX_SHOWN_VOLUMES
+    if more > 0:
+        lines += ["", f"{more} more: blockd volume list, blockd volume show NAME"]
+    lines += ["", "Ctrl-C stops."]
+    print("\n".join(lines), flush=True)

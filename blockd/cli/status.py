@@ -1,0 +1,91 @@
+"""`blockd status` and `blockd version`."""
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from datetime import timedelta
+
+import typer
+
+from blockd.api.types import ConnectionInfo, NodeStatus
+from blockd.cli.exits import NO_WRITES
+from blockd.cli.options import ControlOption, JsonOption, connect
+from blockd.cli.output import print_fields, print_json, print_table
+from blockd.sizes import format_size
+
+
+def status(control: ControlOption = None, as_json: JsonOption = False) -> None:
+    """Show the daemon, its data directory and who is connected; exit code 6 when it is sealed."""
+    with connect(control) as client:
+        node = client.status()
+        connections = client.connections()
+    if as_json:
+        print_json({**asdict(node), "connections": [asdict(each) for each in connections]})
+    else:
+        print_fields(_fields(node))
+        if connections:
+            print()
+            _print_connections(connections)
+    if node.store.state == "sealed":
+        raise typer.Exit(NO_WRITES)
+
+
+def version(as_json: JsonOption = False) -> None:
+    """Show the version of this program."""
+    blockd = importlib.metadata.version("blockd")
+    if as_json:
+        print_json({"version": blockd, "python": platform.python_version()})
+    else:
+        print(f"blockd {blockd}")
+
+
+def _fields(node: NodeStatus) -> list[tuple[str, str]]:
+    store = node.store
+    state = store.state if store.reason is None else f"{store.state}: {store.reason}"
+    return [
+        ("state", state),
+        ("version", f"{node.version}, process {node.pid}, up {_duration(node.uptime_s)}"),
+        ("nbd", ", ".join(node.nbd) + f" (tls {node.tls})"),
+        ("control", node.control),
+        ("data", f"{store.path} ({store.uuid})"),
+        ("volumes", str(store.volume_count)),
+        ("connections", str(node.connection_count)),
+        ("space left", _of(store.space_left_bytes, store.disk_total_bytes)),
+        ("disk free", _of(store.disk_free_bytes, store.disk_total_bytes)),
+        ("journal", _of(store.journal_bytes, store.journal_limit)),
+        (
+            "not destaged",
+            f"{format_size(store.hot_bytes)}, oldest {_duration(store.oldest_hot_age_s)}",
+        ),
+        ("packs", f"{store.pack_count}, {format_size(store.pack_bytes)}"),
+        ("cache", _of(store.cache_bytes, store.cache_limit)),
+    ]
+
+
+def _print_connections(connections: list[ConnectionInfo]) -> None:
+    columns = ("CLIENT", "EXPORT", "TLS", "AGE", "IN FLIGHT", "READ", "WRITTEN", "ERRORS")
+    print_table(
+        columns,
+        (
+            (
+                " ".join((connection.peer, *connection.names)),
+                connection.export or "(negotiating)",
+                "yes" if connection.tls else "no",
+                _duration(connection.age_s),
+                str(connection.in_flight),
+                format_size(connection.read_bytes),
+                format_size(connection.write_bytes),
+                str(connection.error_count),
+            )
+            for connection in connections
+        ),
+        right=columns[3:],
+    )
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{format_size(part)} of {format_size(whole)}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=int(seconds)))

@@ -1,0 +1,174 @@
+"""`blockd volume ...`: create, list, show, resize, rename, delete."""
+
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from blockd import attach
+from blockd.api.types import NodeStatus
+from blockd.cli.options import (
+    ControlOption,
+    JsonOption,
+    complete_volume,
+    connect,
+    size_argument,
+)
+from blockd.cli.output import print_fields, print_json, print_table
+from blockd.sizes import exact_size, format_size
+from volume.model import DEFAULT_BLOCK_SIZE, DEFAULT_CHUNK_SIZE, VolumeInfo
+
+app = typer.Typer(no_args_is_help=True, help="Create, list, resize, rename and delete volumes.")
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The volume.", autocompletion=complete_volume)
+]
+SizeArgument = Annotated[str, typer.Argument(metavar="SIZE", help="As 10G, 512MiB or bytes.")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new volume.")],
+    size: SizeArgument,
+    block_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Smallest unit clients write: 512 or 4096.")
+    ] = str(DEFAULT_BLOCK_SIZE),
+    chunk_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Unit of deduplication, 4K to 1M.")
+    ] = exact_size(DEFAULT_CHUNK_SIZE),
+    control: ControlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a volume. It is thin: it takes space as it is written."""
+    options = {"block_size": size_argument(block_size), "chunk_size": size_argument(chunk_size)}
+    length = size_argument(size)
+    with connect(control) as client:
+        info = client.create_volume(name, length, **options)
+    _report(info, f"created volume {info.name}, {format_size(info.size)}", as_json)
+
+
+@app.command("list")
+def list_volumes(control: ControlOption = None, as_json: JsonOption = False) -> None:
+    """List the volumes."""
+    with connect(control) as client:
+        volumes = client.volumes()
+    if as_json:
+        print_json(volumes)
+        return
+    print_table(
+        ("NAME", "SIZE", "BLOCK", "CHUNK", "NOT DESTAGED", "CLIENTS"),
+        (
+            (
+                volume.name,
+                format_size(volume.size),
+                str(volume.block_size),
+                format_size(volume.chunk_size),
+                format_size(volume.hot_bytes),
+                str(len(volume.clients)),
+            )
+            for volume in volumes
+        ),
+        right=("SIZE", "BLOCK", "CHUNK", "NOT DESTAGED", "CLIENTS"),
+    )
+
+
+@app.command()
+def show(name: NameArgument, control: ControlOption = None, as_json: JsonOption = False) -> None:
+    """Show one volume, and the commands that attach it."""
+    with connect(control) as client:
+        info = client.volume(name)
+        if as_json:
+            print_json(info)
+            return
+        node = client.status()
+    print_fields(_fields(info))
+    print()
+    for line in _attach_lines(info.name, node):
+        print(line)
+
+
+@app.command()
+def resize(
+    name: NameArgument,
+    size: SizeArgument,
+    force: Annotated[bool, typer.Option("--force", help="Shrink, cutting off data.")] = False,
+    control: ControlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a volume's size. Growing works while it is attached."""
+    length = size_argument(size)
+    with connect(control) as client:
+        info = client.resize_volume(name, length, force=force)
+    _report(info, f"volume {info.name} is now {format_size(info.size)}", as_json)
+
+
+@app.command()
+def rename(
+    name: NameArgument,
+    new_name: Annotated[str, typer.Argument(metavar="NEW_NAME")],
+    control: ControlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a volume another name."""
+    with connect(control) as client:
+        info = client.rename_volume(name, new_name)
+    _report(info, f"volume {name} is now {info.name}", as_json)
+
+
+@app.command()
+def delete(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even while it is attached.")] = False,
+    control: ControlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a volume with all its data. Asks first on a terminal."""
+    with connect(control) as client:
+        if not (yes or force or as_json) and not _confirmed(client.volume(name)):
+            raise typer.Abort
+        client.delete_volume(name, force=force)
+    if as_json:
+        print_json({"deleted": name})
+    else:
+        print(f"deleted volume {name}")
+
+
+def _confirmed(info: VolumeInfo) -> bool:
+    """Scripts are not asked: they mean what they say."""
+    if not sys.stdin.isatty():
+        return True
+    return typer.confirm(f"Delete volume {info.name} ({format_size(info.size)}) and its data?")
+
+
+def _report(info: VolumeInfo, text: str, as_json: bool) -> None:
+    if as_json:
+        print_json(info)
+    else:
+        print(text)
+
+
+def _fields(info: VolumeInfo) -> list[tuple[str, str]]:
+    created = datetime.fromtimestamp(info.created_ns / 1e9, UTC)
+    return [
+        ("name", info.name),
+        ("uuid", info.uuid),
+        ("size", f"{format_size(info.size)} ({info.size} bytes)"),
+        ("block size", format_size(info.block_size)),
+        ("chunk size", format_size(info.chunk_size)),
+        ("created", created.strftime("%Y-%m-%d %H:%M:%S UTC")),
+        ("version", f"{info.epoch}:{info.seq}"),
+        ("commit", f"{info.commit} (up to {info.commit_seq})" if info.commit else "none yet"),
+        ("not destaged", format_size(info.hot_bytes)),
+        ("clients", ", ".join(info.clients) or "none"),
+    ]
+
+
+def _attach_lines(name: str, node: NodeStatus) -> list[str]:
+    tls = node.tls == "require"
+    lines = []
+    for address in node.nbd:
+        lines.append(f"attach by {attach.uri(address, name, tls=tls)}")
+        lines += ["  " + command for command in attach.commands(address, name, tls=tls)]
+    return lines

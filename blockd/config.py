@@ -1,0 +1,319 @@
+"""What `blockd serve` is told: built-in defaults < TOML file < command line.
+
+Every value is a field of one of the frozen dataclasses below, and the TOML file has exactly their
+shape (`blockd.toml_decode` says how types are written). The file is the one that `--config` names,
+else `blockd.toml` in the data directory if there is one. `check` refuses what is well-formed and
+still must not be served: a plain-text listener that the network can reach, TLS without keys,
+socket paths that the kernel cannot bind.
+"""
+
+import enum
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated
+
+from blockd.sizes import exact_size
+from blockd.toml_decode import (
+    ConfigError,
+    Parsed,
+    Range,
+    SizeText,
+    decode,
+    load_toml,
+)
+
+if TYPE_CHECKING:
+    from blockd.tls import TlsSettings
+
+DEFAULT_DATA = Path("blockd-data")
+DEFAULT_NBD_PORT = 10809
+CONFIG_NAME = "blockd.toml"
+CONTROL_NAME = "control.sock"
+NBD_SOCKET_NAME = "nbd.sock"
+MAX_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path is 108 with its final zero
+
+MiB = 1 << 20
+Size = Annotated[int, SizeText()]
+Seconds = Annotated[float, Range(0.0, 3600.0)]
+Count = Annotated[int, Range(1, 1 << 20)]
+
+
+class TlsChoice(enum.StrEnum):
+    """Whether NBD clients may, or must, start TLS."""
+
+    OFF = "off"
+    ALLOW = "allow"
+    REQUIRE = "require"
+
+
+class TlsVersion(enum.StrEnum):
+    """The oldest TLS that is spoken; older ones than these are broken (RFC 8996)."""
+
+    TLS_1_2 = "1.2"
+    TLS_1_3 = "1.3"
+
+
+class Compression(enum.StrEnum):
+    """Codec of new chunks."""
+
+    NONE = "none"
+    LZ4 = "lz4"
+
+
+class LogFormat(enum.StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(enum.StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """Where a TCP listener binds; port 0 takes a free one, an empty host every interface."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """True when only this machine can reach it. Host names other than localhost may move."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.split("%")[0]).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_address(text: str) -> TcpAddress:
+    """HOST:PORT, [IPV6]:PORT, :PORT (every interface). Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(
+            f"address {text!r}: write HOST:PORT with a port of 0 to 65535, "
+            f"as 127.0.0.1:{DEFAULT_NBD_PORT} or [::1]:0"
+        )
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"address {text!r}: write an IPv6 address in brackets, as [::1]:{port}")
+    return TcpAddress(host, int(port))
+
+
+Address = Annotated[TcpAddress, Parsed(parse_address, "HOST:PORT")]
+
+
+@dataclass(frozen=True, slots=True)
+class NbdConfig:
+    """[nbd]: where clients connect and what one client may cost."""
+
+    listen: tuple[Address, ...] = (TcpAddress("127.0.0.1", DEFAULT_NBD_PORT),)
+    unix: bool = True
+    """Whether there is a unix socket as well."""
+    socket: Path | None = None
+    """Its path; None is nbd.sock in the data directory."""
+    insecure: bool = False
+    """Allows plain-text NBD on addresses that other machines reach."""
+    handshake_timeout_s: Seconds = 10.0
+    reply_timeout_s: Seconds = 0.0
+    """Cuts a client that takes none of its replies for so long; 0 waits for it forever."""
+    max_connections: Count = 1024
+    max_in_flight_requests: Count = 1024
+    max_in_flight_bytes: Annotated[int, SizeText(low=MiB)] = 64 * MiB
+    """Of one connection: payloads received and reads promised."""
+    max_payload: Annotated[int, SizeText(low=4096, high=1 << 30)] = 32 * MiB
+    """Of one READ or WRITE."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """[tls]: PEM files, read at start and at each SIGHUP."""
+
+    mode: TlsChoice = TlsChoice.OFF
+    cert: Path | None = None
+    key: Path | None = None
+    """The certificate's private key; None when it is in the same file."""
+    client_ca: Path | None = None
+    """Clients must show a certificate of this authority."""
+    psk: Path | None = None
+    """File of pre-shared keys, lines of identity:hexkey as psktool writes them."""
+    min_version: TlsVersion = TlsVersion.TLS_1_2
+
+    def settings(self) -> "TlsSettings":
+        """As the listener takes them. Loads OpenSSL, so only when TLS is on."""
+        from blockd.tls import TlsSettings
+
+        return TlsSettings(
+            certificate=self.cert,
+            key=self.key,
+            client_ca=self.client_ca,
+            psk_file=self.psk,
+            min_version=self.min_version.value,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """[store]: None leaves the store's own default."""
+
+    journal_limit: Size | None = None
+    reserve: Size | None = None
+    """Free space that is never filled."""
+    cache: Size | None = None
+    """Memory for chunk places and decoded chunks."""
+    hot_map: Size | None = None
+    """Memory of the hot maps at which destaging starts."""
+    destage_age_s: Seconds | None = None
+    """About how old a write may get before it is in chunks."""
+    read_threads: Annotated[int, Range(1, 64)] | None = None
+    compression: Compression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """[log]: lines on stderr."""
+
+    format: LogFormat = LogFormat.TEXT
+    level: LogLevel = LogLevel.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """[control]: the socket of the control API; None is control.sock in the data directory."""
+
+    socket: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """[exports."NAME"]: who may attach volume NAME, and how."""
+
+    tls_required: bool = False
+    clients: tuple[str, ...] = ()
+    """Names in the TLS certificate or of the PSK; empty lets everybody attach."""
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Everything that the daemon is told."""
+
+    data: Path = DEFAULT_DATA
+    drain_s: Seconds = 10.0
+    """How long a stop waits for requests in flight."""
+    nbd: NbdConfig = field(default_factory=NbdConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
+    volumes: Mapping[str, Size] = field(default_factory=lambda: MappingProxyType({}))
+    """Volumes to create if there is none of that name, with their sizes."""
+    exports: Mapping[str, ExportConfig] = field(default_factory=lambda: MappingProxyType({}))
+    file: Path | None = field(default=None, metadata={"toml": False})
+    """Where the settings were read, None when there was no file."""
+
+    @property
+    def control_socket(self) -> Path:
+        """Absolute, as clients in other directories need it."""
+        return (self.control.socket or self.data / CONTROL_NAME).absolute()
+
+    @property
+    def nbd_socket(self) -> Path | None:
+        """Absolute; None when there is to be none."""
+        path = self.nbd.socket or self.data / NBD_SOCKET_NAME
+        return path.absolute() if self.nbd.unix else None
+
+
+def load_config(file: Path | None, data: Path | None) -> ServeConfig:
+    """The settings of `file`, or of blockd.toml in `data`, or the defaults. Raises ConfigError.
+
+    `data` is what the command line says. A blockd.toml that lies in the data directory cannot move
+    the data elsewhere.
+    """
+    if file is not None:
+        config = replace(decode(ServeConfig, load_toml(file), file), file=file)
+        return replace(config, data=data) if data else config
+    data = data or DEFAULT_DATA
+    file = data / CONFIG_NAME
+    if not file.exists():
+        return ServeConfig(data=data)
+    table = load_toml(file)
+    if "data" in table:
+        raise ConfigError(
+            f"{file}: data: a file in the data directory cannot name another one; remove the key, "
+            f"or keep the file elsewhere and use --config"
+        )
+    return replace(decode(ServeConfig, table, file), data=data, file=file)
+
+
+def check(config: ServeConfig) -> None:
+    """Refuse settings that must not be served. Raises ConfigError; reads no files."""
+    _check_exposure(config)
+    _check_limits(config)
+    _check_tls(config)
+    for option, path in (("control", config.control_socket), ("nbd-socket", config.nbd_socket)):
+        if path is not None:
+            check_socket_path(path, option)
+    if not config.nbd.listen and not config.nbd.unix:
+        raise ConfigError("nbd: neither TCP nor a unix socket is left; nobody could attach")
+
+
+def _check_exposure(config: ServeConfig) -> None:
+    exposed = [str(address) for address in config.nbd.listen if not address.loopback]
+    if exposed and config.tls.mode is not TlsChoice.REQUIRE and not config.nbd.insecure:
+        raise ConfigError(
+            f"nbd: {', '.join(exposed)} can be reached by other machines in plain text; use "
+            "--tls require with --tls-cert and --tls-key, or say --insecure if that is meant"
+        )
+
+
+def _check_limits(config: ServeConfig) -> None:
+    nbd = config.nbd
+    if nbd.max_payload > nbd.max_in_flight_bytes:
+        raise ConfigError(
+            f"nbd: max_payload {exact_size(nbd.max_payload)} is above max_in_flight_bytes "
+            f"{exact_size(nbd.max_in_flight_bytes)}: the largest request would never fit"
+        )
+
+
+def _check_tls(config: ServeConfig) -> None:
+    tls = config.tls
+    if tls.key and not tls.cert:
+        raise ConfigError(f"tls: key {tls.key} is of no use alone; add --tls-cert")
+    if tls.mode is not TlsChoice.OFF and tls.cert is None and tls.psk is None:
+        raise ConfigError(
+            f"tls: mode {tls.mode} needs a certificate (--tls-cert and --tls-key) "
+            "or pre-shared keys (--tls-psk)"
+        )
+    for name, export in config.exports.items():
+        if export.tls_required and tls.mode is TlsChoice.OFF:
+            raise ConfigError(
+                f'exports."{name}": tls_required, but TLS is off; use --tls allow or require'
+            )
+        if export.clients and tls.client_ca is None and tls.psk is None:
+            raise ConfigError(
+                f'exports."{name}": clients are named, but nothing proves a client\'s name; '
+                "use --tls-client-ca or --tls-psk"
+            )
+
+
+def check_socket_path(path: Path, option: str) -> None:
+    """Refuse a path that does not fit into a socket address. Raises ConfigError."""
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"unix socket {path}: {length} bytes long, the kernel takes {MAX_SOCKET_PATH}; "
+            f"give a shorter path with --{option}"
+        )

@@ -1,0 +1,341 @@
+"""Composition root: store, NBD listener and control API on one uvloop, from start to drain.
+
+    start   open the store (recovers) -> create missing volumes -> NBD -> control API -> ready
+    stop    NBD stops taking clients and drains -> control API -> the store closes (checkpoint)
+
+The first SIGINT or SIGTERM drains for `drain_s` at most; a second one cuts that short; a third ends
+the process on the spot, which the journal makes as safe as kill -9. Signals during recovery take
+effect when it is over. SIGHUP reads TLS files and log settings again; whatever else changed in the
+file is named in the log and waits for a restart.
+
+The store's calls wait for disks and are made in threads; everything else happens on the loop.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Protocol
+
+import uvloop
+
+from blockd import logs, systemd
+from blockd.api.app import create_app
+from blockd.api.node import Store
+from blockd.api.server import ControlServer, listen_unix
+from blockd.api.types import ConnectionInfo, NodeStatus
+from blockd.config import ExportConfig, ServeConfig, TlsChoice, check
+from blockd.device import Exports
+from blockd.listener import NbdListener
+from blockd.nbd.access import ExportPolicy, TlsMode
+from blockd.nbd.limits import Limits
+from blockd.ready import Ready, announced_in
+from blockd.scheduler import LoopScheduler
+from blockd.tls import TlsProvider
+from blockd.toml_decode import ConfigError
+from volume.model import StoreStatus
+
+logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Listener(Protocol):
+    """What the daemon needs of `blockd.listener.NbdListener`."""
+
+    @property
+    def addresses(self) -> list[str]: ...
+    async def start(self) -> None: ...
+    async def stop(self, drain_s: float) -> None:
+        """Take no more clients, finish what is in flight, close; callable again to hurry."""
+
+    def connections(self) -> list[ConnectionInfo]: ...
+    def reload_tls(self) -> None:
+        """Read the TLS files again. Raises when they cannot be used, and keeps the old ones."""
+
+
+OpenStore = Callable[[ServeConfig, LoopScheduler], Store]
+MakeListener = Callable[[ServeConfig, Exports, list[socket.socket]], Listener]
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What a daemon is made of and talks to; tests replace parts."""
+
+    open_store: OpenStore
+    make_listener: MakeListener
+    reload: Callable[[], ServeConfig]
+    announce: Callable[[Ready], None]
+    ready_file: Path | None = None
+
+
+class Daemon:
+    """One run of the daemon, and the `Node` of its control API. `run` is called once."""
+
+    def __init__(self, config: ServeConfig, wiring: Wiring) -> None:
+        self._config = config
+        self._wiring = wiring
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._notifier = systemd.Notifier(os.environ.get("NOTIFY_SOCKET"))
+        self._version = importlib.metadata.version("blockd")
+        self._started = time.monotonic()
+        self._control = str(config.control_socket.absolute())
+        self._store: Store | None = None
+        self._listener: Listener | None = None
+
+    # -- what the control API sees (blockd.api.node.Node) --------------------------------------
+
+    @property
+    def store(self) -> Store:
+        assert self._store is not None
+        return self._store
+
+    def connections(self) -> list[ConnectionInfo]:
+        assert self._listener is not None
+        return self._listener.connections()
+
+    def node_status(self, store: StoreStatus) -> NodeStatus:
+        assert self._listener is not None
+        return NodeStatus(
+            version=self._version,
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started,
+            nbd=tuple(self._listener.addresses),
+            control=self._control,
+            tls=self._config.tls.mode.value,
+            connection_count=len(self._listener.connections()),
+            store=store,
+        )
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until a signal. Raises what keeps it from starting; errors carry a `code`."""
+        self._handle_signals()
+        nbd_sockets, control_sockets = systemd.take_sockets(os.environ, os.getpid())
+        async with contextlib.AsyncExitStack() as stack:
+            self._store = await stack.enter_async_context(self._opened_store())
+            await self._create_missing_volumes()
+            self._listener = self._wiring.make_listener(self._config, self.store, nbd_sockets)
+            await stack.enter_async_context(self._listening(self._listener))
+            await stack.enter_async_context(self._controlled(control_sockets))
+            await self._serve()
+
+    async def _serve(self) -> None:
+        if self._stop.is_set():
+            return  # a signal came during recovery
+        ready = await self._ready()
+        with announced_in(self._wiring.ready_file, ready):
+            nbd = ",".join(ready.nbd)
+            logger.info("serving", extra={"nbd": nbd, "volumes": len(ready.volumes)})
+            _warn_of_exposure(self._config)
+            self._notifier.ready(f"serving {len(ready.volumes)} volumes on {nbd}")
+            self._wiring.announce(ready)
+            await self._stop.wait()
+        self._notifier.stopping()
+
+    async def _ready(self) -> Ready:
+        assert self._listener is not None
+        volumes = await asyncio.to_thread(self.store.volumes)
+        return Ready(
+            data=str(self._config.data.absolute()),
+            nbd=tuple(self._listener.addresses),
+            control=self._control,
+            tls=self._config.tls.mode.value,
+            volumes=tuple((volume.name, volume.size) for volume in volumes),
+        )
+
+    @contextlib.asynccontextmanager
+    async def _opened_store(self) -> AsyncIterator[Store]:
+        scheduler = LoopScheduler(asyncio.get_running_loop())
+        _make_directory(self._config.data)
+        store = await asyncio.to_thread(self._wiring.open_store, self._config, scheduler)
+        try:
+            yield store
+        finally:
+            await asyncio.to_thread(store.close)
+            logger.info("store closed", extra={"data": self._config.data})
+
+    async def _create_missing_volumes(self) -> None:
+        volumes = await asyncio.to_thread(self.store.volumes)
+        present = {volume.name: volume.size for volume in volumes}
+        for name, size in self._config.volumes.items():
+            if name not in present:
+                await asyncio.to_thread(self.store.create_volume, name, size)
+                logger.info("volume created", extra={"volume": name, "size": size})
+            elif present[name] != size:
+                logger.info(
+                    "volume keeps its size; use `blockd volume resize` to change it",
+                    extra={"volume": name, "size": present[name], "configured": size},
+                )
+
+    @contextlib.asynccontextmanager
+    async def _listening(self, listener: Listener) -> AsyncIterator[None]:
+        await listener.start()
+        try:
+            yield
+        finally:
+            await self._drain(listener)
+
+    async def _drain(self, listener: Listener) -> None:
+        """Stop `listener`: gently, until a second signal says otherwise."""
+        gentle = asyncio.ensure_future(listener.stop(self._config.drain_s))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not gentle.done():
+            logger.warning("drain cut short", extra={"connections": len(listener.connections())})
+            await listener.stop(0.0)
+        await gentle
+
+    @contextlib.asynccontextmanager
+    async def _controlled(self, sockets: list[socket.socket]) -> AsyncIterator[None]:
+        path = self._config.control_socket
+        owned = not sockets
+        if owned:
+            sockets = [listen_unix(path)]
+        self._control = os.fsdecode(sockets[0].getsockname())
+        server = ControlServer(create_app(self, self._version), sockets)
+        try:
+            await server.start()
+            yield
+        finally:
+            await server.stop()
+            if owned:
+                path.unlink(missing_ok=True)
+
+    # -- signals -----------------------------------------------------------------------------
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self._on_stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+
+    def _on_stop(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if not self._stop.is_set():
+            logger.info("stopping", extra={"signal": name, "drain_s": self._config.drain_s})
+            self._stop.set()
+            return
+        self._hurry.set()
+        loop = asyncio.get_running_loop()
+        for each in STOP_SIGNALS:  # the next one ends the process
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    def _on_reload(self) -> None:
+        self._notifier.reloading()
+        try:
+            self._reload()
+        except Exception as error:  # what was read before stays in use
+            logger.error("reload failed, the old settings stay", extra={"reason": str(error)})
+        self._notifier.ready("reloaded")
+
+    def _reload(self) -> None:
+        config = self._wiring.reload()
+        check(config)
+        if self._listener is not None:
+            self._listener.reload_tls()
+        logs.setup(config.log)
+        kept = replace(self._config, log=config.log)
+        if config != kept:
+            names = [field.name for field in fields(ServeConfig)]
+            changed = [name for name in names if getattr(config, name) != getattr(kept, name)]
+            logger.warning("settings need a restart", extra={"changed": ",".join(changed)})
+        self._config = kept
+        logger.info("reloaded", extra={"level": config.log.level})
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"data directory {path}: {error.strerror}; name one that can be written with --data"
+        ) from error
+
+
+def _warn_of_exposure(config: ServeConfig) -> None:
+    """Say what `check` let through and an operator should still know."""
+    exposed = ",".join(str(each) for each in config.nbd.listen if not each.loopback)
+    if not exposed:
+        return
+    if config.tls.mode is not TlsChoice.REQUIRE:
+        logger.warning("nbd in plain text on the network", extra={"nbd": exposed})
+    elif not (config.tls.client_ca or config.tls.psk):
+        logger.warning("any nbd client on the network may attach", extra={"nbd": exposed})
+
+
+def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
+    """The store in `config.data`; recovers it. Waits for disks. Raises VolumeError."""
+    from volume.options import StoreOptions
+    from volume.store import Store as DirectoryStore
+
+    store = config.store
+    given = {
+        "journal_limit": store.journal_limit,
+        "reserve_bytes": store.reserve,
+        "cache_bytes": store.cache,
+        "hot_map_bytes": store.hot_map,
+        "destage_age_s": store.destage_age_s,
+        "read_threads": store.read_threads,
+        "compression": store.compression and store.compression.value,
+    }
+    options = StoreOptions(**{name: value for name, value in given.items() if value is not None})
+    return DirectoryStore.open(config.data, options, scheduler)
+
+
+class ConfiguredPolicies:
+    """Policies of exports as the configuration has them; others get the default (blockd.nbd)."""
+
+    def __init__(self, exports: Mapping[str, ExportConfig]) -> None:
+        self._policies = {
+            name: ExportPolicy(
+                tls_required=export.tls_required,
+                clients=export.clients,
+                read_only=export.read_only,
+            )
+            for name, export in exports.items()
+        }
+        self._default = ExportPolicy()
+
+    def policy(self, export_name: str) -> ExportPolicy:
+        return self._policies.get(export_name, self._default)
+
+
+def make_listener(config: ServeConfig, exports: Exports, adopted: list[socket.socket]) -> Listener:
+    """The NBD listener; sockets from the service manager take the place of configured ones."""
+    nbd = config.nbd
+    tls = config.tls.mode is not TlsChoice.OFF
+    return NbdListener(
+        exports,
+        ConfiguredPolicies(config.exports),
+        tcp=() if adopted else nbd.listen,
+        unix=None if adopted else config.nbd_socket,
+        adopted=adopted,
+        limits=Limits(
+            handshake_timeout_s=nbd.handshake_timeout_s,
+            max_connections=nbd.max_connections,
+            max_payload=nbd.max_payload,
+            max_in_flight_bytes=nbd.max_in_flight_bytes,
+            max_in_flight_requests=nbd.max_in_flight_requests,
+        ),
+        tls_mode=TlsMode(config.tls.mode.value),
+        tls=TlsProvider(config.tls.settings()) if tls else None,
+        reply_timeout_s=nbd.reply_timeout_s,
+    )
+
+
+def run(config: ServeConfig, wiring: Wiring) -> None:
+    """Serve until a signal, on a loop of its own. Raises what kept it from starting."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Daemon(config, wiring).run())

@@ -1,0 +1,280 @@
+"""`blockd doctor`: what a daemon here, and a client here, would stumble over.
+
+Each check looks at one thing, changes nothing, and gives one `Finding`: "ok", "warn" (works, but
+not all of it or not for long) or "fail" (the daemon does not start, or must not be trusted), with
+the way out. All checks work while the daemon runs and while it does not. What a client needs is a
+warning at most: attaching may happen on other machines.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from blockd.config import ServeConfig, TlsChoice, TlsConfig, check
+from blockd.sizes import format_size
+from blockd.toml_decode import ConfigError
+
+OK = "ok"
+WARN = "warn"
+FAIL = "fail"
+
+LOW_SPACE_BYTES = 1 << 30
+JOURNAL_SHARE = 0.5  # of the file system: a journal that large leaves no room for the data
+CERTIFICATE_NOTICE = timedelta(days=30)
+MODINFO_TIMEOUT_S = 10.0
+
+MODULES = {
+    "nbd": "attaching as /dev/nbdN with nbd-client",
+    "iscsi_tcp": "attaching over iSCSI with open-iscsi",
+}
+TOOLS = {
+    "nbd-client": "nbd-client",
+    "nbdinfo": "libnbd-bin",
+    "nbdcopy": "libnbd-bin",
+    "qemu-img": "qemu-utils",
+    "fio": "fio",
+    "iscsiadm": "open-iscsi",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check saw; `fix` is None when there is nothing to do."""
+
+    check: str
+    level: str
+    message: str
+    fix: str | None = None
+
+
+def _which(tool: str) -> str | None:
+    """Like the shell's, but also where root's PATH looks: nbd-client lives in /usr/sbin."""
+    return shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")
+
+
+def _modinfo(module: str) -> bool:
+    """Whether the running kernel can load `module`."""
+    tool = _which("modinfo")
+    if tool is None:
+        return False
+    run = subprocess.run(
+        [tool, "--field", "name", module], capture_output=True, timeout=MODINFO_TIMEOUT_S
+    )
+    return run.returncode == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where the checks look; tests point it elsewhere."""
+
+    proc: Path = Path("/proc")
+    sys_module: Path = Path("/sys/module")
+    which: Callable[[str], str | None] = _which
+    modinfo: Callable[[str], bool] = _modinfo
+    uid: int = os.getuid()
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> list[Finding]:
+    """All checks. `config` is what `blockd serve` would use, or why there is none."""
+    findings = [_configuration(config)]
+    settings = config if isinstance(config, ServeConfig) else ServeConfig(data=data)
+    findings += _data_directory(data, machine)
+    if data.is_dir():
+        findings += [_lock(data, machine), _format(data), _free_space(data)]
+        findings.append(_journal(data, settings.store.journal_limit))
+    findings.append(_native())
+    if settings.tls.mode is not TlsChoice.OFF:
+        findings += _tls(settings.tls, machine)
+    findings += [_module(name, purpose, machine) for name, purpose in MODULES.items()]
+    findings += [_tool(tool, package, machine) for tool, package in TOOLS.items()]
+    return findings
+
+
+def _configuration(config: ServeConfig | ConfigError) -> Finding:
+    if isinstance(config, ConfigError):
+        return Finding("configuration", FAIL, str(config), "correct the file")
+    try:
+        check(config)
+    except ConfigError as error:
+        return Finding("configuration", FAIL, str(error), "correct the file or the option")
+    where = f"{config.file} is valid" if config.file else "no file, the defaults apply"
+    return Finding("configuration", OK, where)
+
+
+def _data_directory(data: Path, machine: Machine) -> Iterator[Finding]:
+    name = "data directory"
+    try:
+        status = data.stat()
+    except FileNotFoundError:
+        yield Finding(
+            name, WARN, f"{data} is not there", "`blockd serve` makes it, or name it with --data"
+        )
+        return
+    except OSError as error:
+        yield Finding(name, FAIL, f"{data}: {error.strerror}", "run as the daemon's user")
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        yield Finding(name, FAIL, f"{data} is not a directory", "name another with --data")
+    elif status.st_uid != machine.uid and machine.uid != 0:
+        yield Finding(
+            name,
+            FAIL,
+            f"{data} belongs to user {status.st_uid}, this is user {machine.uid}",
+            f"run as that user, or: sudo chown -R {machine.uid} {data}",
+        )
+    elif status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        yield Finding(
+            name, WARN, f"{data} is open to others (mode {mode:03o})", f"chmod 700 {data}"
+        )
+    else:
+        yield Finding(name, OK, f"{data}, mode {stat.S_IMODE(status.st_mode):03o}")
+
+
+def _lock(data: Path, machine: Machine) -> Finding:
+    try:
+        inode = (data / "lock").stat().st_ino
+        locks = (machine.proc / "locks").read_text()
+    except OSError:
+        return Finding("lock", OK, "no process uses the directory")
+    for line in locks.splitlines():
+        # "1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF"; waiters have "->" behind the number
+        words = line.split()
+        if len(words) >= 6 and "->" not in words and words[5].endswith(f":{inode}"):
+            return Finding("lock", OK, f"process {words[4]} serves the directory")
+    return Finding("lock", OK, "no process uses the directory")
+
+
+def _format(data: Path) -> Finding:
+    folders = [name for name in ("meta", "journal", "packs") if (data / name).is_dir()]
+    if len(folders) == 3:
+        return Finding("format", OK, "meta, journal and packs are there")
+    if not folders:
+        return Finding("format", OK, "no store yet; `blockd serve` makes one")
+    missing = ", ".join(sorted({"meta", "journal", "packs"} - set(folders)))
+    return Finding("format", FAIL, f"{data} lacks {missing}", "restore it from a backup")
+
+
+def _free_space(data: Path) -> Finding:
+    try:
+        status = os.statvfs(data)
+    except OSError as error:
+        return Finding("free space", FAIL, f"{data}: {error.strerror}", "check the disk")
+    free = status.f_bavail * status.f_frsize
+    text = f"{format_size(free)} of {format_size(status.f_blocks * status.f_frsize)}"
+    if free == 0:
+        return Finding("free space", FAIL, text, "make room: clients' writes fail")
+    if free < LOW_SPACE_BYTES:
+        return Finding("free space", WARN, text, "make room: writes fail when it is used up")
+    return Finding("free space", OK, text)
+
+
+def _journal(data: Path, limit: int | None) -> Finding:
+    try:
+        used = sum(entry.stat().st_size for entry in os.scandir(data / "journal"))
+        status = os.statvfs(data)
+    except FileNotFoundError:
+        return Finding("journal", OK, "none yet")
+    except OSError as error:
+        return Finding("journal", FAIL, f"{data}/journal: {error.strerror}", "check the disk")
+    total = status.f_blocks * status.f_frsize
+    if limit is not None and limit > total * JOURNAL_SHARE:
+        return Finding(
+            "journal",
+            WARN,
+            f"journal_limit {format_size(limit)} is most of a {format_size(total)} file system",
+            "lower store.journal_limit",
+        )
+    return Finding("journal", OK, f"{format_size(used)} in segments")
+
+
+def _native() -> Finding:
+    try:
+        import native  # noqa: F401 - loading it is the check
+    except ImportError as error:
+        return Finding("native extension", FAIL, str(error), "pip install -e . in the checkout")
+    return Finding("native extension", OK, "loads")
+
+
+def _tls(tls: TlsConfig, machine: Machine) -> Iterator[Finding]:
+    """TLS files as the daemon reads them, then what it does not mind but a person would."""
+    from blockd.tls import TlsConfigError, TlsProvider
+
+    try:
+        TlsProvider(tls.settings())
+    except TlsConfigError as error:
+        yield Finding("tls", FAIL, str(error), "correct the [tls] settings or the file")
+        return
+    if tls.cert:
+        yield _secret("tls key", tls.key or tls.cert)
+        yield _certificate("tls certificate", tls.cert, machine)
+    if tls.client_ca:
+        yield _certificate("tls client authority", tls.client_ca, machine)
+    if tls.psk:
+        yield _secret("tls pre-shared keys", tls.psk)
+
+
+def _secret(name: str, path: Path) -> Finding:
+    try:
+        mode = path.stat().st_mode
+        path.open("rb").close()
+    except OSError as error:
+        return Finding(name, FAIL, f"{path}: {error.strerror}", "name a file that can be read")
+    if mode & 0o077:
+        return Finding(name, WARN, f"{path} can be read by others", f"chmod 600 {path}")
+    return Finding(name, OK, f"{path} is private")
+
+
+def _certificate(name: str, path: Path, machine: Machine) -> Finding:
+    from cryptography import x509
+
+    try:
+        with warnings.catch_warnings(action="ignore"):  # old authorities have odd encodings
+            ends = min(
+                certificate.not_valid_after_utc
+                for certificate in x509.load_pem_x509_certificates(path.read_bytes())
+            )
+    except (OSError, ValueError) as error:
+        return Finding(name, FAIL, f"{path}: {error}", "give a PEM certificate")
+    left = ends - machine.now()
+    text = f"{path}, valid until {ends:%Y-%m-%d}"
+    if left < timedelta(0):
+        return Finding(name, FAIL, text, "renew it; SIGHUP makes the daemon read it")
+    if left < CERTIFICATE_NOTICE:
+        return Finding(name, WARN, text, "renew it soon; SIGHUP makes the daemon read it")
+    return Finding(name, OK, text)
+
+
+def _module(module: str, purpose: str, machine: Machine) -> Finding:
+    name = f"kernel module {module}"
+    if (machine.sys_module / module).is_dir() or module in _loaded(machine):
+        return Finding(name, OK, "loaded")
+    if machine.modinfo(module):
+        return Finding(name, OK, f"available; sudo modprobe {module} loads it")
+    return Finding(
+        name,
+        WARN,
+        f"not available; needed for {purpose} on this machine",
+        "install the full kernel (linux-image-amd64), or attach with qemu or nbdfuse",
+    )
+
+
+def _loaded(machine: Machine) -> set[str]:
+    try:
+        lines = (machine.proc / "modules").read_text().splitlines()
+    except OSError:
+        return set()
+    return {line.split(" ", 1)[0] for line in lines}
+
+
+def _tool(tool: str, package: str, machine: Machine) -> Finding:
+    if path := machine.which(tool):
+        return Finding(f"client {tool}", OK, path)
+    return Finding(f"client {tool}", WARN, "not installed", f"sudo apt install {package}")

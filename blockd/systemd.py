@@ -1,0 +1,92 @@
+"""What systemd passes to a service, by its environment (sd_listen_fds(3), sd_notify(3)).
+
+Sockets that are already listening start at descriptor 3; a socket unit may name them. Those named
+"control" (FileDescriptorName=control) serve the control API, all others serve NBD, whatever their
+name: libnbd's and qemu's socket activation pass one without a useful name.
+"""
+
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, MutableMapping
+
+FIRST_FD = 3  # SD_LISTEN_FDS_START
+MAX_FDS = 64  # more is a mistake in the environment, not a set of listeners
+CONTROL_NAME = "control"
+
+
+class ActivationError(Exception):
+    """The environment promises sockets that are not there."""
+
+    code = "socket_activation"
+
+
+def take_sockets(
+    environ: MutableMapping[str, str], pid: int, first_fd: int = FIRST_FD
+) -> tuple[list[socket.socket], list[socket.socket]]:
+    """The (NBD, control) listening sockets passed to process `pid`; both empty without activation.
+
+    The caller owns the sockets. The variables are removed, so that children do not take them as
+    well. Raises ActivationError when what was passed is no listening stream socket.
+    """
+    count, for_pid, names = (
+        environ.pop(key, "") for key in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+    )
+    if not count or for_pid != str(pid):
+        return [], []
+    if not count.isdigit() or not 0 <= int(count) <= MAX_FDS:
+        raise ActivationError(f"LISTEN_FDS={count!r}: expected a number of 0 to {MAX_FDS}")
+    name_of = dict(enumerate(names.split(":")))
+    nbd: list[socket.socket] = []
+    control: list[socket.socket] = []
+    for index in range(int(count)):
+        taken = control if name_of.get(index) == CONTROL_NAME else nbd
+        taken.append(_listening(first_fd + index))
+    return nbd, control
+
+
+def _listening(fd: int) -> socket.socket:
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise ActivationError(f"LISTEN_FDS: descriptor {fd} is not a socket")
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ActivationError(f"LISTEN_FDS: descriptor {fd}: {error.strerror}") from error
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        sock.detach()
+        raise ActivationError(f"LISTEN_FDS: descriptor {fd} is not a listening stream socket")
+    sock.setblocking(False)
+    return sock
+
+
+class Notifier:
+    """Tells the service manager about the daemon's state; silent when there is none."""
+
+    def __init__(
+        self, address: str | None, monotonic_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._address = "\0" + address[1:] if address and address.startswith("@") else address
+        self._monotonic_ns = monotonic_ns
+
+    def ready(self, status: str) -> None:
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def reloading(self) -> None:
+        """Must be followed by `ready`."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={self._monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def _send(self, text: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+            try:
+                sock.sendto(text.encode(), self._address)
+            except OSError:
+                return  # a service manager that went away must not stop the service

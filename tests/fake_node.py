@@ -1,0 +1,86 @@
+"""A control API without a daemon: the real application and server around a store in memory.
+
+Requests are served on an event loop in a thread of its own, so that tests can use the blocking
+client and the CLI as users do.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from blockd.api.app import create_app
+from blockd.api.server import ControlServer, listen_unix
+from blockd.api.types import ConnectionInfo, NodeStatus
+from tests.fake_store import FakeStore
+from volume.model import StoreStatus
+
+VERSION = "9.9"
+START_S = 30.0
+
+
+class FakeNode:
+    """Satisfies blockd.api.node.Node."""
+
+    def __init__(self, control: Path) -> None:
+        self.store = FakeStore()
+        self.control = control
+        self.clients: list[ConnectionInfo] = []
+
+    def reset(self) -> None:
+        """Forget volumes, clients and planned failures."""
+        self.store.reset()
+        self.clients = []
+
+    def connections(self) -> list[ConnectionInfo]:
+        return self.clients
+
+    def node_status(self, store: StoreStatus) -> NodeStatus:
+        return NodeStatus(
+            version=VERSION,
+            pid=4711,
+            uptime_s=61.0,
+            nbd=("127.0.0.1:10809", "/run/nbd.sock"),
+            control=str(self.control),
+            tls="off",
+            connection_count=len(self.clients),
+            store=store,
+        )
+
+
+@contextlib.contextmanager
+def serving(node: FakeNode) -> Iterator[None]:
+    """The control API of `node` answers on `node.control` while the block runs."""
+    started = threading.Event()
+    failed: list[BaseException] = []
+    stop = asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        server = ControlServer(create_app(node, VERSION), [listen_unix(node.control)])
+        await server.start()
+        started.set()
+        await stop.wait()
+        await server.stop()
+        await loop.shutdown_default_executor()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(serve())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            loop.close()
+            started.set()
+
+    thread = threading.Thread(target=run, name="control API")
+    thread.start()
+    assert started.wait(START_S), "the control API did not start"
+    try:
+        yield
+    finally:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+        thread.join(START_S)
+        assert not failed, failed

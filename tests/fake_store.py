@@ -1,0 +1,151 @@
+"""A store in memory: the facade that the daemon and the control API use, with its errors.
+
+It keeps no data. `clients` of a volume is set by the test; everything else follows the calls.
+"""
+
+from blockd.device import BlockDevice
+from volume.errors import (
+    InvalidName,
+    InvalidSize,
+    NoSuchVolume,
+    ShrinkRefused,
+    VolumeBusy,
+    VolumeExists,
+)
+from volume.model import MAX_VOLUME_SIZE, StoreStatus, VolumeInfo
+
+
+class FakeStore:
+    """Satisfies blockd.api.store.Store. `fail_with` is raised by the next call, whatever it is."""
+
+    def __init__(self) -> None:
+        self._volumes: dict[str, VolumeInfo] = {}
+        self._numbers = 0
+        self.fail_with: Exception | None = None
+        self.state = "ok"
+        self.closed = False
+
+    def reset(self) -> None:
+        """No volumes, no planned failure."""
+        self._volumes.clear()
+        self.fail_with = None
+        self.state = "ok"
+
+    def names(self) -> list[str]:
+        return sorted(self._volumes)
+
+    def get(self, name: str) -> BlockDevice | None:
+        return None
+
+    def volumes(self) -> list[VolumeInfo]:
+        self._fail()
+        return [self._volumes[name] for name in self.names()]
+
+    def info(self, name: str) -> VolumeInfo:
+        self._fail()
+        try:
+            return self._volumes[name]
+        except KeyError:
+            raise NoSuchVolume(name) from None
+
+    def create_volume(
+        self, name: str, size: int, *, block_size: int = 4096, chunk_size: int = 65536
+    ) -> VolumeInfo:
+        self._fail()
+        _check_name(name)
+        if name in self._volumes:
+            raise VolumeExists(name)
+        _check_size(size, block_size)
+        self._numbers += 1
+        info = VolumeInfo(
+            name=name,
+            uuid=f"{self._numbers:032x}",
+            number=self._numbers,
+            size=size,
+            block_size=block_size,
+            chunk_size=chunk_size,
+            created_ns=1_790_000_000_000_000_000,
+            epoch=1,
+            seq=0,
+            commit=None,
+            commit_seq=0,
+            hot_bytes=0,
+            clients=(),
+        )
+        self._volumes[name] = info
+        return info
+
+    def delete_volume(self, name: str, *, force: bool = False) -> None:
+        info = self.info(name)
+        if info.clients and not force:
+            raise VolumeBusy(name, list(info.clients))
+        del self._volumes[name]
+
+    def rename_volume(self, name: str, new_name: str) -> VolumeInfo:
+        info = self.info(name)
+        _check_name(new_name)
+        if new_name in self._volumes:
+            raise VolumeExists(new_name)
+        del self._volumes[name]
+        return self.put(info, name=new_name)
+
+    def resize_volume(self, name: str, size: int, *, force: bool = False) -> VolumeInfo:
+        info = self.info(name)
+        _check_size(size, info.block_size)
+        if size < info.size and not force:
+            raise ShrinkRefused(name, info.size, size)
+        return self.put(info, size=size)
+
+    def attach(self, name: str, *clients: str) -> None:
+        """Let `clients` be those that have volume `name` attached."""
+        self.put(self._volumes[name], clients=clients)
+
+    def put(self, info: VolumeInfo, **changes: object) -> VolumeInfo:
+        """Store `info` with `changes`."""
+        fields = {name: getattr(info, name) for name in VolumeInfo.__slots__}
+        changed = VolumeInfo(**(fields | changes))
+        self._volumes[changed.name] = changed
+        return changed
+
+    def status(self) -> StoreStatus:
+        self._fail()
+        return StoreStatus(
+            path="/data",
+            uuid="00" * 16,
+            state=self.state,
+            reason=None if self.state == "ok" else "a sync of journal/00000001.seg failed",
+            node_epoch=1,
+            volume_count=len(self._volumes),
+            lsn=7,
+            synced_lsn=7,
+            checkpoint_lsn=5,
+            journal_bytes=8192,
+            journal_limit=1 << 32,
+            hot_bytes=4096,
+            oldest_hot_age_s=1.5,
+            pack_count=1,
+            pack_bytes=1 << 26,
+            cache_bytes=0,
+            cache_limit=1 << 28,
+            disk_free_bytes=1 << 36,
+            disk_total_bytes=1 << 37,
+            space_left_bytes=1 << 35,
+        )
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _fail(self) -> None:
+        if self.fail_with:
+            error, self.fail_with = self.fail_with, None
+            raise error
+
+
+def _check_name(name: str) -> None:
+    if not name or not name[0].isalnum():
+        raise InvalidName(name, "starts with the wrong character")
+
+
+def _check_size(size: int, block_size: int) -> None:
+    if not 0 < size <= MAX_VOLUME_SIZE or size % block_size:
+        raise InvalidSize("volume size", size, f"not a multiple of {block_size} up to 1 EiB")
