@@ -137,6 +137,19 @@ def test_a_write_during_a_sync_is_not_covered_by_it() -> None:
     assert contents(now(disk)) == {"cb", "db", "ce", "de"}
 
 
+def test_growth_before_a_sync_stays_when_more_growth_comes_during_it() -> None:
+    disk, file = disk_with("a")
+    file.pwrite(sectors("b"), SECTOR)
+    file.pwrite(sectors("c"), 2 * SECTOR)
+
+    def grow_meanwhile() -> None:
+        file.pwrite(sectors("d"), 3 * SECTOR)
+
+    disk.faults.add(Fault("sync", Stall(grow_meanwhile)))
+    file.sync()
+    assert contents(now(disk)) == {"abc", "abc.", "abcd"}
+
+
 def test_a_lying_sync_makes_nothing_durable() -> None:
     disk, file = disk_with("a")
     file.pwrite(sectors("b"), 0)
@@ -218,6 +231,24 @@ def test_a_rotation_never_loses_the_file_that_moved_away() -> None:
     disk.open("f", create=True)
     disk.rename("f", "g")
     assert names(now(disk)) == {"f", "f.old", "f f.old", "f.old g"}
+
+
+def test_a_file_renamed_twice_has_one_name_in_every_image() -> None:
+    disk, _ = disk_with("a")
+    disk.rename("f", "g")
+    disk.rename("g", "h")
+    assert names(now(disk)) == names(now(disk, Budget(exhaustive=0))) == {"f", "g", "h"}
+
+
+def test_a_folder_vanishes_with_the_folder_it_is_in() -> None:
+    disk = SimDisk()
+    disk.mkdir("d")
+    disk.mkdir("d/e")
+    assert {image.dirs for image in now(disk)} == {
+        frozenset(),
+        frozenset({"d"}),
+        frozenset({"d", "d/e"}),
+    }
 
 
 def test_a_rename_between_folders_is_settled_by_the_new_one() -> None:
@@ -312,6 +343,23 @@ def test_the_plan_has_the_shapes_that_find_bugs() -> None:
     assert {"all lost", "all kept", "only names kept", f"lost {end - 3}"} <= why
     assert f"{end - 1} torn after 1 sectors" in why
     assert {"random operations #3", "random sectors #3"} <= why
+
+
+def test_a_point_with_more_states_than_the_bound_is_sampled() -> None:
+    disk, file = disk_with(*"abc")
+    other = disk.open("g", create=True)
+    other.pwrite(sectors(*"abc"), 0)
+    disk.sync_dir("")
+    other.sync()
+    disk.restart_trace()
+    file.pwrite(sectors(*"xyz"), 0)
+    other.pwrite(sectors(*"xyz"), 0)
+    end = len(disk.trace.ops)
+    assert len(CrashPlanner(disk.trace, budget=Budget(exhaustive=64)).states_at(end)) == 64
+    budget = Budget(exhaustive=63, random_ops=2, random_sectors=2)
+    images = CrashPlanner(disk.trace, budget=budget).states_at(end)
+    assert len(images) < 20
+    assert not any(image.why.startswith("outcome") for image in images)
 
 
 def test_a_state_is_tried_again_when_more_has_been_promised() -> None:
