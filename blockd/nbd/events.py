@@ -1,0 +1,54 @@
+"""What a connection asks of the listener, in the order in which it is to be done."""
+
+from dataclasses import dataclass
+
+from blockd.device import BlockDevice
+from native import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Hand to `device.submit(batch, done)`, where done ends in `Connection.completed`.
+
+    Payloads of WRITEs in `batch` lie in the connection's receive buffer and stay valid until the
+    listener asks for the next `buffer()` after this event was handled.
+    """
+
+    device: BlockDevice
+    batch: list[Request]
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """Send output() in the clear, then start TLS as server and call `tls_started`.
+
+    When the TLS handshake fails, call `eof`: there is no way back to the clear.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The client entered transmission: call `device.attach(peer)`."""
+
+    device: BlockDevice
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """Nothing is in flight any more and nothing will be: call `device.detach(peer)`."""
+
+    device: BlockDevice
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The last event: send output(), end TLS, close the socket.
+
+    `clean` is False when the client broke the protocol or vanished; such reasons are for the log.
+    """
+
+    reason: str
+    clean: bool
+
+
+Event = Submit | StartTls | Attached | Detached | Close

@@ -1,0 +1,345 @@
+"""Fixed newstyle negotiation, from the greeting to an export or to the end of the session.
+
+    client flags -> option -> option -> ... -> Enter (EXPORT_NAME, GO)
+                       |                    -> Upgrade (STARTTLS; `tls_started` comes back here)
+                       |                    -> HangUp (ABORT, violations, EXPORT_NAME refused)
+
+`advance` parses as far as the receive buffer goes and returns one of the three, or None when bytes
+are missing or the client does not take its replies (`stalled`). Replies gather in `pending`.
+
+What an option's header alone decides (unknown, forbidden now, too long) is answered after its
+payload was thrown away in pieces; no such payload is ever kept. An option that is kept is at most
+`max_option_bytes` long. A client that did not set FIXED_NEWSTYLE understands no option replies:
+EXPORT_NAME is all it may send.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from blockd.device import BlockDevice
+from blockd.nbd import contexts, wire
+from blockd.nbd.access import ExportPolicy, Gate, Refusal, TlsIdentity, TlsMode
+from blockd.nbd.contexts import Context
+from blockd.nbd.errors import message_bytes
+from blockd.nbd.export_info import Enter, information, transmission_flags
+from blockd.nbd.limits import DEFAULT_MINIMUM_BLOCK_SIZE, Limits
+from blockd.nbd.options import (
+    InvalidOption,
+    decode_context_query,
+    decode_export_query,
+    decode_name,
+)
+from blockd.nbd.receive import ReceiveBuffer
+
+# PEEK_EXPORT was withdrawn and is unknown here, as to qemu and nbdkit.
+_WITHOUT_PAYLOAD = frozenset(
+    (wire.OPT_LIST, wire.OPT_STARTTLS, wire.OPT_STRUCTURED_REPLY, wire.OPT_EXTENDED_HEADERS)
+)
+_KNOWN_CLIENT_FLAGS = wire.FLAG_C_FIXED_NEWSTYLE | wire.FLAG_C_NO_ZEROES
+
+
+@dataclass(slots=True)
+class Negotiated:
+    """What options changed; STARTTLS forgets it all."""
+
+    structured: bool = False
+    extended: bool = False
+    contexts: tuple[Context, ...] = ()
+    context_export: str = ""
+    """Canonical name of the export that `contexts` were selected for."""
+
+    def contexts_for(self, device: BlockDevice) -> tuple[Context, ...]:
+        return self.contexts if device.name == self.context_export else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """STARTTLS was acknowledged: nothing but TLS from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """The session ends; not `clean` when it is the client's fault or loss."""
+
+    reason: str
+    clean: bool
+
+
+Outcome = Enter | Upgrade | HangUp
+
+
+@dataclass(slots=True)
+class _Skip:
+    """A payload being thrown away, and the reply that follows it."""
+
+    left: int
+    option: int
+    reply: int
+    message: str
+
+
+@dataclass(slots=True)
+class Handshake:
+    """One connection's negotiation. `pending` is what to send; the caller empties it."""
+
+    gate: Gate
+    limits: Limits
+    pending: bytearray = field(default_factory=bytearray)
+    stalled: bool = False
+    draining: bool = False
+    negotiated: Negotiated = field(default_factory=Negotiated)
+    _client_flags: int | None = None
+    _option_count: int = 0
+    _skip: _Skip | None = None
+
+    def greet(self) -> None:
+        self.pending += wire.GREETING.pack(
+            wire.INIT_MAGIC,
+            wire.OPTION_MAGIC,
+            wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES,
+        )
+
+    def tls_started(self, identity: TlsIdentity | None) -> None:
+        """Forget what was negotiated in the clear; from now on the client is `identity`."""
+        self.negotiated = Negotiated()
+        self.gate.tls_active = True
+        self.gate.identity = identity
+
+    @property
+    def between_options(self) -> bool:
+        """Nothing of the next option has been consumed yet."""
+        return self._skip is None
+
+    def advance(self, rx: ReceiveBuffer) -> Outcome | None:
+        """Parse what is in `rx`; None means that bytes are missing, or `stalled`."""
+        self.stalled = False
+        if self._client_flags is None:
+            if rx.unparsed < wire.CLIENT_FLAGS.size:
+                return None
+            (self._client_flags,) = wire.CLIENT_FLAGS.unpack_from(rx.view, rx.start)
+            rx.start += wire.CLIENT_FLAGS.size
+            if refused := self._check_client_flags(self._client_flags):
+                return refused
+        while self._skip is None or self._skipped(rx, self._skip):
+            if len(self.pending) > self.limits.max_handshake_output_bytes:
+                self.stalled = True
+                return None
+            if rx.unparsed < wire.OPTION_HEADER.size:
+                return None
+            magic, option, length = wire.OPTION_HEADER.unpack_from(rx.view, rx.start)
+            if magic != wire.OPTION_MAGIC:
+                return HangUp(f"option magic {magic:#x}: not NBD's", clean=False)
+            needed = wire.OPTION_HEADER.size + length
+            if (ended := self._screen(option, length)) is not None:
+                return ended
+            if refusal := self._refusal(option, length):
+                self._option_count += 1
+                rx.start += wire.OPTION_HEADER.size
+                self._skip = _Skip(length, option, refusal.reply, refusal.message)
+                continue
+            if rx.unparsed < needed:
+                rx.need = needed
+                return None
+            payload = bytes(rx.view[rx.start + wire.OPTION_HEADER.size : rx.start + needed])
+            rx.start += needed
+            rx.need = 0
+            self._option_count += 1
+            if (outcome := self._serve(option, payload)) is not None:
+                return outcome
+        return None
+
+    # --- what a header alone decides ---------------------------------------------------------
+
+    def _check_client_flags(self, flags: int) -> HangUp | None:
+        if flags & ~_KNOWN_CLIENT_FLAGS:
+            return HangUp(f"client flags {flags:#x}: unknown ones are set", clean=False)
+        if not flags & wire.FLAG_C_FIXED_NEWSTYLE and self.gate.mode is TlsMode.REQUIRE:
+            return HangUp(
+                "client without FIXED_NEWSTYLE: cannot do TLS, required here", clean=False
+            )
+        return None
+
+    def _screen(self, option: int, length: int) -> HangUp | None:
+        """Options that end the session without their payload being looked at."""
+        if self._option_count >= self.limits.max_options:
+            return HangUp(f"option flood: more than {self.limits.max_options}", clean=False)
+        if option == wire.OPT_EXPORT_NAME:
+            if length > wire.MAX_STRING:
+                return HangUp(f"EXPORT_NAME with a name of {length} bytes", clean=False)
+            return None
+        assert self._client_flags is not None
+        if not self._client_flags & wire.FLAG_C_FIXED_NEWSTYLE:
+            return HangUp(f"option {option} from a client without FIXED_NEWSTYLE", clean=False)
+        if option == wire.OPT_ABORT:  # its payload is to be ignored, and nothing comes after it
+            self._reply(option, wire.REP_ACK)
+            return HangUp("aborted by the client", clean=True)
+        if length > self.limits.max_option_skip_bytes:
+            return HangUp(f"option {option} with a payload of {length} bytes", clean=False)
+        return None
+
+    def _refusal(self, option: int, length: int) -> Refusal | None:
+        if option == wire.OPT_EXPORT_NAME:
+            return None
+        if option == wire.OPT_SET_META_CONTEXT:
+            self.negotiated.contexts = ()  # replaced even when the option fails
+        if self.draining:
+            return Refusal(wire.REP_ERR_SHUTDOWN, "the server is stopping")
+        if (
+            self.gate.mode is TlsMode.REQUIRE
+            and not self.gate.tls_active
+            and option != wire.OPT_STARTTLS
+        ):
+            return Refusal(wire.REP_ERR_TLS_REQD, "this server requires TLS; start it first")
+        if option not in _SERVERS:
+            return Refusal(wire.REP_ERR_UNSUP, f"option {option}: unknown here")
+        if option in _WITHOUT_PAYLOAD and length:
+            return Refusal(wire.REP_ERR_INVALID, f"option {option}: takes no data, got {length}")
+        if length > self.limits.max_option_bytes:
+            return Refusal(
+                wire.REP_ERR_TOO_BIG,
+                f"option {option}: {length} bytes; at most {self.limits.max_option_bytes} here",
+            )
+        return None
+
+    def _skipped(self, rx: ReceiveBuffer, skip: _Skip) -> bool:
+        """Throw away what there is of the payload; reply and return True at its end."""
+        taken = min(skip.left, rx.unparsed)
+        rx.start += taken
+        skip.left -= taken
+        if skip.left:
+            return False
+        self._skip = None
+        self._refuse(skip.option, Refusal(skip.reply, skip.message))
+        return True
+
+    # --- options -----------------------------------------------------------------------------
+
+    def _serve(self, option: int, payload: bytes) -> Outcome | None:
+        try:
+            return _SERVERS[option](self, option, payload)
+        except InvalidOption as invalid:
+            if option == wire.OPT_EXPORT_NAME:
+                return HangUp(f"EXPORT_NAME: {invalid}", clean=False)
+            self._refuse(option, Refusal(wire.REP_ERR_INVALID, str(invalid)))
+            return None
+
+    def _export_name(self, _option: int, payload: bytes) -> Outcome | None:
+        """Cannot report errors, so everything that does not fit ends the session."""
+        name = decode_name(payload, "export name")
+        if self.draining:
+            return HangUp("EXPORT_NAME while the server is stopping", clean=True)
+        if self.gate.mode is TlsMode.REQUIRE and not self.gate.tls_active:
+            return HangUp("EXPORT_NAME in the clear where TLS is required", clean=False)
+        if self.negotiated.extended:
+            return HangUp("EXPORT_NAME after EXTENDED_HEADERS", clean=False)
+        opened = self.gate.open(name)
+        if isinstance(opened, Refusal):
+            return HangUp(f"EXPORT_NAME: {opened.message}", clean=False)
+        entered = self._enter(*opened, minimum_block_size=DEFAULT_MINIMUM_BLOCK_SIZE)
+        self.pending += wire.EXPORT_NAME_REPLY.pack(entered.size, transmission_flags(entered))
+        assert self._client_flags is not None
+        if not self._client_flags & wire.FLAG_C_NO_ZEROES:
+            self.pending += bytes(wire.EXPORT_NAME_ZEROES)
+        return entered
+
+    def _list(self, option: int, _payload: bytes) -> None:
+        for name in self.gate.exports.names():
+            if self.gate.may_list(name):
+                encoded = name.encode()
+                self._reply(option, wire.REP_SERVER, wire.UINT32.pack(len(encoded)) + encoded)
+        self._reply(option, wire.REP_ACK)
+
+    def _starttls(self, option: int, _payload: bytes) -> Upgrade | None:
+        if self.gate.mode is TlsMode.OFF:
+            self._refuse(option, Refusal(wire.REP_ERR_POLICY, "TLS is not set up here"))
+            return None
+        if self.gate.tls_active:
+            self._refuse(option, Refusal(wire.REP_ERR_INVALID, "TLS is on already"))
+            return None
+        self._reply(option, wire.REP_ACK)
+        return Upgrade()
+
+    def _info_or_go(self, option: int, payload: bytes) -> Enter | None:
+        query = decode_export_query(payload)
+        opened = self.gate.open(query.name)
+        if isinstance(opened, Refusal):
+            self._refuse(option, opened)
+            return None
+        # Only a client that asked promised to keep to the sizes ("Block size constraints").
+        asked = wire.INFO_BLOCK_SIZE in query.items
+        minimum = opened[0].block_size if asked else DEFAULT_MINIMUM_BLOCK_SIZE
+        entered = self._enter(*opened, minimum_block_size=minimum)
+        for item in information(entered, query.items, self.limits.max_payload):
+            self._reply(option, wire.REP_INFO, item)
+        self._reply(option, wire.REP_ACK)
+        return entered if option == wire.OPT_GO else None
+
+    def _structured_reply(self, option: int, _payload: bytes) -> None:
+        if self.negotiated.extended:
+            message = "extended headers are on, and replace structured replies"
+            self._refuse(option, Refusal(wire.REP_ERR_EXT_HEADER_REQD, message))
+            return
+        self.negotiated.structured = True
+        self._reply(option, wire.REP_ACK)
+
+    def _extended_headers(self, option: int, _payload: bytes) -> None:
+        self.negotiated.extended = True
+        self._reply(option, wire.REP_ACK)
+
+    def _meta_context(self, option: int, payload: bytes) -> None:
+        query = decode_context_query(payload)
+        if not (self.negotiated.structured or self.negotiated.extended):
+            message = "metadata contexts need structured replies or extended headers first"
+            self._refuse(option, Refusal(wire.REP_ERR_INVALID, message))
+            return
+        opened = self.gate.open(query.name)
+        if isinstance(opened, Refusal):
+            # ERR_TLS_REQD is for INFO and GO alone; hide the export behind "unknown" here.
+            hidden = opened.reply == wire.REP_ERR_TLS_REQD
+            reply = wire.REP_ERR_UNKNOWN if hidden else opened.reply
+            self._refuse(option, Refusal(reply, opened.message))
+            return
+        if option == wire.OPT_LIST_META_CONTEXT:
+            found = [(0, context.name) for context in contexts.listed(query.queries)]
+        else:
+            self.negotiated.contexts = contexts.selected(query.queries)
+            self.negotiated.context_export = opened[0].name
+            found = [(context.number, context.name) for context in self.negotiated.contexts]
+        for number, name in found:
+            self._reply(option, wire.REP_META_CONTEXT, wire.UINT32.pack(number) + name.encode())
+        self._reply(option, wire.REP_ACK)
+
+    # --- replies -----------------------------------------------------------------------------
+
+    def _enter(
+        self, device: BlockDevice, policy: ExportPolicy, *, minimum_block_size: int
+    ) -> Enter:
+        return Enter(
+            device,
+            device.size,
+            device.read_only or policy.read_only,
+            minimum_block_size,
+            self.negotiated.structured,
+            self.negotiated.extended,
+            self.negotiated.contexts_for(device),
+        )
+
+    def _refuse(self, option: int, refusal: Refusal) -> None:
+        self._reply(option, refusal.reply, message_bytes(refusal.message))
+
+    def _reply(self, option: int, reply: int, data: bytes = b"") -> None:
+        header = wire.OPTION_REPLY.pack(wire.OPTION_REPLY_MAGIC, option, reply, len(data))
+        self.pending += header + data
+
+
+_SERVERS: dict[int, Callable[[Handshake, int, bytes], Outcome | None]] = {
+    wire.OPT_EXPORT_NAME: Handshake._export_name,
+    wire.OPT_LIST: Handshake._list,
+    wire.OPT_STARTTLS: Handshake._starttls,
+    wire.OPT_INFO: Handshake._info_or_go,
+    wire.OPT_GO: Handshake._info_or_go,
+    wire.OPT_STRUCTURED_REPLY: Handshake._structured_reply,
+    wire.OPT_LIST_META_CONTEXT: Handshake._meta_context,
+    wire.OPT_SET_META_CONTEXT: Handshake._meta_context,
+    wire.OPT_EXTENDED_HEADERS: Handshake._extended_headers,
+}
