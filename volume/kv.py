@@ -72,7 +72,7 @@ class LmdbKeyValue:
         path.mkdir(mode=0o700, exist_ok=True)
         try:
             self._env = lmdb.Environment(
-                path,
+                str(path),
                 map_size=map_size,
                 mode=0o600,
                 sync=synced,
@@ -202,11 +202,12 @@ class LmdbKeyValue:
 
     def _translated(self, error: lmdb.Error) -> Exception:
         """LMDB's error as ours. It uses positive codes for errnos, negative ones for its own."""
-        if error.code in NO_SPACE_ERRNOS:
+        code: int = getattr(error, "code", 0)  # absent when the binding itself refuses
+        if code in NO_SPACE_ERRNOS:
             return OutOfSpace(f"{self.path}: {error}; free some space on that file system")
-        if error.code > 0:
-            return OSError(error.code, os.strerror(error.code), str(self.path))
-        if error.code < 0:
+        if code > 0:
+            return OSError(code, os.strerror(code), str(self.path))
+        if code < 0:
             return CorruptData(f"{self.path}: {error}; `blockd doctor` tells what can be rebuilt")
         return VolumeError(f"{self.path}: {error}")
 

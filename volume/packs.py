@@ -92,6 +92,8 @@ class Packs:
         self._sizes = {number: self._size_on_disk(number) for number in self._listed()}
         """Sealed packs -> bytes on disk."""
         self._next = max(self._sizes, default=-1) + 1
+        if not self._sizes:
+            disk.sync_dir("")  # the folder is perhaps new
         self._recover()
 
     # -- writing

@@ -9,9 +9,9 @@ static int append_write(struct bd_volume *volume, struct bd_action *action, uint
     uint64_t done = 0;
     while (done < action->length) {
         uint64_t length = action->length - done;
-        if (length > BD_RECORD_MAX_PAYLOAD) {
+        if (length > volume->journal->max_payload) {
             /* cut where the volume's pages are, so that no page is in two records */
-            length = BD_RECORD_MAX_PAYLOAD - ((action->offset + done) & (BD_PAGE - 1));
+            length = volume->journal->max_payload - ((action->offset + done) & (BD_PAGE - 1));
         }
         struct bd_record record = {
             .op = BD_RECORD_WRITE, .offset = action->offset + done, .length = length};
@@ -91,7 +91,16 @@ void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int c
                 action->state = BD_ACTION_WAIT_SYNC;
             break;
         case BD_ACTION_FLUSH:
-            action->state = BD_ACTION_WAIT_SYNC;
+            if (locked) {
+                action->state = BD_ACTION_WAIT_SYNC;
+            } else {
+                pthread_mutex_lock(&journal->lock);
+                if (journal->sealed != 0)
+                    action->status = -EIO;
+                else if (journal->synced_lsn + 1 != journal->next_lsn)
+                    action->state = BD_ACTION_WAIT_SYNC;
+                pthread_mutex_unlock(&journal->lock);
+            }
             break;
         default:
             break;

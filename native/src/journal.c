@@ -27,6 +27,10 @@ struct bd_journal *bd_journal_new(const uint8_t store_uuid[16], uint64_t segment
     pthread_mutex_init(&journal->lock, NULL);
     memcpy(journal->store_uuid, store_uuid, 16);
     journal->segment_bytes = segment_bytes;
+    /* Two records fit a segment at least, so that little of its end is wasted. */
+    journal->max_payload = (segment_bytes - BD_SEGMENT_HEADER) / 2 & ~(uint64_t)(BD_PAGE - 1);
+    if (journal->max_payload > BD_RECORD_MAX_PAYLOAD)
+        journal->max_payload = BD_RECORD_MAX_PAYLOAD;
     journal->node_epoch = node_epoch;
     journal->next_lsn = 1;
     journal->next_sequence = 1;

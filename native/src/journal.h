@@ -88,6 +88,7 @@ struct bd_journal {
     pthread_mutex_t lock;
     uint8_t store_uuid[16];
     uint64_t segment_bytes;
+    uint64_t max_payload; /* of one record; longer writes become several */
     uint32_t node_epoch;
     int sealed; /* 0, or the errno that sealed it */
 

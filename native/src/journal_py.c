@@ -31,10 +31,10 @@ static PyObject *journal_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         return NULL;
     PyObject *result = NULL;
     if (uuid.len != 16 || segment_bytes % BD_PAGE != 0 ||
-        segment_bytes < BD_SEGMENT_HEADER + BD_PAGE ||
+        segment_bytes < BD_SEGMENT_HEADER + 3 * BD_PAGE ||
         segment_bytes > (1u << BD_PLACE_OFFSET_BITS)) {
         PyErr_SetString(PyExc_ValueError,
-                        "a journal takes a 16-byte uuid and segments of 8 KiB to 64 MiB, a "
+                        "a journal takes a 16-byte uuid and segments of 16 KiB to 64 MiB, a "
                         "multiple of 4 KiB");
     } else {
         bd_journal_object *self = (bd_journal_object *)type->tp_alloc(type, 0);

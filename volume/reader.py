@@ -1,0 +1,285 @@
+"""Reads that the hot path could not finish: they need the disk, or a chunk's place.
+
+The place of a chunk is found by walking manifest and index, then cached in the native place table,
+so that the next read of the chunk costs no Python. Reads run on a small pool of threads.
+
+A head may move, and gc may move a pack, while a read is under way: a place found for an older head
+is refused by the volume's generation, and the read looks again, a bounded number of times.
+"""
+
+import errno
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from native import (
+    CHUNK_DECODED,
+    CHUNK_HOLE,
+    CHUNK_RAW,
+    OP_READ,
+    PackFile,
+    ReadFault,
+    Request,
+    VolumeCore,
+)
+from volume import codecs
+from volume.chunks import ChunkStore
+from volume.errors import CorruptChunk, VolumeError
+from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, ZERO_ID, ChunkId
+from volume.manifest import Manifests
+from volume.openpacks import OpenPack
+from volume.scheduler import Scheduler
+from volume.segments import segment_path
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[list[Request]], None]
+
+WINDOW_BYTES = 1024 * 1024  # a long read is done in pieces, so that a small cache is enough
+MAX_ATTEMPTS = 256  # for one piece; each failure means that a head moved or the cache is crowded
+MAX_PACK_FILES = 256
+MAX_EXTENTS = 1 << 14  # in one answer to BLOCK_STATUS
+
+STATE_HOLE_ZERO = 3  # blockd.device.STATE_HOLE | STATE_ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class HeadState:
+    """The tree under a volume's hot maps. `generation` is raised with every change of it."""
+
+    root: ChunkId
+    height: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTarget:
+    """What a read needs to know of a volume. `head` is asked anew for each attempt."""
+
+    name: str
+    core: VolumeCore
+    block_size: int
+    chunk_size: int
+    head: Callable[[], HeadState]
+
+
+class ChunkResolver:
+    """Finds chunks by volume and index. Thread-safe."""
+
+    def __init__(self, chunks: ChunkStore, manifests: Manifests) -> None:
+        self._chunks = chunks
+        self._manifests = manifests
+        self._lock = threading.Lock()
+        self._pack_files: OrderedDict[int, PackFile] = OrderedDict()
+
+    def chunk_id(self, head: HeadState, index: int) -> ChunkId:
+        """The id of chunk `index` of the volume."""
+        if index >= FAN_OUT**head.height:
+            return ZERO_ID  # the volume has grown since its tree was written
+        leaf = self._manifests.lookup_leaf(head.root, head.height, index // FAN_OUT)
+        if leaf is None:
+            return ZERO_ID
+        at = index % FAN_OUT * CHUNK_ID_LENGTH
+        return leaf[at : at + CHUNK_ID_LENGTH]
+
+    def resolve(self, target: ReadTarget, index: int) -> None:
+        """Put the chunk's place into the table, if the head has not moved meanwhile."""
+        head = target.head()
+        chunk_id = self.chunk_id(head, index)
+        put = target.core.put_place
+        if chunk_id == ZERO_ID:
+            put(index, head.generation, CHUNK_HOLE, None, 0, target.chunk_size, b"")
+            return
+        located = self._chunks.locate(chunk_id)
+        if located.codec == codecs.CODEC_NONE:
+            if located.stored_length != target.chunk_size:
+                raise CorruptChunk(
+                    f"chunk {chunk_id.hex()} is {located.stored_length} bytes long, where "
+                    f"{target.chunk_size} belong; restore it from a copy"
+                )
+            pack = self._pack_file(located.pack)
+            put(
+                *(index, head.generation, CHUNK_RAW, pack),
+                *(located.data_offset, target.chunk_size, located.table),
+            )
+            return
+        data = self._chunks.get(chunk_id)
+        if len(data) != target.chunk_size:
+            raise CorruptChunk(
+                f"chunk {chunk_id.hex()} unpacks to {len(data)} bytes, where "
+                f"{target.chunk_size} belong; restore it from a copy"
+            )
+        put(index, head.generation, CHUNK_DECODED, None, 0, target.chunk_size, data)
+
+    def forget_pack(self, number: int) -> None:
+        with self._lock:
+            self._pack_files.pop(number, None)
+
+    def _pack_file(self, pack: OpenPack) -> PackFile:
+        with self._lock:
+            found = self._pack_files.get(pack.number)
+            if found is None:
+                found = PackFile(pack.file.native(), pack.number)
+                self._pack_files[pack.number] = found
+                while len(self._pack_files) > MAX_PACK_FILES:
+                    self._pack_files.popitem(last=False)
+            return found
+
+    # -- extents
+
+    def extents(self, target: ReadTarget, offset: int, length: int) -> list[tuple[int, int]]:
+        """(length, flags) from `offset` on, merged, at most MAX_EXTENTS; flags as BLOCK_STATUS."""
+        merged: list[tuple[int, int]] = []
+        # The hot maps first: what a destage round moves from them meanwhile is in the later head.
+        hot = target.core.hot_extents(offset, length, MAX_EXTENTS)
+        head = target.head()
+        for start, run, kind in hot:
+            if kind >= 0:
+                _push(merged, run, STATE_HOLE_ZERO if kind else 0)
+            else:
+                self._tree_extents(target, head, start, run, merged)
+            if len(merged) >= MAX_EXTENTS:
+                break
+        return _aligned(offset, merged[:MAX_EXTENTS], target.block_size)
+
+    def _tree_extents(
+        self,
+        target: ReadTarget,
+        head: HeadState,
+        offset: int,
+        length: int,
+        merged: list[tuple[int, int]],
+    ) -> None:
+        size = target.chunk_size
+        end = offset + length
+        capacity = FAN_OUT**head.height
+        first, last = offset // size, min(-(-end // size), capacity)
+        at = offset
+        if first < last:
+            for run_first, count, allocated in self._manifests.extents(
+                head.root, head.height, first, last
+            ):
+                stop = min((run_first + count) * size, end)
+                _push(merged, stop - at, 0 if allocated else STATE_HOLE_ZERO)
+                at = stop
+                if len(merged) > MAX_EXTENTS:
+                    return
+        if at < end:
+            _push(merged, end - at, STATE_HOLE_ZERO)
+
+
+def _aligned(offset: int, extents: list[tuple[int, int]], block_size: int) -> list[tuple[int, int]]:
+    """The same with every inner boundary on a block; a block that holds data in part is data."""
+    aligned: list[tuple[int, int]] = []
+    at = reached = offset
+    for number, (length, flags) in enumerate(extents, start=1):
+        at += length
+        stop = at
+        if number < len(extents):
+            stop = at // block_size * block_size if flags else -(-at // block_size) * block_size
+        if stop > reached:
+            _push(aligned, stop - reached, flags)
+            reached = stop
+    return aligned
+
+
+def _push(merged: list[tuple[int, int]], length: int, flags: int) -> None:
+    if length <= 0:
+        return
+    if merged and merged[-1][1] == flags:
+        merged[-1] = (merged[-1][0] + length, flags)
+    else:
+        merged.append((length, flags))
+
+
+class Reader:
+    """Finishes READ and BLOCK_STATUS requests off the front ends' thread."""
+
+    def __init__(self, resolver: ChunkResolver, scheduler: Scheduler) -> None:
+        self._resolver = resolver
+        self._scheduler = scheduler
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start(self, threads: int) -> None:
+        """Serve from threads. Without them, `submit` finishes before it returns."""
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="blockd-read")
+
+    def stop(self) -> None:
+        """Finish what was submitted."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def submit(self, target: ReadTarget, requests: list[Request], done: Done) -> None:
+        """Finish each of `requests`; `done` is called for each alone, through the scheduler."""
+        for request in requests:
+            if self._pool is None:
+                self._run(target, request, done)
+            else:
+                self._pool.submit(self._run, target, request, done)
+
+    def _run(self, target: ReadTarget, request: Request, done: Done) -> None:
+        try:
+            if request.op == OP_READ:
+                request.data = self.read(target, request.offset, request.length)
+            else:
+                request.data = self._resolver.extents(target, request.offset, request.length)
+            request.error = 0
+        except VolumeError as error:
+            _fail(target, request, str(error))
+        except OSError as error:
+            _fail(target, request, f"{error.strerror}")
+        except Exception:  # a bug: it must not leave the client without an answer
+            log.exception("read failed volume=%s offset=%d", target.name, request.offset)
+            _fail(target, request, "internal error")
+        self._scheduler.post(lambda: done([request]))
+
+    def read(self, target: ReadTarget, offset: int, length: int) -> bytearray:
+        """The bytes of a range within the volume. CorruptData, OSError."""
+        data = bytearray(length)
+        view = memoryview(data)
+        for start in range(0, length, WINDOW_BYTES):
+            piece = view[start : start + WINDOW_BYTES]
+            self._read_piece(target, offset + start, piece)
+        return data
+
+    def _read_piece(self, target: ReadTarget, offset: int, piece: memoryview) -> None:
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                if target.core.read_into(offset, piece):
+                    return
+            except ReadFault as fault:
+                raise self._damage(target, fault) from None
+            for index in target.core.missing(offset, len(piece)):
+                self._resolver.resolve(target, index)
+        raise OSError(
+            errno.EIO,
+            f"volume {target.name}: the read cache is too small to read {len(piece)} bytes at "
+            f"offset {offset}; raise store.cache_bytes",
+        )
+
+    def _damage(self, target: ReadTarget, fault: ReadFault) -> CorruptChunk:
+        offset, number, place, in_pack = fault.args
+        if not in_pack:
+            return CorruptChunk(
+                f"volume {target.name}: the journal ({segment_path(number)} at {place}) does not "
+                f"hold what was written at offset {offset}"
+            )
+        chunk = self._resolver.chunk_id(target.head(), offset // target.chunk_size)
+        return CorruptChunk(
+            f"volume {target.name}: chunk {chunk.hex()} (pack {number:08x} at {place}) is damaged "
+            f"at offset {offset}; restore it from a copy"
+        )
+
+
+def _fail(target: ReadTarget, request: Request, message: str) -> None:
+    log.error(
+        "read error volume=%s offset=%d length=%d error=%s",
+        *(target.name, request.offset, request.length, message),
+    )
+    request.error = errno.EIO
+    request.data = None
+    request.message = f"volume {target.name}: stored data is damaged"

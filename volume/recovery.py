@@ -1,0 +1,185 @@
+"""Replaying the journal when a store is opened.
+
+The log goes on from the checkpoint, record by record, while lsn, chain and node epoch fit; where a
+segment ends, it goes on in the one whose header names exactly the next lsn and chain. The first
+place where nothing fits is the tail: what a power cut left behind it was never flushed, and is
+dropped. Unless something proves otherwise: every MARK record and segment header says up to which
+lsn the log was durable when it was written. If one of them, beyond the tail, vouches for the record
+that is missing, flushed data is damaged, and the store refuses to open rather than forget it.
+
+After kill -9 all records are found, flushed or not. The segments are synced once before the store
+serves, so that what was replayed is durable as well.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from native import Journal, VolumeCore, decode_segment_header
+from volume.checkpoint import Checkpoint
+from volume.disk import Clock, Disk, File
+from volume.errors import CorruptJournal, UnknownFormat
+from volume.segments import SegmentPool, open_segments, segment_path
+
+log = logging.getLogger(__name__)
+
+SEGMENT_HEADER_BYTES = 4096
+_PROGRESS_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    slot: int
+    file: File
+    node_epoch: int
+    sequence: int
+    first_lsn: int
+    synced_lsn: int
+    chain: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What the replay found."""
+
+    records: int
+    skipped: int
+    segments: int
+    lsn: int
+
+
+class JournalRecovery:
+    """One replay. `run` fills the volumes' hot maps and leaves the journal ready for appends."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        clock: Clock,
+        journal: Journal,
+        pool: SegmentPool,
+        store_uuid: bytes,
+        checkpoint: Checkpoint,
+        *,
+        accept_loss: bool,
+    ) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._journal = journal
+        self._pool = pool
+        self._uuid = store_uuid
+        self._checkpoint = checkpoint
+        self._accept_loss = accept_loss
+
+    def run(self, volumes: dict[int, VolumeCore]) -> Recovered:
+        """Replay. OSError when a segment cannot be read; CorruptJournal when flushed records are
+        damaged; nothing on disk is changed."""
+        files = open_segments(self._disk, self._checkpoint.segment_bytes)
+        for slot, file in files.items():
+            self._pool.add(slot, file)
+        segments = self._read_headers(files)
+        live = sorted(
+            (s for s in segments if s.sequence >= self._checkpoint.sequence),
+            key=lambda segment: segment.sequence,
+        )
+        recovered, chained = self._replay(live, volumes)
+        for slot, file in files.items():
+            if slot not in chained:
+                self._journal.add_ready(slot, file.native())
+        self._check_tail(live, chained, recovered.lsn)
+        last = max((segment.sequence for segment in segments), default=0)
+        self._journal.begin(recovered.lsn, last + 1, self._chain)
+        if chained:
+            self._journal.resume(chained[-1], self._position, recovered.lsn, self._chain)
+        return recovered
+
+    def _read_headers(self, files: dict[int, File]) -> list[_Segment]:
+        segments = []
+        for slot, file in files.items():
+            try:
+                header = decode_segment_header(file.pread(512, 0))
+            except OSError as error:
+                raise UnknownFormat(
+                    segment_path(slot), f"unknown segment header ({error})"
+                ) from None
+            if header is None:
+                continue  # never begun, or its header was never durable: nothing in it counts
+            uuid, own_slot, node_epoch, sequence, first_lsn, synced_lsn, chain, size = header
+            if uuid != self._uuid or own_slot != slot or size != self._checkpoint.segment_bytes:
+                raise CorruptJournal(
+                    f"{segment_path(slot)}: this segment belongs to another place or store "
+                    f"(store {uuid.hex()}, slot {own_slot}, {size} bytes); move the file away"
+                )
+            segments.append(
+                _Segment(slot, file, node_epoch, sequence, first_lsn, synced_lsn, chain)
+            )
+        return segments
+
+    def _replay(
+        self, live: list[_Segment], volumes: dict[int, VolumeCore]
+    ) -> tuple[Recovered, list[int]]:
+        checkpoint = self._checkpoint
+        lsn, chain, node_epoch = checkpoint.lsn, checkpoint.chain, 0
+        position = checkpoint.position
+        self._chain, self._position = chain, position
+        if checkpoint.sequence and (not live or live[0].sequence != checkpoint.sequence):
+            self._damaged(
+                f"the journal segment with sequence {checkpoint.sequence}, where the checkpoint "
+                f"is (lsn {lsn}), is missing or has no valid header"
+            )
+        chained: list[int] = []
+        records = skipped = 0
+        started = shown = self._clock.monotonic()
+        for number, segment in enumerate(live):
+            first = not chained and segment.sequence == checkpoint.sequence
+            if not first:
+                if (segment.first_lsn, segment.chain) != (lsn, chain):
+                    continue  # begun by a writer whose last records were lost unflushed
+                if segment.node_epoch < node_epoch:
+                    continue
+                position = SEGMENT_HEADER_BYTES
+            self._journal.adopt(segment.slot, segment.file.native(), segment.sequence)
+            chained.append(segment.slot)
+            lsn, chain, node_epoch, position, found, gone, _ = self._journal.replay(
+                segment.slot, (lsn, chain, node_epoch, position), volumes
+            )
+            self._chain, self._position = chain, position
+            records += found
+            skipped += gone
+            now = self._clock.monotonic()
+            if now - shown >= _PROGRESS_INTERVAL_S:
+                shown = now
+                log.info(
+                    "journal replay segments=%d/%d records=%d seconds=%.1f",
+                    *(number + 1, len(live), records, now - started),
+                )
+        if records:
+            log.info(
+                "journal replayed segments=%d records=%d skipped=%d lsn=%d seconds=%.2f",
+                *(len(chained), records, skipped, lsn, self._clock.monotonic() - started),
+            )
+        return Recovered(records, skipped, len(chained), lsn), chained
+
+    def _check_tail(self, live: list[_Segment], chained: list[int], lsn: int) -> None:
+        """Refuse when anything beyond the tail proves that the record `lsn` was durable."""
+        by_slot = {segment.slot: segment for segment in live}
+        if chained:
+            slot = chained[-1]
+            if self._journal.proves(slot, self._position, lsn):
+                self._damaged(f"{segment_path(slot)} at offset {self._position}: record {lsn}")
+        last = by_slot[chained[-1]].sequence if chained else 0
+        for segment in live:
+            if segment.slot in chained or segment.sequence < last:
+                continue
+            if segment.synced_lsn >= lsn or self._journal.proves(
+                segment.slot, SEGMENT_HEADER_BYTES, lsn
+            ):
+                self._damaged(f"record {lsn}, before {segment_path(segment.slot)}")
+
+    def _damaged(self, what: str) -> None:
+        message = (
+            f"journal: {what} is damaged or missing although it had been flushed; what follows "
+            "it cannot be trusted. Restore the data directory from a copy, or open it with "
+            "store.accept_journal_loss = true to go on without those writes"
+        )
+        if not self._accept_loss:
+            raise CorruptJournal(message)
+        log.error("%s: accepted", message)

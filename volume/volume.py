@@ -1,0 +1,145 @@
+"""Volume: one writable head, as front ends see it (`blockd.device.BlockDevice`, structurally).
+
+A batch goes to the native core, which finishes nearly everything at once. What it cannot finish
+is handed on: reads that need the disk to the reader, flushes and FUA writes to the group commit,
+writes that found no journal segment to the store's backlog. When the journal fills up, finished
+writes are reported a little later, more so the fuller it is: writers slow down, and never fail.
+"""
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from native import OP_READ, OP_WRITE, PlaceTable, Request, VolumeCore
+from volume.disk import Clock
+from volume.flusher import Flusher
+from volume.meta import VolumeRecord
+from volume.model import VolumeInfo
+from volume.reader import HeadState, Reader, ReadTarget
+from volume.scheduler import Scheduler
+
+Done = Callable[[list[Request]], None]
+
+
+class Backlog(Protocol):
+    """Where writes wait for journal space, and how long finished ones are to be held back."""
+
+    @property
+    def delay_s(self) -> float: ...
+    def add(self, volume: "Volume", requests: list[Request], done: Done) -> None: ...
+
+
+class Volume:
+    """One volume of an open store. `submit`, `attach` and `detach` on the front ends' thread."""
+
+    def __init__(
+        self,
+        record: VolumeRecord,
+        core: VolumeCore,
+        *,
+        table: PlaceTable,
+        clock: Clock,
+        scheduler: Scheduler,
+        reader: Reader,
+        flusher: Flusher,
+        backlog: Backlog,
+    ) -> None:
+        self.core = core
+        self.record = record
+        self._table = table
+        self._clock = clock
+        self._scheduler = scheduler
+        self._reader = reader
+        self._flusher = flusher
+        self._backlog = backlog
+        self._clients: Counter[str] = Counter()
+        self._head = HeadState(record.head.root, record.head.height, 0)
+        self.deleted = False
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def size(self) -> int:
+        return self.record.size
+
+    @property
+    def block_size(self) -> int:
+        return self.record.block_size
+
+    @property
+    def read_only(self) -> bool:
+        return False
+
+    @property
+    def clients(self) -> list[str]:
+        """Who is attached, sorted; one entry for each connection."""
+        return sorted(self._clients.elements())
+
+    def attach(self, client: str) -> None:
+        self._clients[client] += 1
+
+    def detach(self, client: str) -> None:
+        self._clients[client] -= 1
+        if self._clients[client] <= 0:
+            del self._clients[client]
+
+    def head(self) -> HeadState:
+        return self._head
+
+    def target(self) -> ReadTarget:
+        record = self.record
+        return ReadTarget(record.name, self.core, record.block_size, record.chunk_size, self.head)
+
+    def submit(self, batch: Sequence[Request], done: Done) -> None:
+        """Execute a batch; the contract is that of `BlockDevice.submit`."""
+        if self.deleted:
+            for request in batch:
+                request.error = errno.ESHUTDOWN
+            done(list(batch))
+            return
+        finished, reads, syncs, blocked = self.core.submit(batch, self._clock.now_ns())
+        if finished:
+            delay_s = self._backlog.delay_s
+            if delay_s > 0.0 and any(request.op != OP_READ for request in finished):
+                self._scheduler.later(delay_s, lambda: done(finished))
+            else:
+                done(finished)
+        if reads:
+            self._reader.submit(self.target(), reads, done)
+        if syncs:
+            self._flusher.add(syncs, done)
+        if blocked:
+            for request in blocked:
+                if request.op == OP_WRITE:  # the front end's buffer is its own again
+                    request.data = bytes(request.data)  # type: ignore[call-overload]
+            self._backlog.add(self, blocked, done)
+
+    def move_head(self, record: VolumeRecord) -> None:
+        """The head in `record` is durable: read from it what was frozen until now."""
+        self.record = record
+        generation = self._head.generation + 1
+        self._head = HeadState(record.head.root, record.head.height, generation)
+        self.core.commit(generation)
+
+    def info(self) -> VolumeInfo:
+        record = self.record
+        seq, _, _, hot_bytes, *_ = self.core.state()
+        has_commit = any(record.head.commit)
+        return VolumeInfo(
+            name=record.name,
+            uuid=record.uuid.hex(),
+            number=record.number,
+            size=record.size,
+            block_size=record.block_size,
+            chunk_size=record.chunk_size,
+            created_ns=record.created_ns,
+            epoch=record.epoch,
+            seq=seq,
+            commit=record.head.commit.hex() if has_commit else None,
+            commit_seq=record.head.seq,
+            hot_bytes=hot_bytes,
+            clients=tuple(self.clients),
+        )
