@@ -1,4 +1,4 @@
-# Set-up shared by scripts/serve and scripts/check; sourced by them, never run.
+# Set-up shared by scripts/serve, scripts/check and scripts/bench; sourced by them, never run.
 #
 # Owns: system packages, the virtual environment .venv and the build of the native code in it.
 # Every function may run any number of times. What has been done is known without asking apt or pip:
@@ -143,11 +143,10 @@ need_environment() {
     rm -f "$began"
 }
 
-# set_up run|dev: all of it. One at a time per checkout.
+# set_up run|dev [PACKAGE...]: all of it, and these packages. One at a time per checkout.
 set_up() {
-    local python packages=("${BUILD_PACKAGES[@]}")
+    local python packages=("${BUILD_PACKAGES[@]}" "${@:2}")
     [[ -n ${PYTHON:-} ]] || packages=("${PYTHON_PACKAGES[@]}" "${packages[@]}")
-    [[ $1 == run ]] || packages+=("${CLIENT_PACKAGES[@]}")
     mkdir -p "$ROOT/build"
     exec 9>"$ROOT/build/.setup.lock"
     flock 9

@@ -1,0 +1,90 @@
+"""blockd beside other NBD servers, in interleaved rounds on one machine.
+
+In each round every server is started once, runs every cell and is stopped; the order rotates. So
+what else goes on in the machine hits all alike, and ratios are taken within a round. The CPU time
+of the server's processes is taken from /proc: on few cores the client is the limit of IOPS, and CPU
+per request tells more.
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import report
+from cells import CELLS, DEFAULT_CELLS, Sample, measure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from servers import SERVERS, Running, Server, make_volume
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0])
+    names = [server.name for server in SERVERS]
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=3, help="of each cell (default: 3)")
+    parser.add_argument("--size-mib", type=int, default=1024, help="of the volume (default: 1024)")
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        choices=[*CELLS, "all"],
+        default=list(DEFAULT_CELLS),
+        help=f"default: {' '.join(DEFAULT_CELLS)}",
+    )
+    parser.add_argument(
+        "--servers", nargs="+", choices=names, default=names, help="the first is the baseline"
+    )
+    parser.add_argument("--folder", type=Path, default=ROOT / "build", help="where the files go")
+    parser.add_argument("--dry", action="store_true", help="print, leave docs/benchmarks.md alone")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    cells = list(CELLS) if "all" in options.cells else options.cells
+    by_name = {server.name: server for server in SERVERS}
+    servers = [by_name[name] for name in options.servers]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=options.folder))
+    try:
+        make_volume(folder, options.size_mib << 20)
+        samples = run_rounds(servers, cells, options.rounds, options.seconds, folder)
+    finally:
+        shutil.rmtree(folder)
+    lines = report.facts(servers, options.size_mib << 20, options.rounds, options.seconds)
+    for cell in cells:
+        lines += report.table(CELLS[cell], servers, samples)
+    if options.dry:
+        print("\n".join(lines))
+        return
+    report.write(PAGE, lines)
+    print(f"written to {PAGE.relative_to(ROOT)}")
+
+
+def run_rounds(
+    servers: list[Server], cells: list[str], rounds: int, seconds: int, folder: Path
+) -> report.Samples:
+    samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("", total=rounds * len(servers) * len(cells))
+        for round_number in range(rounds):
+            first = round_number % len(servers)
+            for server in servers[first:] + servers[:first]:
+                with Running(server, folder) as running:
+                    for cell in cells:
+                        progress.update(task, description=f"{server.name}: {cell}")
+                        sample = measure(CELLS[cell], running, seconds, folder)
+                        samples[server.name, cell].append(sample)
+                        progress.advance(task)
+            if not console.is_terminal:
+                console.print(f"round {round_number + 1} of {rounds} done")
+    return samples
+
+
+main()

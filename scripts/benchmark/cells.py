@@ -1,0 +1,81 @@
+"""What is measured: one cell is one fio job, one sample is one run of it against one server."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from servers import Running
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """`depth` requests in flight for each of `jobs` connections."""
+
+    name: str
+    rw: str
+    block: str
+    depth: int
+    jobs: int = 1
+
+    @property
+    def title(self) -> str:
+        connections = f", {self.jobs} connections" if self.jobs > 1 else ""
+        return f"{self.block} {self.rw}, QD{self.depth}{connections}"
+
+
+CELLS = {
+    cell.name: cell
+    for cell in (
+        Cell("randread-1", "randread", "4k", 1),
+        Cell("randread-32", "randread", "4k", 32),
+        Cell("randwrite-1", "randwrite", "4k", 1),
+        Cell("randwrite-32", "randwrite", "4k", 32),
+        Cell("randread-128", "randread", "4k", 128),
+        Cell("randwrite-128", "randwrite", "4k", 128),
+        Cell("randread-32x4", "randread", "4k", 32, 4),
+        Cell("randwrite-32x4", "randwrite", "4k", 32, 4),
+        Cell("read-1m", "read", "1m", 8),
+        Cell("write-1m", "write", "1m", 8),
+    )
+}
+DEFAULT_CELLS = ("randread-1", "randread-32", "randwrite-1", "randwrite-32")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    iops: float
+    cpu_us: float
+    """Of the server's processes, per request."""
+    p99_us: float
+    resident_bytes: int
+    errors: int
+
+
+def measure(cell: Cell, server: Running, seconds: int, folder: Path) -> Sample:
+    """Run fio's job once. Raises CalledProcessError when fio could not."""
+    size = (folder / "volume.raw").stat().st_size
+    before = server.cpu_s()
+    done = subprocess.run(
+        [
+            *("fio", f"--name={cell.name}", "--ioengine=nbd", f"--uri={server.uri}"),
+            *(f"--rw={cell.rw}", f"--bs={cell.block}", f"--iodepth={cell.depth}"),
+            *(f"--numjobs={cell.jobs}", f"--size={size}", "--norandommap", "--randrepeat=0"),
+            *("--time_based", f"--runtime={seconds}", "--group_reporting"),
+            *("--output-format=json", f"--aux-path={folder}"),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    used = server.cpu_s() - before
+    # fio prints notes before its JSON.
+    job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    side = job["read" if "read" in cell.rw else "write"]
+    return Sample(
+        iops=side["iops"],
+        cpu_us=used * 1e6 / max(1, side["total_ios"]),
+        p99_us=side["clat_ns"].get("percentile", {}).get("99.000000", 0) / 1e3,
+        resident_bytes=server.resident_bytes(),
+        errors=job["error"] + job.get("total_err", 0),
+    )
