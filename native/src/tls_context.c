@@ -99,6 +99,11 @@ static bool set_up_context(bd_tls_context *self, const char *certificate, const 
     SSL_CTX_set_mode(self->ctx, SSL_MODE_RELEASE_BUFFERS); /* 34 KiB less per idle connection */
     SSL_CTX_set_session_cache_mode(self->ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(self->ctx, 0);
+    /* OpenSSL treats an external PSK of TLS 1.3 as a resumed session, and with client certificates
+     * on it resumes none without a context id. */
+    static const unsigned char context_id[] = "blockd";
+    if (SSL_CTX_set_session_id_context(self->ctx, context_id, sizeof context_id - 1) != 1)
+        return fail("context");
     SSL_CTX_set_dh_auto(self->ctx, 1); /* for the DHE-PSK suites of TLS 1.2 */
     if (SSL_CTX_set_min_proto_version(self->ctx, min_version) != 1)
         return fail("min_version");

@@ -1,0 +1,215 @@
+"""TCP and unix sockets: how they are bound, tuned, named and removed. The only module beside
+`blockd.listener` that touches them.
+
+A host name may stand for several addresses ("localhost" is 127.0.0.1 and ::1): all of them are
+bound, on one port. A unix socket path is bound under its final name; a file that is already there
+is replaced only when it is a socket and nobody answers on it.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from blockd.config import TcpAddress
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 128  # connections that wait for accept(); the kernel's own bound is 4096
+MAX_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path is 108 with its final zero
+FREE_PORT_TRIES = 8  # a port that is free on the first address may be taken on the second
+KEEPALIVE_IDLE_S = 60  # below the 5 minutes after which common firewalls forget a quiet connection
+KEEPALIVE_INTERVAL_S = 15
+KEEPALIVE_PROBES = 4  # a vanished client is noticed two minutes after its last sign of life
+_PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the message says which, why and what to do."""
+
+    code = "cannot_listen"
+
+
+async def bind_tcp(address: TcpAddress) -> list[socket.socket]:
+    """Listening sockets for every address that `address.host` stands for ("" means every
+    interface, v4 and v6). The caller owns them. Raises ListenError."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(
+            address.host or None,
+            address.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )
+    except OSError as error:
+        raise ListenError(
+            f"nbd address {address}: {error.strerror}; use an address of this machine"
+        ) from error
+    families = {entry[0]: None for entry in found}
+    targets = list(dict.fromkeys((entry[0], entry[4]) for entry in found))
+    for tries_left in reversed(range(FREE_PORT_TRIES if address.port == 0 else 1)):
+        try:
+            return _bind_all(targets, optional_v6=len(families) > 1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and tries_left:
+                continue
+            raise ListenError(
+                f"nbd address {address}: {error.strerror}; {_way_out(error)}"
+            ) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _way_out(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "stop the server that uses it, or choose another port with --nbd HOST:PORT"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "ports below 1024 need privileges; choose a higher one with --nbd HOST:PORT"
+    return "choose an address of this machine with --nbd HOST:PORT"
+
+
+def _bind_all(
+    targets: Sequence[tuple[int, tuple[object, ...]]], *, optional_v6: bool
+) -> list[socket.socket]:
+    """Bind all of `targets` on the same port, or none. A machine without IPv6 still has "::1" in
+    its hosts file, so with `optional_v6` an IPv6 address that does not exist is left out."""
+    bound: list[socket.socket] = []
+    port = 0
+    try:
+        for family, target in targets:
+            host, wanted, *scope = target
+            try:
+                bound.append(_bind_one(family, (host, wanted or port, *scope)))
+            except OSError as error:
+                missing = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+                if not (optional_v6 and family == socket.AF_INET6 and missing):
+                    raise
+                skipped = {"host": host, "reason": error.strerror}
+                logger.info("nbd address left out", extra=skipped)
+                continue
+            port = bound[-1].getsockname()[1]
+    except BaseException:
+        for sock in bound:
+            sock.close()
+        raise
+    if not bound:
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    return bound
+
+
+def _bind_one(family: int, target: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(target)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class UnixListener:
+    """A bound and listening unix socket. `sock` belongs to it until `remove`."""
+
+    def __init__(self, path: Path, mode: int) -> None:
+        """Bind `path` with permissions `mode`. Raises ListenError."""
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+            raise ListenError(
+                f"nbd socket {path}: longer than the {MAX_SOCKET_PATH} bytes that the kernel "
+                "takes; choose a shorter path with --nbd-socket PATH"
+            )
+        _remove_stale(path)
+        self.path = path
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            # Linux takes the new file's mode from the socket, so nobody can slip in before chmod;
+            # chmod is for what the umask took away.
+            os.fchmod(self.sock.fileno(), mode)
+            self.sock.bind(os.fspath(path))
+            os.chmod(path, mode)
+            self._identity = _identity(path)
+            self.sock.listen(BACKLOG)
+        except OSError as error:
+            self.sock.close()
+            raise ListenError(
+                f"nbd socket {path}: {error.strerror}; the directory must exist and be writable, "
+                "or choose another path with --nbd-socket PATH"
+            ) from error
+
+    def remove(self) -> None:
+        """Take the file away, unless another server has put its own there since."""
+        with contextlib.suppress(OSError):
+            if _identity(self.path) == self._identity:
+                self.path.unlink()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ListenError(
+                f"nbd socket {path}: a file that is not a socket is there; "
+                "move it away or choose another path with --nbd-socket PATH"
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            probe.connect(os.fspath(path))
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        logger.info("stale nbd socket replaced", extra={"path": path})
+        path.unlink(missing_ok=True)
+        return
+    except BlockingIOError:
+        pass  # its backlog is full: very much alive
+    except OSError as error:
+        raise ListenError(f"nbd socket {path}: {error.strerror}; choose another path") from error
+    raise ListenError(
+        f"nbd socket {path}: another server answers there; "
+        "stop it or choose another path with --nbd-socket PATH"
+    )
+
+
+def tune(transport: asyncio.BaseTransport) -> None:
+    """Set what a client's TCP socket needs: no Nagle, and a peer that vanished is noticed."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX:
+        return
+    with contextlib.suppress(OSError):  # reset before we got here: connection_lost follows
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def peer_name(transport: asyncio.BaseTransport) -> str:
+    """The client for logs and operators: HOST:PORT, or unix:pid=PID,uid=UID."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family == socket.AF_UNIX:
+        with contextlib.suppress(OSError):
+            raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+            pid, uid, _ = _PEERCRED.unpack(raw)
+            return f"unix:pid={pid},uid={uid}"
+        return "unix"
+    name = transport.get_extra_info("peername")
+    return str(TcpAddress(*name[:2])) if name else "unknown"
+
+
+def bound_name(sock: socket.socket) -> str:
+    """Where a listening socket can be reached: HOST:PORT, or a unix socket's path."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return os.fsdecode(name)
+    return str(TcpAddress(*name[:2]))
