@@ -156,9 +156,11 @@ class VolumeCore:
         """Execute in order; returns (done, to be read on another thread, waiting for a sync, to be
         submitted again when there is journal space). Buffers of writes are released on return."""
 
-    def read_into(self, offset: int, data: Buffer, /) -> bool:
-        """Fill `data`; may wait for the disk, without the GIL. False: a chunk's place is not in
-        the table (see `missing`). Raises ReadFault."""
+    def fill(self, request: Request, start: int, length: int, /) -> bool:
+        """Read bytes [start, start + length) of a READ that `submit` left waiting into its `data`.
+
+        May wait for the disk, without the GIL. False: a chunk's place is not in the table (see
+        `missing`). Raises ReadFault, OSError."""
 
     def missing(self, offset: int, length: int, /) -> list[int]:
         """Indexes of chunks (1,024 at most) whose places a read of the range needs and lacks."""

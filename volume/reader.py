@@ -224,7 +224,7 @@ class Reader:
     def _run(self, target: ReadTarget, request: Request, done: Done) -> None:
         try:
             if request.op == OP_READ:
-                request.data = self.read(target, request.offset, request.length)
+                self._read(target, request)
             else:
                 request.data = self._resolver.extents(target, request.offset, request.length)
             request.error = 0
@@ -237,28 +237,25 @@ class Reader:
             _fail(target, request, "internal error")
         self._scheduler.post(lambda: done([request]))
 
-    def read(self, target: ReadTarget, offset: int, length: int) -> bytearray:
-        """The bytes of a range within the volume. CorruptData, OSError."""
-        data = bytearray(length)
-        view = memoryview(data)
-        for start in range(0, length, WINDOW_BYTES):
-            piece = view[start : start + WINDOW_BYTES]
-            self._read_piece(target, offset + start, piece)
-        return data
+    def _read(self, target: ReadTarget, request: Request) -> None:
+        """Fill the request's bytes. CorruptData, OSError."""
+        for start in range(0, request.length, WINDOW_BYTES):
+            length = min(WINDOW_BYTES, request.length - start)
+            self._read_piece(target, request, start, length)
 
-    def _read_piece(self, target: ReadTarget, offset: int, piece: memoryview) -> None:
+    def _read_piece(self, target: ReadTarget, request: Request, start: int, length: int) -> None:
         for _ in range(MAX_ATTEMPTS):
             try:
-                if target.core.read_into(offset, piece):
+                if target.core.fill(request, start, length):
                     return
             except ReadFault as fault:
                 raise self._damage(target, fault) from None
-            for index in target.core.missing(offset, len(piece)):
+            for index in target.core.missing(request.offset + start, length):
                 self._resolver.resolve(target, index)
         raise OSError(
             errno.EIO,
-            f"volume {target.name}: the read cache is too small to read {len(piece)} bytes at "
-            f"offset {offset}; raise store.cache_bytes",
+            f"volume {target.name}: the read cache is too small to read {length} bytes at "
+            f"offset {request.offset + start}; raise store.cache_bytes",
         )
 
     def _damage(self, target: ReadTarget, fault: ReadFault) -> CorruptChunk:

@@ -272,23 +272,31 @@ static int check_range(const struct bd_volume *volume, unsigned long long offset
     return -1;
 }
 
-static PyObject *volume_read_into(PyObject *self, PyObject *args)
+/* fill(request, start, length): a part of a READ that submit() left waiting, into its own bytes. */
+static PyObject *volume_fill(PyObject *self, PyObject *args)
 {
-    unsigned long long offset;
-    Py_buffer data;
-    if (!PyArg_ParseTuple(args, "Kw*:read_into", &offset, &data))
+    bd_request *request;
+    unsigned long long start;
+    unsigned long long length;
+    if (!PyArg_ParseTuple(args, "O!KK:fill", &bd_request_type, &request, &start, &length))
         return NULL;
     struct bd_volume *volume = volume_of(self);
-    int error = -EINVAL;
-    struct bd_read_fault fault = {0};
-    if (check_range(volume, offset, (unsigned long long)data.len) == 0) {
-        Py_BEGIN_ALLOW_THREADS;
-        error = bd_volume_read(volume, offset, (uint64_t)data.len, data.buf, false, &fault);
-        Py_END_ALLOW_THREADS;
-    }
-    PyBuffer_Release(&data);
-    if (PyErr_Occurred())
+    if (!PyBytes_Check(request->data) ||
+        (uint64_t)PyBytes_GET_SIZE(request->data) != request->length || start > request->length ||
+        length > request->length - start) {
+        PyErr_SetString(PyExc_ValueError, "fill() takes a READ as submit() left it, and a part");
         return NULL;
+    }
+    if (check_range(volume, request->offset, request->length) < 0)
+        return NULL;
+    PyObject *bytes = Py_NewRef(request->data); /* nobody else has seen it yet */
+    int error;
+    struct bd_read_fault fault = {0};
+    Py_BEGIN_ALLOW_THREADS;
+    error = bd_volume_read(volume, request->offset + start, length,
+                           (uint8_t *)PyBytes_AS_STRING(bytes) + start, false, &fault);
+    Py_END_ALLOW_THREADS;
+    Py_DECREF(bytes);
     if (error == -EIO)
         return bd_raise_fault(&fault);
     if (error < 0 && error != -EAGAIN)
@@ -575,7 +583,7 @@ static PyObject *volume_state(PyObject *self, PyObject *unused)
 
 static PyMethodDef volume_methods[] = {
     {"submit", volume_submit, METH_VARARGS, NULL},
-    {"read_into", volume_read_into, METH_VARARGS, NULL},
+    {"fill", volume_fill, METH_VARARGS, NULL},
     {"missing", volume_missing, METH_VARARGS, NULL},
     {"put_place", volume_put_place, METH_VARARGS, NULL},
     {"hot_extents", volume_hot_extents, METH_VARARGS, NULL},
