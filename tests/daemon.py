@@ -145,6 +145,11 @@ class Daemon:
     def socket(self) -> str:
         return next(str(address) for address in self.ready["nbd"] if _is_path(address))
 
+    def create(self, volume: str, size: int, block_size: int = 512) -> None:
+        """Make a volume; by default one whose clients may write single sectors."""
+        with self.control() as client:
+            client.create_volume(volume, size, block_size=block_size)
+
     def control(self) -> Client:
         """A client of the control API; a context manager."""
         return Client(Path(self.ready["control"]))

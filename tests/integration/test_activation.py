@@ -4,12 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.clients import FindTool, run_libnbd, run_tool
 from tests.daemon import StartDaemon
+
+APPEAR_S = 20.0
 
 LAUNCHER = """
 import os, socket, sys
@@ -19,6 +22,13 @@ os.environ["LISTEN_FDS"] = "1"
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + APPEAR_S
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
 
 
 def test_an_inherited_socket_is_served_and_no_other_is_opened(
@@ -49,6 +59,7 @@ def test_systemd_starts_it_on_the_first_connection(
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([activate, "-l", path, "-E", "PATH", *serve], stderr=log)
     try:
+        _wait_for(path)
         uri = f"nbd+unix:///demo?socket={path}"
         assert run_tool(nbdinfo, "--size", uri).strip() == str(64 << 20)
     finally:

@@ -17,7 +17,8 @@ def test_random_writes_verify(
     client_tool: FindTool, daemon: StartDaemon, tmp_path: Path, block: str
 ) -> None:
     fio = client_tool("fio")
-    server = daemon("--volume", f"demo={JOBS * JOB_MiB}M")
+    server = daemon()
+    server.create("demo", JOBS * JOB_MiB << 20)
     output = run_tool(
         fio,
         "--name=verify",

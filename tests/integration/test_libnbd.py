@@ -13,7 +13,9 @@ pytestmark = pytest.mark.usefixtures("libnbd")
 
 @pytest.fixture
 def server(daemon: StartDaemon) -> Daemon:
-    return daemon("--volume", "demo=256M")
+    server = daemon()
+    server.create("demo", 256 << 20)
+    return server
 
 
 def test_reads_return_what_was_written_and_zeros_elsewhere(server: Daemon) -> None:
@@ -250,5 +252,23 @@ other = nbd.NBD()
 other.set_opt_mode(True)
 other.connect_uri(uri)
 other.opt_abort()
+""",
+    )
+
+
+def test_misaligned_requests_are_refused_on_a_volume_of_4096_byte_blocks(
+    daemon: StartDaemon,
+) -> None:
+    run_libnbd(
+        daemon("--volume", "demo=64M").uri(),
+        """
+h = connected()
+assert h.get_block_size(nbd.SIZE_MINIMUM) == 4096
+h.pwrite(b"a" * 8192, 0)
+refused("EINVAL", h.pwrite, b"x" * 512, 0)
+refused("EINVAL", h.pwrite, b"x" * 4096, 512)
+refused("EINVAL", h.pread, 512, 4096)
+refused("EINVAL", h.zero, 4096, 512)
+assert h.pread(8192, 0) == b"a" * 8192
 """,
     )

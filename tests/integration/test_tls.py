@@ -23,8 +23,8 @@ h.flush()
 for number in range(16):
     assert h.pread(1 << 20, number << 20) == data
 for number in range(100):
-    h.pwrite(b"s" * 512, number * 512)
-    assert h.pread(512, number * 512) == b"s" * 512
+    h.pwrite(b"s" * 4096, number * 4096)
+    assert h.pread(4096, number * 4096) == b"s" * 4096
 h.shutdown()
 """
 
@@ -115,7 +115,7 @@ h = nbd.NBD()
 h.set_uri_allow_local_file(True)
 try:
     h.connect_uri(uri)
-    h.pread(512, 0)
+    h.pread(4096, 0)
 except nbd.Error:
     sys.exit(0)
 raise AssertionError("a client without a certificate was served")
