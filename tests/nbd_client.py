@@ -70,7 +70,7 @@ _EXTENDED = Struct(">HHQQQ")
 
 
 class Session:
-    """See the module's text. `info` is set once transmission began."""
+    """See the module's text."""
 
     def __init__(self, send: Callable[[bytes], None], take: Callable[[int], bytes]) -> None:
         self.send_raw = send
@@ -80,10 +80,16 @@ class Session:
         self.handshake_flags = 0
         self.client_flags = _FIXED
         self.contexts: dict[str, int] = {}
-        self.info: ExportInfo | None = None
+        self._info: ExportInfo | None = None
         self._cookie = 0
         self._sent: dict[int, list[Sent]] = {}  # by cookie, oldest first
         self._parts: dict[int, Parts] = {}  # replies of which some chunks came
+
+    @property
+    def info(self) -> ExportInfo:
+        """What the server told when transmission began."""
+        assert self._info is not None
+        return self._info
 
     # --- negotiation -----------------------------------------------------------------------
 
@@ -153,8 +159,8 @@ class Session:
 
     def go(self, name: str, *items: int) -> ExportInfo:
         """NBD_OPT_GO: transmission begins."""
-        self.info = export_info(self.option(wire.OPT_GO, export_query(name, *items)))
-        return self.info
+        self._info = export_info(self.option(wire.OPT_GO, export_query(name, *items)))
+        return self._info
 
     def export_name(self, name: str) -> ExportInfo:
         """NBD_OPT_EXPORT_NAME: transmission begins, or the server hangs up (EOFError)."""
@@ -163,8 +169,8 @@ class Session:
         if not self.client_flags & self.handshake_flags & wire.FLAG_NO_ZEROES:
             zeroes = self._take(wire.EXPORT_NAME_ZEROES)
             expect(not any(zeroes), "zeroes that are not")
-        self.info = ExportInfo(size, flags)
-        return self.info
+        self._info = ExportInfo(size, flags)
+        return self._info
 
     def forget_negotiation(self) -> None:
         """What STARTTLS does to both sides."""

@@ -157,4 +157,8 @@ class Rules:
         found = filter_payload(payload, self.entered.contexts)
         if found is None:
             return Refused(wire.EINVAL, "BLOCK_STATUS: context ids repeated or not negotiated")
-        return self.check_range(wire.CMD_BLOCK_STATUS, offset, found[0]) or found
+        refused = self.check_range(wire.CMD_BLOCK_STATUS, offset, found[0])
+        if refused is not None:
+            # No offset: the header's length is not the range, so clients may judge it outside.
+            return Refused(refused.error, refused.message)
+        return found
