@@ -1,6 +1,6 @@
 """Composition root: store, NBD listener and control API on one uvloop, from start to drain.
 
-    start   open the store (recovers) -> create missing volumes -> NBD -> control API -> ready
+    start   open the store (recovers) -> create missing volumes -> control API -> NBD -> ready
     stop    NBD stops taking clients and drains -> control API -> the store closes (checkpoint)
 
 The first SIGINT or SIGTERM drains for `drain_s` at most; a second one cuts that short; a third ends
@@ -19,7 +19,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
@@ -31,14 +31,10 @@ from blockd.api.app import create_app
 from blockd.api.node import Store
 from blockd.api.server import ControlServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
-from blockd.config import ExportConfig, ServeConfig, TlsChoice, check
+from blockd.config import ServeConfig, TlsChoice, check
 from blockd.device import Exports
-from blockd.listener import NbdListener
-from blockd.nbd.access import ExportPolicy, TlsMode
-from blockd.nbd.limits import Limits
 from blockd.ready import Ready, announced_in
 from blockd.scheduler import LoopScheduler
-from blockd.tls import TlsProvider
 from blockd.toml_decode import ConfigError
 from volume.model import StoreStatus
 
@@ -66,8 +62,8 @@ MakeListener = Callable[[ServeConfig, Exports, list[socket.socket]], Listener]
 
 
 @dataclass(frozen=True, slots=True)
-class Wiring:
-    """What a daemon is made of and talks to; tests replace parts."""
+class Parts:
+    """What a daemon is made of and talks to (blockd.wiring has the real ones)."""
 
     open_store: OpenStore
     make_listener: MakeListener
@@ -79,9 +75,9 @@ class Wiring:
 class Daemon:
     """One run of the daemon, and the `Node` of its control API. `run` is called once."""
 
-    def __init__(self, config: ServeConfig, wiring: Wiring) -> None:
+    def __init__(self, config: ServeConfig, parts: Parts) -> None:
         self._config = config
-        self._wiring = wiring
+        self._parts = parts
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._notifier = systemd.Notifier(os.environ.get("NOTIFY_SOCKET"))
@@ -124,21 +120,21 @@ class Daemon:
         async with contextlib.AsyncExitStack() as stack:
             self._store = await stack.enter_async_context(self._opened_store())
             await self._create_missing_volumes()
-            self._listener = self._wiring.make_listener(self._config, self.store, nbd_sockets)
-            await stack.enter_async_context(self._listening(self._listener))
+            self._listener = self._parts.make_listener(self._config, self.store, nbd_sockets)
             await stack.enter_async_context(self._controlled(control_sockets))
+            await stack.enter_async_context(self._listening(self._listener))
             await self._serve()
 
     async def _serve(self) -> None:
         if self._stop.is_set():
             return  # a signal came during recovery
         ready = await self._ready()
-        with announced_in(self._wiring.ready_file, ready):
+        with announced_in(self._parts.ready_file, ready):
             nbd = ",".join(ready.nbd)
             logger.info("serving", extra={"nbd": nbd, "volumes": len(ready.volumes)})
             _warn_of_exposure(self._config)
             self._notifier.ready(f"serving {len(ready.volumes)} volumes on {nbd}")
-            self._wiring.announce(ready)
+            self._parts.announce(ready)
             await self._stop.wait()
         self._notifier.stopping()
 
@@ -157,7 +153,7 @@ class Daemon:
     async def _opened_store(self) -> AsyncIterator[Store]:
         scheduler = LoopScheduler(asyncio.get_running_loop())
         _make_directory(self._config.data)
-        store = await asyncio.to_thread(self._wiring.open_store, self._config, scheduler)
+        store = await asyncio.to_thread(self._parts.open_store, self._config, scheduler)
         try:
             yield store
         finally:
@@ -170,7 +166,6 @@ class Daemon:
         for name, size in self._config.volumes.items():
             if name not in present:
                 await asyncio.to_thread(self.store.create_volume, name, size)
-                logger.info("volume created", extra={"volume": name, "size": size})
             elif present[name] != size:
                 logger.info(
                     "volume keeps its size; use `blockd volume resize` to change it",
@@ -241,7 +236,7 @@ class Daemon:
         self._notifier.ready("reloaded")
 
     def _reload(self) -> None:
-        config = self._wiring.reload()
+        config = self._parts.reload()
         check(config)
         if self._listener is not None:
             self._listener.reload_tls()
@@ -275,67 +270,7 @@ def _warn_of_exposure(config: ServeConfig) -> None:
         logger.warning("any nbd client on the network may attach", extra={"nbd": exposed})
 
 
-def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
-    """The store in `config.data`; recovers it. Waits for disks. Raises VolumeError."""
-    from volume.options import StoreOptions
-    from volume.store import Store as DirectoryStore
-
-    store = config.store
-    given = {
-        "journal_limit": store.journal_limit,
-        "reserve_bytes": store.reserve,
-        "cache_bytes": store.cache,
-        "hot_map_bytes": store.hot_map,
-        "destage_age_s": store.destage_age_s,
-        "read_threads": store.read_threads,
-        "compression": store.compression and store.compression.value,
-    }
-    options = StoreOptions(**{name: value for name, value in given.items() if value is not None})
-    return DirectoryStore.open(config.data, options, scheduler)
-
-
-class ConfiguredPolicies:
-    """Policies of exports as the configuration has them; others get the default (blockd.nbd)."""
-
-    def __init__(self, exports: Mapping[str, ExportConfig]) -> None:
-        self._policies = {
-            name: ExportPolicy(
-                tls_required=export.tls_required,
-                clients=export.clients,
-                read_only=export.read_only,
-            )
-            for name, export in exports.items()
-        }
-        self._default = ExportPolicy()
-
-    def policy(self, export_name: str) -> ExportPolicy:
-        return self._policies.get(export_name, self._default)
-
-
-def make_listener(config: ServeConfig, exports: Exports, adopted: list[socket.socket]) -> Listener:
-    """The NBD listener; sockets from the service manager take the place of configured ones."""
-    nbd = config.nbd
-    tls = config.tls.mode is not TlsChoice.OFF
-    return NbdListener(
-        exports,
-        ConfiguredPolicies(config.exports),
-        tcp=() if adopted else nbd.listen,
-        unix=None if adopted else config.nbd_socket,
-        adopted=adopted,
-        limits=Limits(
-            handshake_timeout_s=nbd.handshake_timeout_s,
-            max_connections=nbd.max_connections,
-            max_payload=nbd.max_payload,
-            max_in_flight_bytes=nbd.max_in_flight_bytes,
-            max_in_flight_requests=nbd.max_in_flight_requests,
-        ),
-        tls_mode=TlsMode(config.tls.mode.value),
-        tls=TlsProvider(config.tls.settings()) if tls else None,
-        reply_timeout_s=nbd.reply_timeout_s,
-    )
-
-
-def run(config: ServeConfig, wiring: Wiring) -> None:
+def run(config: ServeConfig, parts: Parts) -> None:
     """Serve until a signal, on a loop of its own. Raises what kept it from starting."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Daemon(config, wiring).run())
+        runner.run(Daemon(config, parts).run())

@@ -205,8 +205,11 @@ def _native() -> Finding:
 
 def _tls(tls: TlsConfig, machine: Machine) -> Iterator[Finding]:
     """TLS files as the daemon reads them, then what it does not mind but a person would."""
-    from blockd.tls import TlsConfigError, TlsProvider
-
+    try:
+        from blockd.tls import TlsConfigError, TlsProvider
+    except ImportError as error:
+        yield Finding("tls", FAIL, str(error), "pip install -e . in the checkout")
+        return
     try:
         TlsProvider(tls.settings())
     except TlsConfigError as error:

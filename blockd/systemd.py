@@ -40,10 +40,27 @@ def take_sockets(
     name_of = dict(enumerate(names.split(":")))
     nbd: list[socket.socket] = []
     control: list[socket.socket] = []
-    for index in range(int(count)):
-        taken = control if name_of.get(index) == CONTROL_NAME else nbd
-        taken.append(_listening(first_fd + index))
+    try:
+        for index in range(int(count)):
+            if name_of.get(index) == CONTROL_NAME:
+                control.append(_private(_listening(first_fd + index)))
+            else:
+                nbd.append(_listening(first_fd + index))
+    except ActivationError:
+        for sock in nbd + control:
+            sock.close()
+        raise
     return nbd, control
+
+
+def _private(sock: socket.socket) -> socket.socket:
+    if sock.family == socket.AF_UNIX:
+        return sock
+    sock.close()
+    raise ActivationError(
+        f"LISTEN_FDNAMES: the socket {CONTROL_NAME!r} is not a unix socket; whoever reaches "
+        "the control API may delete volumes, so it is not for networks"
+    )
 
 
 def _listening(fd: int) -> socket.socket:
@@ -57,7 +74,7 @@ def _listening(fd: int) -> socket.socket:
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
         socket.SOL_SOCKET, socket.SO_ACCEPTCONN
     ):
-        sock.detach()
+        sock.close()
         raise ActivationError(f"LISTEN_FDS: descriptor {fd} is not a listening stream socket")
     sock.setblocking(False)
     return sock

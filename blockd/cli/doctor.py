@@ -46,9 +46,12 @@ def doctor(
         directory = settings.data
     except ConfigError as error:
         settings, directory = error, data or DEFAULT_DATA
-    places = [control] if control else candidates(os.environ)
-    if isinstance(settings, ServeConfig) and not control:
-        places.append(settings.control_socket)
+    if control:
+        places = [control]
+    elif isinstance(settings, ServeConfig) and (data or config):
+        places = [settings.control_socket]
+    else:
+        places = candidates(os.environ)
     findings: list[Finding] = [_daemon(places), *examine(settings, directory, Machine())]
     if as_json:
         print_json(findings)

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:  # `blockd volume list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = exits.FAILED
     sys.exit(code)
 
 
@@ -65,13 +66,11 @@ def run(arguments: Sequence[str]) -> int:
         return exits.INTERRUPTED
     except typer.TyperException as error:
         return _usage(error, as_json)
-    except BrokenPipeError:
-        return exits.OK
     except Exception as error:
         code = _code(error)
         if code is None:
             raise
-        print_error(code, str(error), as_json=as_json)
+        print_error(code, _message(error), as_json=as_json)
         return exits.EXIT_CODE.get(code, exits.FAILED)
 
 
@@ -90,3 +89,9 @@ def _code(error: Exception) -> str | None:
     if isinstance(code, str):
         return code
     return "io_error" if isinstance(error, OSError) else None
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -99,17 +99,17 @@ def serve(
     if check_config:
         _report_valid(settings, as_json)
         return
-    from blockd import daemon, logs
+    from blockd import daemon, logs, wiring
 
     logs.setup(settings.log)
-    wiring = daemon.Wiring(
-        open_store=daemon.open_store,
-        make_listener=daemon.make_listener,
+    parts = daemon.Parts(
+        open_store=wiring.open_store,
+        make_listener=wiring.make_listener,
         reload=lambda: options.over(load_config(config, data)),
         announce=_print_json if as_json else _print_text,
         ready_file=ready_file,
     )
-    daemon.run(settings, wiring)
+    daemon.run(settings, parts)
 
 
 class _Options:

@@ -1,0 +1,75 @@
+"""Settings -> the parts of the daemon: the store, the NBD listener and its policies."""
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from blockd.api.node import Store
+from blockd.config import ExportConfig, ServeConfig, TlsChoice
+from blockd.device import Exports
+from blockd.listener import NbdListener
+from blockd.nbd.access import ExportPolicy, TlsMode
+from blockd.nbd.limits import Limits
+from blockd.scheduler import LoopScheduler
+from blockd.tls import TlsProvider
+from volume.options import StoreOptions
+from volume.store import Store as VolumeStore
+
+
+def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
+    """The store in `config.data`; recovers it. Waits for disks. Raises VolumeError."""
+    store = config.store
+    given: dict[str, Any] = {
+        "journal_limit": store.journal_limit,
+        "reserve_bytes": store.reserve,
+        "cache_bytes": store.cache,
+        "hot_map_bytes": store.hot_map,
+        "destage_age_s": store.destage_age_s,
+        "read_threads": store.read_threads,
+        "compression": store.compression and store.compression.value,
+    }
+    options = StoreOptions(**{name: value for name, value in given.items() if value is not None})
+    return VolumeStore.open(config.data.absolute(), options, scheduler)
+
+
+class ConfiguredPolicies:
+    """Policies of exports as the configuration has them; others get the default (blockd.nbd)."""
+
+    def __init__(self, exports: Mapping[str, ExportConfig]) -> None:
+        self._policies = {
+            name: ExportPolicy(
+                tls_required=export.tls_required,
+                clients=export.clients,
+                read_only=export.read_only,
+            )
+            for name, export in exports.items()
+        }
+        self._default = ExportPolicy()
+
+    def policy(self, export_name: str) -> ExportPolicy:
+        return self._policies.get(export_name, self._default)
+
+
+def make_listener(
+    config: ServeConfig, exports: Exports, adopted: list[socket.socket]
+) -> NbdListener:
+    """The NBD listener; sockets from the service manager take the place of configured ones."""
+    nbd = config.nbd
+    tls = config.tls.mode is not TlsChoice.OFF
+    return NbdListener(
+        exports,
+        ConfiguredPolicies(config.exports),
+        tcp=() if adopted else nbd.listen,
+        unix=None if adopted else config.nbd_socket,
+        adopted=adopted,
+        limits=Limits(
+            handshake_timeout_s=nbd.handshake_timeout_s,
+            max_connections=nbd.max_connections,
+            max_payload=nbd.max_payload,
+            max_in_flight_bytes=nbd.max_in_flight_bytes,
+            max_in_flight_requests=nbd.max_in_flight_requests,
+        ),
+        tls_mode=TlsMode(config.tls.mode.value),
+        tls=TlsProvider(config.tls.settings()) if tls else None,
+        reply_timeout_s=nbd.reply_timeout_s,
+    )

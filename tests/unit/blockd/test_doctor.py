@@ -1,0 +1,209 @@
+"""Doctor: each thing that can be wrong is found, and has a way out."""
+
+import fcntl
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from blockd.config import ServeConfig, StoreConfig, TlsChoice, TlsConfig
+from blockd.doctor import FAIL, MODULES, OK, TOOLS, WARN, Finding, Machine, examine
+from blockd.toml_decode import ConfigError
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine with every tool and module."""
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    (proc / "modules").write_text("nbd 53248 0 - Live 0x0\niscsi_tcp 24576 0 - Live 0x0\n")
+    return Machine(
+        proc=proc,
+        sys_module=tmp_path / "sys",
+        which=lambda tool: f"/usr/bin/{tool}",
+        modinfo=lambda module: False,
+        now=lambda: NOW,
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory as the store leaves it."""
+    data = tmp_path / "data"
+    for folder in ("meta", "journal", "packs"):
+        (data / folder).mkdir(parents=True)
+    (data / "journal" / "00000001.seg").write_bytes(bytes(4096))
+    data.chmod(0o700)
+    return data
+
+
+def look(
+    check: str, data: Path, machine: Machine, config: ServeConfig | ConfigError | None = None
+) -> Finding:
+    """The one finding of `check`."""
+    config = config or ServeConfig(data=data)
+    (finding,) = [each for each in examine(config, data, machine) if each.check == check]
+    return finding
+
+
+def test_a_healthy_machine_has_nothing_to_do(data: Path, machine: Machine) -> None:
+    assert {each.level for each in examine(ServeConfig(data=data), data, machine)} == {OK}
+
+
+def test_whatever_is_not_well_has_a_way_out(tmp_path: Path, machine: Machine) -> None:
+    bare = replace(machine, which=lambda tool: None, proc=tmp_path / "none")
+    findings = examine(ConfigError("x"), tmp_path / "none", bare)
+    unwell = [each for each in findings if each.level != OK]
+    assert len(unwell) == 2 + len(MODULES) + len(TOOLS)
+    assert all(each.fix for each in unwell)
+
+
+def test_a_missing_data_directory_is_made_by_serve(tmp_path: Path, machine: Machine) -> None:
+    finding = look("data directory", tmp_path / "none", machine)
+    assert finding.level == WARN
+    assert "is not there" in finding.message
+
+
+def test_a_file_is_no_data_directory(tmp_path: Path, machine: Machine) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    assert look("data directory", path, machine).level == FAIL
+
+
+def test_an_open_data_directory_is_named_with_its_mode(data: Path, machine: Machine) -> None:
+    data.chmod(0o755)
+    finding = look("data directory", data, machine)
+    assert finding == Finding(
+        "data directory", WARN, f"{data} is open to others (mode 755)", f"chmod 700 {data}"
+    )
+
+
+def test_somebody_elses_data_directory_fails(data: Path, machine: Machine) -> None:
+    finding = look("data directory", data, replace(machine, uid=os.getuid() + 1))
+    assert finding.level == FAIL
+    assert "belongs to user" in finding.message
+
+
+def test_the_holder_of_the_lock_is_named(data: Path, machine: Machine) -> None:
+    lock = data / "lock"
+    lock.touch()
+    line = f"1: FLOCK  ADVISORY  WRITE 4711 08:01:{lock.stat().st_ino} 0 EOF\n"
+    (machine.proc / "locks").write_text("2: POSIX  ADVISORY  WRITE 1 08:01:1 0 EOF\n" + line)
+    assert "process 4711" in look("lock", data, machine).message
+
+
+def test_a_real_lock_is_seen(data: Path, machine: Machine) -> None:
+    with (data / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        finding = look("lock", data, replace(machine, proc=Path("/proc")))
+    assert finding.message == f"process {os.getpid()} serves the directory"
+
+
+def test_half_a_store_fails(data: Path, machine: Machine) -> None:
+    (data / "packs").rmdir()
+    finding = look("format", data, machine)
+    assert (finding.level, finding.message) == (FAIL, f"{data} lacks packs")
+
+
+def test_an_empty_directory_is_a_new_store(tmp_path: Path, machine: Machine) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir(mode=0o700)
+    assert look("format", empty, machine).level == OK
+
+
+def test_a_journal_that_leaves_no_room_is_warned_of(data: Path, machine: Machine) -> None:
+    config = ServeConfig(data=data, store=StoreConfig(journal_limit=1 << 59))
+    finding = look("journal", data, machine, config)
+    assert finding.level == WARN
+    assert "512 PiB" in finding.message
+
+
+def test_a_broken_configuration_fails_and_the_rest_is_still_looked_at(
+    data: Path, machine: Machine
+) -> None:
+    finding = look("configuration", data, machine, ConfigError("blockd.toml: nbd.x: no such key"))
+    assert (finding.level, finding.message) == (FAIL, "blockd.toml: nbd.x: no such key")
+    assert look("format", data, machine, ConfigError("x")).level == OK
+
+
+def test_settings_that_serve_refuses_fail(data: Path, machine: Machine) -> None:
+    config = ServeConfig(data=data, tls=TlsConfig(key=Path("k")))
+    assert look("configuration", data, machine, config).level == FAIL
+
+
+def test_missing_tools_come_with_their_package(data: Path, machine: Machine) -> None:
+    bare = replace(machine, which=lambda tool: None)
+    assert look("client nbdcopy", data, bare).fix == "sudo apt install libnbd-bin"
+    assert look("client iscsiadm", data, bare).fix == "sudo apt install open-iscsi"
+
+
+def test_a_module_is_loaded_available_or_missing(data: Path, machine: Machine) -> None:
+    name = "kernel module nbd"
+    assert look(name, data, machine).message == "loaded"
+    (machine.proc / "modules").write_text("nbdx 1 0 - Live 0x0\n")
+    assert look(name, data, machine).level == WARN
+    loadable = replace(machine, modinfo=lambda module: module == "nbd")
+    assert "modprobe nbd" in look(name, data, loadable).message
+    (machine.sys_module / "nbd").mkdir(parents=True)  # built into the kernel
+    assert look(name, data, machine).message == "loaded"
+
+
+def key_pair(folder: Path, ends: datetime) -> TlsConfig:
+    """A self-signed certificate, valid until `ends`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "storage1")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - timedelta(days=1000))
+        .not_valid_after(ends)
+        .sign(key, hashes.SHA256())
+    )
+    tls = TlsConfig(mode=TlsChoice.REQUIRE, cert=folder / "cert.pem", key=folder / "key.pem")
+    assert tls.cert
+    assert tls.key
+    tls.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    tls.key.touch(mode=0o600)
+    tls.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return tls
+
+
+@pytest.mark.parametrize(("days", "level"), [(365, OK), (10, WARN), (-1, FAIL)])
+def test_the_end_of_a_certificate_is_watched(
+    data: Path, machine: Machine, tmp_path: Path, days: int, level: str
+) -> None:
+    tls = key_pair(tmp_path, NOW + timedelta(days=days))
+    finding = look("tls certificate", data, machine, ServeConfig(data=data, tls=tls))
+    assert finding.level == level
+
+
+def test_an_open_private_key_is_warned_of(data: Path, machine: Machine, tmp_path: Path) -> None:
+    tls = key_pair(tmp_path, NOW + timedelta(days=365))
+    assert tls.key
+    tls.key.chmod(0o644)
+    finding = look("tls key", data, machine, ServeConfig(data=data, tls=tls))
+    assert (finding.level, finding.fix) == (WARN, f"chmod 600 {tls.key}")
+
+
+def test_tls_files_that_serve_refuses_fail(data: Path, machine: Machine, tmp_path: Path) -> None:
+    tls = replace(key_pair(tmp_path, NOW + timedelta(days=365)), key=tmp_path / "none.pem")
+    finding = look("tls", data, machine, ServeConfig(data=data, tls=tls))
+    assert finding.level == FAIL
+    assert "none.pem" in finding.message

@@ -1,0 +1,103 @@
+"""Log lines: one event, one line, whatever clients call themselves."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from blockd import logs
+from blockd.config import LogConfig, LogFormat, LogLevel
+
+logger = logging.getLogger("blockd.test")
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """Where lines go; the root logger is as before afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def test_text_has_event_and_fields(stream: io.StringIO) -> None:
+    logs.setup(LogConfig(), stream)
+    logger.info("attached", extra={"volume": "vm1", "note": "two words", "empty": ""})
+    stamp, rest = stream.getvalue().split(" ", 1)
+    assert rest == 'info blockd.test attached volume=vm1 note="two words" empty=""\n'
+    assert len(stamp) == len("2026-11-22T10:31:05.123Z")
+    assert stamp.endswith("Z")
+
+
+def test_json_has_the_same_facts(stream: io.StringIO) -> None:
+    logs.setup(LogConfig(format=LogFormat.JSON), stream)
+    logger.warning("slow disk ms=%d", 12, extra={"volume": "vm1", "count": 3})
+    line = json.loads(stream.getvalue())
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "level": "warning",
+        "logger": "blockd.test",
+        "event": "slow disk ms=12",
+        "volume": "vm1",
+        "count": 3,
+    }
+
+
+def test_fields_cannot_replace_the_facts(stream: io.StringIO) -> None:
+    logs.setup(LogConfig(format=LogFormat.JSON), stream)
+    logger.info("real", extra={"event": "forged", "level": "forged"})
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["level"]) == ("real", "info")
+
+
+@pytest.mark.parametrize("nasty", ["a\nb", "a\x1b[31mb", "a\u2028b", "a\rb"])
+def test_no_client_can_forge_a_line(stream: io.StringIO, nasty: str) -> None:
+    logs.setup(LogConfig(), stream)
+    logger.info("refused %s", nasty, extra={"peer": nasty})
+    line = stream.getvalue()
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+
+
+def test_a_traceback_follows_its_event(stream: io.StringIO) -> None:
+    logs.setup(LogConfig(), stream)
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logger.exception("failed")
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("error blockd.test failed")
+    assert all(line.startswith("    ") for line in rest)
+    assert rest[-1].endswith("ValueError: broken")
+
+
+def test_a_traceback_is_a_field_in_json(stream: io.StringIO) -> None:
+    logs.setup(LogConfig(format=LogFormat.JSON), stream)
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logger.exception("failed")
+    assert json.loads(stream.getvalue())["exception"].endswith("ValueError: broken")
+
+
+def test_levels_hold_back(stream: io.StringIO) -> None:
+    logs.setup(LogConfig(level=LogLevel.WARNING), stream)
+    logger.info("chatter")
+    assert stream.getvalue() == ""
+
+
+def test_setup_again_does_not_double_lines(stream: io.StringIO) -> None:
+    logs.setup(LogConfig(), stream)
+    logs.setup(LogConfig(level=LogLevel.DEBUG), stream)
+    logging.getLogger("uvicorn.error").warning("odd request")
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_libraries_report_problems_only(stream: io.StringIO) -> None:
+    logs.setup(LogConfig(level=LogLevel.DEBUG), stream)
+    logging.getLogger("uvicorn.error").info("Started server process")
+    assert stream.getvalue() == ""

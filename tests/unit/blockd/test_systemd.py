@@ -1,0 +1,123 @@
+"""Socket activation and readiness, as systemd does them."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from blockd.systemd import ActivationError, Notifier, take_sockets
+
+PID = 4711
+Pass = Callable[..., int]
+
+
+@pytest.fixture
+def pass_fds() -> Iterator[Pass]:
+    """Puts descriptors side by side, as a service manager does; gives the first number."""
+    made: list[int] = []
+
+    def place(*files: int) -> int:
+        first = 200
+        for index, fd in enumerate(files):
+            made.append(os.dup2(fd, first + index))
+        return first
+
+    yield place
+    for fd in made:
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+def listening() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def test_without_activation_nothing_is_taken() -> None:
+    assert take_sockets({}, PID) == ([], [])
+
+
+def test_sockets_for_another_process_are_not_taken() -> None:
+    assert take_sockets({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, PID) == ([], [])
+
+
+def test_a_control_socket_on_the_network_is_refused(pass_fds: Pass) -> None:
+    with listening() as a:
+        first = pass_fds(a.fileno())
+        environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(PID), "LISTEN_FDNAMES": "control"}
+        with pytest.raises(ActivationError, match="not a unix socket"):
+            take_sockets(environ, PID, first)
+
+
+def test_sockets_are_sorted_by_name(pass_fds: Pass, socket_dir: Path) -> None:
+    with listening() as a, socket.socket(socket.AF_UNIX) as b, listening() as c:
+        b.bind(f"{socket_dir}/control")
+        b.listen()
+        first = pass_fds(a.fileno(), b.fileno(), c.fileno())
+        names = "blockd.socket:control:unknown"
+        environ = {"LISTEN_FDS": "3", "LISTEN_PID": str(PID), "LISTEN_FDNAMES": names, "A": "1"}
+        nbd, control = take_sockets(environ, PID, first)
+        addresses = [a.getsockname(), c.getsockname()]
+        assert [sock.getsockname() for sock in nbd] == addresses
+        assert [sock.getsockname() for sock in control] == [b.getsockname()]
+        assert environ == {"A": "1"}
+        for sock in nbd + control:
+            assert not sock.get_inheritable()
+            sock.close()
+
+
+def test_names_are_optional(pass_fds: Pass) -> None:
+    with listening() as a:
+        first = pass_fds(a.fileno())
+        nbd, control = take_sockets({"LISTEN_FDS": "1", "LISTEN_PID": str(PID)}, PID, first)
+        assert (len(nbd), control) == (1, [])
+        nbd[0].close()
+
+
+@pytest.mark.parametrize("count", ["x", "-1", "65", "1.0"])
+def test_a_senseless_count_is_refused(count: str) -> None:
+    with pytest.raises(ActivationError, match="LISTEN_FDS"):
+        take_sockets({"LISTEN_FDS": count, "LISTEN_PID": str(PID)}, PID)
+
+
+def test_what_is_no_listening_socket_is_refused(pass_fds: Pass, tmp_path: Path) -> None:
+    environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(PID)}
+    with (tmp_path / "file").open("w") as file:
+        first = pass_fds(file.fileno())
+        with pytest.raises(ActivationError, match="is not a socket"):
+            take_sockets(dict(environ), PID, first)
+    with socket.socket() as idle:
+        first = pass_fds(idle.fileno())
+        with pytest.raises(ActivationError, match="not a listening"):
+            take_sockets(dict(environ), PID, first)
+
+
+def test_a_descriptor_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ActivationError, match="Bad file descriptor"):
+        take_sockets({"LISTEN_FDS": "1", "LISTEN_PID": str(PID)}, PID, 999)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_service_manager_is_told(socket_dir: Path, abstract: bool) -> None:
+    address = f"@{socket_dir}/notify" if abstract else f"{socket_dir}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address.replace("@", "\0", 1) if abstract else address)
+        manager.settimeout(10)
+        notifier = Notifier(address, monotonic_ns=lambda: 5_000_000)
+        notifier.ready("serving 1 volumes")
+        notifier.reloading()
+        notifier.stopping()
+        messages = [manager.recv(1024).decode() for _ in range(3)]
+    assert messages == [
+        "READY=1\nSTATUS=serving 1 volumes",
+        "RELOADING=1\nMONOTONIC_USEC=5000",
+        "STOPPING=1",
+    ]
+
+
+def test_no_service_manager_is_no_problem(tmp_path: Path) -> None:
+    Notifier(None).ready("x")
+    Notifier(str(tmp_path / "gone")).ready("x")
