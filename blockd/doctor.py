@@ -19,6 +19,7 @@ from pathlib import Path
 from blockd.config import ServeConfig, TlsChoice, TlsConfig, check
 from blockd.sizes import format_size
 from blockd.toml_decode import ConfigError
+from volume.errors import VolumeError
 
 OK = "ok"
 WARN = "warn"
@@ -154,12 +155,37 @@ def _lock(data: Path, machine: Machine) -> Finding:
 
 def _format(data: Path) -> Finding:
     folders = [name for name in ("meta", "journal", "packs") if (data / name).is_dir()]
-    if len(folders) == 3:
-        return Finding("format", OK, "meta, journal and packs are there")
     if not folders:
         return Finding("format", OK, "no store yet; `blockd serve` makes one")
-    missing = ", ".join(sorted({"meta", "journal", "packs"} - set(folders)))
-    return Finding("format", FAIL, f"{data} lacks {missing}", "restore it from a backup")
+    if len(folders) < 3:
+        missing = ", ".join(sorted({"meta", "journal", "packs"} - set(folders)))
+        return Finding("format", FAIL, f"{data} lacks {missing}", "restore it from a backup")
+    if not (data / "meta" / "data.mdb").is_file():
+        return Finding("format", FAIL, f"{data}/meta is empty", "restore it from a backup")
+    return _meta(data)
+
+
+def _meta(data: Path) -> Finding:
+    """Format and seal as `meta/` has them; LMDB lets us read beside a running daemon."""
+    try:
+        from volume.disk import SystemClock
+        from volume.kv import LmdbKeyValue
+        from volume.meta import Meta
+        from volume.store import META_MAP_BYTES
+    except ImportError:
+        return Finding("format", WARN, "unread: the native extension does not load", "see below")
+    try:
+        kv = LmdbKeyValue(data / "meta", synced=True, map_size=META_MAP_BYTES)
+        try:
+            meta = Meta(kv, SystemClock())
+        finally:
+            kv.close()
+    except (VolumeError, OSError) as error:
+        return Finding("format", FAIL, f"{data}/meta: {error}", "restore it from a backup")
+    if meta.sealed_reason is not None:
+        fix = f"check the disk, then: blockd doctor --unseal --data {data}"
+        return Finding("format", FAIL, f"{data} is sealed: {meta.sealed_reason}", fix)
+    return Finding("format", OK, f"store {meta.uuid.hex()}, opened {meta.node_epoch} times")
 
 
 def _free_space(data: Path) -> Finding:

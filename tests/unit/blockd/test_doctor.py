@@ -1,7 +1,9 @@
 """Doctor: each thing that can be wrong is found, and has a way out."""
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +17,10 @@ from cryptography.x509.oid import NameOID
 from blockd.config import ServeConfig, StoreConfig, TlsChoice, TlsConfig
 from blockd.doctor import FAIL, MODULES, OK, TOOLS, WARN, Finding, Machine, examine
 from blockd.toml_decode import ConfigError
+from volume.disk import SystemClock
+from volume.kv import LmdbKeyValue
+from volume.meta import Meta
+from volume.store import META_MAP_BYTES
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -36,13 +42,22 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory as the store leaves it."""
+    """A data directory as the store makes it."""
     data = tmp_path / "data"
     for folder in ("meta", "journal", "packs"):
         (data / folder).mkdir(parents=True)
     (data / "journal" / "00000001.seg").write_bytes(bytes(4096))
     data.chmod(0o700)
+    with meta(data) as records:
+        records.begin_epoch()
     return data
+
+
+@contextlib.contextmanager
+def meta(data: Path) -> Iterator[Meta]:
+    kv = LmdbKeyValue(data / "meta", synced=True, map_size=META_MAP_BYTES)
+    yield Meta(kv, SystemClock())
+    kv.close()
 
 
 def look(
@@ -111,6 +126,28 @@ def test_half_a_store_fails(data: Path, machine: Machine) -> None:
     (data / "packs").rmdir()
     finding = look("format", data, machine)
     assert (finding.level, finding.message) == (FAIL, f"{data} lacks packs")
+
+
+def test_a_sealed_store_is_found_without_a_daemon(data: Path, machine: Machine) -> None:
+    with meta(data) as records:
+        records.seal("EIO while writing to the disk")
+    finding = look("format", data, machine)
+    assert finding.level == FAIL
+    assert "EIO while writing" in finding.message
+    assert finding.fix
+    assert f"blockd doctor --unseal --data {data}" in finding.fix
+
+
+def test_a_store_of_another_version_fails(data: Path, machine: Machine) -> None:
+    (data / "meta" / "data.mdb").write_bytes(b"not a database" * 1000)
+    assert look("format", data, machine).level == FAIL
+
+
+def test_looking_at_an_empty_meta_leaves_it_empty(data: Path, machine: Machine) -> None:
+    for file in (data / "meta").iterdir():
+        file.unlink()
+    assert look("format", data, machine).level == FAIL
+    assert list((data / "meta").iterdir()) == []
 
 
 def test_an_empty_directory_is_a_new_store(tmp_path: Path, machine: Machine) -> None:
