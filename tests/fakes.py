@@ -86,8 +86,9 @@ class MemoryDevice:
         return len(self._waiting)
 
     def finish(self, count: int | None = None, *, newest_first: bool = False) -> None:
-        """Finish `count` waiting requests (all by default), oldest or newest first."""
-        for _ in range(len(self._waiting) if count is None else count):
+        """Finish up to `count` of the waiting requests (all by default), oldest or newest first."""
+        waiting = len(self._waiting)
+        for _ in range(waiting if count is None else min(count, waiting)):
             request, done = self._waiting.pop(-1 if newest_first else 0)
             done([request])
 
