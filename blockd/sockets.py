@@ -135,8 +135,9 @@ class UnixListener:
             os.fchmod(self.sock.fileno(), mode)
             self.sock.bind(os.fspath(path))
             os.chmod(path, mode)
-            self._identity = _identity(path)
             self.sock.listen(BACKLOG)
+            # Held open, so that its inode number cannot become another file's.
+            self._file: int | None = os.open(path, os.O_PATH | os.O_NOFOLLOW)
         except OSError as error:
             self.sock.close()
             raise ListenError(
@@ -146,14 +147,13 @@ class UnixListener:
 
     def remove(self) -> None:
         """Take the file away, unless another server has put its own there since."""
+        if self._file is None:
+            return
         with contextlib.suppress(OSError):
-            if _identity(self.path) == self._identity:
+            if os.path.samestat(self.path.lstat(), os.fstat(self._file)):
                 self.path.unlink()
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.lstat()
-    return status.st_dev, status.st_ino
+        os.close(self._file)
+        self._file = None
 
 
 def _remove_stale(path: Path) -> None:

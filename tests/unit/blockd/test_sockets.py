@@ -1,0 +1,144 @@
+"""How sockets are bound and tuned, and what an operator reads when they cannot be."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from blockd import sockets
+from blockd.config import TcpAddress
+from blockd.sockets import ListenError, UnixListener, bind_tcp, bound_name, tune
+from tests.aio import run
+
+
+def test_free_port_is_the_same_for_all_addresses_of_a_name() -> None:
+    bound = run(bind_tcp(TcpAddress("", 0)))
+    try:
+        families = {sock.family for sock in bound}
+        assert socket.AF_INET in families
+        assert len({sock.getsockname()[1] for sock in bound}) == 1
+        assert all(not sock.getblocking() for sock in bound)
+    finally:
+        for sock in bound:
+            sock.close()
+
+
+def test_bound_name_has_the_real_port() -> None:
+    (sock,) = run(bind_tcp(TcpAddress("127.0.0.1", 0)))
+    with sock:
+        assert bound_name(sock) == f"127.0.0.1:{sock.getsockname()[1]}"
+        assert not bound_name(sock).endswith(":0")
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_ipv6_address_is_written_in_brackets() -> None:
+    (sock,) = run(bind_tcp(TcpAddress("::1", 0)))
+    with sock:
+        assert bound_name(sock) == f"[::1]:{sock.getsockname()[1]}"
+
+
+def test_taken_port_is_an_error_with_a_way_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = TcpAddress("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(ListenError, match=f"{address}: Address already in use; .* --nbd"):
+            run(bind_tcp(address))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
+def test_address_of_another_machine_is_an_error(host: str) -> None:
+    with pytest.raises(ListenError, match=rf"nbd address {host}:0: .*this machine"):
+        run(bind_tcp(TcpAddress(host, 0)))
+
+
+def test_nothing_stays_bound_when_one_address_fails() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+    targets: list[tuple[int, tuple[object, ...]]] = [
+        (socket.AF_INET, ("127.0.0.1", port)),
+        (socket.AF_INET, ("192.0.2.1", port)),
+    ]
+    with pytest.raises(OSError, match="assign requested address"):
+        sockets._bind_all(targets, optional_v6=False)
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_stale_socket_file_is_replaced(socket_dir: Path) -> None:
+    path = socket_dir / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))  # and never listens: nobody answers
+    listener = UnixListener(path, 0o600)
+    with listener.sock, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    listener.remove()
+
+
+def test_living_server_keeps_its_socket(socket_dir: Path) -> None:
+    path = socket_dir / "s"
+    first = UnixListener(path, 0o600)
+    with first.sock, socket.socket(socket.AF_UNIX) as client:
+        with pytest.raises(ListenError, match=r"another server answers there.*--nbd-socket"):
+            UnixListener(path, 0o600)
+        client.connect(str(path))
+    first.remove()
+
+
+def test_full_backlog_counts_as_alive(socket_dir: Path) -> None:
+    path = socket_dir / "s"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as waiting:
+        server.bind(str(path))
+        server.listen(0)
+        waiting.connect(str(path))
+        with pytest.raises(ListenError, match="another server answers there"):
+            UnixListener(path, 0o600)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_socket_file_has_the_mode_asked_for(socket_dir: Path, mode: int) -> None:
+    listener = UnixListener(socket_dir / "s", mode)
+    with listener.sock:
+        assert (socket_dir / "s").stat().st_mode & 0o777 == mode
+    listener.remove()
+
+
+def test_remove_leaves_a_successors_socket(socket_dir: Path) -> None:
+    path = socket_dir / "s"
+    old = UnixListener(path, 0o600)
+    old.sock.close()
+    new = UnixListener(path, 0o600)
+    with new.sock:
+        old.remove()
+        assert path.exists()
+        new.remove()
+        assert not path.exists()
+
+
+def test_path_too_long_for_the_kernel_is_an_error(socket_dir: Path) -> None:
+    with pytest.raises(ListenError, match="107 bytes that the kernel takes"):
+        UnixListener(socket_dir / ("s" * 108), 0o600)
+
+
+def test_missing_folder_is_an_error(socket_dir: Path) -> None:
+    with pytest.raises(ListenError, match="No such file or directory; the directory must exist"):
+        UnixListener(socket_dir / "none" / "s", 0o600)
+
+
+def test_tcp_clients_get_no_nagle_and_keepalive() -> None:
+    async def options() -> list[int]:
+        (listening,) = await bind_tcp(TcpAddress("127.0.0.1", 0))
+        with listening:
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            tune(writer.transport)
+            sock = writer.transport.get_extra_info("socket")
+            found = [
+                sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+                sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
+                sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
+            ]
+            writer.close()
+            await writer.wait_closed()
+            return found
+
+    assert run(options()) == [1, 1, 60, 15, 4]
