@@ -177,8 +177,14 @@ class StoreConfig:
     """Memory of the hot maps at which destaging starts."""
     destage_age_s: Seconds | None = None
     """About how old a write may get before it is in chunks."""
+    destage_idle_s: Seconds | None = None
+    """Destage when nothing was written for this long."""
+    gc_interval_s: Seconds | None = None
+    """At least this long between two garbage collections."""
     read_threads: Annotated[int, Range(1, 64)] | None = None
     compression: Compression | None = None
+    accept_journal_loss: bool | None = None
+    """Open although flushed records of the journal are damaged: what follows them is dropped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 A front end hands over a **batch**: every request that arrived in one wake-up of its socket. The
 device finishes each request exactly once, in any order, by calling `done` with lists of finished
-requests: once before `submit` returns, with all that could be finished at once (possibly the whole
-batch, the usual case), and later, on the event loop's thread, for those that had to wait for a disk.
+requests: before `submit` returns with all that could be finished at once (usually the whole batch),
+and later, on the event loop's thread, with those that had to wait for a disk.
 
 `volume.volume.Volume` satisfies this structurally.
 """

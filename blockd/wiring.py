@@ -25,6 +25,9 @@ def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
         "cache_bytes": store.cache,
         "hot_map_bytes": store.hot_map,
         "destage_age_s": store.destage_age_s,
+        "destage_idle_s": store.destage_idle_s,
+        "gc_interval_s": store.gc_interval_s,
+        "accept_journal_loss": store.accept_journal_loss,
         "read_threads": store.read_threads,
         "compression": store.compression and store.compression.value,
     }
