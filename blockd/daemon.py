@@ -278,7 +278,7 @@ show in the latency of every request."""
 
 
 def _allow_many_files() -> None:
-    """Packs and sockets: a store of 1 TiB has 16,384 packs, each of which may be open to readers."""
+    """Packs and sockets: 1 TiB is 16,384 packs, each of which readers may have open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
