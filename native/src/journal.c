@@ -24,6 +24,7 @@ struct bd_journal *bd_journal_new(const uint8_t store_uuid[16], uint64_t segment
     struct bd_journal *journal = calloc(1, sizeof *journal);
     if (journal == NULL)
         return NULL;
+    pthread_mutex_init(&journal->sync_lock, NULL);
     pthread_mutex_init(&journal->lock, NULL);
     memcpy(journal->store_uuid, store_uuid, 16);
     journal->segment_bytes = segment_bytes;
@@ -58,6 +59,7 @@ void bd_journal_free(struct bd_journal *journal)
         }
     }
     pthread_mutex_destroy(&journal->lock);
+    pthread_mutex_destroy(&journal->sync_lock);
     free(journal);
 }
 
@@ -415,6 +417,8 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
 
 int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
 {
+    /* What another sync has taken over is not dirty any more, but not durable yet either. */
+    pthread_mutex_lock(&journal->sync_lock);
     pthread_mutex_lock(&journal->lock);
     int error = journal->sealed != 0 ? -EIO : 0;
     uint64_t target = journal->next_lsn - 1;
@@ -456,6 +460,7 @@ int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
     if (synced_lsn != NULL)
         *synced_lsn = journal->synced_lsn;
     pthread_mutex_unlock(&journal->lock);
+    pthread_mutex_unlock(&journal->sync_lock);
     return error;
 }
 

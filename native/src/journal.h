@@ -13,8 +13,8 @@
  * the checkpoint. When no segment is ready, appends return -EAGAIN; the last `reserve` ones are
  * kept for records without payload, so that trims go on when writes cannot.
  *
- * Locks, in this order: journal, volume, place table. A segment is pinned while somebody reads
- * from it without a lock. */
+ * Locks, in this order: sync, journal, volume, place table. A segment is pinned while somebody
+ * reads from it without a lock. */
 #ifndef BLOCKD_JOURNAL_H
 #define BLOCKD_JOURNAL_H
 
@@ -85,6 +85,7 @@ struct bd_group {
 };
 
 struct bd_journal {
+    pthread_mutex_t sync_lock; /* one sync at a time: a later one covers what an earlier one does */
     pthread_mutex_t lock;
     uint8_t store_uuid[16];
     uint64_t segment_bytes;
