@@ -119,6 +119,7 @@ class SegmentPool:
 def open_segments(disk: Disk, segment_bytes: int) -> dict[int, File]:
     """Open every whole segment file. One that was not finished is removed: it was never used."""
     disk.mkdir(FOLDER)
+    disk.sync_dir("")  # the folder is perhaps new, and what is in it only as durable as its name
     files: dict[int, File] = {}
     for name in disk.list(FOLDER):
         slot = parse_segment_name(name)
