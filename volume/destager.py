@@ -28,7 +28,7 @@ from volume.chunks import ChunkStore
 from volume.commits import Commit, encode, put_commit
 from volume.disk import Clock
 from volume.errors import VolumeError
-from volume.layout import ZERO_ID, ChunkId
+from volume.layout import FAN_OUT, ZERO_ID, ChunkId
 from volume.manifest import Manifests, height_for
 from volume.meta import Head, Meta
 from volume.reader import ChunkResolver, HeadState
@@ -115,15 +115,14 @@ class Destager:
         height = max(old.height, height_for(record.size, record.chunk_size))
         changes: dict[int, ChunkId] = {}
         zeroed: list[tuple[int, int]] = []
+        # What a shrink has cut off is not stored, and what the old head has of it goes.
         end = -(-record.size // record.chunk_size)
         for first, count, zero in volume.core.frozen_runs():
-            stop = min(first + count, end)  # what a shrink has cut off is not stored
-            if first >= stop:
-                continue
-            if zero:
-                zeroed.append((first, stop))
-            else:
-                self._build_run(volume, first, stop, changes)
+            stop = first + count
+            kept = first if zero else max(first, min(stop, end))
+            if first < kept:
+                self._build_run(volume, first, kept, changes)
+            zeroed.append((kept, min(stop, FAN_OUT**height)))
         zeroed.extend(
             (index, index + 1) for index, chunk_id in changes.items() if chunk_id == ZERO_ID
         )
