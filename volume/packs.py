@@ -130,12 +130,13 @@ class Packs:
     def seal(self) -> None:
         """Finish the pack that is appended to, if it has entries; syncs them.
 
-        Crash before the trailer is durable: the pack is found unsealed and scanned."""
+        They are durable before the footer is written: who finds it believes it. Crash before the
+        trailer is durable: the pack is found unsealed and scanned."""
         tail = self._tail
         self._check_usable()
         if tail is None or not tail.rows:
             return
-        self._write(tail)
+        self.sync()
         footer = packfile.encode_footer(tail.rows, tail.pack.number, self._uuid, tail.written)
         try:
             tail.pack.file.pwrite(footer, tail.written)
