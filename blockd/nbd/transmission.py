@@ -63,10 +63,6 @@ class Transmission:
     def device_idle(self) -> bool:
         return not self.in_flight
 
-    @property
-    def between_requests(self) -> bool:
-        return self._skip_refused is None
-
     def drain(self) -> None:
         """Answer ESHUTDOWN to every request that was not accepted yet."""
         self._rules.draining = True

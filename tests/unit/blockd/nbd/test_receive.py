@@ -83,7 +83,7 @@ def test_announced_bytes_cost_no_memory_until_they_come() -> None:
     for buffer in buffers:
         buffer.need = 32 * MIB
         buffer.room(1, borrowed=False)
-    assert resident_bytes() - before < 32 * MIB  # touched, it would be 512 MiB
+    assert resident_bytes() - before < 64 * MIB  # touched, it would be 512 MiB
 
 
 def test_landing_more_than_the_room_is_our_bug() -> None:

@@ -206,7 +206,7 @@ def test_announced_payloads_cost_no_memory() -> None:
     for engine in engines:
         open_export(engine)
         engine.send(request(wire.CMD_WRITE, 0, 32 * MIB) + b"just this")
-    assert resident_bytes() - before < 64 * MIB
+    assert resident_bytes() - before < 128 * MIB  # of 1 GiB announced
 
 
 def test_nothing_is_read_while_replies_are_not_taken() -> None:
