@@ -228,8 +228,11 @@ int bd_journal_commit(struct bd_journal *journal)
     }
     struct bd_segment *segment = journal->current;
     int error = segment->file.ops->pwritev(&segment->file, iov, iov_count, group->start);
-    if (error < 0)
+    if (error < 0) {
+        if (journal->stale_end < group->position)
+            journal->stale_end = group->position;
         return fail_group(journal, error);
+    }
 
     segment->dirty = true;
     segment->piece_count = group->piece_count;
@@ -258,11 +261,31 @@ int bd_journal_commit(struct bd_journal *journal)
     return 0;
 }
 
+/* Where the current segment ends, a replay must not find a record of a failed write and take it for
+ * the one that is in the next segment. */
+static int end_segment(struct bd_journal *journal)
+{
+    struct bd_segment *segment = journal->current;
+    if (segment == NULL || journal->position >= journal->stale_end)
+        return 0;
+    uint8_t nothing[BD_RECORD_HEADER] = {0};
+    struct iovec iov = {nothing, sizeof nothing};
+    int error = segment->file.ops->pwritev(&segment->file, &iov, 1, journal->position);
+    if (error < 0)
+        return error;
+    segment->dirty = true;
+    journal->stale_end = 0;
+    return 0;
+}
+
 /* Close the current segment and begin the next ready one. */
 static int rotate(struct bd_journal *journal, bool has_payload)
 {
     if (journal->ready_count <= (has_payload ? journal->reserve : 0))
         return -EAGAIN;
+    int error = end_segment(journal);
+    if (error < 0)
+        return error;
     struct bd_segment *next = journal->segments[journal->ready[journal->ready_head]];
     struct bd_segment_header header = {.slot = next->slot,
                                        .node_epoch = journal->node_epoch,
@@ -275,7 +298,7 @@ static int rotate(struct bd_journal *journal, bool has_payload)
     uint8_t bytes[BD_SECTOR] = {0};
     bd_segment_header_encode(&header, bytes);
     struct iovec iov = {bytes, sizeof bytes};
-    int error = next->file.ops->pwritev(&next->file, &iov, 1, 0);
+    error = next->file.ops->pwritev(&next->file, &iov, 1, 0);
     if (error < 0)
         return error;
     journal->ready_head = (journal->ready_head + 1) % BD_MAX_SLOTS;
@@ -291,6 +314,7 @@ static int rotate(struct bd_journal *journal, bool has_payload)
     next->dirty = true;
     journal->current = next;
     journal->position = BD_SEGMENT_HEADER;
+    journal->stale_end = 0;
     return 0;
 }
 
@@ -425,8 +449,10 @@ int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
     uint32_t count = 0;
     struct bd_segment **dirty = NULL;
     /* What a flush promised must not share a sector with what is written later: a power cut in
-     * the middle of that sector's write would take it along. */
-    journal->position = sector_up(journal->position);
+     * the middle of that sector's write would take it along. (Where a failed write has been, the
+     * next record goes right there: a replay would find the failed one first.) */
+    if (journal->position >= journal->stale_end)
+        journal->position = sector_up(journal->position);
     if (error == 0 && journal->current != NULL) {
         dirty = malloc((journal->full_count + 1) * sizeof(struct bd_segment *));
         if (dirty == NULL)

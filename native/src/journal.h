@@ -6,6 +6,7 @@
  * first record that does not fit ends it.
  *
  * A failed write leaves the tail where it was: the next append overwrites what was half written.
+ * Until then the log may not skip over it, as whole records of the failed write may be there.
  * A failed sync seals the journal: what the disk holds is unknown, nothing is written any more.
  *
  * Segments are made ready by the caller (written once with zeros, in the background) and handed
@@ -102,7 +103,8 @@ struct bd_journal {
     uint32_t full_count;
 
     struct bd_segment *current;
-    uint64_t position; /* in current */
+    uint64_t position;  /* in current */
+    uint64_t stale_end; /* in current; up to here records of a failed write may lie */
     uint64_t next_lsn;
     uint32_t chain;
     uint64_t next_sequence;
