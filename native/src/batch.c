@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "crc32c.h"
+#include "locks.h"
 
 static int append_write(struct bd_volume *volume, struct bd_action *action, uint64_t now_ns)
 {
@@ -78,7 +79,7 @@ void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int c
         case BD_ACTION_UNMAP:
         case BD_ACTION_ZERO:
             if (!locked) {
-                pthread_mutex_lock(&journal->lock);
+                bd_lock(&journal->lock);
                 locked = true;
                 gathered_from = i;
             }
@@ -94,7 +95,7 @@ void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int c
             if (locked) {
                 action->state = BD_ACTION_WAIT_SYNC;
             } else {
-                pthread_mutex_lock(&journal->lock);
+                bd_lock(&journal->lock);
                 if (journal->sealed != 0)
                     action->status = -EIO;
                 else if (journal->synced_lsn + 1 != journal->next_lsn)

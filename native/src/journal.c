@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "crc32c.h"
+#include "locks.h"
 #include "volume.h"
 
 /* A MARK says when: one at most each millisecond, so that a point in time can be found again. */
@@ -98,7 +99,7 @@ int bd_journal_add_ready(struct bd_journal *journal, uint32_t slot, struct bd_fi
     struct bd_segment *segment = new_segment(slot, file);
     if (segment == NULL)
         return -ENOMEM;
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     int result = register_segment(journal, segment);
     if (result == 0)
         push_ready(journal, segment);
@@ -119,7 +120,7 @@ int bd_journal_adopt(struct bd_journal *journal, uint32_t slot, struct bd_file f
     segment->state = BD_SEGMENT_FULL;
     segment->sequence = sequence;
     segment->dirty = true; /* after a kill -9 its last pages may be in memory only */
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     int result = register_segment(journal, segment);
     if (result == 0) {
         journal->full_count++;
@@ -135,7 +136,7 @@ int bd_journal_adopt(struct bd_journal *journal, uint32_t slot, struct bd_file f
 int bd_journal_recycle(struct bd_journal *journal, uint32_t slot)
 {
     int result = -ENOENT;
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
     if (segment != NULL && segment->state == BD_SEGMENT_FREE) {
         push_ready(journal, segment);
@@ -148,7 +149,7 @@ int bd_journal_recycle(struct bd_journal *journal, uint32_t slot)
 int bd_journal_remove(struct bd_journal *journal, uint32_t slot)
 {
     int result = -ENOENT;
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
     if (segment != NULL && segment->state == BD_SEGMENT_FREE && segment->pins == 0) {
         journal->segments[slot] = NULL;
@@ -165,7 +166,7 @@ int bd_journal_remove(struct bd_journal *journal, uint32_t slot)
 
 void bd_journal_seal(struct bd_journal *journal, int error)
 {
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     if (journal->sealed == 0)
         journal->sealed = error;
     pthread_mutex_unlock(&journal->lock);
@@ -244,7 +245,7 @@ int bd_journal_commit(struct bd_journal *journal)
         journal->space_left -= (int64_t)group->payload_bytes;
     struct bd_volume *volume = group->volume;
     if (volume != NULL)
-        pthread_mutex_lock(&volume->lock);
+        bd_lock(&volume->lock);
     for (int i = 0; i < group->count; i++) {
         struct bd_group_entry *entry = &group->entries[i];
         if (entry->record.op == BD_RECORD_MARK) {
@@ -442,8 +443,8 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
 int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
 {
     /* What another sync has taken over is not dirty any more, but not durable yet either. */
-    pthread_mutex_lock(&journal->sync_lock);
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->sync_lock);
+    bd_lock(&journal->lock);
     int error = journal->sealed != 0 ? -EIO : 0;
     uint64_t target = journal->next_lsn - 1;
     uint32_t count = 0;
@@ -478,7 +479,7 @@ int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
     }
     free(dirty);
 
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     if (error < 0 && error != -ENOMEM && journal->sealed == 0)
         journal->sealed = -error;
     if (error == 0 && target > journal->synced_lsn)
@@ -494,7 +495,7 @@ uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *
                             uint32_t capacity)
 {
     uint32_t count = 0;
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     for (uint32_t slot = 0; slot < journal->slot_limit && count < capacity; slot++) {
         struct bd_segment *segment = journal->segments[slot];
         if (segment == NULL || segment->state != BD_SEGMENT_FULL || segment->last_lsn >= lsn ||
@@ -514,7 +515,7 @@ int bd_journal_resume(struct bd_journal *journal, uint32_t slot, uint64_t positi
                       uint64_t next_lsn, uint32_t chain)
 {
     int result = -ENOENT;
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
     if (segment != NULL && segment->state == BD_SEGMENT_FULL && journal->current == NULL) {
         segment->state = BD_SEGMENT_CURRENT;

@@ -6,6 +6,7 @@
 #include "crc32c.h"
 #include "extent_map.h"
 #include "file_py.h"
+#include "locks.h"
 #include "volume_py.h"
 
 enum { MAX_FROZEN_VOLUMES = 1 << 20 };
@@ -166,7 +167,7 @@ static PyObject *journal_cut(PyObject *self, PyObject *unused)
 {
     (void)unused;
     struct bd_journal *journal = journal_of(self);
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     struct bd_cut cut = bd_journal_cut(journal);
     pthread_mutex_unlock(&journal->lock);
     return cut_tuple(cut);
@@ -197,10 +198,10 @@ static PyObject *journal_freeze(PyObject *self, PyObject *args)
     }
     struct bd_journal *journal = journal_of(self);
     int error = 0;
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     struct bd_cut cut = bd_journal_cut(journal);
     for (Py_ssize_t i = 0; i < count && error == 0; i++) {
-        pthread_mutex_lock(&cores[i]->lock);
+        bd_lock(&cores[i]->lock);
         error = bd_volume_freeze(cores[i]);
         uint64_t seq = cores[i]->seq;
         pthread_mutex_unlock(&cores[i]->lock);
@@ -246,7 +247,7 @@ static PyObject *journal_append_head(PyObject *self, PyObject *args)
                                    .volume_epoch = epoch,
                                    .seq = seq,
                                    .length = (uint64_t)payload.len};
-        pthread_mutex_lock(&journal->lock);
+        bd_lock(&journal->lock);
         error = bd_journal_add(journal, NULL, record, payload.buf, now_ns, &status);
         if (error == 0)
             error = bd_journal_commit(journal);
@@ -264,7 +265,7 @@ static PyObject *journal_append_mark(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "K:append_mark", &now_ns))
         return NULL;
     struct bd_journal *journal = journal_of(self);
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     struct bd_record record = {.op = BD_RECORD_MARK, .offset = now_ns, .seq = journal->synced_lsn};
     journal->marked_lsn = journal->synced_lsn; /* this record is the mark: no second one */
     journal->marked_ns = now_ns;
@@ -370,7 +371,7 @@ static PyObject *journal_begin(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "KKI:begin", &lsn, &sequence, &chain))
         return NULL;
     struct bd_journal *journal = journal_of(self);
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     journal->next_lsn = lsn;
     if (sequence > journal->next_sequence)
         journal->next_sequence = sequence;
@@ -386,7 +387,7 @@ static PyObject *journal_limits(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "LI:set_limits", &space_left, &reserve))
         return NULL;
     struct bd_journal *journal = journal_of(self);
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     journal->space_left = space_left < 0 ? 0 : space_left;
     journal->reserve = reserve;
     pthread_mutex_unlock(&journal->lock);
@@ -398,7 +399,7 @@ static PyObject *journal_state(PyObject *self, PyObject *unused)
 {
     (void)unused;
     struct bd_journal *journal = journal_of(self);
-    pthread_mutex_lock(&journal->lock);
+    bd_lock(&journal->lock);
     unsigned long long lsn = journal->next_lsn - 1;
     unsigned long long synced = journal->synced_lsn;
     int sealed = journal->sealed;

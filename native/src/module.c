@@ -1,9 +1,23 @@
 /* Python glue only: registers the types and functions of the extension. */
 #include "journal_py.h"
 #include "kernels_py.h"
+#include "locks.h"
 #include "request.h"
 #include "table_py.h"
 #include "volume_py.h"
+
+/* The owner of the lock may be in a simulated file, which waits for the GIL. Even where it is not,
+ * other Python threads need not wait as well for what it does to a disk. */
+static int wait_without_gil(pthread_mutex_t *mutex)
+{
+    int error;
+    if (!PyGILState_Check())
+        return pthread_mutex_lock(mutex);
+    Py_BEGIN_ALLOW_THREADS;
+    error = pthread_mutex_lock(mutex);
+    Py_END_ALLOW_THREADS;
+    return error;
+}
 
 static PyModuleDef native_module = {
     PyModuleDef_HEAD_INIT,
@@ -19,6 +33,7 @@ PyMODINIT_FUNC PyInit__native(void)
     static int (*const parts[])(PyObject *) = {bd_request_register, bd_kernels_register,
                                                bd_table_register, bd_journal_register,
                                                bd_volume_register};
+    bd_lock_wait = wait_without_gil;
     PyObject *module = PyModule_Create(&native_module);
     for (size_t i = 0; module != NULL && i < sizeof parts / sizeof *parts; i++)
         if (parts[i](module) < 0)

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "locks.h"
+
 enum { FIRST_BUCKETS = 1024 };
 
 static size_t bucket_of(const struct bd_place_table *table, uint32_t volume, uint64_t index)
@@ -103,7 +105,7 @@ static struct bd_chunk_place **find(struct bd_place_table *table, uint32_t volum
 
 struct bd_chunk_place *bd_table_get(struct bd_place_table *table, uint32_t volume, uint64_t index)
 {
-    pthread_mutex_lock(&table->lock);
+    bd_lock(&table->lock);
     struct bd_chunk_place *place = *find(table, volume, index);
     if (place != NULL) {
         place->used = 1;
@@ -183,7 +185,7 @@ int bd_table_put(struct bd_place_table *table, uint32_t volume, uint64_t index, 
     if (pack != NULL)
         atomic_fetch_add(&pack->references, 1);
 
-    pthread_mutex_lock(&table->lock);
+    bd_lock(&table->lock);
     struct bd_chunk_place **link = find(table, volume, index);
     if (*link != NULL)
         unlink_entry(table, link);
@@ -203,7 +205,7 @@ int bd_table_put(struct bd_place_table *table, uint32_t volume, uint64_t index, 
 void bd_table_drop_range(struct bd_place_table *table, uint32_t volume, uint64_t first,
                          uint64_t end)
 {
-    pthread_mutex_lock(&table->lock);
+    bd_lock(&table->lock);
     if (end - first < table->bucket_count) {
         for (uint64_t index = first; index < end; index++) {
             struct bd_chunk_place **link = find(table, volume, index);
@@ -226,7 +228,7 @@ void bd_table_drop_range(struct bd_place_table *table, uint32_t volume, uint64_t
 
 void bd_table_drop_pack(struct bd_place_table *table, uint32_t number)
 {
-    pthread_mutex_lock(&table->lock);
+    bd_lock(&table->lock);
     for (size_t i = 0; i < table->bucket_count; i++) {
         struct bd_chunk_place **link = &table->buckets[i];
         while (*link != NULL) {

@@ -6,6 +6,7 @@
 
 #include "crc32c.h"
 #include "journal.h"
+#include "locks.h"
 #include "volume.h"
 
 enum { REPLAY_BUFFER = 4 << 20 }; /* read at once; more than one record of any size */
@@ -88,7 +89,7 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
             return error;
         segment->piece_count += bd_pieces_of(record->offset, record->length);
     }
-    pthread_mutex_lock(&volume->lock);
+    bd_lock(&volume->lock);
     bd_volume_apply(volume, record, segment->slot, first_piece,
                     (uint32_t)position + BD_RECORD_HEADER);
     pthread_mutex_unlock(&volume->lock);

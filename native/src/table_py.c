@@ -2,6 +2,7 @@
 #include "table_py.h"
 
 #include "file_py.h"
+#include "locks.h"
 
 static PyObject *pack_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -92,7 +93,7 @@ static PyObject *table_stats(PyObject *self, PyObject *unused)
 {
     (void)unused;
     struct bd_place_table *table = ((bd_table_object *)self)->table;
-    pthread_mutex_lock(&table->lock);
+    bd_lock(&table->lock);
     size_t entries = table->entry_count;
     size_t bytes = table->bytes;
     size_t limit = table->limit;

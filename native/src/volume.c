@@ -8,6 +8,7 @@
 
 #include "bytes.h"
 #include "crc32c.h"
+#include "locks.h"
 
 static struct bd_extent_map *new_map(void)
 {
@@ -372,7 +373,7 @@ int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, u
 {
     struct plan plan;
     plan_init(&plan);
-    pthread_mutex_lock(&volume->lock);
+    bd_lock(&volume->lock);
     int error = plan_layer(volume, &plan, volume->active, false, offset, offset + length);
     pthread_mutex_unlock(&volume->lock);
     if (error == 0)
@@ -388,7 +389,7 @@ int bd_volume_missing(struct bd_volume *volume, uint64_t offset, uint64_t length
     plan_init(&plan);
     plan.missing = indexes;
     plan.missing_capacity = capacity;
-    pthread_mutex_lock(&volume->lock);
+    bd_lock(&volume->lock);
     int error = plan_layer(volume, &plan, volume->active, false, offset, offset + length);
     pthread_mutex_unlock(&volume->lock);
     plan_release(&plan);
@@ -400,7 +401,7 @@ int bd_volume_read_frozen(struct bd_volume *volume, uint64_t offset, uint64_t le
 {
     struct plan plan;
     plan_init(&plan);
-    pthread_mutex_lock(&volume->lock);
+    bd_lock(&volume->lock);
     int error = 0;
     if (volume->frozen != NULL)
         error = plan_layer(volume, &plan, volume->frozen, true, offset, offset + length);
@@ -447,7 +448,7 @@ static void drop_places(struct bd_volume *volume)
 
 void bd_volume_commit(struct bd_volume *volume, uint64_t generation)
 {
-    pthread_mutex_lock(&volume->lock);
+    bd_lock(&volume->lock);
     volume->generation = generation;
     struct bd_extent_map *old = volume->frozen;
     if (old != NULL)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "batch.h"
+#include "locks.h"
 #include "request.h"
 #include "table_py.h"
 
@@ -348,7 +349,7 @@ static PyObject *volume_put_place(PyObject *self_object, PyObject *args)
     bool raw = kind == BD_CHUNK_RAW;
     if ((raw == (pack != Py_None)) && (!raw || PyObject_TypeCheck(pack, &bd_pack_type)) &&
         kind <= BD_CHUNK_DECODED) {
-        pthread_mutex_lock(&volume->lock);
+        bd_lock(&volume->lock);
         current = volume->generation == generation;
         error = 0;
         if (current)
@@ -420,7 +421,7 @@ static PyObject *volume_hot_extents(PyObject *self, PyObject *args)
     struct extent_list out = {PyList_New(0), limit};
     if (out.list == NULL)
         return NULL;
-    pthread_mutex_lock(&volume->lock);
+    bd_lock(&volume->lock);
     int error = walk_extents(volume, volume->active, &out, offset, offset + length);
     pthread_mutex_unlock(&volume->lock);
     if (error < 0) {
@@ -552,7 +553,7 @@ static PyObject *volume_resize(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "K:resize", &size))
         return NULL;
     struct bd_volume *volume = volume_of(self);
-    pthread_mutex_lock(&volume->lock);
+    bd_lock(&volume->lock);
     volume->size = size;
     pthread_mutex_unlock(&volume->lock);
     Py_RETURN_NONE;
@@ -563,7 +564,7 @@ static PyObject *volume_state(PyObject *self, PyObject *unused)
 {
     (void)unused;
     struct bd_volume *volume = volume_of(self);
-    pthread_mutex_lock(&volume->lock);
+    bd_lock(&volume->lock);
     unsigned long long seq = volume->seq;
     unsigned long long generation = volume->generation;
     unsigned long long size = volume->size;
