@@ -9,8 +9,6 @@
 #include "locks.h"
 #include "volume_py.h"
 
-enum { MAX_FROZEN_VOLUMES = 1 << 20 };
-
 PyObject *bd_raise_errno(int error)
 {
     errno = -error;
@@ -173,60 +171,88 @@ static PyObject *journal_cut(PyObject *self, PyObject *unused)
     return cut_tuple(cut);
 }
 
+/* All or none. The journal's lock is held. */
+static int freeze_all(struct bd_volume **cores, Py_ssize_t count, unsigned long long *seqs)
+{
+    int error = 0;
+    Py_ssize_t frozen = 0;
+    while (frozen < count && error == 0) {
+        struct bd_volume *volume = cores[frozen];
+        bd_lock(&volume->lock);
+        error = bd_volume_freeze(volume);
+        seqs[frozen] = volume->seq;
+        pthread_mutex_unlock(&volume->lock);
+        if (error == 0)
+            frozen++;
+    }
+    while (error < 0 && frozen > 0) {
+        struct bd_volume *volume = cores[--frozen];
+        bd_lock(&volume->lock);
+        bd_volume_thaw(volume);
+        pthread_mutex_unlock(&volume->lock);
+    }
+    return error;
+}
+
+static PyObject *seq_list(const unsigned long long *seqs, Py_ssize_t count)
+{
+    PyObject *list = PyList_New(count);
+    for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
+        PyObject *seq = PyLong_FromUnsignedLongLong(seqs[i]);
+        if (seq == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, seq);
+    }
+    return list;
+}
+
 /* Freeze the hot maps of all given volumes at one position of the log. */
 static PyObject *journal_freeze(PyObject *self, PyObject *args)
 {
     PyObject *sequence;
     if (!PyArg_ParseTuple(args, "O:freeze", &sequence))
         return NULL;
-    PyObject *volumes = PySequence_Fast(sequence, "freeze() takes a sequence of volumes");
+    PyObject *volumes = PySequence_Tuple(sequence); /* our own: nobody takes volumes out of it */
     if (volumes == NULL)
         return NULL;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(volumes);
-    PyObject *seqs = PyList_New(count);
-    struct bd_volume **cores =
-        count <= MAX_FROZEN_VOLUMES ? PyMem_New(struct bd_volume *, count + 1) : NULL;
-    if (seqs == NULL || cores == NULL)
-        goto no_memory;
+    PyObject *result = NULL;
+    Py_ssize_t count = PyTuple_GET_SIZE(volumes);
+    struct bd_volume **cores = PyMem_New(struct bd_volume *, count + 1);
+    unsigned long long *seqs = PyMem_New(unsigned long long, count + 1);
+    if (cores == NULL || seqs == NULL) {
+        PyErr_NoMemory();
+        goto out;
+    }
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = PySequence_Fast_GET_ITEM(volumes, i);
+        PyObject *item = PyTuple_GET_ITEM(volumes, i);
         if (!PyObject_TypeCheck(item, &bd_volume_type)) {
             PyErr_SetString(PyExc_TypeError, "freeze() takes VolumeCore objects");
-            goto failed;
+            goto out;
         }
         cores[i] = ((bd_volume_object *)item)->volume;
+        if (cores[i]->journal != journal_of(self)) {
+            PyErr_SetString(PyExc_ValueError, "freeze() takes volumes of this journal");
+            goto out;
+        }
     }
     struct bd_journal *journal = journal_of(self);
-    int error = 0;
     bd_lock(&journal->lock);
     struct bd_cut cut = bd_journal_cut(journal);
-    for (Py_ssize_t i = 0; i < count && error == 0; i++) {
-        bd_lock(&cores[i]->lock);
-        error = bd_volume_freeze(cores[i]);
-        uint64_t seq = cores[i]->seq;
-        pthread_mutex_unlock(&cores[i]->lock);
-        PyObject *number = PyLong_FromUnsignedLongLong(seq);
-        if (number == NULL)
-            error = -ENOMEM;
-        else
-            PyList_SET_ITEM(seqs, i, number);
-    }
+    int error = freeze_all(cores, count, seqs);
     pthread_mutex_unlock(&journal->lock);
-    PyMem_Free(cores);
-    Py_DECREF(volumes);
     if (error < 0) {
-        Py_DECREF(seqs);
-        return bd_raise_errno(error);
+        bd_raise_errno(error);
+        goto out;
     }
-    return Py_BuildValue("(NN)", cut_tuple(cut), seqs);
-
-no_memory:
-    PyErr_NoMemory();
-failed:
+    PyObject *list = seq_list(seqs, count);
+    if (list != NULL)
+        result = Py_BuildValue("(NN)", cut_tuple(cut), list);
+out:
     PyMem_Free(cores);
-    Py_XDECREF(seqs);
+    PyMem_Free(seqs);
     Py_DECREF(volumes);
-    return NULL;
+    return result;
 }
 
 static PyObject *journal_append_head(PyObject *self, PyObject *args)

@@ -424,6 +424,14 @@ int bd_volume_freeze(struct bd_volume *volume)
     return 0;
 }
 
+void bd_volume_thaw(struct bd_volume *volume)
+{
+    assert(volume->frozen != NULL && volume->active->extent_count == 0);
+    free_map(volume->active);
+    volume->active = volume->frozen;
+    volume->frozen = NULL;
+}
+
 /* Drop the places of the chunks that the frozen map touches. */
 static void drop_places(struct bd_volume *volume)
 {

@@ -62,6 +62,9 @@ int bd_volume_read_frozen(struct bd_volume *volume, uint64_t offset, uint64_t le
 /* The locks of journal and volume are held. -EBUSY when something is frozen already. */
 int bd_volume_freeze(struct bd_volume *volume);
 
+/* Take a freeze back before the locks it was done under are released. */
+void bd_volume_thaw(struct bd_volume *volume);
+
 /* The frozen extents are in chunks and the head that has them is durable. Drops the frozen map and
  * the places of the chunks it touched. */
 void bd_volume_commit(struct bd_volume *volume, uint64_t generation);
