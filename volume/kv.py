@@ -65,7 +65,8 @@ class LmdbKeyValue:
 
     def __init__(self, path: Path, *, synced: bool, map_size: int) -> None:
         self.path = path
-        self._gate = threading.Condition(threading.Lock())
+        self._gate = threading.Lock()  # _readers and _growing
+        self._passed = threading.Condition(self._gate)
         self._readers = 0
         self._growing = False
         self._writing = threading.Lock()
@@ -136,21 +137,36 @@ class LmdbKeyValue:
         gone = list(deletes)
         with self._writing:
             for _ in range(MAX_MAP_GROWTHS):
-                try:
-                    with self._env.begin(write=True) as txn:
-                        for key in gone:
-                            txn.delete(key)
-                        for key, value in ordered:
-                            txn.put(key, value)
+                if self._updated(ordered, gone):
                     return
-                except lmdb.MapFullError:
-                    self._grow()
-                except lmdb.Error as error:
-                    raise self._translated(error) from error
         raise OutOfSpace(
             f"{self.path}: {len(ordered)} items do not fit after {MAX_MAP_GROWTHS} doublings "
             "of the map; `blockd doctor` shows how large it is"
         )
+
+    def _updated(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes]) -> bool:
+        """Do one update; False when the map was full, and has been doubled."""
+        try:
+            with self._env.begin(write=True) as txn:
+                try:
+                    for key in deletes:
+                        txn.delete(key)
+                    for key, value in puts:
+                        txn.put(key, value)
+                except lmdb.MapFullError:
+                    # Before the abort: the binding's abort waits until no reader is inside, and
+                    # busy readers would let it wait for minutes (seen with lmdb 3.0).
+                    self._stop_readers()
+                    raise
+            return True
+        except lmdb.MapFullError:
+            self._stop_readers()
+            self._double()
+            return False
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+        finally:
+            self._admit_readers()
 
     def count(self) -> int:
         self._enter()
@@ -178,27 +194,31 @@ class LmdbKeyValue:
     def _enter(self) -> None:
         with self._gate:
             while self._growing:
-                self._gate.wait()
+                self._passed.wait()
             self._readers += 1
 
     def _leave(self) -> None:
         with self._gate:
             self._readers -= 1
             if self._growing:
-                self._gate.notify_all()
+                self._passed.notify_all()
 
-    def _grow(self) -> None:
+    def _stop_readers(self) -> None:
         with self._gate:
             self._growing = True
-            try:
-                while self._readers:
-                    self._gate.wait()
-                self._env.set_mapsize(self._env.info()["map_size"] * 2)
-            except lmdb.Error as error:
-                raise self._translated(error) from error
-            finally:
-                self._growing = False
-                self._gate.notify_all()
+            while self._readers:
+                self._passed.wait()
+
+    def _admit_readers(self) -> None:
+        with self._gate:
+            self._growing = False
+            self._passed.notify_all()
+
+    def _double(self) -> None:
+        try:
+            self._env.set_mapsize(self._env.info()["map_size"] * 2)
+        except lmdb.Error as error:
+            raise self._translated(error) from error
 
     def _translated(self, error: lmdb.Error) -> Exception:
         """LMDB's error as ours. It uses positive codes for errnos, negative ones for its own."""

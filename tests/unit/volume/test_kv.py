@@ -1,0 +1,133 @@
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from volume.errors import CorruptData, OutOfSpace
+from volume.kv import KeyValue, LmdbKeyValue, MemoryKeyValue
+
+Make = Callable[[], KeyValue]
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def kv(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyValue]:
+    made: KeyValue
+    if request.param == "lmdb":
+        made = LmdbKeyValue(tmp_path / "kv", synced=False, map_size=1 << 20)
+    else:
+        made = MemoryKeyValue()
+    yield made
+    made.close()
+
+
+def test_get_finds_what_update_put(kv: KeyValue) -> None:
+    kv.update({b"a": b"1", b"b": b"2"})
+    assert kv.get(b"a") == b"1"
+    assert kv.get(b"c") is None
+    assert kv.get_many([b"b", b"x", b"a"]) == [b"2", None, b"1"]
+    assert kv.count() == 2
+
+
+def test_update_deletes_and_tolerates_absent_keys(kv: KeyValue) -> None:
+    kv.update({b"a": b"1", b"b": b"2"})
+    kv.update({b"c": b"3"}, [b"a", b"never"])
+    assert list(kv.items()) == [(b"b", b"2"), (b"c", b"3")]
+
+
+def test_items_are_those_of_the_prefix_in_order(kv: KeyValue) -> None:
+    kv.update({b"b%04d" % n: b"x" for n in range(1300)} | {b"a": b"1", b"c": b"2"})
+    keys = [key for key, _ in kv.items(b"b")]
+    assert keys == [b"b%04d" % n for n in range(1300)]
+
+
+def test_items_may_be_changed_while_they_are_read(kv: KeyValue) -> None:
+    kv.update({b"%04d" % n: b"x" for n in range(1300)})
+    for key, _ in kv.items():
+        kv.update({}, [key])
+    assert kv.count() == 0
+
+
+def test_map_grows_when_it_is_full(tmp_path: Path) -> None:
+    kv = LmdbKeyValue(tmp_path / "kv", synced=False, map_size=1 << 16)
+    before = kv.map_size
+    kv.update({b"%08d" % n: bytes(1000) for n in range(2000)})
+    assert kv.map_size > before
+    assert kv.get(b"%08d" % 1999) == bytes(1000)
+    kv.close()
+
+
+def test_map_grows_beside_readers(tmp_path: Path) -> None:
+    kv = LmdbKeyValue(tmp_path / "kv", synced=False, map_size=1 << 16)
+    kv.update({b"seen": b"yes"})
+    stop, found = threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            found.append(kv.get(b"seen"))
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for batch in range(20):
+        kv.update({b"%04d-%04d" % (batch, n): bytes(500) for n in range(200)})
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert set(found) == {b"yes"}
+    assert kv.count() == 4001
+    kv.close()
+
+
+def test_a_reopened_environment_holds_what_it_held(tmp_path: Path) -> None:
+    kv = LmdbKeyValue(tmp_path / "kv", synced=True, map_size=1 << 20)
+    kv.update({b"k": b"v"})
+    kv.close()
+    again = LmdbKeyValue(tmp_path / "kv", synced=True, map_size=1 << 20)
+    assert again.get(b"k") == b"v"
+    again.close()
+
+
+def test_a_file_that_is_not_lmdb_is_corrupt_data_naming_the_path(tmp_path: Path) -> None:
+    (tmp_path / "kv").mkdir()
+    (tmp_path / "kv" / "data.mdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(CorruptData, match=str(tmp_path / "kv")):
+        LmdbKeyValue(tmp_path / "kv", synced=True, map_size=1 << 20)
+
+
+class FailingEnvironment:
+    """An LMDB environment that can no longer begin a transaction."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def begin(self, write: bool = False) -> None:
+        self._begin()
+
+
+@pytest.mark.parametrize(("code", "expected"), [(errno.ENOSPC, OutOfSpace), (errno.EIO, OSError)])
+def test_lmdb_errnos_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, expected: type[Exception]
+) -> None:
+    kv = LmdbKeyValue(tmp_path / "kv", synced=True, map_size=1 << 20)
+    error = lmdb.Error("mdb_txn_commit")
+    vars(error)["code"] = code  # as the binding sets it
+
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(kv, "_env", FailingEnvironment(refuse))
+    with pytest.raises(expected, match=str(tmp_path)):
+        kv.update({b"k": b"v"})
+    with pytest.raises(expected, match=str(tmp_path)):
+        kv.get(b"k")
+
+
+def test_memory_snapshot_and_restore() -> None:
+    kv = MemoryKeyValue({b"a": b"1"})
+    before = kv.snapshot()
+    kv.update({b"b": b"2"}, [b"a"])
+    kv.restore(before)
+    assert list(kv.items()) == [(b"a", b"1")]
