@@ -366,10 +366,10 @@ class Packs:
                 self._disk.sync_dir(self._folder)
 
     def _unsealed(self, number: int) -> OpenPack | None:
-        """The pack, open for writing, if it has no trailer."""
+        """The pack, open for writing, unless all of its footer is there."""
         path = self._files.path(number)
         pack = OpenPack(number, path, self._disk.open(path))
-        return None if packfile.read_trailer(pack.file, number, self._uuid) else pack
+        return pack if self._footer_of(pack) is None else None
 
     def _header_holds(self, pack: OpenPack) -> bool:
         header = pack.file.pread(HEADER_LENGTH, 0)
@@ -410,6 +410,8 @@ class Packs:
         return pack.file.pread(length, offset)
 
     def _footer_rows(self, number: int) -> bytes | None:
-        pack = self._pack(number)
-        trailer = packfile.read_trailer(pack.file, number, self._uuid)
+        return self._footer_of(self._pack(number))
+
+    def _footer_of(self, pack: OpenPack) -> bytes | None:
+        trailer = packfile.read_trailer(pack.file, pack.number, self._uuid)
         return None if trailer is None else packfile.read_rows(pack.file, trailer)

@@ -201,6 +201,8 @@ def test_no_crash_while_sealing_lists_entries_that_are_not_there() -> None:
         for pack in again.numbers():
             for chunk_id, place in again.places(pack):
                 assert hash_of(again.read(place, chunk_id)) == chunk_id, image.why
+        for pack in again.sealed():
+            assert list(again.footer(pack)) == list(again.places(pack)), image.why
     assert planner.distinct > 50
 
 
