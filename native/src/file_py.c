@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 
 /* An OSError's errno; anything else (a simulated power cut, a bug of the simulation) becomes EIO. A
@@ -105,9 +106,9 @@ int bd_file_from_object(struct bd_file *file, PyObject *object)
 {
     if (PyLong_Check(object)) {
         long fd = PyLong_AsLong(object);
-        if (fd < 0) {
+        if (fd < 0 || fd > INT_MAX) {
             if (!PyErr_Occurred())
-                PyErr_SetString(PyExc_ValueError, "negative file descriptor");
+                PyErr_Format(PyExc_ValueError, "%ld is no file descriptor", fd);
             return -1;
         }
         int copy = fcntl((int)fd, F_DUPFD_CLOEXEC, 0);

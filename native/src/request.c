@@ -1,20 +1,45 @@
 #include "request.h"
 
+#include <limits.h>
 #include <stddef.h>
 #include <structmember.h>
+
+/* "O&" converters: PyArg's own K and I take -1 and 2**64 for what they are modulo 2**64. */
+static int to_u64(PyObject *object, void *out)
+{
+    unsigned long long value = PyLong_AsUnsignedLongLong(object);
+    if (value == ULLONG_MAX && PyErr_Occurred())
+        return 0;
+    *(uint64_t *)out = value;
+    return 1;
+}
+
+static int to_u32(PyObject *object, void *out)
+{
+    unsigned long value = PyLong_AsUnsignedLong(object);
+    if (value == ULONG_MAX && PyErr_Occurred())
+        return 0;
+    if (value > UINT32_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "Python int too large for 32 bits");
+        return 0;
+    }
+    *(uint32_t *)out = (uint32_t)value;
+    return 1;
+}
 
 static int request_init(PyObject *self_object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"op", "offset", "length", "data", "flags", "cookie", NULL};
     bd_request *self = (bd_request *)self_object;
-    unsigned int op = 0;
-    unsigned int flags = 0;
-    unsigned long long offset = 0;
-    unsigned long long length = 0;
-    unsigned long long cookie = 0;
+    uint32_t op = 0;
+    uint32_t flags = 0;
+    uint64_t offset = 0;
+    uint64_t length = 0;
+    uint64_t cookie = 0;
     PyObject *data = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|KKOIK:Request", names, &op, &offset, &length,
-                                     &data, &flags, &cookie))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O&O&OO&O&:Request", names, to_u32, &op,
+                                     to_u64, &offset, to_u64, &length, &data, to_u32, &flags,
+                                     to_u64, &cookie))
         return -1;
     self->op = op;
     self->flags = flags;

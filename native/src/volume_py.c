@@ -14,7 +14,11 @@ enum {
     RELEASE_GIL_ABOVE = 256 * 1024, /* bytes in a batch; below, the hand-over costs more */
     SLOW_READ_ABOVE = 4 << 20,      /* bytes: longer reads leave the event loop's thread */
     MAX_MISSING = 1024,
+    MAX_CHUNK_SIZE = 16 << 20,
 };
+
+/* No end of a chunk beyond it wraps around. */
+static const uint64_t MAX_VOLUME_BYTES = UINT64_C(1) << 62;
 
 PyObject *bd_read_fault_error;
 
@@ -49,8 +53,11 @@ static PyObject *volume_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (!PyArg_ParseTuple(args, "O!O!IIIKKK:VolumeCore", &bd_journal_type, &journal, &bd_table_type,
                           &table, &number, &epoch, &chunk_size, &size, &seq, &generation))
         return NULL;
-    if (chunk_size < 4096 || (chunk_size & (chunk_size - 1)) != 0 || size > UINT64_C(1) << 62) {
-        PyErr_SetString(PyExc_ValueError, "a chunk size is a power of two of at least 4096");
+    if (chunk_size < 4096 || (chunk_size & (chunk_size - 1)) != 0 || size > MAX_VOLUME_BYTES ||
+        chunk_size > MAX_CHUNK_SIZE) {
+        PyErr_SetString(PyExc_ValueError,
+                        "a chunk size is a power of two from 4096 to 16 MiB, and a volume is "
+                        "at most 4 EiB");
         return NULL;
     }
     bd_volume_object *self = (bd_volume_object *)type->tp_alloc(type, 0);
@@ -81,10 +88,10 @@ static void volume_dealloc(PyObject *self_object)
 /* submit */
 
 struct submission {
-    PyObject *requests; /* fast sequence */
+    PyObject *requests; /* a tuple of our own: other threads may change a list */
     Py_ssize_t count;
     struct bd_action *actions;
-    Py_buffer *buffers; /* of writes; obj is NULL elsewhere */
+    Py_buffer *buffers; /* of writes; of reads only obj, their bytes; obj is NULL elsewhere */
     uint64_t bytes;
 };
 
@@ -98,7 +105,7 @@ static int range_error(const struct bd_volume *volume, const bd_request *request
 /* One request -> one action; the slow path is told by state WAIT_READ. -1 with an exception. */
 static int prepare(struct bd_volume *volume, struct submission *submission, Py_ssize_t i)
 {
-    PyObject *item = PySequence_Fast_GET_ITEM(submission->requests, i);
+    PyObject *item = PyTuple_GET_ITEM(submission->requests, i);
     struct bd_action *action = &submission->actions[i];
     *action = (struct bd_action){.kind = BD_ACTION_NONE, .state = BD_ACTION_DONE};
     if (!PyObject_TypeCheck(item, &bd_request_type)) {
@@ -123,7 +130,7 @@ static int prepare(struct bd_volume *volume, struct submission *submission, Py_s
                               : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)request->length);
         if (bytes == NULL)
             return -1;
-        Py_XSETREF(request->data, bytes);
+        submission->buffers[i].obj = bytes; /* into the request when the batch is done */
         action->kind = BD_ACTION_READ;
         action->data = (uint8_t *)PyBytes_AS_STRING(bytes);
         submission->bytes += request->length;
@@ -135,7 +142,8 @@ static int prepare(struct bd_volume *volume, struct submission *submission, Py_s
     }
     case BD_OP_WRITE: {
         Py_buffer *buffer = &submission->buffers[i];
-        if (PyObject_GetBuffer(request->data, buffer, PyBUF_SIMPLE) < 0)
+        PyObject *data = request->data != NULL ? request->data : Py_None; /* del request.data */
+        if (PyObject_GetBuffer(data, buffer, PyBUF_SIMPLE) < 0)
             return -1;
         if ((uint64_t)buffer->len != request->length) {
             PyErr_Format(PyExc_ValueError, "a WRITE of %llu bytes carries %zd",
@@ -175,12 +183,14 @@ static PyObject *collect(struct submission *submission)
     for (int i = 0; i < 4; i++)
         failed |= lists[i] == NULL;
     for (Py_ssize_t i = 0; i < submission->count && !failed; i++) {
-        PyObject *item = PySequence_Fast_GET_ITEM(submission->requests, i);
+        PyObject *item = PyTuple_GET_ITEM(submission->requests, i);
         struct bd_action *action = &submission->actions[i];
         bd_request *request = (bd_request *)item;
         request->error = action->state == BD_ACTION_DONE ? -action->status : 0;
-        if (request->op == BD_OP_READ && action->state == BD_ACTION_DONE && request->error != 0)
-            Py_XSETREF(request->data, Py_NewRef(Py_None));
+        if (request->op == BD_OP_READ) {
+            PyObject *bytes = request->error == 0 ? submission->buffers[i].obj : NULL;
+            Py_XSETREF(request->data, Py_NewRef(bytes != NULL ? bytes : Py_None));
+        }
         failed = PyList_Append(lists[action->state], item) < 0;
     }
     if (failed) {
@@ -216,10 +226,10 @@ static PyObject *volume_submit(PyObject *self, PyObject *args)
         return NULL;
     struct bd_volume *volume = volume_of(self);
     struct submission submission = {0};
-    submission.requests = PySequence_Fast(sequence, "submit() takes a sequence of Request");
+    submission.requests = PySequence_Tuple(sequence);
     if (submission.requests == NULL)
         return NULL;
-    submission.count = PySequence_Fast_GET_SIZE(submission.requests);
+    submission.count = PyTuple_GET_SIZE(submission.requests);
     struct bd_action inline_actions[INLINE_ACTIONS];
     Py_buffer inline_buffers[INLINE_ACTIONS];
     submission.actions = inline_actions;
@@ -282,7 +292,7 @@ static PyObject *volume_fill(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "O!KK:fill", &bd_request_type, &request, &start, &length))
         return NULL;
     struct bd_volume *volume = volume_of(self);
-    if (!PyBytes_Check(request->data) ||
+    if (request->op != BD_OP_READ || request->data == NULL || !PyBytes_Check(request->data) ||
         (uint64_t)PyBytes_GET_SIZE(request->data) != request->length || start > request->length ||
         length > request->length - start) {
         PyErr_SetString(PyExc_ValueError, "fill() takes a READ as submit() left it, and a part");
@@ -552,6 +562,10 @@ static PyObject *volume_resize(PyObject *self, PyObject *args)
     unsigned long long size;
     if (!PyArg_ParseTuple(args, "K:resize", &size))
         return NULL;
+    if (size > MAX_VOLUME_BYTES) {
+        PyErr_SetString(PyExc_ValueError, "a volume's size is at most 4 EiB");
+        return NULL;
+    }
     struct bd_volume *volume = volume_of(self);
     bd_lock(&volume->lock);
     volume->size = size;
