@@ -1,9 +1,11 @@
-"""Fixtures for all tests.
+"""Fixtures for all tests, and the check that the native code under test is the one in the tree.
 
 A test that needs another program asks `client_tool` for it: without the program it is skipped, or
 fails where BLOCKD_REQUIRE_CLIENTS is set (scripts/check sets it, so that nothing is passed over).
 """
 
+import importlib.util
+import os
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,7 +16,26 @@ import pytest
 from tests.clients import FindTool, find_tool, has_libnbd_binding, unavailable
 from tests.daemon import Daemon, StartDaemon
 
+ROOT = Path(__file__).parent.parent
+ALLOW_STALE = "BLOCKD_ALLOW_STALE_NATIVE"
 _FAILED = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Stop when the extension was built from older sources: its tests would prove nothing."""
+    reinstall = "reinstall with `pip install -e '.[dev]'` (scripts/check does it by itself)"
+    spec = importlib.util.find_spec("native._native")
+    if spec is None or spec.origin is None:
+        pytest.exit(f"native code is not built: {reinstall}", 4)
+    built = Path(spec.origin).stat().st_mtime
+    sources = [ROOT / "native/CMakeLists.txt", *(ROOT / "native/src").glob("*.[ch]")]
+    newer = sorted(path.name for path in sources if path.stat().st_mtime > built)
+    if newer and not os.environ.get(ALLOW_STALE):
+        pytest.exit(
+            f"native code is older than {', '.join(newer)}: {reinstall}, "
+            f"or set {ALLOW_STALE}=1 to test what was built before",
+            4,
+        )
 
 
 @pytest.hookimpl(wrapper=True)
