@@ -358,6 +358,8 @@ static void push_entry(struct bd_journal *journal, struct bd_record record, cons
     record.node_epoch = journal->node_epoch;
     record.lsn = group->lsn++;
     record.chain = group->chain;
+    if (record.op == BD_RECORD_MARK)
+        bd_record_sign(&record, journal->store_uuid);
     bd_record_encode(&record, group->headers[group->count]);
     group->chain = record.header_crc;
     entry->record = record;

@@ -176,7 +176,8 @@ uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *
 int bd_journal_remove(struct bd_journal *journal, uint32_t slot);
 
 /* Replay: continue in the segment at `slot` from replay->position, applying records to volumes'
- * hot maps, up to the first one that does not fit. 0, or -errno on a read error. */
+ * hot maps, up to the first one that does not fit. 0; -EPROTO when that one is of a later version;
+ * -errno on a read error. */
 int bd_replay_segment(struct bd_replay *replay, uint32_t slot);
 
 /* Whether a MARK in this segment, from `position` on, proves that `lsn` was durable: 1, 0, -errno.

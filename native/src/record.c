@@ -33,12 +33,23 @@ bool bd_record_has_payload(uint8_t op)
     return op == BD_RECORD_WRITE || op == BD_RECORD_HEAD;
 }
 
+void bd_record_sign(struct bd_record *mark, const uint8_t store_uuid[16])
+{
+    mark->length = bd_get64(store_uuid);
+    mark->volume = bd_get32(store_uuid + 8);
+    mark->payload_crc = bd_get32(store_uuid + 12);
+}
+
+bool bd_record_is_signed(const struct bd_record *mark, const uint8_t store_uuid[16])
+{
+    return mark->length == bd_get64(store_uuid) && mark->volume == bd_get32(store_uuid + 8) &&
+           mark->payload_crc == bd_get32(store_uuid + 12);
+}
+
 int bd_record_decode(const uint8_t *bytes, struct bd_record *record)
 {
     if (memcmp(bytes, record_magic, 4) != 0 || bd_get32(bytes + 60) != bd_crc32c(0, bytes, 60))
         return -EBADMSG;
-    if (bytes[4] != BD_FORMAT_VERSION || bytes[5] < BD_RECORD_WRITE || bytes[5] > BD_RECORD_HEAD)
-        return -EPROTO;
     record->op = bytes[5];
     record->flags = bd_get16(bytes + 6);
     record->node_epoch = bd_get32(bytes + 8);
@@ -51,6 +62,9 @@ int bd_record_decode(const uint8_t *bytes, struct bd_record *record)
     record->payload_crc = bd_get32(bytes + 52);
     record->chain = bd_get32(bytes + 56);
     record->header_crc = bd_get32(bytes + 60);
+    if (bytes[4] != BD_FORMAT_VERSION || record->op < BD_RECORD_WRITE ||
+        record->op > BD_RECORD_HEAD)
+        return -EPROTO;
     if (bd_record_has_payload(record->op) &&
         (record->length == 0 || record->length > BD_RECORD_MAX_PAYLOAD))
         return -EPROTO;

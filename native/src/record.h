@@ -20,7 +20,8 @@ enum bd_record_op {
     BD_RECORD_WRITE = 1, /* payload: the bytes */
     BD_RECORD_UNMAP = 2, /* range reads as zeros; no payload */
     BD_RECORD_ZERO = 3,  /* the same, asked for as WRITE_ZEROES */
-    BD_RECORD_MARK = 4,  /* offset: wall clock in ns; seq: highest lsn known to be durable */
+    BD_RECORD_MARK = 4,  /* offset: wall clock in ns; seq: highest lsn known to be durable; in the
+                            bytes of length, volume and payload_crc: the store's uuid */
     BD_RECORD_HEAD = 5,  /* payload: a volume's new head (commit id and description) */
 };
 
@@ -53,14 +54,19 @@ struct bd_segment_header {
 /* Encode into 64 bytes; sets record->header_crc. */
 void bd_record_encode(struct bd_record *record, uint8_t *out);
 
-/* 0; -EBADMSG when magic or checksum are wrong; -EPROTO for a version, op or size this code does
- * not know although the checksum is right. */
+/* 0; -EBADMSG when magic or checksum are wrong; -EPROTO, with *record filled in, for a version, op
+ * or size this code does not know although the checksum is right. */
 int bd_record_decode(const uint8_t *bytes, struct bd_record *record);
 
 /* Bytes that the record takes in the segment, header and alignment included. */
 uint64_t bd_record_footprint(const struct bd_record *record);
 
 bool bd_record_has_payload(uint8_t op);
+
+/* A MARK is of one store: what looks like one in a payload (a guest may keep another journal on its
+ * volume, or mean harm) says nothing. */
+void bd_record_sign(struct bd_record *mark, const uint8_t store_uuid[16]);
+bool bd_record_is_signed(const struct bd_record *mark, const uint8_t store_uuid[16]);
 
 void bd_segment_header_encode(const struct bd_segment_header *header, uint8_t *out);
 int bd_segment_header_decode(const uint8_t *bytes, struct bd_segment_header *header);

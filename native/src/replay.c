@@ -23,7 +23,7 @@ struct reader {
 static const uint8_t *look(struct reader *reader, uint64_t position, uint64_t length, int *error)
 {
     *error = 0;
-    if (position + length > reader->segment_bytes)
+    if (position > reader->segment_bytes || length > reader->segment_bytes - position)
         return NULL;
     if (position < reader->start || position + length > reader->start + reader->filled) {
         uint64_t want = reader->segment_bytes - position;
@@ -43,7 +43,8 @@ static const uint8_t *look(struct reader *reader, uint64_t position, uint64_t le
     return reader->buffer + (position - reader->start);
 }
 
-/* The record at `position`, if it is the one that must come next: 1, 0 or -errno. */
+/* The record at `position`, if it is the one that must come next: 1, 0 or -errno (-EPROTO: it is,
+ * but of a later version). */
 static int next_record(struct bd_replay *replay, struct reader *reader, uint64_t position,
                        struct bd_record *record, const uint8_t **payload)
 {
@@ -51,9 +52,12 @@ static int next_record(struct bd_replay *replay, struct reader *reader, uint64_t
     const uint8_t *bytes = look(reader, position, BD_RECORD_HEADER, &error);
     if (bytes == NULL)
         return error;
-    if (bd_record_decode(bytes, record) < 0 || record->lsn != replay->next_lsn ||
-        record->chain != replay->chain || record->node_epoch < replay->node_epoch)
+    int known = bd_record_decode(bytes, record);
+    if (known == -EBADMSG || record->lsn != replay->next_lsn || record->chain != replay->chain ||
+        record->node_epoch < replay->node_epoch)
         return 0;
+    if (known < 0)
+        return known; /* the next record, by a later version: dropping the rest is no answer */
     *payload = NULL;
     if (bd_record_has_payload(record->op)) {
         bytes = look(reader, position, BD_RECORD_HEADER + record->length, &error);
@@ -153,7 +157,8 @@ int bd_replay_proves(struct bd_journal *journal, uint32_t slot, uint64_t positio
         }
         struct bd_record record;
         if (bd_record_decode(bytes, &record) == 0 && record.op == BD_RECORD_MARK &&
-            record.lsn > lsn && record.seq >= lsn)
+            bd_record_is_signed(&record, journal->store_uuid) && record.lsn > lsn &&
+            record.seq >= lsn)
             result = 1;
     }
     free(reader.buffer);
