@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <unistd.h>
 
 static ssize_t posix_pread(struct bd_file *file, void *data, size_t length, uint64_t offset,
@@ -41,6 +42,7 @@ static int posix_pwritev(struct bd_file *file, struct iovec *iov, int count, uin
                 continue;
             return -errno;
         }
+        bool stuck = put == 0;
         offset += (uint64_t)put;
         while (count > 0 && (size_t)put >= iov->iov_len) {
             put -= (ssize_t)iov->iov_len;
@@ -48,8 +50,8 @@ static int posix_pwritev(struct bd_file *file, struct iovec *iov, int count, uin
             count--;
         }
         if (count > 0) {
-            if (put == 0 && iov->iov_len > 0)
-                continue; /* a short write that ended between two buffers */
+            if (stuck)
+                return -EIO; /* neither progress nor an error: no reason to try for ever */
             iov->iov_base = (char *)iov->iov_base + put;
             iov->iov_len -= (size_t)put;
         }
