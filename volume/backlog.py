@@ -2,16 +2,19 @@
 
 From FILL_START of the journal on, finished writes are held back for a while that grows with the
 square of the fill, up to MAX_DELAY_S: writers slow down smoothly, long before the end. When no
-segment is ready at all, writes wait here, in order, and are tried again whenever a segment becomes
-ready. They are never failed for that; when the disk is full, the retry gets its ENOSPC from the
-journal's space limit.
+segment is ready at all, writes wait here, in order, and go on whenever a segment becomes ready.
+They are never failed for that; when the disk is full, they get its ENOSPC from the journal's space
+limit. A long write goes on piece by piece, so that it may be larger than the whole journal.
 """
 
 import errno
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from native import Request
+from native import FLAG_FUA, OP_WRITE, Request
+from volume.disk import Clock
+from volume.flusher import Flusher
 from volume.scheduler import Scheduler
 from volume.volume import Volume
 
@@ -19,6 +22,7 @@ Done = Callable[[list[Request]], None]
 
 FILL_START = 0.6
 MAX_DELAY_S = 0.02
+MAX_PIECE_BYTES = 1024 * 1024
 
 
 def delay_for(fill: float) -> float:
@@ -29,14 +33,33 @@ def delay_for(fill: float) -> float:
     return MAX_DELAY_S * over * over
 
 
+@dataclass(slots=True)
+class _Waiting:
+    volume: Volume
+    request: Request
+    done: Done
+    written: int = 0
+    """Bytes of a WRITE that are in the journal already."""
+
+
 class WriteBacklog:
     """Waiting writes. Everything on the front ends' thread, but `wake`."""
 
-    def __init__(self, scheduler: Scheduler, starving: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        clock: Clock,
+        flusher: Flusher,
+        segment_bytes: int,
+        starving: Callable[[], None],
+    ) -> None:
         self.delay_s = 0.0
         self._scheduler = scheduler
+        self._clock = clock
+        self._flusher = flusher
+        self._piece_bytes = min(MAX_PIECE_BYTES, segment_bytes // 4)
         self._starving = starving
-        self._waiting: deque[tuple[Volume, list[Request], Done]] = deque()
+        self._waiting: deque[_Waiting] = deque()
 
     @property
     def count(self) -> int:
@@ -44,25 +67,55 @@ class WriteBacklog:
 
     def add(self, volume: Volume, requests: list[Request], done: Done) -> None:
         """Keep `requests` until there is journal space. What they carry is their own."""
-        self._waiting.append((volume, requests, done))
+        self._waiting.extend(_Waiting(volume, request, done) for request in requests)
         self._starving()
 
     def wake(self) -> None:
         """From any thread: there may be space again."""
-        self._scheduler.post(self._retry)
+        self._scheduler.post(self._go_on)
 
-    def _retry(self) -> None:
-        """Try each waiting group once; those that are blocked again stay in line."""
-        for _ in range(len(self._waiting)):
-            volume, requests, done = self._waiting.popleft()
-            volume.submit(requests, done)
-            if self._waiting and self._waiting[-1][0] is volume:
-                return  # blocked again: no use trying the others now
+    def _go_on(self) -> None:
+        """Write what can be written, in order, up to the first that has to wait on."""
+        while self._waiting:
+            waiting = self._waiting[0]
+            if not self._advance(waiting):
+                self._starving()
+                return
+            self._waiting.popleft()
+            request = waiting.request
+            if request.error == 0 and request.flags & FLAG_FUA:
+                self._flusher.add([request], waiting.done)
+            else:
+                waiting.done([request])
+
+    def _advance(self, waiting: _Waiting) -> bool:
+        """Go on with one request; whether it is over. Its `error` is set then."""
+        request = waiting.request
+        if waiting.volume.deleted:
+            request.error = errno.ESHUTDOWN
+            return True
+        while True:
+            piece = self._next_piece(waiting)
+            _, _, _, blocked = waiting.volume.core.submit([piece], self._clock.now_ns())
+            if blocked:
+                return False
+            waiting.written += piece.length
+            request.error = piece.error
+            if piece.error or waiting.written >= request.length:
+                return True
+
+    def _next_piece(self, waiting: _Waiting) -> Request:
+        request = waiting.request
+        if request.op != OP_WRITE:
+            return Request(request.op, request.offset, request.length)
+        start = waiting.written
+        length = min(self._piece_bytes, request.length - start)
+        data = memoryview(request.data)[start : start + length]  # type: ignore[arg-type]
+        return Request(OP_WRITE, request.offset + start, length, data)
 
     def fail(self, error: int = errno.ESHUTDOWN) -> None:
         """The store closes: finish who still waits with `error`."""
         while self._waiting:
-            _, requests, done = self._waiting.popleft()
-            for request in requests:
-                request.error = error
-            done(requests)
+            waiting = self._waiting.popleft()
+            waiting.request.error = error
+            waiting.done([waiting.request])

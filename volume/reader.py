@@ -27,7 +27,7 @@ from native import (
 )
 from volume import codecs
 from volume.chunks import ChunkStore
-from volume.errors import CorruptChunk, VolumeError
+from volume.errors import CorruptChunk, CorruptData, VolumeError
 from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, ZERO_ID, ChunkId
 from volume.manifest import Manifests
 from volume.openpacks import OpenPack
@@ -86,8 +86,16 @@ class ChunkResolver:
         return leaf[at : at + CHUNK_ID_LENGTH]
 
     def resolve(self, target: ReadTarget, index: int) -> None:
-        """Put the chunk's place into the table, if the head has not moved meanwhile."""
+        """Put the chunk's place into the table, unless the head moves meanwhile. CorruptData."""
         head = target.head()
+        try:
+            self._resolve(target, head, index)
+        except CorruptData:
+            if target.head().generation == head.generation:
+                raise
+            # The head moved on, and gc has taken what only the old one had: the read looks again.
+
+    def _resolve(self, target: ReadTarget, head: HeadState, index: int) -> None:
         chunk_id = self.chunk_id(head, index)
         put = target.core.put_place
         if chunk_id == ZERO_ID:
@@ -132,6 +140,16 @@ class ChunkResolver:
 
     def extents(self, target: ReadTarget, offset: int, length: int) -> list[tuple[int, int]]:
         """(length, flags) from `offset` on, merged, at most MAX_EXTENTS; flags as BLOCK_STATUS."""
+        for _ in range(MAX_ATTEMPTS):
+            head = target.head()
+            try:
+                return self._extents(target, offset, length)
+            except CorruptData:
+                if target.head().generation == head.generation:
+                    raise
+        raise OSError(errno.EIO, f"volume {target.name}: its head moves faster than it is read")
+
+    def _extents(self, target: ReadTarget, offset: int, length: int) -> list[tuple[int, int]]:
         merged: list[tuple[int, int]] = []
         # The hot maps first: what a destage round moves from them meanwhile is in the later head.
         hot = target.core.hot_extents(offset, length, MAX_EXTENTS)

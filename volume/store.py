@@ -162,7 +162,9 @@ class Store:
         self._closers.append(self._pool.close)
         self._reader = Reader(self._resolver, self._scheduler)
         self._flusher = Flusher(self._journal, self._scheduler, self._seal)
-        self._backlog = WriteBacklog(self._scheduler, self._starving)
+        self._backlog = WriteBacklog(
+            self._scheduler, self._clock, self._flusher, checkpoint.segment_bytes, self._starving
+        )
         self._volumes = {record.name: self._make(record) for record in self._meta.volumes()}
         self._recover(checkpoint)
         self._space = SpaceGuard(self._disk, self._journal, options.reserve_bytes)
