@@ -23,6 +23,7 @@ Done = Callable[[list[Request]], None]
 FILL_START = 0.6
 MAX_DELAY_S = 0.02
 MAX_PIECE_BYTES = 1024 * 1024
+BLOCK_BYTES = 4096  # aligned blocks of it are atomic
 
 
 def delay_for(fill: float) -> float:
@@ -57,7 +58,7 @@ class WriteBacklog:
         self._scheduler = scheduler
         self._clock = clock
         self._flusher = flusher
-        self._piece_bytes = min(MAX_PIECE_BYTES, segment_bytes // 4)
+        self._piece_bytes = min(MAX_PIECE_BYTES, segment_bytes // 4 // BLOCK_BYTES * BLOCK_BYTES)
         self._starving = starving
         self._waiting: deque[_Waiting] = deque()
 
@@ -109,7 +110,9 @@ class WriteBacklog:
         if request.op != OP_WRITE:
             return Request(request.op, request.offset, request.length)
         start = waiting.written
-        length = min(self._piece_bytes, request.length - start)
+        length = request.length - start
+        if length > self._piece_bytes:  # cut between blocks: each is in one record, never in two
+            length = self._piece_bytes - (request.offset + start) % BLOCK_BYTES
         data = memoryview(request.data)[start : start + length]  # type: ignore[arg-type]
         return Request(OP_WRITE, request.offset + start, length, data)
 
