@@ -77,6 +77,7 @@ def finish_tool(
         input=stdin,
         capture_output=True,
         text=True,
+        errors="replace",  # other people's bytes
         timeout=timeout_s,
         check=False,
     )
