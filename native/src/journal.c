@@ -386,6 +386,9 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
     if (journal->sealed != 0)
         return -EIO;
     bool has_payload = bd_record_has_payload(record.op);
+    if (bd_record_footprint(&record) + BD_RECORD_HEADER >
+        journal->segment_bytes - BD_SEGMENT_HEADER)
+        return -EFBIG; /* a segment is smaller than this record and a mark */
     if (group->count > 0 &&
         (group->count + 2 > BD_GROUP_RECORDS || (volume != NULL && group->volume != volume))) {
         error = bd_journal_commit(journal);
@@ -411,8 +414,7 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
         if (error < 0)
             return error;
         begin_group(journal);
-        if (!fits(journal, needed, pieces))
-            return -EFBIG; /* a segment smaller than a record: refused when the store is made */
+        assert(fits(journal, needed, pieces));
     }
     if (mark) {
         struct bd_record marker = {

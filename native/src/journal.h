@@ -153,7 +153,8 @@ int bd_journal_recycle(struct bd_journal *journal, uint32_t slot);
 
 /* Append one record to the group that the next commit writes. The journal's lock is held; `payload`
  * stays valid until the commit. *status (if given) is set to -errno when the commit fails.
- * 0; -EAGAIN (no segment is ready), -ENOSPC (the disk could not take the payload), -errno. */
+ * 0; -EAGAIN (no segment is ready), -ENOSPC (the disk could not take the payload), -EFBIG (no
+ * segment could take the record), -errno. */
 int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct bd_record record,
                    const void *payload, uint64_t now_ns, int *status);
 int bd_journal_commit(struct bd_journal *journal);
