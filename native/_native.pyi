@@ -192,6 +192,10 @@ class VolumeCore:
     def commit(self, generation: int, /) -> None:
         """The frozen extents are in the head of `generation`, which is durable: drop them."""
 
+    def retire(self) -> None:
+        """The volume is deleted: later reads fail with ESHUTDOWN. Call it before a destage round
+        can leave the volume out, as the journal then uses the segments of its hot data again."""
+
     def resize(self, size: int, /) -> None: ...
     def state(self) -> tuple[int, int, int, int, int, int, bool]:
         """(seq, generation, size, hot bytes, extents, memory bytes, frozen)"""

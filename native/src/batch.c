@@ -53,7 +53,8 @@ static void finish_read(struct bd_volume *volume, struct bd_action *action)
     int error = bd_volume_read(volume, action->offset, action->length, action->data, true, &fault);
     action->status = error;
     /* A fault is looked at again on the slow path, which says what is wrong with which bytes. */
-    action->state = error == 0 ? BD_ACTION_DONE : BD_ACTION_WAIT_READ;
+    bool final = error == 0 || error == -ESHUTDOWN;
+    action->state = final ? BD_ACTION_DONE : BD_ACTION_WAIT_READ;
 }
 
 void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int count,

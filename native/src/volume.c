@@ -58,6 +58,13 @@ void bd_volume_free(struct bd_volume *volume)
     free(volume);
 }
 
+void bd_volume_retire(struct bd_volume *volume)
+{
+    bd_lock(&volume->lock);
+    volume->retired = true;
+    pthread_mutex_unlock(&volume->lock);
+}
+
 void bd_volume_apply(struct bd_volume *volume, const struct bd_record *record, uint32_t slot,
                      uint32_t first_piece, uint32_t payload_offset)
 {
@@ -256,8 +263,10 @@ static int read_journal(const struct step *step, uint8_t *data, bool nowait,
                 return error;
             for (uint32_t i = 0; i < count && error == 0; i++) {
                 struct bd_piece piece = *bd_segment_piece(segment, number + i);
-                if (bd_crc32c(0, target, piece.length) != piece.crc)
-                    error = -EIO;
+                if (bd_crc32c(0, target, piece.length) != piece.crc) {
+                    uint64_t before = (uint64_t)(target - (data + (at - step->offset)));
+                    return fault_at(fault, at + before, segment->slot, place + before, false);
+                }
                 target += piece.length;
             }
             number += count;
@@ -312,7 +321,8 @@ static int read_raw_chunk(const struct step *step, uint32_t chunk_size, uint8_t 
                 size_t length = (size_t)(stop - check < BD_PAGE ? stop - check : BD_PAGE);
                 if (bd_crc32c(0, target + (check - at), length) !=
                     bd_get32(chunk->payload + 4 * page))
-                    error = -EIO;
+                    return fault_at(fault, chunk->index * chunk_size + check, chunk->pack->number,
+                                    chunk->data_offset + check, true);
             }
         } else {
             stop = page_end < end ? page_end : end;
@@ -374,7 +384,9 @@ int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, u
     struct plan plan;
     plan_init(&plan);
     bd_lock(&volume->lock);
-    int error = plan_layer(volume, &plan, volume->active, false, offset, offset + length);
+    int error = volume->retired ? -ESHUTDOWN : 0;
+    if (error == 0)
+        error = plan_layer(volume, &plan, volume->active, false, offset, offset + length);
     pthread_mutex_unlock(&volume->lock);
     if (error == 0)
         error = run_plan(&plan, volume->chunk_size, offset, data, nowait, fault);

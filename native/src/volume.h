@@ -24,6 +24,7 @@ struct bd_volume {
     uint64_t size;
     uint64_t seq;
     uint64_t generation; /* raised whenever chunk places change */
+    bool retired;        /* deleted: the journal may give away what its maps point at */
     struct bd_extent_map *active;
     struct bd_extent_map *frozen; /* NULL when no destage round is under way */
 };
@@ -36,6 +37,10 @@ struct bd_read_fault {
     bool in_pack;
 };
 
+/* The volume is deleted: from here on no destage round saves what is hot in it, so the journal's
+ * segments may be used again under it. Reads that have begun end well, later ones are refused. */
+void bd_volume_retire(struct bd_volume *volume);
+
 struct bd_volume *bd_volume_new(struct bd_journal *journal, struct bd_place_table *table,
                                 uint32_t number, uint32_t epoch, uint32_t chunk_size, uint64_t size,
                                 uint64_t seq, uint64_t generation);
@@ -47,7 +52,8 @@ void bd_volume_apply(struct bd_volume *volume, const struct bd_record *record, u
                      uint32_t first_piece, uint32_t payload_offset);
 
 /* Read [offset, offset + length), within the volume's size, into `data`. 0; -EAGAIN when the disk
- * would have to be waited for (nowait) or a chunk's place is not in the table; -EIO with *fault. */
+ * would have to be waited for (nowait) or a chunk's place is not in the table; -EIO with *fault;
+ * -ESHUTDOWN when the volume is retired. */
 int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
                    bool nowait, struct bd_read_fault *fault);
 

@@ -557,6 +557,13 @@ static PyObject *volume_commit(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *volume_retire(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    bd_volume_retire(volume_of(self));
+    Py_RETURN_NONE;
+}
+
 static PyObject *volume_resize(PyObject *self, PyObject *args)
 {
     unsigned long long size;
@@ -606,6 +613,7 @@ static PyMethodDef volume_methods[] = {
     {"frozen_covers", volume_frozen_covers, METH_VARARGS, NULL},
     {"overlay_frozen", volume_overlay_frozen, METH_VARARGS, NULL},
     {"commit", volume_commit, METH_VARARGS, NULL},
+    {"retire", volume_retire, METH_NOARGS, NULL},
     {"resize", volume_resize, METH_VARARGS, NULL},
     {"state", volume_state, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
