@@ -4,6 +4,7 @@
 #ifndef BLOCKD_FILE_IO_H
 #define BLOCKD_FILE_IO_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,7 +28,7 @@ struct bd_file {
     const struct bd_file_ops *ops;
     void *object; /* of the ops' own */
     int fd;
-    bool no_nowait; /* this file system has no RWF_NOWAIT: plain reads instead */
+    atomic_bool no_nowait; /* this file system has no RWF_NOWAIT: plain reads instead */
 };
 
 /* Take over a file descriptor: closed by ops->close. */

@@ -251,7 +251,7 @@ int bd_journal_commit(struct bd_journal *journal)
         if (entry->record.op == BD_RECORD_MARK) {
             journal->marked_lsn = entry->record.seq;
             journal->marked_ns = entry->record.offset;
-        } else if (volume != NULL) {
+        } else if (volume != NULL && entry->record.op != BD_RECORD_HEAD) {
             bd_volume_apply(volume, &entry->record, segment->slot, entry->first_piece,
                             entry->payload_offset);
         }
