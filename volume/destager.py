@@ -19,19 +19,21 @@ the journal. One thread runs rounds and gc; see `volume.chunks` for who else may
 """
 
 import logging
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from native import Journal
+from native import Journal, ReadFault
 from volume.checkpoint import Checkpoint
 from volume.chunks import ChunkStore
 from volume.commits import Commit, encode, put_commit
 from volume.disk import Clock
-from volume.errors import VolumeError
+from volume.errors import CorruptJournal
 from volume.layout import FAN_OUT, ZERO_ID, ChunkId
 from volume.manifest import Manifests, height_for
 from volume.meta import Head, Meta
 from volume.reader import ChunkResolver, HeadState
+from volume.segments import segment_path
 from volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,10 @@ class Destager:
         segment_bytes: int,
         *,
         freed: Callable[[list[int]], None],
+        control: threading.Lock,
     ) -> None:
+        """`control` is held while volumes come, go or change, and while a round freezes them or
+        moves their heads."""
         self._journal = journal
         self._chunks = chunks
         self._manifests = manifests
@@ -72,33 +77,42 @@ class Destager:
         self._clock = clock
         self._segment_bytes = segment_bytes
         self._freed = freed
+        self._control = control
         self._round: _Round | None = None
         self.rounds = 0
 
-    def run(self, volumes: Iterable[Volume]) -> bool:
-        """One round over whatever is hot; whether there was anything.
+    def run(self, volumes: Callable[[], list[Volume]]) -> bool:
+        """One round over whatever is hot in `volumes()`; whether there was anything.
 
-        OutOfSpace: the round stands and is tried again by the next call. CorruptData: a chunk that
-        a write covers in part is damaged. OSError: the disk failed; seal."""
+        OutOfSpace: the round stands and is tried again by the next call. CorruptData: a write, or
+        a chunk that one covers in part, is damaged. OSError: the disk failed; seal."""
         current = self._round or self._freeze(volumes)
         if current is None:
             return False
         try:
             heads = self._build(current)
             self._chunks.sync()
-        except VolumeError:
+        except Exception:  # whatever it was (a shrink under its hands, too): it starts again here
             self._chunks.abandon()
             raise
         self._commit(current, heads)
         return True
 
-    def _freeze(self, volumes: Iterable[Volume]) -> _Round | None:
-        hot = [volume for volume in volumes if volume.core.state()[4] > 0]
-        if not hot:
-            return None
-        cut, seqs = self._journal.freeze([volume.core for volume in hot])
-        checkpoint = Checkpoint(*cut, self._segment_bytes)
-        self._round = _Round(checkpoint, list(zip(hot, seqs, strict=True)))
+    def _freeze(self, volumes: Callable[[], list[Volume]]) -> _Round | None:
+        """All volumes, also those that seem cold: a write may come in before the cut is made."""
+        with self._control:
+            everyone = volumes()
+            full = self._journal.state()[4]  # without anything hot: their volumes are gone
+            if not full and not any(volume.core.state()[4] for volume in everyone):
+                return None
+            cut, seqs = self._journal.freeze([volume.core for volume in everyone])
+            hot = []
+            for volume, seq in zip(everyone, seqs, strict=True):
+                if seq != volume.record.head.seq:
+                    hot.append((volume, seq))
+                else:
+                    volume.core.commit(volume.head().generation)  # nothing was frozen
+            self._round = _Round(Checkpoint(*cut, self._segment_bytes), hot)
         return self._round
 
     def _build(self, current: _Round) -> dict[int, tuple[Volume, Head, Commit]]:
@@ -163,10 +177,21 @@ class Destager:
                     if not volume.core.frozen_covers(index * size, size):
                         at = (index - start) * size
                         view[at : at + size] = self._old_bytes(head, index, size)
-            volume.core.overlay_frozen(start * size, view)
+            self._overlay(volume, start * size, view)
             for index in range(start, start + count):
                 at = (index - start) * size
                 changes[index] = self._chunks.put(view[at : at + size])
+
+    @staticmethod
+    def _overlay(volume: Volume, offset: int, view: memoryview) -> None:
+        try:
+            volume.core.overlay_frozen(offset, view)
+        except ReadFault as fault:
+            at, slot, place, _ = fault.args
+            raise CorruptJournal(
+                f"volume {volume.name}: the journal ({segment_path(slot)} at {place}) does not "
+                f"hold what was written at offset {at}; restore the data directory from a copy"
+            ) from None
 
     def _old_bytes(self, head: HeadState, index: int, size: int) -> bytes:
         chunk_id = self._resolver.chunk_id(head, index)
@@ -178,10 +203,11 @@ class Destager:
             self._append_head(volume, number, head, commit, now_ns)
         self._journal.sync()
         heads = {number: head for number, (_, head, _) in built.items()}
-        self._meta.move_heads(heads, current.checkpoint.encode())
-        self._round = None
-        for volume, _ in current.volumes:
-            volume.move_head(self._meta.numbered(volume.record.number) or volume.record)
+        with self._control:  # a record that somebody just read would come back with the old head
+            self._meta.move_heads(heads, current.checkpoint.encode())
+            self._round = None
+            for volume, _ in current.volumes:
+                volume.move_head(self._meta.numbered(volume.record.number) or volume.record)
         self._freed(self._journal.release(current.checkpoint.lsn))
         self.rounds += 1
 

@@ -177,6 +177,7 @@ class Store:
             self._clock,
             checkpoint.segment_bytes,
             freed=self._pool.recycle,
+            control=self._lock,
         )
         now = self._clock.monotonic()
         self._hot_since: float | None = None
@@ -289,15 +290,16 @@ class Store:
         lsn = self._journal.state()[0]
         if lsn != self._seen_lsn:
             self._seen_lsn, self._seen_at = lsn, now
+        filled = self._journal_bytes() >= options.destage_fill * self._geometry.limit
         if not any(state[4] for state in states):
             self._hot_since = None
-            return False
+            return filled and self._journal.state()[4] > 0  # segments of volumes that are gone
         if self._hot_since is None:
             self._hot_since = now
         return (
             now - self._hot_since >= options.destage_age_s
             or now - self._seen_at >= options.destage_idle_s
-            or self._journal_bytes() >= options.destage_fill * self._geometry.limit
+            or filled
             or sum(state[5] for state in states) >= options.hot_map_bytes
         )
 
@@ -307,7 +309,7 @@ class Store:
         OutOfSpace: everything stays in the journal, and the next call tries again."""
         self._check_sealed()
         try:
-            did = self._destager.run(self._all())
+            did = self._destager.run(lambda: list(self._volumes.values()))
         except OutOfSpace:
             self._space.refresh(self._hot_bytes(), stuck=True)
             self.collect()
@@ -456,7 +458,11 @@ class Store:
             raise OutOfSpace(f"volume {volume.name}: the journal is full; try again later")
         if request.error:
             raise StoreSealed(f"unmap failed with errno {request.error}")
-        self._journal.sync()
+        try:
+            self._journal.sync()
+        except OSError as error:
+            self._seal(error)
+            raise StoreSealed(self._sealed or str(error)) from error
 
     # -- state
 

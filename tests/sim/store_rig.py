@@ -199,6 +199,12 @@ class StoreRig:
         flags = FLAG_FUA if fua else 0
         return self.run(name, Request(OP_WRITE, offset, len(data), data, flags)).error
 
+    def fill(self, name: str, offset: int, data: bytes) -> None:
+        """Write a lot, in blocks, with new segments made on the way; the journal must have room."""
+        for at in range(0, len(data), 4096):
+            self.tend()
+            assert self.write(name, offset + at, data[at : at + 4096]) == 0
+
     def zero(self, name: str, offset: int, length: int, *, unmap: bool = False) -> int:
         op = OP_UNMAP if unmap else OP_WRITE_ZEROES
         return self.run(name, Request(op, offset, length)).error
