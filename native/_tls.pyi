@@ -13,8 +13,9 @@ TLS1_2: Final = 0x0303
 TLS1_3: Final = 0x0304
 
 class TlsError(Exception):
-    """`<step>: <reason>`; step is certificate, key, client_ca, min_version, ciphers, suites, handshake,
-    read or write. After an error of a session only `output()` (it may hold an alert) is useful."""
+    """`<step>: <reason>`; step is certificate, key, client_ca, min_version, ciphers, suites,
+    handshake, read or write. After an error of a session only `output()` (it may hold an alert) is
+    useful."""
 
 @final
 class Context:

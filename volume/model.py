@@ -5,7 +5,7 @@ from dataclasses import dataclass
 MIN_BLOCK_SIZE = 512
 BLOCK_SIZES = (512, 4096)
 MAX_VOLUME_SIZE = 1 << 60  # 1 EiB
-DEFAULT_BLOCK_SIZE = 4096
+DEFAULT_BLOCK_SIZE = 512  # every client can use it; the preferred size told to clients is 4096
 DEFAULT_CHUNK_SIZE = 64 * 1024
 MIN_CHUNK_SIZE = 4 * 1024
 MAX_CHUNK_SIZE = 1024 * 1024

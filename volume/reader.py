@@ -220,9 +220,11 @@ class Reader:
         self._resolver = resolver
         self._scheduler = scheduler
         self._pool: ThreadPoolExecutor | None = None
+        self._threads = 1
 
     def start(self, threads: int) -> None:
         """Serve from threads. Without them, `submit` finishes before it returns."""
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="blockd-read")
 
     def stop(self) -> None:
@@ -232,14 +234,22 @@ class Reader:
             self._pool = None
 
     def submit(self, target: ReadTarget, requests: list[Request], done: Done) -> None:
-        """Finish each of `requests`; `done` is called for each alone, through the scheduler."""
-        for request in requests:
-            if self._pool is None:
-                self._run(target, request, done)
-            else:
-                self._pool.submit(self._run, target, request, done)
+        """Finish `requests`; `done` is called for groups of them, through the scheduler.
 
-    def _run(self, target: ReadTarget, request: Request, done: Done) -> None:
+        They are spread over the threads: a hand-over costs more than most of the reads."""
+        if self._pool is None:
+            self._run(target, requests, done)
+            return
+        share = -(-len(requests) // self._threads)
+        for at in range(0, len(requests), share):
+            self._pool.submit(self._run, target, requests[at : at + share], done)
+
+    def _run(self, target: ReadTarget, requests: list[Request], done: Done) -> None:
+        for request in requests:
+            self._finish(target, request)
+        self._scheduler.post(lambda: done(requests))
+
+    def _finish(self, target: ReadTarget, request: Request) -> None:
         try:
             if request.op == OP_READ:
                 self._read(target, request)
@@ -253,7 +263,6 @@ class Reader:
         except Exception:  # a bug: it must not leave the client without an answer
             log.exception("read failed volume=%s offset=%d", target.name, request.offset)
             _fail(target, request, "internal error")
-        self._scheduler.post(lambda: done([request]))
 
     def _read(self, target: ReadTarget, request: Request) -> None:
         """Fill the request's bytes. CorruptData, OSError."""

@@ -97,7 +97,9 @@ class Connection:
         Requests that were not accepted yet are dropped, as none of them was acknowledged.
         """
         if self._transmission is not None:
-            self._end(HangUp("the client closed without NBD_CMD_DISC", clean=False))
+            # Many clients end like this between two requests, so it is no news; a lost one is.
+            clean = self.idle and self._rx.unparsed == 0
+            self._end(HangUp("the client closed without NBD_CMD_DISC", clean=clean))
         elif self._awaiting_tls:
             self._end(HangUp("TLS was not established", clean=False))
         else:

@@ -365,6 +365,7 @@ def test_nbdcopy_there_and_back(
     path = socket_dir / "nbd.sock"
     with serving(loop, device=device, tcp=[TcpAddress("localhost", 0)], unix=path) as served:
         host, port = served.address
+        host = f"[{host}]" if ":" in host else host
         run_tool(nbdcopy, image, f"nbd://{host}:{port}/disk")
         run_tool(nbdcopy, f"nbd+unix:///disk?socket={path}", back)
         served.until_empty()
