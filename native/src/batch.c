@@ -7,6 +7,9 @@
 
 static int append_write(struct bd_volume *volume, struct bd_action *action, uint64_t now_ns)
 {
+    /* All of it or nothing: what ran out of space between two of its records would be torn. */
+    if (!bd_journal_has_space(volume->journal, action->length))
+        return -ENOSPC;
     uint64_t done = 0;
     while (done < action->length) {
         uint64_t length = action->length - done;

@@ -300,6 +300,8 @@ static int rotate(struct bd_journal *journal, bool has_payload)
     bd_segment_header_encode(&header, bytes);
     struct iovec iov = {bytes, sizeof bytes};
     error = next->file.ops->pwritev(&next->file, &iov, 1, 0);
+    if (error == -EIO && journal->sealed == 0)
+        journal->sealed = EIO; /* as after a record that cannot be written */
     if (error < 0)
         return error;
     journal->ready_head = (journal->ready_head + 1) % BD_MAX_SLOTS;
@@ -378,6 +380,13 @@ static bool fits(const struct bd_journal *journal, uint64_t bytes, uint32_t piec
            group->piece_count + pieces <= BD_PIECE_BLOCK * BD_PIECE_BLOCKS;
 }
 
+bool bd_journal_has_space(const struct bd_journal *journal, uint64_t payload_bytes)
+{
+    uint64_t gathered = journal->group.count > 0 ? journal->group.payload_bytes : 0;
+    return journal->space_left == INT64_MAX ||
+           (int64_t)(gathered + payload_bytes) <= journal->space_left;
+}
+
 int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct bd_record record,
                    const void *payload, uint64_t now_ns, int *status)
 {
@@ -398,8 +407,7 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
     if (group->count == 0)
         begin_group(journal);
     uint64_t data = record.op == BD_RECORD_WRITE ? record.length : 0;
-    if (data > 0 && journal->space_left != INT64_MAX &&
-        (int64_t)(group->payload_bytes + data) > journal->space_left)
+    if (data > 0 && !bd_journal_has_space(journal, data))
         return -ENOSPC;
 
     bool mark = group->count == 0 && (journal->marked_lsn != journal->synced_lsn ||

@@ -159,6 +159,9 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
                    const void *payload, uint64_t now_ns, int *status);
 int bd_journal_commit(struct bd_journal *journal);
 
+/* Whether the disk can take so many bytes of payload beside what is gathered. The lock is held. */
+bool bd_journal_has_space(const struct bd_journal *journal, uint64_t payload_bytes);
+
 /* Make durable whatever was appended before the call. Blocks; takes the lock only at both ends, so
  * appends go on. 0, or -errno, which has sealed the journal. */
 int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn);
