@@ -263,6 +263,9 @@ class Store:
 
     def tend(self) -> bool:
         """One round of upkeep: space, back-pressure, a ready segment. Whether to go on at once."""
+        failed = self._journal.state()[2]
+        if failed and self._sealed is None:  # an append failed: only its writer was told
+            self._seal(OSError(failed, os.strerror(failed)))
         self._refresh_space()
         self._backlog.delay_s = delay_for(self._journal_bytes() / self._geometry.limit)
         try:
