@@ -204,7 +204,7 @@ def test_damaged_chunk_is_an_error_and_names_it(
     rig.tend()
     rig.write("v", 0, b"\xa5" * 4096 + b"x" * 4096)
     rig.store.destage()
-    rig.disk.flip_bit("packs/00000000.pack", 64 + 64 + 4)  # the first stored byte, or its table
+    rig.disk.flip_bit("packs/00000000.pack", 64 + 64 + 8 + 4)  # a stored byte, behind the table
     with caplog.at_level(logging.ERROR):
         assert rig.read_error("v", 0, 512) == errno.EIO
     assert "volume=v offset=0" in caplog.text
