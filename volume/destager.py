@@ -11,7 +11,8 @@ A round, and what a crash after each step leaves:
                  the checkpoint will name is durable
     5  meta      heads and checkpoint move in one synced transaction          the new heads; replay
                                                                               begins at the cut
-    6  memory    frozen maps dropped, segments before the cut are free        the same
+    6  memory    frozen maps dropped, places of new chunks cached, segments   the same
+                 before the cut are free
 
 A round that fails keeps its frozen maps, reads go on through them, and the round is tried again
 from step 2. Out of space: `abandon`, then gc, then again. Nothing is lost meanwhile: it is all in
@@ -41,6 +42,17 @@ log = logging.getLogger(__name__)
 WINDOW_BYTES = 1024 * 1024  # put together at once
 SITE = "local"
 WRITER = "blockd"
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What a round made of one volume."""
+
+    volume: Volume
+    head: Head
+    commit: Commit
+    chunks: dict[int, ChunkId]
+    """Chunk index -> id, where bytes were written."""
 
 
 @dataclass(slots=True)
@@ -115,15 +127,15 @@ class Destager:
             self._round = _Round(Checkpoint(*cut, self._segment_bytes), hot)
         return self._round
 
-    def _build(self, current: _Round) -> dict[int, tuple[Volume, Head, Commit]]:
+    def _build(self, current: _Round) -> dict[int, _Built]:
         """Step 2 for each volume that still exists."""
         built = {}
         for volume, seq in current.volumes:
             if not volume.deleted:
-                built[volume.record.number] = (volume, *self._build_volume(volume, seq))
+                built[volume.record.number] = self._build_volume(volume, seq)
         return built
 
-    def _build_volume(self, volume: Volume, seq: int) -> tuple[Head, Commit]:
+    def _build_volume(self, volume: Volume, seq: int) -> _Built:
         record = volume.record
         old = record.head
         height = max(old.height, height_for(record.size, record.chunk_size))
@@ -159,7 +171,8 @@ class Destager:
             site=SITE,
             writer=WRITER,
         )
-        return Head(put_commit(self._chunks, commit), root, height, seq), commit
+        head = Head(put_commit(self._chunks, commit), root, height, seq)
+        return _Built(volume, head, commit, changes)
 
     def _build_run(
         self, volume: Volume, first: int, stop: int, changes: dict[int, ChunkId]
@@ -197,29 +210,33 @@ class Destager:
         chunk_id = self._resolver.chunk_id(head, index)
         return bytes(size) if chunk_id == ZERO_ID else self._chunks.get(chunk_id)
 
-    def _commit(self, current: _Round, built: dict[int, tuple[Volume, Head, Commit]]) -> None:
+    def _commit(self, current: _Round, built: dict[int, _Built]) -> None:
         now_ns = self._clock.now_ns()
-        for number, (volume, head, commit) in built.items():
-            self._append_head(volume, number, head, commit, now_ns)
+        for each in built.values():
+            self._append_head(each, now_ns)
         self._journal.sync()
-        heads = {number: head for number, (_, head, _) in built.items()}
+        heads = {number: each.head for number, each in built.items()}
         with self._control:  # a record that somebody just read would come back with the old head
             self._meta.move_heads(heads, current.checkpoint.encode())
             self._round = None
             for volume, _ in current.volumes:
                 volume.move_head(self._meta.numbered(volume.record.number) or volume.record)
+        for each in built.values():
+            self._resolver.warm(each.volume.target(), each.chunks)
         self._freed(self._journal.release(current.checkpoint.lsn))
         self.rounds += 1
 
-    def _append_head(
-        self, volume: Volume, number: int, head: Head, commit: Commit, now_ns: int
-    ) -> None:
+    def _append_head(self, built: _Built, now_ns: int) -> None:
         """A HEAD record: commit id and commit, so that losing meta/ loses names, never data.
 
         It is only a second copy: a journal that is full to the last segment goes without it."""
         try:
             self._journal.append_head(
-                number, volume.record.epoch, head.seq, head.commit + encode(commit), now_ns
+                built.volume.record.number,
+                built.commit.epoch,
+                built.head.seq,
+                built.head.commit + encode(built.commit),
+                now_ns,
             )
         except BlockingIOError:
-            log.debug("no journal segment for a head record volume=%s", volume.name)
+            log.debug("no journal segment for a head record volume=%s", built.volume.name)

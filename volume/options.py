@@ -40,7 +40,7 @@ class StoreOptions:
     """Destage when nothing was written for this long."""
     destage_fill: float = 0.25
     """Destage when this part of the journal is used."""
-    gc_interval_s: float = 60.0
+    gc_interval_s: float = 10.0
     """At least this long between two garbage collections."""
     read_threads: int = 4
     """Threads for reads that have to wait for the disk."""

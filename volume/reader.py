@@ -11,9 +11,10 @@ import errno
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 from native import (
     CHUNK_DECODED,
@@ -31,6 +32,7 @@ from volume.errors import CorruptChunk, CorruptData, VolumeError
 from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, ZERO_ID, ChunkId
 from volume.manifest import Manifests
 from volume.openpacks import OpenPack
+from volume.packs import Located
 from volume.scheduler import Scheduler
 from volume.segments import segment_path
 
@@ -43,6 +45,7 @@ MAX_ATTEMPTS = 256  # for one piece; each failure means that a head moved or the
 MAX_PACK_FILES = 256
 MAX_EXTENTS = 1 << 14  # in one answer to BLOCK_STATUS
 
+WARM_CHUNKS = 1 << 17  # cached after a destage round; about 20 MiB of the cache
 STATE_HOLE_ZERO = 3  # blockd.device.STATE_HOLE | STATE_ZERO
 
 
@@ -108,11 +111,7 @@ class ChunkResolver:
                     f"chunk {chunk_id.hex()} is {located.stored_length} bytes long, where "
                     f"{target.chunk_size} belong; restore it from a copy"
                 )
-            pack = self._pack_file(located.pack)
-            put(
-                *(index, head.generation, CHUNK_RAW, pack),
-                *(located.data_offset, target.chunk_size, located.table),
-            )
+            self._put_raw(target, head, index, located)
             return
         data = self._chunks.get(chunk_id)
         if len(data) != target.chunk_size:
@@ -121,6 +120,26 @@ class ChunkResolver:
                 f"{target.chunk_size} belong; restore it from a copy"
             )
         put(index, head.generation, CHUNK_DECODED, None, 0, target.chunk_size, data)
+
+    def _put_raw(self, target: ReadTarget, head: HeadState, index: int, located: Located) -> None:
+        target.core.put_place(
+            *(index, head.generation, CHUNK_RAW, self._pack_file(located.pack)),
+            *(located.data_offset, target.chunk_size, located.table),
+        )
+
+    def warm(self, target: ReadTarget, chunk_ids: Mapping[int, ChunkId]) -> None:
+        """Cache the places of chunks that were just written (index -> id): they are read soon.
+
+        At most WARM_CHUNKS, and none that would have to be unpacked."""
+        head = target.head()
+        put = target.core.put_place
+        for index, chunk_id in islice(chunk_ids.items(), WARM_CHUNKS):
+            if chunk_id == ZERO_ID:
+                put(index, head.generation, CHUNK_HOLE, None, 0, target.chunk_size, b"")
+                continue
+            place = self._chunks.place(chunk_id)
+            if place is not None and place.codec == codecs.CODEC_NONE:
+                self._put_raw(target, head, index, self._chunks.locate(chunk_id))
 
     def forget_pack(self, number: int) -> None:
         with self._lock:

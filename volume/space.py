@@ -8,7 +8,6 @@ flushes go on, and so does everything else as soon as space is back.
 
 from native import Journal
 from volume.disk import Disk
-from volume.segments import TRIM_RESERVE
 
 OVERHEAD = 1.07  # chunk tables, manifest nodes, index: measured 3 %, and something to be sure
 
@@ -27,9 +26,10 @@ class SpaceGuard:
     def full(self) -> bool:
         return self.left_bytes <= 0
 
-    def refresh(self, hot_bytes: int, *, stuck: bool = False) -> None:
-        """Look at the disk. `stuck`: the destager just found no space, so nothing more fits."""
+    def refresh(self, hot_bytes: int, reserved_segments: int, *, stuck: bool = False) -> None:
+        """Look at the disk. `stuck`: the destager just found no space, so nothing more fits.
+        `reserved_segments`: ready ones that only records without payload may begin."""
         self.free_bytes = self._disk.free_bytes()
         left = self.free_bytes - int(hot_bytes * OVERHEAD) - self._reserve_bytes
         self.left_bytes = 0 if stuck else max(0, left)
-        self._journal.set_limits(self.left_bytes, TRIM_RESERVE)
+        self._journal.set_limits(self.left_bytes, reserved_segments)

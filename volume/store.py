@@ -61,7 +61,7 @@ from volume.packs import Packs
 from volume.reader import ChunkResolver, Reader
 from volume.recovery import JournalRecovery
 from volume.scheduler import InlineScheduler, Scheduler
-from volume.segments import SegmentPool
+from volume.segments import TRIM_RESERVE, SegmentPool
 from volume.space import SpaceGuard
 from volume.volume import Volume
 
@@ -71,6 +71,7 @@ META_MAP_BYTES = 16 * 1024 * 1024
 INDEX_MAP_BYTES = 256 * 1024 * 1024
 UPKEEP_INTERVAL_S = 0.1
 DESTAGE_INTERVAL_S = 0.25
+FULL_REST_S = 1.0  # between two runs of gc while the disk is full
 GC_SHARE = 20  # gc rests at least this many times as long as its last run took
 
 
@@ -314,7 +315,7 @@ class Store:
         try:
             did = self._destager.run(lambda: list(self._volumes.values()))
         except OutOfSpace:
-            self._space.refresh(self._hot_bytes(), stuck=True)
+            self._refresh_space(stuck=True)
             self.collect()
             self._backlog.wake()
             raise
@@ -326,7 +327,8 @@ class Store:
     def _collect_due(self) -> bool:
         idle_s = self._clock.monotonic() - self._collected_at
         changed = self._destager.rounds != self._collected_rounds or self.last_gc is None
-        return changed and idle_s >= self._collect_rest_s
+        rest_s = FULL_REST_S if self._space.full else self._collect_rest_s
+        return changed and idle_s >= rest_s
 
     def collect(self) -> gc.GcReport:
         """Remove what no head reaches from the packs. On the destager's thread, between rounds."""
@@ -512,8 +514,10 @@ class Store:
     def _hot_bytes(self) -> int:
         return sum(volume.core.state()[3] for volume in self._all())
 
-    def _refresh_space(self) -> None:
-        self._space.refresh(self._hot_bytes())
+    def _refresh_space(self, *, stuck: bool = False) -> None:
+        # A journal that can still grow needs no segment kept back: it makes another one.
+        reserved = 0 if self._pool.can_grow() else TRIM_RESERVE
+        self._space.refresh(self._hot_bytes(), reserved, stuck=stuck)
 
     def _check_sealed(self) -> None:
         if self._sealed is not None:
