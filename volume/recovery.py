@@ -7,12 +7,15 @@ dropped. Unless something proves otherwise: every MARK record and segment header
 lsn the log was durable when it was written. If one of them, beyond the tail, vouches for the record
 that is missing, flushed data is damaged, and the store refuses to open rather than forget it.
 
+Who accepts the loss has the rest of the log wiped, so that it is accepted once and for all: what it
+says about the lost records must not be held against those that take their numbers.
+
 After kill -9 all records are found, flushed or not. The segments are synced once before the store
 serves, so that what was replayed is durable as well.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from native import Journal, VolumeCore, decode_segment_header
 from volume.checkpoint import Checkpoint
@@ -45,6 +48,9 @@ class Recovered:
     skipped: int
     segments: int
     lsn: int
+    checkpoint: Checkpoint | None = None
+    """Set when the old one was lost with its segment: where the log goes on, to be noted in meta
+    before anything is appended."""
 
 
 class JournalRecovery:
@@ -68,10 +74,11 @@ class JournalRecovery:
         self._uuid = store_uuid
         self._checkpoint = checkpoint
         self._accept_loss = accept_loss
+        self._lost = False
 
     def run(self, volumes: dict[int, VolumeCore]) -> Recovered:
         """Replay. OSError when a segment cannot be read; CorruptJournal when flushed records are
-        damaged; nothing on disk is changed."""
+        damaged. Nothing on disk is changed, unless that is accepted."""
         files = open_segments(self._disk, self._checkpoint.segment_bytes)
         for slot, file in files.items():
             self._pool.add(slot, file)
@@ -85,6 +92,10 @@ class JournalRecovery:
             if slot not in chained:
                 self._journal.add_ready(slot, file.native())
         self._check_tail(live, chained, recovered.lsn)
+        if self._lost:
+            self._wipe(live, chained)
+            if not chained:
+                recovered = replace(recovered, checkpoint=self._go_on_at(recovered.lsn))
         last = max((segment.sequence for segment in segments), default=0)
         self._journal.begin(recovered.lsn, last + 1, self._chain)
         if chained:
@@ -94,8 +105,9 @@ class JournalRecovery:
     def _read_headers(self, files: dict[int, File]) -> list[_Segment]:
         segments = []
         for slot, file in files.items():
+            data = file.pread(512, 0)
             try:
-                header = decode_segment_header(file.pread(512, 0))
+                header = decode_segment_header(data)
             except OSError as error:
                 raise UnknownFormat(
                     segment_path(slot), f"unknown segment header ({error})"
@@ -123,7 +135,7 @@ class JournalRecovery:
         if checkpoint.sequence and (not live or live[0].sequence != checkpoint.sequence):
             self._damaged(
                 f"the journal segment with sequence {checkpoint.sequence}, where the checkpoint "
-                f"is (lsn {lsn}), is missing or has no valid header"
+                f"is (lsn {lsn}),"
             )
         chained: list[int] = []
         records = skipped = 0
@@ -174,7 +186,22 @@ class JournalRecovery:
             ):
                 self._damaged(f"record {lsn}, before {segment_path(segment.slot)}")
 
+    def _wipe(self, live: list[_Segment], chained: list[int]) -> None:
+        """Leave nothing behind the tail. A crash in the middle leaves less to be accepted."""
+        zeros = bytes(self._checkpoint.segment_bytes)
+        for segment in live:
+            if segment.slot not in chained:
+                segment.file.pwrite(zeros, 0)
+            elif segment.slot == chained[-1]:
+                segment.file.pwrite(zeros[self._position :], self._position)
+            segment.file.sync()
+
+    def _go_on_at(self, lsn: int) -> Checkpoint:
+        """A checkpoint that names no segment: the next one to be begun is the first."""
+        return Checkpoint(lsn, 0, 0, self._chain, self._checkpoint.segment_bytes)
+
     def _damaged(self, what: str) -> None:
+        self._lost = True
         message = (
             f"journal: {what} is damaged or missing although it had been flushed; what follows "
             "it cannot be trusted. Restore the data directory from a copy, or open it with "

@@ -221,7 +221,10 @@ class Store:
             checkpoint,
             accept_loss=self.options.accept_journal_loss,
         )
-        recovery.run({volume.record.number: volume.core for volume in self._volumes.values()})
+        cores = {volume.record.number: volume.core for volume in self._volumes.values()}
+        moved = recovery.run(cores).checkpoint
+        if moved is not None:
+            self._meta.move_heads({}, moved.encode())
         try:
             self._journal.sync()  # what was replayed is durable before anything is served
         except OSError as error:

@@ -124,12 +124,14 @@ class StoreRig:
         scheduler: Scheduler | None = None,
         disk: SimDisk | None = None,
         boot: str = "boot-1",
+        seed: int = 0,
     ) -> None:
-        """`index`: what is left of it, if `boot` is still the boot that wrote it."""
+        """`index`: what is left of it, if `boot` is still the boot that wrote it. Stores of the
+        same `seed` have the same uuid."""
         self.options = options
         self.boot = boot
         self.disk = disk or SimDisk(image)
-        self.clock = SimClock()
+        self.clock = SimClock(seed)
         self.base_meta, self.base_index = dict(meta or {}), dict(index or {})
         self.meta = TracedKeyValue(self.disk, meta)
         self.index = UnsyncedKeyValue(self.disk, index)
