@@ -211,12 +211,14 @@ class ChunkResolver:
 def _aligned(offset: int, extents: list[tuple[int, int]], block_size: int) -> list[tuple[int, int]]:
     """The same with every inner boundary on a block; a block that holds data in part is data."""
     aligned: list[tuple[int, int]] = []
+    end = offset + sum(length for length, _ in extents)  # may be inside of a block
     at = reached = offset
     for number, (length, flags) in enumerate(extents, start=1):
         at += length
         stop = at
         if number < len(extents):
             stop = at // block_size * block_size if flags else -(-at // block_size) * block_size
+        stop = min(stop, end)
         if stop > reached:
             _push(aligned, stop - reached, flags)
             reached = stop
@@ -278,7 +280,10 @@ class Reader:
         except VolumeError as error:
             _fail(target, request, str(error))
         except OSError as error:
-            _fail(target, request, f"{error.strerror}")
+            if error.errno == errno.ESHUTDOWN:  # the volume was deleted meanwhile
+                request.error, request.data = errno.ESHUTDOWN, None
+            else:
+                _fail(target, request, f"{error.strerror}")
         except Exception:  # a bug: it must not leave the client without an answer
             log.exception("read failed volume=%s offset=%d", target.name, request.offset)
             _fail(target, request, "internal error")

@@ -424,6 +424,7 @@ class Store:
                 raise VolumeBusy(name, volume.clients)
             self._meta.delete(name)
             volume.deleted = True
+            volume.core.retire()
             self._volumes = {key: kept for key, kept in self._volumes.items() if key != name}
             self._table.drop_volume(volume.record.number)
             self._collected_rounds = -1

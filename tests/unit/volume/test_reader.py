@@ -1,0 +1,93 @@
+"""Reads and BLOCK_STATUS while what they look at moves, and at the edges of what they may say."""
+
+import errno
+from dataclasses import replace
+
+import pytest
+
+from native import OP_READ, Request
+from tests.sim.faults import Fault, Stall
+from tests.sim.store_rig import KIB, SMALL, StoreRig
+
+DATA, HOLE = 0, 3  # STATE_HOLE | STATE_ZERO
+
+
+def opened(**changes: object) -> StoreRig:
+    rig = StoreRig(options=replace(SMALL, **changes))  # type: ignore[arg-type]
+    rig.store.create_volume("v", 128 * KIB, block_size=512, chunk_size=4 * KIB)
+    rig.tend()
+    return rig
+
+
+def test_extents_of_an_unaligned_request_end_with_it() -> None:
+    rig = opened()
+    rig.write("v", 0, b"x" * 100)
+    assert rig.extents("v", 0, 200) == [(200, DATA)]
+    assert rig.extents("v", 10, 1000) == [(502, DATA), (498, HOLE)]
+
+
+def test_block_that_holds_data_in_part_is_data() -> None:
+    rig = opened()
+    rig.write("v", 1000, b"x" * 100)
+    assert rig.extents("v", 0, 2048) == [(512, HOLE), (1024, DATA), (512, HOLE)]
+
+
+def test_extents_are_the_same_before_and_after_destaging_for_whole_chunks() -> None:
+    rig = opened()
+    rig.write("v", 8 * KIB, b"x" * 4096)
+    rig.write("v", 20 * KIB, b"x" * 4096)
+    rig.zero("v", 24 * KIB, 4096)
+    before = rig.extents("v", 0, 128 * KIB)
+    assert before == [(8192, HOLE), (4096, DATA), (8192, HOLE), (4096, DATA), (106496, HOLE)]
+    rig.settle()
+    assert rig.extents("v", 0, 128 * KIB) == before
+
+
+def test_range_past_the_end_is_refused() -> None:
+    rig = opened()
+    assert rig.read_error("v", 128 * KIB - 512, 1024) == errno.EINVAL
+    assert rig.write("v", 128 * KIB - 512, b"x" * 1024) == errno.ENOSPC
+    assert rig.read("v", 128 * KIB - 512, 512) == bytes(512)
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_read_that_began_before_a_round_and_gc_sees_the_data(compression: str) -> None:
+    """The chunk that the read is about to fetch is replaced, and its pack removed, meanwhile."""
+    rig = opened(compression=compression)
+    for version in (b"1", b"2"):
+        rig.write("v", 0, version * 4096)
+        rig.write("v", 8 * KIB, version * 4096)
+        rig.settle()
+    rig = rig.rebooted()
+    rig.tend()
+
+    def move_on() -> None:
+        rig.write("v", 0, b"3" * 4096)
+        rig.settle()
+
+    rig.disk.faults.add(Fault("pread", Stall(move_on), path="packs/*"))
+    assert rig.read("v", 0, 4096) in (b"2" * 4096, b"3" * 4096)
+    assert rig.disk.faults.fired
+    assert rig.read("v", 0, 4096) == b"3" * 4096
+    assert rig.read("v", 8 * KIB, 4096) == b"2" * 4096
+
+
+def test_slow_read_of_a_deleted_volume_does_not_touch_what_the_journal_gave_away() -> None:
+    rig = opened()
+    rig.store.create_volume("w", 64 * KIB, block_size=512)
+    rig.write("v", 4096, b"c" * 4096)
+    rig.settle()
+    rig = rig.rebooted()  # the read cache is empty: a read of that chunk has to wait
+    rig.tend()
+    rig.write("v", 0, b"v" * 4096)
+    volume = rig.volume("v")
+    request = Request(OP_READ, 0, 8192)
+    _, waiting, _, _ = volume.core.submit([request], rig.clock.now_ns())
+    assert waiting == [request]
+    rig.store.delete_volume("v")
+    rig.fill("w", 0, b"w" * 12 * KIB)
+    rig.store.destage()
+    done: list[Request] = []
+    rig.store._reader.submit(volume.target(), waiting, done.extend)
+    assert done == [request]
+    assert (request.error, request.data) == (errno.ESHUTDOWN, None)
