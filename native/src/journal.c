@@ -308,6 +308,7 @@ static int rotate(struct bd_journal *journal, bool has_payload)
     journal->ready_count--;
     if (journal->current != NULL) {
         journal->current->state = BD_SEGMENT_FULL;
+        journal->current->last_lsn = journal->next_lsn - 1; /* also where nothing was replayed */
         journal->full_count++;
     }
     next->state = BD_SEGMENT_CURRENT;
@@ -510,7 +511,9 @@ uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *
     bd_lock(&journal->lock);
     for (uint32_t slot = 0; slot < journal->slot_limit && count < capacity; slot++) {
         struct bd_segment *segment = journal->segments[slot];
-        if (segment == NULL || segment->state != BD_SEGMENT_FULL || segment->last_lsn >= lsn ||
+        /* `lsn` may be the first of the next segment, and yet its checkpoint name this one's end.
+         */
+        if (segment == NULL || segment->state != BD_SEGMENT_FULL || segment->last_lsn + 1 >= lsn ||
             atomic_load(&segment->pins) != 0)
             continue;
         segment->state = BD_SEGMENT_FREE;

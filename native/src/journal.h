@@ -171,8 +171,8 @@ void bd_journal_seal(struct bd_journal *journal, int error);
 /* Where the log is now. The lock is held. */
 struct bd_cut bd_journal_cut(const struct bd_journal *journal);
 
-/* Free each full segment whose records are all before `lsn` and that nobody reads; its slot goes
- * to `slots`. Returns how many. */
+/* Free each full segment that a replay from a checkpoint at `lsn` does not need and that nobody
+ * reads: those that end before record lsn - 1. Its slot goes to `slots`. Returns how many. */
 uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *slots,
                             uint32_t capacity);
 

@@ -52,12 +52,13 @@ static void test_release_recycle_remove(void)
     uint64_t first_end = rig.journal->segments[0]->last_lsn;
     uint32_t slots[4];
     CHECK_EQ(bd_journal_release(rig.journal, first_end, slots, 4), 0); /* its last is not before */
-    CHECK_EQ(bd_journal_release(rig.journal, first_end + 1, slots, 0), 0);
+    CHECK_EQ(bd_journal_release(rig.journal, first_end + 1, slots, 4), 0); /* the cut is its end */
+    CHECK_EQ(bd_journal_release(rig.journal, first_end + 2, slots, 0), 0);
     CHECK_EQ(bd_journal_recycle(rig.journal, 0), -ENOENT); /* not free yet */
     atomic_fetch_add(&rig.journal->segments[0]->pins, 1);
-    CHECK_EQ(bd_journal_release(rig.journal, first_end + 1, slots, 4), 0); /* somebody reads */
+    CHECK_EQ(bd_journal_release(rig.journal, first_end + 2, slots, 4), 0); /* somebody reads */
     atomic_fetch_sub(&rig.journal->segments[0]->pins, 1);
-    CHECK_EQ(bd_journal_release(rig.journal, first_end + 1, slots, 4), 1);
+    CHECK_EQ(bd_journal_release(rig.journal, first_end + 2, slots, 4), 1);
     CHECK_EQ(slots[0], 0);
     CHECK_EQ(bd_journal_release(rig.journal, UINT64_MAX, slots, 4), 1); /* never the current one */
     CHECK_EQ(slots[0], 1);
@@ -74,6 +75,31 @@ static void test_release_recycle_remove(void)
     CHECK_EQ(bd_journal_add_ready(rig.journal, 1, memory_file_open(&rig.files[1])), -EEXIST);
     CHECK_EQ(bd_journal_add_ready(rig.journal, BD_MAX_SLOTS, rig.journal->current->file), -EINVAL);
     rig_destroy(&rig);
+}
+
+/* A checkpoint names the segment where the log was cut. The next record may not fit there and begin
+ * another one: a replay still begins in the first. */
+static void test_the_segment_of_the_cut_is_kept(void)
+{
+    for (int restarted = 0; restarted < 2; restarted++) {
+        struct rig rig;
+        rig_init(&rig, SEGMENT, 3, VOLUME);
+        for (int i = 0; i < 14; i++)
+            CHECK_EQ(write_block(&rig, 0, 4096, NULL), BD_ACTION_DONE);
+        if (restarted) {
+            rig_restart(&rig);
+            rig.journal->current->last_lsn = 0; /* as where the checkpoint is the tail */
+        }
+        struct bd_cut cut = bd_journal_cut(rig.journal);
+        CHECK_EQ(write_block(&rig, 0, 4096, NULL), BD_ACTION_DONE);
+        CHECK_EQ(rig.journal->current->sequence, cut.sequence + 1);
+        uint32_t slots[4];
+        CHECK_EQ(bd_journal_release(rig.journal, cut.lsn, slots, 4), 0);
+        CHECK_EQ(write_block(&rig, 0, 4096, NULL), BD_ACTION_DONE);
+        cut = bd_journal_cut(rig.journal);
+        CHECK_EQ(bd_journal_release(rig.journal, cut.lsn, slots, 4), 1);
+        rig_destroy(&rig);
+    }
 }
 
 static void test_laps(void)
@@ -229,6 +255,7 @@ int main(void)
 {
     test_segments_follow_each_other();
     test_release_recycle_remove();
+    test_the_segment_of_the_cut_is_kept();
     test_laps();
     test_the_reserve_is_for_trims();
     test_no_space_left_on_the_disk();
