@@ -222,7 +222,8 @@ class Destager:
             for volume, _ in current.volumes:
                 volume.move_head(self._meta.numbered(volume.record.number) or volume.record)
         for each in built.values():
-            self._resolver.warm(each.volume.target(), each.chunks)
+            volume = each.volume
+            self._resolver.warm(volume.target(), volume.head(), each.chunks.items())
         self._freed(self._journal.release(current.checkpoint.lsn))
         self.rounds += 1
 

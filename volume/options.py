@@ -45,9 +45,9 @@ class StoreOptions:
     read_threads: int = 4
     """Threads for reads that have to wait for the disk."""
     compression: str = "none"
-    """Codec of new chunks: "none" or "lz4" (a chunk stays raw unless it saves 12 %). Not the default
-    yet: a random 4 KiB read of a packed chunk unpacks all of it in Python, 145 us of CPU instead of
-    17; without it, small writes all over a large volume take a whole chunk each."""
+    """Codec of new chunks: "none", or "lz4" where it saves 12 %. Not the default yet: a random
+    4 KiB read of a packed chunk unpacks all of it in Python, 145 us of CPU instead of 17. Without
+    it, small writes all over a large volume take a whole chunk each."""
     accept_journal_loss: bool = False
     """Open although flushed records of the journal are damaged, dropping what follows them."""
 

@@ -20,6 +20,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 from native import OP_UNMAP, Journal, PlaceTable, Request, VolumeCore
@@ -32,6 +33,7 @@ from volume.codecs import CODEC_NAMES
 from volume.destager import Destager
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
 from volume.errors import (
+    CorruptData,
     DirectoryLocked,
     InvalidSize,
     NoSuchVolume,
@@ -181,6 +183,7 @@ class Store:
             control=self._lock,
         )
         now = self._clock.monotonic()
+        self._warmed = False
         self._hot_since: float | None = None
         self._seen_lsn = 0
         self._seen_at = now
@@ -284,6 +287,9 @@ class Store:
 
     def _destage_if_due(self) -> bool:
         did = False
+        if not self._warmed:
+            self._warmed = True
+            self.warm()
         if self._destage_due():
             did = self.destage()
         if self._collect_due():
@@ -309,6 +315,21 @@ class Store:
             or filled
             or sum(state[5] for state in states) >= options.hot_map_bytes
         )
+
+    def warm(self) -> None:
+        """After a start: cache where chunks are, so that the first reads need not look.
+
+        Stops when there is something to destage, or damage, which a read then reports."""
+        for volume in self._all():
+            head = volume.head()
+            ahead = takewhile(
+                lambda _: not self._stopping() and not self._destage_due(),
+                self._resolver.stored_chunks(head),
+            )
+            try:
+                self._resolver.warm(volume.target(), head, ahead)
+            except (CorruptData, OSError) as error:
+                log.warning("warming stopped volume=%s error=%s", volume.name, error)
 
     def destage(self) -> bool:
         """One destage round over everything that is hot; whether there was anything.

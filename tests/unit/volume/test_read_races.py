@@ -34,6 +34,7 @@ def rig_with_old_and_new() -> tuple[StoreRig, Callable[[], None]]:
         write(new_bytes())
 
     write(old_bytes())
+    rig.store._table.drop_volume(rig.volume("a").record.number)
 
     return rig, replace
 
