@@ -11,14 +11,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from native import OP_WRITE, Request
+from native import FLAG_FUA, OP_UNMAP, OP_WRITE, OP_WRITE_ZEROES, Request
 from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig
 from volume.errors import OutOfSpace
 
 STATE_HOLE, STATE_ZERO = 1, 2  # NBD's, as in blockd.device
 BLOCK = 512
 MAX_SIZE = 72 * KIB
-MAX_WAITS = 4  # rounds after which a write that waited for journal space must be done
+MAX_WAITS = 4  # rounds after which a change that waited for journal space must be done
 ROOMY = replace(SMALL, journal_limit=10 * SEGMENT_BYTES)
 
 at = st.integers(0, MAX_SIZE)
@@ -44,25 +44,28 @@ class VolumeModel(RuleBasedStateMachine):
         offset %= len(self.model)
         return offset, min(length, len(self.model) - offset)
 
-    @rule(at=at, length=length, fua=st.booleans())
-    def write(self, at: int, length: int, fua: bool) -> None:
-        at, length = self.cut(at, length)
-        self.written = self.written % 250 + 1
-        data = bytes([self.written]) * length
-        done: list[Request] = []
-        self.rig.volume("v").submit([Request(OP_WRITE, at, length, data, int(fua))], done.extend)
+    def change(self, request: Request) -> None:
+        """Submit, and do what the store's threads would until it is done."""
+        done = self.rig.submit("v", request)
         for _ in range(MAX_WAITS):
             if not done:
                 self.rig.settle()
                 self.rig.tend()
         assert [request.error for request in done] == [0]
+
+    @rule(at=at, length=length, fua=st.booleans())
+    def write(self, at: int, length: int, fua: bool) -> None:
+        at, length = self.cut(at, length)
+        self.written = self.written % 250 + 1
+        data = bytes([self.written]) * length
+        self.change(Request(OP_WRITE, at, length, data, FLAG_FUA if fua else 0))
         self.model[at : at + length] = data
         self.probe = at, length
 
     @rule(at=at, length=length, unmap=st.booleans())
     def zero(self, at: int, length: int, unmap: bool) -> None:
         at, length = self.cut(at, length)
-        assert self.rig.zero("v", at, length, unmap=unmap) == 0
+        self.change(Request(OP_UNMAP if unmap else OP_WRITE_ZEROES, at, length))
         self.model[at : at + length] = bytes(length)
         self.probe = at, length
 
