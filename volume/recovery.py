@@ -14,6 +14,7 @@ After kill -9 all records are found, flushed or not. The segments are synced onc
 serves, so that what was replayed is durable as well.
 """
 
+import errno
 import logging
 from dataclasses import dataclass, replace
 
@@ -150,9 +151,17 @@ class JournalRecovery:
                 position = SEGMENT_HEADER_BYTES
             self._journal.adopt(segment.slot, segment.file.native(), segment.sequence)
             chained.append(segment.slot)
-            lsn, chain, node_epoch, position, found, gone, _ = self._journal.replay(
-                segment.slot, (lsn, chain, node_epoch, position), volumes
-            )
+            try:
+                state = self._journal.replay(
+                    segment.slot, (lsn, chain, node_epoch, position), volumes
+                )
+            except OSError as error:
+                if error.errno != errno.EPROTO:
+                    raise
+                raise UnknownFormat(
+                    segment_path(segment.slot), "the next record is of an unknown version or kind"
+                ) from error
+            lsn, chain, node_epoch, position, found, gone, _ = state
             self._chain, self._position = chain, position
             records += found
             skipped += gone

@@ -116,7 +116,9 @@ class Store:
         """Open a directory, made if need be, and start the store's threads.
 
         DirectoryLocked, UnknownFormat, StoreSealed, CorruptData, OutOfSpace, OSError."""
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True)
+            PosixDisk(path.parent).sync_dir(".")
         lock = DirectoryLock(path)
 
         def open_index(fresh: bool) -> KeyValue:

@@ -259,8 +259,10 @@ other.opt_abort()
 def test_misaligned_requests_are_refused_on_a_volume_of_4096_byte_blocks(
     daemon: StartDaemon,
 ) -> None:
+    server = daemon()
+    server.create("demo", 64 << 20, block_size=4096)
     run_libnbd(
-        daemon("--volume", "demo=64M").uri(),
+        server.uri(),
         """
 h = connected()
 assert h.get_block_size(nbd.SIZE_MINIMUM) == 4096

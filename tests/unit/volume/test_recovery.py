@@ -204,6 +204,18 @@ def test_segment_of_a_later_version_is_refused() -> None:
         rig.rebooted()
 
 
+def test_record_of_a_later_version_is_refused() -> None:
+    rig = opened()
+    rig.write("v", 0, b"x" * 512)
+    at = 4096 + 64  # behind the mark
+    header = bytearray(rig.disk.image().read(FIRST)[at : at + 64])
+    header[4] = 2
+    header[60:64] = crc32c(header[:60]).to_bytes(4, "little")
+    rig.disk.open(FIRST).pwrite(header, at)
+    with pytest.raises(UnknownFormat, match="unknown version"):
+        rig.rebooted()
+
+
 def test_lost_index_is_rebuilt_from_the_packs() -> None:
     rig = opened()
     rig.write("v", 0, b"x" * 8192)
