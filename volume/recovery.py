@@ -22,11 +22,12 @@ from native import Journal, VolumeCore, decode_segment_header
 from volume.checkpoint import Checkpoint
 from volume.disk import Clock, Disk, File
 from volume.errors import CorruptJournal, UnknownFormat
-from volume.segments import SegmentPool, open_segments, segment_path
+from volume.segments import SegmentPool, open_segments, segment_path, warm
 
 log = logging.getLogger(__name__)
 
 SEGMENT_HEADER_BYTES = 4096
+READ_AHEAD_SEGMENTS = 4  # while one is replayed, the disk works on the next ones
 _PROGRESS_INTERVAL_S = 1.0
 
 
@@ -149,6 +150,8 @@ class JournalRecovery:
                 if segment.node_epoch < node_epoch:
                     continue
                 position = SEGMENT_HEADER_BYTES
+            for later in live[number + 1 : number + 1 + READ_AHEAD_SEGMENTS]:
+                warm(later.file)
             self._journal.adopt(segment.slot, segment.file.native(), segment.sequence)
             chained.append(segment.slot)
             try:

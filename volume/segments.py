@@ -62,7 +62,7 @@ class SegmentPool:
     def recycle(self, slots: list[int]) -> None:
         """Slots that the journal has released are ready again."""
         for slot in slots:
-            self._warm(self._files[slot])
+            warm(self._files[slot])
             self._journal.recycle(slot)
 
     def can_grow(self) -> bool:
@@ -106,14 +106,14 @@ class SegmentPool:
         self.add(slot, file)
         self._journal.add_ready(slot, file.native())
 
-    @staticmethod
-    def _warm(file: File) -> None:
-        """Bring a recycled segment's pages in: a part of an absent page cannot be overwritten
-        without reading it first."""
-        fd = file.native()
-        if isinstance(fd, int):
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+
+def warm(file: File) -> None:
+    """Have a segment's pages brought in: it is read soon, or recycled, and a part of an absent page
+    cannot be overwritten without reading it first."""
+    fd = file.native()
+    if isinstance(fd, int):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def open_segments(disk: Disk, segment_bytes: int) -> dict[int, File]:
