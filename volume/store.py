@@ -15,6 +15,7 @@ clean, lock released. A crash anywhere in between is what recovery is for.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -44,7 +45,7 @@ from volume.errors import (
 )
 from volume.flusher import Flusher
 from volume.index import ChunkIndex
-from volume.kv import KeyValue, LmdbKeyValue
+from volume.kv import NO_SPACE_ERRNOS, KeyValue, LmdbKeyValue
 from volume.locking import DirectoryLock
 from volume.manifest import Manifests
 from volume.meta import Meta, VolumeRecord
@@ -244,7 +245,6 @@ class Store:
         return Volume(
             record,
             core,
-            table=self._table,
             clock=self._clock,
             scheduler=self._scheduler,
             reader=self._reader,
@@ -280,7 +280,7 @@ class Store:
         try:
             made = self._pool.tend()
         except OSError as error:
-            if error.errno not in (28, 122):  # ENOSPC, EDQUOT: the journal stays as it is
+            if error.errno not in NO_SPACE_ERRNOS:  # without space the journal stays as it is
                 raise
             made = False
         if self._backlog.count and (self._journal.state()[3] > 1 or self._space.full):
@@ -555,7 +555,7 @@ class Store:
         if self._sealed is not None:
             return
         self._sealed = f"{error.strerror or error} while writing to {self.path or 'the disk'}"
-        self._journal.seal(error.errno or 5)
+        self._journal.seal(error.errno or errno.EIO)
         log.critical("store sealed reason=%s", self._sealed)
         with contextlib.suppress(Exception):  # the same disk; the mark is for the next start
             self._meta.seal(self._sealed)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from native import OP_READ, OP_WRITE, PlaceTable, Request, VolumeCore
+from native import OP_READ, OP_WRITE, Request, VolumeCore
 from volume.disk import Clock
 from volume.flusher import Flusher
 from volume.meta import VolumeRecord
@@ -38,7 +38,6 @@ class Volume:
         record: VolumeRecord,
         core: VolumeCore,
         *,
-        table: PlaceTable,
         clock: Clock,
         scheduler: Scheduler,
         reader: Reader,
@@ -47,7 +46,6 @@ class Volume:
     ) -> None:
         self.core = core
         self.record = record
-        self._table = table
         self._clock = clock
         self._scheduler = scheduler
         self._reader = reader
