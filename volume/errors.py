@@ -2,6 +2,7 @@
 
     VolumeError
       NoSuchVolume  VolumeExists  VolumeBusy  InvalidName  InvalidSize  ShrinkRefused
+      NoSuchVersion  SnapshotExists  SnapshotPinned  VolumeHasSnapshots  InvalidPolicy
       OutOfSpace    StoreSealed   DirectoryLocked  UnknownFormat
       CorruptData
         CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest
@@ -69,6 +70,52 @@ class ShrinkRefused(VolumeError):
         super().__init__(
             f"volume {name}: resize from {size} to {wanted} bytes would cut off data; "
             "use --force if that is meant"
+        )
+
+
+class NoSuchVersion(VolumeError):
+    """A snapshot, commit, seq or time that is not (or no longer) there."""
+
+    code = "no_such_version"
+
+    def __init__(self, volume: str, ref: str, why: str = "there is none") -> None:
+        super().__init__(
+            f"version {volume}@{ref}: {why}; `blockd volume log {volume}` shows what there is"
+        )
+
+
+class SnapshotExists(VolumeError):
+    code = "snapshot_exists"
+
+    def __init__(self, volume: str, name: str) -> None:
+        super().__init__(
+            f"snapshot {volume}@{name}: exists already; choose another name or delete it first"
+        )
+
+
+class SnapshotPinned(VolumeError):
+    code = "snapshot_pinned"
+
+    def __init__(self, volume: str, name: str) -> None:
+        super().__init__(f"snapshot {volume}@{name}: is pinned; unpin it first or use --force")
+
+
+class VolumeHasSnapshots(VolumeError):
+    code = "volume_has_snapshots"
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__(
+            f"volume {name}: has {count} snapshot(s), which go with it; delete them first or use "
+            "--force"
+        )
+
+
+class InvalidPolicy(VolumeError):
+    code = "invalid_policy"
+
+    def __init__(self, text: str, why: str) -> None:
+        super().__init__(
+            f"policy {text!r}: {why}; write it as 24h,7d,4w: a count and one of s, m, h, d, w each"
         )
 
 

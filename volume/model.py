@@ -64,3 +64,142 @@ class StoreStatus:
     disk_total_bytes: int
     space_left_bytes: int
     """What clients can still write before ENOSPC."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A name for a version of a volume. Times are nanoseconds since 1970."""
+
+    volume: str
+    name: str
+    seq: int
+    """Last journal record of the volume that is in it."""
+    epoch: int
+    size: int
+    created_ns: int
+    commit: str | None
+    """Commit (hex); None while the newest of its bytes are in the journal only."""
+    pinned: bool
+    """Neither a schedule nor `delete` without force removes it."""
+    scheduled: bool
+    """Made by the volume's schedule, which removes it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleInfo:
+    """Snapshots that the store makes by itself. Times are seconds, or ns since 1970."""
+
+    volume: str
+    every_s: int
+    keep: str
+    """What stays, as "24h,7d,4w"; see `volume.retention`."""
+    next_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """A version in a volume's log. Times are nanoseconds since 1970."""
+
+    seq: int
+    epoch: int
+    time_ns: int
+    kind: str
+    """"head" (the newest state), "commit" (in chunks), "point" (a snapshot whose bytes are still
+    in the journal), or one record of the journal: "write", "unmap", "zero"."""
+    size: int
+    """Of the volume, at that version."""
+    bytes: int
+    """Of a record: its length. Of the others: how much of the volume changed since the version
+    before, in whole chunks."""
+    offset: int | None
+    """Of a record."""
+    commit: str | None
+    snapshots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLog:
+    """The versions of a volume, newest first."""
+
+    volume: str
+    versions: tuple[VersionInfo, ...]
+    more: bool
+    """Older ones were left out because of the limit."""
+    window_start_ns: int | None
+    """Since then every single write can be restored; None: no such window."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPolicy:
+    """How long a volume's versions stay without a name."""
+
+    window_s: int
+    """Every write of at least this long can be restored, while the disk has room."""
+    keep: str
+    """What stays of older versions, as "60m,24h,7d"; "" for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreInfo:
+    """What a restore did."""
+
+    volume: VolumeInfo
+    restored_seq: int
+    kept: str
+    """Snapshot of the state before."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiffInfo:
+    """Where two versions differ, in whole chunks of the volume."""
+
+    old: str
+    new: str
+    old_size: int
+    new_size: int
+    extents: tuple[tuple[int, int], ...]
+    """(offset, length), ascending, no two adjacent."""
+    changed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRow:
+    """What one root takes of the packs. Bytes are of pack entries, headers included, unless said
+    otherwise."""
+
+    volume: str
+    kind: str
+    """"head", "snapshot" or "history" (all versions of the volume that have no name)."""
+    name: str | None
+    """Of the snapshot."""
+    logical_bytes: int
+    """Of the volume that are not holes, in whole chunks."""
+    raw_bytes: int
+    """What it reaches, each chunk once, before compression."""
+    stored_bytes: int
+    """The same as stored."""
+    exclusive_bytes: int
+    """Stored bytes that nothing else reaches: freed when it is deleted."""
+    shared_bytes: int
+    """Stored bytes that something else reaches as well."""
+    pinned_by: tuple[str, ...]
+    """What keeps it: "head", "pin", "schedule", "window", "keep", clients that read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceReport:
+    """Where the disk's bytes are; see `SpaceRow` for what is counted."""
+
+    rows: tuple[SpaceRow, ...]
+    volumes: tuple[tuple[str, int], ...]
+    """(volume, stored bytes that are freed when it is deleted with all its versions)."""
+    live_bytes: int
+    """Stored bytes that some root reaches."""
+    garbage_bytes: int
+    """Stored bytes that none reaches: gc's next work."""
+    pack_bytes: int
+    """Pack files, with headers and footers."""
+    journal_bytes: int
+    """Segment files, all of them."""
+    window_bytes: int
+    """Those of them that are kept for the any-write window only."""
