@@ -84,6 +84,12 @@ class PlaceTable:
 Cut = tuple[int, int, int, int]
 """A position in the log: (next lsn, segment sequence, position in the segment, chain)."""
 
+ReplayState = tuple[int, int, int, int]
+"""How far a replay is: (next lsn, chain, node epoch, position in the segment)."""
+
+LogRow = tuple[int, int, int, int, int, int, int]
+"""A record: (lsn, seq, time in ns, op, offset, length, volume epoch)."""
+
 class Journal:
     """The journal of a data directory; see src/journal.h for what is durable when. Thread-safe.
 
@@ -111,11 +117,30 @@ class Journal:
         self, number: int, epoch: int, seq: int, payload: bytes, now_ns: int, /
     ) -> None: ...
     def append_mark(self, now_ns: int, /) -> None: ...
+    def point(self, volumes: list[VolumeCore], /) -> tuple[Cut, list[int]]:
+        """Where the log is and the volumes' seqs, all at one moment; freezes nothing."""
+
     def replay(
-        self, slot: int, state: tuple[int, int, int, int], volumes: dict[int, VolumeCore], /
-    ) -> tuple[int, int, int, int, int, int, int]:
-        """Apply the records of a segment from state (next lsn, chain, node epoch, position) on, up
-        to the first that does not fit; returns the state there and (records, skipped, last_ns)."""
+        self,
+        slot: int,
+        state: ReplayState,
+        volumes: dict[int, VolumeCore],
+        *,
+        end_lsn: int = 0,
+        end_ns: int = 0,
+        end_volume: int = 0,
+        end_seq: int = 0,
+        rows_volume: int = 0,
+        row_limit: int = 0,
+    ) -> tuple[ReplayState, int, int, int, bool, list[LogRow]]:
+        """Apply the records of a segment from `state` on, up to the first that does not fit.
+
+        A record whose seq the volume has already, or of an epoch before the volume's, is skipped.
+        Stops as well before the first record after `end_lsn`, the first MARK of a later time than
+        `end_ns`, the first record of volume `end_volume` after `end_seq` (0: no such end).
+        Returns (state there, records, skipped, time of the last MARK or 0, whether one of the ends
+        was reached, the newest `row_limit` records of `rows_volume`). A row has time 0 when no MARK
+        of this segment is before it."""
 
     def proves(self, slot: int, position: int, lsn: int, /) -> bool:
         """Whether a mark in the segment, from `position` on, says that `lsn` was durable."""

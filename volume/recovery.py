@@ -164,7 +164,7 @@ class JournalRecovery:
                 raise UnknownFormat(
                     segment_path(segment.slot), "the next record is of an unknown version or kind"
                 ) from error
-            lsn, chain, node_epoch, position, found, gone, _ = state
+            (lsn, chain, node_epoch, position), found, gone, *_ = state
             self._chain, self._position = chain, position
             records += found
             skipped += gone

@@ -87,7 +87,7 @@ void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int c
                 locked = true;
                 gathered_from = i;
             }
-            int error = append(volume, action, now_ns);
+            int error = volume->retired ? -ESHUTDOWN : append(volume, action, now_ns);
             if (error == -EAGAIN)
                 action->state = BD_ACTION_WAIT_SPACE;
             else if (error < 0)

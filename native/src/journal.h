@@ -124,6 +124,17 @@ struct bd_cut {
     uint32_t chain;
 };
 
+/* One record as a person sees it. */
+struct bd_log_row {
+    uint64_t lsn;
+    uint64_t seq;
+    uint64_t time_ns; /* of the last MARK before it */
+    uint64_t offset;
+    uint64_t length;
+    uint32_t epoch;
+    uint8_t op;
+};
+
 struct bd_replay {
     struct bd_journal *journal;
     struct bd_volume **volumes; /* by number; NULL where unknown */
@@ -133,8 +144,21 @@ struct bd_replay {
     uint32_t node_epoch;
     uint64_t position;
     uint64_t records;
-    uint64_t skipped; /* records of volumes that are gone */
+    uint64_t skipped; /* records of volumes that are gone, or that their heads have already */
     uint64_t last_ns; /* wall clock of the last MARK */
+
+    /* Where to stop although the log goes on; 0 for none. `ended` says that it did. */
+    uint64_t end_lsn; /* before the first record after it */
+    uint64_t end_ns;  /* before the first MARK of a later time */
+    uint32_t end_volume;
+    uint64_t end_seq; /* with end_volume: before the first record of that volume after it */
+    bool ended;
+
+    /* The newest records of volume `rows_volume`, as a ring: row i is rows[i % row_capacity]. */
+    struct bd_log_row *rows; /* NULL: none are wanted */
+    uint32_t rows_volume;
+    uint64_t row_capacity;
+    uint64_t row_count;
 };
 
 struct bd_journal *bd_journal_new(const uint8_t store_uuid[16], uint64_t segment_bytes,
@@ -180,8 +204,9 @@ uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *
 int bd_journal_remove(struct bd_journal *journal, uint32_t slot);
 
 /* Replay: continue in the segment at `slot` from replay->position, applying records to volumes'
- * hot maps, up to the first one that does not fit. 0; -EPROTO when that one is of a later version;
- * -errno on a read error. */
+ * hot maps, up to the first one that does not fit, or that is beyond the end asked for. A record is
+ * skipped when the volume has its seq already, or is of a later epoch. 0; -EPROTO when the record
+ * that ends it is of a later version; -errno on a read error. */
 int bd_replay_segment(struct bd_replay *replay, uint32_t slot);
 
 /* Whether a MARK in this segment, from `position` on, proves that `lsn` was durable: 1, 0, -errno.

@@ -207,12 +207,20 @@ static PyObject *seq_list(const unsigned long long *seqs, Py_ssize_t count)
     return list;
 }
 
-/* Freeze the hot maps of all given volumes at one position of the log. */
-static PyObject *journal_freeze(PyObject *self, PyObject *args)
+static int look_at_all(struct bd_volume **cores, Py_ssize_t count, unsigned long long *seqs)
 {
-    PyObject *sequence;
-    if (!PyArg_ParseTuple(args, "O:freeze", &sequence))
-        return NULL;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        bd_lock(&cores[i]->lock);
+        seqs[i] = cores[i]->seq;
+        pthread_mutex_unlock(&cores[i]->lock);
+    }
+    return 0;
+}
+
+/* (cut, seqs) of the given volumes, all at one position of the log, where `visit` looks at them. */
+static PyObject *at_one_point(PyObject *self, PyObject *sequence,
+                              int (*visit)(struct bd_volume **, Py_ssize_t, unsigned long long *))
+{
     PyObject *volumes = PySequence_Tuple(sequence); /* our own: nobody takes volumes out of it */
     if (volumes == NULL)
         return NULL;
@@ -227,19 +235,19 @@ static PyObject *journal_freeze(PyObject *self, PyObject *args)
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *item = PyTuple_GET_ITEM(volumes, i);
         if (!PyObject_TypeCheck(item, &bd_volume_type)) {
-            PyErr_SetString(PyExc_TypeError, "freeze() takes VolumeCore objects");
+            PyErr_SetString(PyExc_TypeError, "a list of VolumeCore objects is wanted");
             goto out;
         }
         cores[i] = ((bd_volume_object *)item)->volume;
         if (cores[i]->journal != journal_of(self)) {
-            PyErr_SetString(PyExc_ValueError, "freeze() takes volumes of this journal");
+            PyErr_SetString(PyExc_ValueError, "volumes of this journal are wanted");
             goto out;
         }
     }
     struct bd_journal *journal = journal_of(self);
     bd_lock(&journal->lock);
     struct bd_cut cut = bd_journal_cut(journal);
-    int error = freeze_all(cores, count, seqs);
+    int error = visit(cores, count, seqs);
     pthread_mutex_unlock(&journal->lock);
     if (error < 0) {
         bd_raise_errno(error);
@@ -253,6 +261,18 @@ out:
     PyMem_Free(seqs);
     Py_DECREF(volumes);
     return result;
+}
+
+/* Freeze the hot maps of all given volumes at one position of the log. */
+static PyObject *journal_freeze(PyObject *self, PyObject *volumes)
+{
+    return at_one_point(self, volumes, freeze_all);
+}
+
+/* Where the log and the given volumes are, at one moment. */
+static PyObject *journal_point(PyObject *self, PyObject *volumes)
+{
+    return at_one_point(self, volumes, look_at_all);
 }
 
 static PyObject *journal_append_head(PyObject *self, PyObject *args)
@@ -304,19 +324,30 @@ static PyObject *journal_append_mark(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* replay(slot, (lsn, chain, node_epoch, position), volumes) -> (lsn, chain, node_epoch, position,
- * records, skipped, last_ns) */
-static PyObject *journal_replay(PyObject *self, PyObject *args)
+enum { max_rows = 1 << 20 }; /* 48 MiB; who wants more asks in pieces */
+
+static PyObject *row_list(const struct bd_replay *replay)
 {
-    unsigned int slot;
-    unsigned long long lsn;
-    unsigned int chain;
-    unsigned int node_epoch;
-    unsigned long long position;
-    PyObject *dict;
-    if (!PyArg_ParseTuple(args, "I(KIIK)O!:replay", &slot, &lsn, &chain, &node_epoch, &position,
-                          &PyDict_Type, &dict))
-        return NULL;
+    uint64_t count = replay->row_count;
+    uint64_t first = count > replay->row_capacity ? count - replay->row_capacity : 0;
+    PyObject *list = PyList_New((Py_ssize_t)(count - first));
+    for (uint64_t i = first; list != NULL && i < count; i++) {
+        const struct bd_log_row *row = &replay->rows[i % replay->row_capacity];
+        PyObject *item = Py_BuildValue(
+            "(KKKiKKI)", (unsigned long long)row->lsn, (unsigned long long)row->seq,
+            (unsigned long long)row->time_ns, (int)row->op, (unsigned long long)row->offset,
+            (unsigned long long)row->length, (unsigned int)row->epoch);
+        if (item == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)(i - first), item);
+    }
+    return list;
+}
+
+/* The volumes of a dict by number, as an array for bd_replay; NULL with an exception. */
+static struct bd_volume **volumes_by_number(PyObject *dict, uint32_t *count)
+{
     unsigned long limit = 0;
     Py_ssize_t at = 0;
     PyObject *key;
@@ -333,29 +364,75 @@ static PyObject *journal_replay(PyObject *self, PyObject *args)
             limit = number + 1;
     }
     struct bd_volume **volumes = PyMem_Calloc(limit + 1, sizeof(struct bd_volume *));
-    if (volumes == NULL)
-        return PyErr_NoMemory();
+    if (volumes == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
     at = 0;
     while (PyDict_Next(dict, &at, &key, &value))
         volumes[PyLong_AsUnsignedLong(key)] = ((bd_volume_object *)value)->volume;
+    *count = (uint32_t)limit;
+    return volumes;
+}
+
+/* See the stub for arguments and result. */
+static PyObject *journal_replay(PyObject *self, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"slot",       "state",   "volumes",     "end_lsn",   "end_ns",
+                            "end_volume", "end_seq", "rows_volume", "row_limit", NULL};
+    unsigned int slot;
+    unsigned long long lsn;
+    unsigned int chain;
+    unsigned int node_epoch;
+    unsigned long long position;
+    PyObject *dict;
+    unsigned long long end_lsn = 0;
+    unsigned long long end_ns = 0;
+    unsigned int end_volume = 0;
+    unsigned long long end_seq = 0;
+    unsigned int rows_volume = 0;
+    unsigned int row_limit = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "I(KIIK)O!|$KKIKII:replay", names, &slot, &lsn,
+                                     &chain, &node_epoch, &position, &PyDict_Type, &dict, &end_lsn,
+                                     &end_ns, &end_volume, &end_seq, &rows_volume, &row_limit))
+        return NULL;
+    if (row_limit > max_rows) {
+        PyErr_Format(PyExc_ValueError, "row_limit %u: %u are the most", row_limit, max_rows);
+        return NULL;
+    }
     struct bd_replay replay = {.journal = journal_of(self),
-                               .volumes = volumes,
-                               .volume_count = (uint32_t)limit,
                                .next_lsn = lsn,
                                .chain = chain,
                                .node_epoch = node_epoch,
-                               .position = position};
+                               .position = position,
+                               .end_lsn = end_lsn,
+                               .end_ns = end_ns,
+                               .end_volume = end_volume,
+                               .end_seq = end_seq,
+                               .rows_volume = rows_volume,
+                               .row_capacity = row_limit};
+    replay.volumes = volumes_by_number(dict, &replay.volume_count);
+    if (replay.volumes == NULL)
+        return NULL;
+    if (row_limit > 0 && (replay.rows = PyMem_New(struct bd_log_row, row_limit)) == NULL) {
+        PyMem_Free(replay.volumes);
+        return PyErr_NoMemory();
+    }
     int error;
     Py_BEGIN_ALLOW_THREADS;
     error = bd_replay_segment(&replay, slot);
     Py_END_ALLOW_THREADS;
-    PyMem_Free(volumes);
+    PyMem_Free(replay.volumes);
+    PyObject *rows = error < 0 ? NULL : row_list(&replay);
+    PyMem_Free(replay.rows);
     if (error < 0)
         return bd_raise_errno(error);
-    return Py_BuildValue("(KIIKKKK)", (unsigned long long)replay.next_lsn, replay.chain,
+    if (rows == NULL)
+        return NULL;
+    return Py_BuildValue("((KIIK)KKKNN)", (unsigned long long)replay.next_lsn, replay.chain,
                          replay.node_epoch, (unsigned long long)replay.position,
                          (unsigned long long)replay.records, (unsigned long long)replay.skipped,
-                         (unsigned long long)replay.last_ns);
+                         (unsigned long long)replay.last_ns, PyBool_FromLong(replay.ended), rows);
 }
 
 static PyObject *journal_proves(PyObject *self, PyObject *args)
@@ -446,10 +523,11 @@ static PyMethodDef journal_methods[] = {
     {"seal", journal_seal, METH_VARARGS, NULL},
     {"release", journal_release, METH_VARARGS, NULL},
     {"cut", journal_cut, METH_NOARGS, NULL},
-    {"freeze", journal_freeze, METH_VARARGS, NULL},
+    {"freeze", journal_freeze, METH_O, NULL},
+    {"point", journal_point, METH_O, NULL},
     {"append_head", journal_append_head, METH_VARARGS, NULL},
     {"append_mark", journal_append_mark, METH_VARARGS, NULL},
-    {"replay", journal_replay, METH_VARARGS, NULL},
+    {"replay", (PyCFunction)(void (*)(void))journal_replay, METH_VARARGS | METH_KEYWORDS, NULL},
     {"proves", journal_proves, METH_VARARGS, NULL},
     {"resume", journal_resume, METH_VARARGS, NULL},
     {"begin", journal_begin, METH_VARARGS, NULL},

@@ -70,6 +70,30 @@ static int next_record(struct bd_replay *replay, struct reader *reader, uint64_t
     return 1;
 }
 
+static void note_row(struct bd_replay *replay, const struct bd_record *record)
+{
+    if (replay->rows == NULL || record->volume != replay->rows_volume)
+        return;
+    replay->rows[replay->row_count++ % replay->row_capacity] =
+        (struct bd_log_row){.lsn = record->lsn,
+                            .seq = record->seq,
+                            .time_ns = replay->last_ns,
+                            .offset = record->offset,
+                            .length = record->length,
+                            .epoch = record->volume_epoch,
+                            .op = record->op};
+}
+
+static bool beyond_end(const struct bd_replay *replay, const struct bd_record *record)
+{
+    if (replay->end_lsn != 0 && record->lsn > replay->end_lsn)
+        return true;
+    if (record->op == BD_RECORD_MARK)
+        return replay->end_ns != 0 && record->offset > replay->end_ns;
+    return record->op != BD_RECORD_HEAD && replay->end_volume != 0 &&
+           record->volume == replay->end_volume && record->seq > replay->end_seq;
+}
+
 static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t position,
                  const struct bd_record *record, const uint8_t *payload)
 {
@@ -79,9 +103,11 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
     }
     if (record->op == BD_RECORD_HEAD)
         return 0; /* what it says is in meta as well, which is read first */
+    note_row(replay, record);
     struct bd_volume *volume =
         record->volume < replay->volume_count ? replay->volumes[record->volume] : NULL;
-    if (volume == NULL) {
+    /* A head may be ahead of the checkpoint: a restore moves one volume's head alone. */
+    if (volume == NULL || record->seq <= volume->seq || record->volume_epoch < volume->epoch) {
         replay->skipped++;
         return 0;
     }
@@ -123,6 +149,11 @@ int bd_replay_segment(struct bd_replay *replay, uint32_t slot)
         }
         if (result != 1)
             break;
+        if (beyond_end(replay, &record)) {
+            replay->ended = true;
+            result = 0;
+            break;
+        }
         result = apply(replay, segment, position, &record, payload);
         if (result < 0)
             break;

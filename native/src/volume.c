@@ -60,9 +60,11 @@ void bd_volume_free(struct bd_volume *volume)
 
 void bd_volume_retire(struct bd_volume *volume)
 {
+    bd_lock(&volume->journal->lock); /* appends look at it under this lock */
     bd_lock(&volume->lock);
     volume->retired = true;
     pthread_mutex_unlock(&volume->lock);
+    pthread_mutex_unlock(&volume->journal->lock);
 }
 
 void bd_volume_apply(struct bd_volume *volume, const struct bd_record *record, uint32_t slot,

@@ -24,7 +24,7 @@ struct bd_volume {
     uint64_t size;
     uint64_t seq;
     uint64_t generation; /* raised whenever chunk places change */
-    bool retired;        /* deleted: the journal may give away what its maps point at */
+    bool retired;        /* the journal may give away what its maps point at; both locks to set */
     struct bd_extent_map *active;
     struct bd_extent_map *frozen; /* NULL when no destage round is under way */
 };
@@ -37,8 +37,9 @@ struct bd_read_fault {
     bool in_pack;
 };
 
-/* The volume is deleted: from here on no destage round saves what is hot in it, so the journal's
- * segments may be used again under it. Reads that have begun end well, later ones are refused. */
+/* The volume is deleted, or another head takes its place: from here on no destage round saves what
+ * is hot in it, so the journal's segments may be used again under it. Reads that have begun end
+ * well, later ones are refused; so is every write that is not in the journal when this returns. */
 void bd_volume_retire(struct bd_volume *volume);
 
 struct bd_volume *bd_volume_new(struct bd_journal *journal, struct bd_place_table *table,

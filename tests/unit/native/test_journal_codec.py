@@ -115,7 +115,7 @@ def native_replay(images: list[bytes]) -> tuple[int, int, dict[int, bytes | None
         file = MemoryFile(SEGMENT)
         file.image[:] = images[slot]
         journal.adopt(slot, file, header.sequence)
-        *new_state, found, _, _ = journal.replay(slot, (*state[:3], 4096), {9: core})
+        new_state, found, *_ = journal.replay(slot, (*state[:3], 4096), {9: core})
         state = (new_state[0], new_state[1], new_state[2], new_state[3])
         records += found
     sectors: dict[int, bytes | None] = {}
