@@ -1,8 +1,12 @@
 """What can go wrong in a volume or its data directory, as facts.
 
     VolumeError
-      NoSuchVolume  VolumeExists  VolumeBusy  InvalidName  InvalidSize  ShrinkRefused
-      NoSuchVersion  SnapshotExists  SnapshotPinned  VolumeHasSnapshots  InvalidPolicy
+      NoSuchVolume  VolumeExists  VolumeBusy  InvalidSize  ShrinkRefused
+      InvalidName
+        InvalidSnapshotName
+      NoSuchVersion  SnapshotExists  SnapshotPinned  VolumeHasSnapshots
+      InvalidPolicy
+        InvalidDuration
       OutOfSpace    StoreSealed   DirectoryLocked  UnknownFormat
       CorruptData
         CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest
@@ -48,12 +52,19 @@ class VolumeBusy(VolumeError):
 
 class InvalidName(VolumeError):
     code = "invalid_name"
+    what = "volume"
+    marks = "'.', '_', '-' or ':'"
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(
-            f"volume name {name!r}: {why}; use 1 to 128 letters, digits, '.', '_', '-' or ':', "
+            f"{self.what} name {name!r}: {why}; use 1 to 128 letters, digits, {self.marks}, "
             "starting with a letter or digit"
         )
+
+
+class InvalidSnapshotName(InvalidName):
+    what = "snapshot"
+    marks = "'.', '_' or '-'"
 
 
 class InvalidSize(VolumeError):
@@ -112,11 +123,16 @@ class VolumeHasSnapshots(VolumeError):
 
 class InvalidPolicy(VolumeError):
     code = "invalid_policy"
+    what = "policy"
+    form = "24h,7d,4w: a count and one of s, m, h, d, w each"
 
     def __init__(self, text: str, why: str) -> None:
-        super().__init__(
-            f"policy {text!r}: {why}; write it as 24h,7d,4w: a count and one of s, m, h, d, w each"
-        )
+        super().__init__(f"{self.what} {text!r}: {why}; write it as {self.form}")
+
+
+class InvalidDuration(InvalidPolicy):
+    what = "duration"
+    form = "15m or 1h30m: a count and one of s, m, h, d, w"
 
 
 class OutOfSpace(VolumeError):
