@@ -21,6 +21,7 @@ from volume.model import StoreStatus
 
 READY_S = 60.0  # a start with a full journal to replay, under sanitizers, on a busy machine
 STOP_S = 30.0  # the drain time and what it takes to close the store
+CLI_S = 120.0  # a transfer of a test's volume on a busy machine
 POLL_S = 0.05
 
 
@@ -153,6 +154,30 @@ class Daemon:
     def control(self) -> Client:
         """A client of the control API; a context manager."""
         return Client(Path(self.ready["control"]))
+
+    def run(self, *arguments: str, stdin: bytes | None = None) -> bytes:
+        """The standard output of `blockd ARGUMENTS` on this daemon. AssertionError if it fails."""
+        done = self.finish(*arguments, stdin=stdin)
+        said = done.stderr.decode(errors="replace")
+        assert done.returncode == 0, f"blockd {' '.join(arguments)}: {done.returncode}\n{said}"
+        return done.stdout
+
+    def run_json(self, *arguments: str) -> Any:
+        """What `blockd ARGUMENTS --json` prints, decoded."""
+        return json.loads(self.run(*arguments, "--json"))
+
+    def finish(
+        self, *arguments: str, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `blockd ARGUMENTS` on this daemon to its end, whatever that is."""
+        return subprocess.run(
+            self.cli(*arguments), input=stdin, capture_output=True, timeout=CLI_S, check=False
+        )
+
+    def cli(self, *arguments: str) -> list[str]:
+        """The command line of `blockd ARGUMENTS` on this daemon."""
+        control = ("--control", str(self.ready["control"]))
+        return [sys.executable, "-m", "blockd", *arguments, *control]
 
     def store(self) -> StoreStatus:
         with self.control() as client:
