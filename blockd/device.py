@@ -9,7 +9,7 @@ and later, on the event loop's thread, with those that had to wait for a disk.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from native import Request
 
@@ -17,6 +17,15 @@ Done = Callable[[list[Request]], None]
 
 STATE_HOLE = 1  # flags of a BLOCK_STATUS extent, as NBD's base:allocation: nothing allocated
 STATE_ZERO = 2  # reads as zeros
+STATE_CHANGED = 1  # flags of a BLOCK_STATUS extent that was asked about changes
+
+
+class Changes(Protocol):
+    """What changed in a device since one of its versions, as its `changes_since` found it.
+
+    Opaque: it is only handed back, as `data` of a BLOCK_STATUS for the same device. It holds on to
+    what it needs for as long as it is referenced; there is nothing to close.
+    """
 
 
 class BlockDevice(Protocol):
@@ -44,8 +53,10 @@ class BlockDevice(Protocol):
 
         UNMAP'd and WRITE_ZEROES'd ranges read as zeros. BLOCK_STATUS sets `data` to a list of
         `(length, flags)` covering at least the first byte and at most the requested range, with at
-        most 2**14 extents. Errors: `request.error` is a positive errno (EIO, ENOSPC, EINVAL,
-        EPERM, ESHUTDOWN), `request.message` a text for the client or None.
+        most 2**14 extents. It comes with `data` None and asks what is allocated (STATE_HOLE,
+        STATE_ZERO), or with a `Changes` of this device and asks what changed (STATE_CHANGED).
+        Errors: `request.error` is a positive errno (EIO, ENOSPC, EINVAL, EPERM, ESHUTDOWN),
+        `request.message` a text for the client or None.
         """
 
     def attach(self, client: str) -> None:
@@ -55,11 +66,41 @@ class BlockDevice(Protocol):
         """Take back one `attach`."""
 
 
+@runtime_checkable
+class TracksChanges(Protocol):
+    """A BlockDevice that can compare itself with its own versions."""
+
+    def changes_since(self, ref: str) -> Changes:
+        """What differs from the version `ref` of the same volume: the name of a snapshot, seq:N,
+        commit:HEX or a time, as behind the "@" of an export name.
+
+        Waits for the disk, on any thread. NoSuchVersion or InvalidName when there is none, else
+        VolumeError or OSError. What is written after the call may be told or not.
+        """
+
+
 class Exports(Protocol):
-    """The devices that clients can name."""
+    """The devices that clients can name. Quick: called on the event loop."""
 
     def names(self) -> list[str]:
         """Names in listing order."""
 
     def get(self, name: str) -> BlockDevice | None:
         """The device called `name` ("" asks for the default export), or None."""
+
+
+@runtime_checkable
+class Versions(Protocol):
+    """Exports that have a past: `VOLUME@REF` names a version of a volume. Any thread; may wait."""
+
+    def open_version(self, name: str) -> BlockDevice:
+        """A read-only device with the bytes of the version `name`, as "vol@snapshot".
+
+        A new device for each call. It stays open until the last of its `attach`es is taken back by
+        `detach` (both quick, on the event loop); whoever called attaches at least once.
+        NoSuchVolume, NoSuchVersion or InvalidName when there is none, else VolumeError or OSError.
+        """
+
+    def version_names(self, volume: str | None, limit: int) -> list[str]:
+        """Names of snapshots, as "vol@snapshot", of one volume or of all: for each volume newest
+        first, at most `limit` in all. VolumeError, OSError."""

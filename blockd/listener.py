@@ -3,7 +3,11 @@
     start   adopt sockets that systemd bound, bind the configured ones, serve each
     accept  tune the socket, count the client, give it an engine (`blockd.nbd_protocol` runs it)
     stop    close the listening sockets -> every client finishes what is in flight, and closes
-            -> after `drain_s` whoever is left is cut
+            -> after `drain_s` whoever is left is cut -> questions that are being answered end
+
+Versions are looked for by a few threads, first come first served, and a client asks one question
+at a time: however many clients ask, the disk sees `LOOKUP_THREADS` of them. Open versions are
+bounded over all clients, as each may keep memory of its own.
 
 All clients are in one book, from accept until the device gave back their last request, so that a
 client which connects, submits and vanishes in a loop counts against `max_connections` as well. One
@@ -16,16 +20,18 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from blockd.api.types import ConnectionInfo
 from blockd.config import TcpAddress
-from blockd.device import Exports
+from blockd.device import Exports, Versions
 from blockd.log_limiter import LogLimiter
 from blockd.nbd.access import Policies, TlsMode
 from blockd.nbd.connection import Connection
 from blockd.nbd.limits import Limits
+from blockd.nbd.lookups import Answer, OpenVersion, Question, Unavailable, look_up
 from blockd.nbd_protocol import NbdProtocol
 from blockd.sockets import BACKLOG, ListenError, UnixListener, bind_tcp, bound_name, peer_name, tune
 from blockd.tls import TlsChannel, TlsProvider
@@ -37,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_UNIX_MODE = 0o600  # who may connect may read and write every volume without TLS
 TRIM_INTERVAL_S = 30.0  # a client quiet for one to two of these keeps no receive buffer
+LOOKUP_THREADS = 4  # versions being looked for at once, in the whole process
+MAX_OPEN_VERSIONS = 256  # of all clients together; several connections to one count each
 CUT_S = 1.0  # how long a cut connection may take to be reported as lost: a turn of the loop
 
 
@@ -56,11 +64,15 @@ class NbdListener:
         tls_mode: TlsMode = TlsMode.OFF,
         tls: TlsProvider | None = None,
         reply_timeout_s: float = 0.0,
+        list_versions: bool = False,
+        max_open_versions: int = MAX_OPEN_VERSIONS,
     ) -> None:
         """Nothing is bound yet. `adopted` sockets listen already and belong to the listener now.
 
         `reply_timeout_s` cuts a client that takes none of its replies for so long although more
         than the write buffer's bound of them wait; 0 lets it stay, see `blockd.nbd_protocol`.
+        `list_versions` shows the snapshots in the answer to LIST. Clients can name versions when
+        `exports` has any (`blockd.device.Versions`).
         """
         if tls_mode is not TlsMode.OFF and tls is None:
             raise ValueError(f"TLS mode {tls_mode.value} needs a TlsProvider")
@@ -73,6 +85,9 @@ class NbdListener:
         self._unix_mode = unix_mode
         self._adopted = list(adopted)
         self._limits = limits or Limits()
+        self._list_versions = list_versions
+        self._max_open_versions = max_open_versions
+        self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="nbd-version")
         self._tls_mode = tls_mode
         self._tls = tls
         self._servers: list[asyncio.Server] = []
@@ -150,6 +165,8 @@ class NbdListener:
             for client in left:
                 client.abort()
             await self._emptied(CUT_S)
+        # The store is closed behind us, and must not be while somebody looks for something in it.
+        await asyncio.to_thread(self._lookups.shutdown, cancel_futures=True)
         self.limiter.report()
         self.limiter.report_with(None)
 
@@ -205,6 +222,7 @@ class NbdListener:
             tls=self._tls_mode,
             policies=self._policies,
             peer=client.peer,
+            list_versions=self._list_versions,
         )
 
     def left(self, client: NbdProtocol) -> None:
@@ -215,6 +233,37 @@ class NbdListener:
     def tls_channel(self) -> TlsChannel:
         assert self._tls is not None  # the engine starts TLS in no other mode
         return self._tls.channel()
+
+    def look_up(self, question: Question, done: Callable[[Answer], None]) -> None:
+        loop = asyncio.get_running_loop()
+        # The asking client counts itself already.
+        count = sum(client.open_versions for client in self._clients)
+        if isinstance(question, OpenVersion) and count > self._max_open_versions:
+            limit = self._max_open_versions
+            message = f"version {question.name}: {limit} versions are open already; try again later"
+            loop.call_soon(self._answered, Unavailable(message, unusual=True), done)
+            return
+
+        def answer() -> None:
+            answer = self._look_up(question)
+            loop.call_soon_threadsafe(self._answered, answer, done)
+
+        self._lookups.submit(answer)
+
+    def _answered(self, answer: Answer, done: Callable[[Answer], None]) -> None:
+        if isinstance(answer, Unavailable) and answer.unusual:
+            level = logging.ERROR if answer.bug else logging.WARNING
+            trace, reason = answer.bug or False, answer.message
+            self.limiter.log(level, "version", "nbd version refused", trace=trace, reason=reason)
+        done(answer)
+
+    def _look_up(self, question: Question) -> Answer:
+        """On a thread of `_lookups`. Always an answer: a client waits for it."""
+        assert isinstance(self._exports, Versions)  # else the engine does not ask
+        try:
+            return look_up(question, self._exports)
+        except Exception as bug:
+            return Unavailable("internal error; the server's log has more", unusual=True, bug=bug)
 
 
 def _info(client: NbdProtocol, now: float) -> ConnectionInfo:

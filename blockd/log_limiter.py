@@ -35,10 +35,17 @@ class LogLimiter:
         self._later = later
 
     def log(
-        self, level: int, kind: str, event: str, /, *, trace: bool = False, **fields: object
+        self,
+        level: int,
+        kind: str,
+        event: str,
+        /,
+        *,
+        trace: bool | Exception = False,
+        **fields: object,
     ) -> None:
         """Log `event` with `fields` unless there were too many of this kind already; `trace` adds
-        the traceback of the exception being handled."""
+        a traceback, when True that of the exception being handled."""
         if self._clock() >= self._period_end:
             self.report()
         kind = kind[:MAX_KIND_LENGTH]

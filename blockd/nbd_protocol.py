@@ -17,9 +17,13 @@ Closing: last replies, close_notify under TLS, then our end is closed for writin
 comes is thrown away until the peer closes too, at most `LINGER_S`. Closing at once with bytes
 unread would make the kernel reset the connection and take the last replies along.
 
-A client stays in the listener's book until its socket is closed and its requests have come back
-from the device. An exception in here is a bug: it is logged with its traceback, this connection is
-cut, the others go on.
+A client that names a version makes the listener look for it on another thread. Meanwhile nothing is
+read of this client; its handshake timer runs on. The version that was opened is attached at once,
+so that one way leads to its being closed again: whatever becomes of the client, it is detached.
+
+A client stays in the listener's book until its socket is closed, its requests have come back from
+the device and its question has been answered. An exception in here is a bug: it is logged with its
+traceback, this connection is cut, the others go on.
 """
 
 import asyncio
@@ -33,7 +37,17 @@ from typing_extensions import Buffer
 from blockd.device import BlockDevice
 from blockd.log_limiter import LogLimiter
 from blockd.nbd.connection import Connection
-from blockd.nbd.events import Attached, Close, Detached, StartTls, Submit
+from blockd.nbd.events import (
+    Attached,
+    Close,
+    Detached,
+    LookUp,
+    Opened,
+    Released,
+    StartTls,
+    Submit,
+)
+from blockd.nbd.lookups import Answer, Question, VersionOpened
 from blockd.tls import TlsChannel, TlsError
 from native import Request
 
@@ -66,6 +80,9 @@ class Host(Protocol):
     def tls_channel(self) -> TlsChannel:
         """TLS for one connection."""
 
+    def look_up(self, question: Question, done: Callable[[Answer], None]) -> None:
+        """Answer `question` on another thread; `done` is called later, on the loop, once."""
+
 
 class NbdProtocol(asyncio.BufferedProtocol):
     """See the module's text. The listener reads `peer`, `since`, `tls` and `in_flight`."""
@@ -80,6 +97,9 @@ class NbdProtocol(asyncio.BufferedProtocol):
         self._engine: Connection | None = None
         self._transport = cast(asyncio.Transport, None)  # connection_made() comes first
         self._device: BlockDevice | None = None  # attached to
+        self._held: BlockDevice | None = None  # a version opened for the negotiation, attached too
+        self._on_version = False  # `_device` was opened for this client alone
+        self._looking_up = False
         self._running = False  # inside _run: a device's synchronous done() must not nest
         self._draining = False
         self._input_ended = False  # the engine knows that no more bytes come
@@ -106,6 +126,11 @@ class NbdProtocol(asyncio.BufferedProtocol):
     def unsent_bytes(self) -> int:
         """Replies in the write buffer that the client has not taken."""
         return 0 if self._lost else self._transport.get_write_buffer_size()
+
+    @property
+    def open_versions(self) -> int:
+        """Versions that are open for this client, or being opened."""
+        return self._looking_up + (self._held is not None) + self._on_version
 
     # Called by the event loop.
 
@@ -171,7 +196,8 @@ class NbdProtocol(asyncio.BufferedProtocol):
             self._guarded(self._begin_drain)
 
     def abort(self) -> None:
-        """Cut the connection and wait for nothing, not even for requests inside the device."""
+        """Cut the connection and wait for nothing: neither for requests inside the device nor for
+        an answer."""
         self._closing = self._broken = True
         if self._lost:
             self._leave_if_done()
@@ -241,6 +267,13 @@ class NbdProtocol(asyncio.BufferedProtocol):
             elif isinstance(event, StartTls):
                 self._write(engine.output())  # the last bytes in the clear
                 self.tls = self._host.tls_channel()
+            elif isinstance(event, LookUp):
+                self._looking_up = True
+                self._host.look_up(event.question, self._answered)
+            elif isinstance(event, Opened):
+                self._hold(event.device)
+            elif isinstance(event, Released):
+                self._release()
             elif isinstance(event, Attached):
                 self._attach(event.device)
             elif isinstance(event, Detached):
@@ -321,15 +354,44 @@ class NbdProtocol(asyncio.BufferedProtocol):
         if not self._running:
             self._run()
 
+    def _answered(self, answer: Answer) -> None:
+        """The listener answers, on the loop; nobody may be left to be told."""
+        self._looking_up = False
+        if self._broken and isinstance(answer, VersionOpened):
+            self._hold(answer.device)
+            self._release()
+        self._guarded(self._take_answer, answer)
+        if self._lost:
+            self._leave_if_done()
+
+    def _take_answer(self, answer: Answer) -> None:
+        if self._closing and not self._input_ended:  # too late to attach to anything
+            self._input_ended = True
+            self.engine.eof()
+        self.engine.answered(answer)
+        if not self._running:
+            self._run()
+
+    def _hold(self, device: BlockDevice) -> None:
+        device.attach(self.peer)
+        self._held = device
+
+    def _release(self) -> None:
+        if self._held is not None:
+            device, self._held = self._held, None
+            device.detach(self.peer)
+
     def _attach(self, device: BlockDevice) -> None:
         device.attach(self.peer)
         self._device = device
+        self._on_version = device is self._held
         names = "-" if self.tls is None else ",".join(self.tls.identity.names) or "anonymous"
         self._log(logging.INFO, f"attached {device.name}", "nbd client attached", tls=names)
 
     def _detach(self) -> None:
         if self._device is not None:
             device, self._device = self._device, None
+            self._on_version = False
             device.detach(self.peer)
             self._log(logging.INFO, f"detached {device.name}", "nbd client detached")
 
@@ -407,10 +469,12 @@ class NbdProtocol(asyncio.BufferedProtocol):
         self.abort()
 
     def _leave_if_done(self) -> None:
-        """Out of the book, once, when the socket is closed and the device gave everything back."""
-        if self._engine is None or (self.in_flight and not self._broken):
+        """Out of the book, once, when the socket is closed, the device gave everything back and no
+        answer is awaited."""
+        if self._engine is None or ((self.in_flight or self._looking_up) and not self._broken):
             return
         self._detach()
+        self._release()
         self._host.left(self)
         self._engine = None
         self._broken = True  # requests that come back after abort() have nowhere to go

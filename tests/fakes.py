@@ -3,13 +3,17 @@
 `MemoryDevice` satisfies blockd.device.BlockDevice. It is sparse: a block takes memory once written,
 so a device of 2^60 bytes is fine. With `deferred = True` requests are executed when submitted
 but finished only by `finish()`, as on a device that waits for a disk.
+
+`snapshot` keeps a version of a device; `FakeExports` opens it as "disk@name", and the device tells
+what changed since.
 """
 
 import errno
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from blockd.device import STATE_HOLE, STATE_ZERO, BlockDevice, Done
+from blockd.device import STATE_CHANGED, STATE_HOLE, STATE_ZERO, BlockDevice, Changes, Done
 from blockd.nbd.access import ExportPolicy
 from native import (
     FLAG_NO_HOLE,
@@ -20,8 +24,10 @@ from native import (
     OP_WRITE_ZEROES,
     Request,
 )
+from volume.errors import NoSuchVersion, NoSuchVolume
 
 MAX_EXTENTS = 1 << 14
+WAIT_S = 30.0  # only a hang reaches it
 _WRITING = (OP_WRITE, OP_UNMAP, OP_WRITE_ZEROES)
 _PAST_END = {OP_WRITE: errno.ENOSPC, OP_WRITE_ZEROES: errno.ENOSPC}
 
@@ -34,6 +40,14 @@ class Seen:
     offset: int
     length: int
     flags: int
+
+
+class FakeChanges:
+    """What `MemoryDevice.changes_since` finds: the numbers of the blocks written since `ref`."""
+
+    def __init__(self, ref: str, blocks: set[int]) -> None:
+        self.ref = ref
+        self.blocks = blocks
 
 
 class MemoryDevice:
@@ -54,9 +68,13 @@ class MemoryDevice:
         self.read_only = read_only
         self.deferred = deferred
         self.clients: list[str] = []
+        self.closes = 0
+        """How often the last client went: a version is closed by that, and must not be twice."""
+        self.snapshots: dict[str, MemoryDevice] = {}
         self.seen: list[Seen] = []
         self.batch_sizes: list[int] = []
         self._blocks: dict[int, bytearray] = {}
+        self._changed: dict[str, set[int]] = {}  # since each snapshot
         self._failures: list[tuple[int, str | None]] = []
         self._waiting: list[tuple[Request, Done]] = []
 
@@ -77,8 +95,33 @@ class MemoryDevice:
 
     def detach(self, client: str) -> None:
         self.clients.remove(client)
+        self.closes += not self.clients
+
+    def changes_since(self, ref: str) -> Changes:
+        if ref not in self._changed:
+            raise NoSuchVersion(self.name, ref)
+        return FakeChanges(ref, self._changed[ref])
 
     # What tests call.
+
+    def snapshot(self, ref: str) -> "MemoryDevice":
+        """Keep the content of now as version `ref`."""
+        version = self.copy(f"{self.name}@{ref}", read_only=True)
+        self.snapshots[ref] = version
+        self._changed[ref] = set()
+        return version
+
+    def copy(self, name: str, *, read_only: bool) -> "MemoryDevice":
+        copied = MemoryDevice(
+            name,
+            self.size,
+            block_size=self.block_size,
+            read_only=read_only,
+            deferred=self.deferred,
+        )
+        copied._blocks = {number: bytearray(block) for number, block in self._blocks.items()}
+        copied._changed = {ref: set(blocks) for ref, blocks in self._changed.items()}
+        return copied
 
     @property
     def waiting(self) -> int:
@@ -112,6 +155,7 @@ class MemoryDevice:
         while done < len(data):
             number, at = divmod(offset + done, self.block_size)
             part = min(self.block_size - at, len(data) - done)
+            self._note_change((number,))
             block = self._blocks.setdefault(number, bytearray(self.block_size))
             block[at : at + part] = data[done : done + part]
             done += part
@@ -132,12 +176,17 @@ class MemoryDevice:
             self.write(request.offset, request.data)
         elif request.op in (OP_UNMAP, OP_WRITE_ZEROES):
             self._zero(request.offset, request.length, keep=bool(request.flags & FLAG_NO_HOLE))
-        elif request.op == OP_BLOCK_STATUS:
+        elif request.op == OP_BLOCK_STATUS and request.data is None:
             request.data = self._extents(request.offset, request.length)
+        elif request.op == OP_BLOCK_STATUS:
+            assert isinstance(request.data, FakeChanges)
+            runs = self._runs(request.data.blocks, request.offset, request.length)
+            request.data = [(run, STATE_CHANGED if hit else 0) for run, hit in runs]
 
     def _zero(self, offset: int, length: int, *, keep: bool) -> None:
         end = offset + length
         first, last = -(-offset // self.block_size), end // self.block_size  # whole blocks
+        self._note_change(number for number in self._blocks if first <= number < last)
         for number in [number for number in self._blocks if first <= number < last]:
             if keep:
                 self._blocks[number] = bytearray(self.block_size)
@@ -152,31 +201,52 @@ class MemoryDevice:
             self.write(offset, bytes(first * self.block_size - offset))
             self.write(last * self.block_size, bytes(end - last * self.block_size))
 
+    def _note_change(self, numbers: Iterable[int]) -> None:
+        found = list(numbers)
+        for changed in self._changed.values():
+            changed.update(found)
+
     def _extents(self, offset: int, length: int) -> list[tuple[int, int]]:
-        found: list[tuple[int, int]] = []
+        runs = self._runs(self._blocks, offset, length)
+        return [(run, 0 if hit else STATE_HOLE | STATE_ZERO) for run, hit in runs]
+
+    def _runs(self, blocks: Iterable[int], offset: int, length: int) -> list[tuple[int, bool]]:
+        """(length, whether in a block of `blocks`), from `offset` on; neighbours may agree."""
+        found: list[tuple[int, bool]] = []
         at, end = offset, offset + length
-        allocated = sorted(
+        hits = sorted(
             number
-            for number in self._blocks
+            for number in blocks
             if offset // self.block_size <= number <= (end - 1) // self.block_size
         )
-        for number in allocated:
+        for number in hits:
             start = max(number * self.block_size, offset)
             after = min((number + 1) * self.block_size, end)
             if start > at:
-                found.append((start - at, STATE_HOLE | STATE_ZERO))
-            found.append((after - start, 0))
+                found.append((start - at, False))
+            found.append((after - start, True))
             at = after
         if at < end:
-            found.append((end - at, STATE_HOLE | STATE_ZERO))
+            found.append((end - at, False))
         return found[:MAX_EXTENTS]
 
 
 @dataclass
 class FakeExports:
-    """Satisfies blockd.device.Exports; the first device is the default export too."""
+    """Satisfies blockd.device.Exports and Versions; the first device is the default export too."""
 
     devices: list[MemoryDevice]
+    asked: list[str] = field(default_factory=list)
+    """Names that `open_version` was asked for."""
+    opened: list[MemoryDevice] = field(default_factory=list)
+    """Versions that `open_version` gave."""
+    fail_with: Exception | None = None
+    """Raised by every question about versions."""
+    disk: threading.Event = field(default_factory=threading.Event)
+    """Cleared, it keeps whoever asks for a version waiting."""
+
+    def __post_init__(self) -> None:
+        self.disk.set()
 
     def names(self) -> list[str]:
         return [device.name for device in self.devices]
@@ -185,6 +255,39 @@ class FakeExports:
         if not name and self.devices:
             return self.devices[0]
         return next((device for device in self.devices if device.name == name), None)
+
+    def open_version(self, name: str) -> BlockDevice:
+        self.asked.append(name)
+        self._wait()
+        volume, _, ref = name.partition("@")
+        device = next((device for device in self.devices if device.name == volume), None)
+        if device is None:
+            raise NoSuchVolume(volume)
+        if ref not in device.snapshots:
+            raise NoSuchVersion(volume, ref)
+        version = device.snapshots[ref].copy(name, read_only=True)
+        self.opened.append(version)
+        return version
+
+    def version_names(self, volume: str | None, limit: int) -> list[str]:
+        self._wait()
+        names = [
+            f"{device.name}@{ref}"
+            for device in self.devices
+            if volume in (None, device.name)
+            for ref in reversed(device.snapshots)
+        ]
+        return names[:limit]
+
+    def _wait(self) -> None:
+        assert self.disk.wait(WAIT_S), "the test never let the disk answer"
+        if self.fail_with is not None:
+            raise self.fail_with
+
+    @property
+    def leaked(self) -> list[str]:
+        """Versions that were opened and not closed exactly once."""
+        return [version.name for version in self.opened if version.closes != 1]
 
 
 @dataclass

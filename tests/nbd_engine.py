@@ -6,8 +6,18 @@ gives a tests.nbd_client.Session that talks to it, so that a test reads like one
 
 from blockd.nbd.access import ExportPolicy, TlsIdentity, TlsMode
 from blockd.nbd.connection import Connection
-from blockd.nbd.events import Attached, Close, Detached, StartTls, Submit
+from blockd.nbd.events import (
+    Attached,
+    Close,
+    Detached,
+    LookUp,
+    Opened,
+    Released,
+    StartTls,
+    Submit,
+)
 from blockd.nbd.limits import Limits
+from blockd.nbd.lookups import Question, look_up
 from native import Request
 from tests.fakes import FakeExports, FakePolicies, MemoryDevice
 from tests.nbd_client import Session
@@ -23,14 +33,17 @@ class Engine:
         tls: TlsMode = TlsMode.OFF,
         policies: dict[str, ExportPolicy] | None = None,
         piece: int | None = None,
+        list_versions: bool = False,
     ) -> None:
         self.devices = list(devices) or [MemoryDevice()]
+        self.exports = FakeExports(self.devices)
         self.connection = Connection(
-            FakeExports(self.devices),
+            self.exports,
             limits=limits or Limits(),
             tls=tls,
             policies=FakePolicies(policies or {}),
             peer="test",
+            list_versions=list_versions,
         )
         self.piece = piece
         """Bytes are fed in pieces of this length; None feeds them at once."""
@@ -40,6 +53,10 @@ class Engine:
         self.submitted: list[Request] = []
         self.batches: list[int] = []
         self.starttls = 0
+        self.slow_disk = False
+        """True: questions about versions wait for `answer()`."""
+        self.question: Question | None = None
+        """The one that waits."""
         self.closed: Close | None = None
         self.pump()
 
@@ -78,9 +95,16 @@ class Engine:
         self.connection.tls_started(TlsIdentity(names) if names else None)
         self.pump()
 
+    def answer(self) -> None:
+        """The disk answers the question that waits."""
+        assert self.question is not None
+        question, self.question = self.question, None
+        self.connection.answered(look_up(question, self.exports))
+        self.pump()
+
     def finish(self, count: int | None = None, *, newest_first: bool = False) -> None:
         """Let deferred devices finish `count` requests each, all by default."""
-        for device in self.devices:
+        for device in [*self.devices, *self.exports.opened]:
             device.finish(count, newest_first=newest_first)
         self.pump()
 
@@ -103,6 +127,16 @@ class Engine:
                 self.submitted += event.batch
                 self.batches.append(len(event.batch))
                 event.device.submit(event.batch, self.connection.completed)
+            case LookUp():
+                assert self.question is None, "two questions at once"
+                if self.slow_disk:
+                    self.question = event.question
+                else:
+                    self.connection.answered(look_up(event.question, self.exports))
+            case Opened():
+                event.device.attach("test")
+            case Released():
+                event.device.detach("test")
             case Attached():
                 event.device.attach("test")
             case Detached():

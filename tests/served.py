@@ -30,9 +30,14 @@ class Served:
     """`listener` runs; everything that touches it or its devices goes through `on_loop`."""
 
     def __init__(
-        self, listener: NbdListener, device: MemoryDevice, loop: asyncio.AbstractEventLoop
+        self,
+        listener: NbdListener,
+        device: MemoryDevice,
+        exports: FakeExports,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.listener = listener
+        self.exports = exports
         self.device = device
         self._loop = loop
 
@@ -101,13 +106,15 @@ def serving(
     device = device or MemoryDevice()
     if not {"tcp", "unix", "adopted"} & options.keys():
         options["tcp"] = [TcpAddress("127.0.0.1", 0)]
-    listener = NbdListener(FakeExports([device]), FakePolicies(policies or {}), **options)
+    exports = FakeExports([device])
+    listener = NbdListener(exports, FakePolicies(policies or {}), **options)
     with _loop_in_thread(LOOPS[loop_name]()) as loop:
-        served = Served(listener, device, loop)
+        served = Served(listener, device, exports, loop)
         served.begin(listener.start()).result(TIMEOUT_S)
         try:
             yield served
         finally:
+            exports.disk.set()
             served.stop(0.0)
 
 

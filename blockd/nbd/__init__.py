@@ -4,6 +4,7 @@
     limits        every bound of a connection, with its reason
     errors        errno and VolumeError -> what may cross the wire
     access        who may open which export: TLS modes, per-export policy
+    lookups       questions about versions, which wait for disks
     receive       the receive buffer: where bytes land, how payloads stay in place
     options       the payloads of options, decoded strictly
     contexts      metadata contexts: names, queries, extents -> descriptors

@@ -9,14 +9,23 @@ not exist. In ALLOW both are ERR_TLS_REQD for INFO and GO, and ERR_UNKNOWN for t
 (which may not say ERR_TLS_REQD); in OFF, where ERR_TLS_REQD is forbidden, both are ERR_UNKNOWN.
 LIST leaves out what the client could not open. An export with a client list needs TLS, since only
 TLS says who the client is.
+
+VOLUME@REF is a version of a volume, under the policy of the volume and read-only. Who may not open
+the volume is refused before anybody looks whether there is such a version.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
-from blockd.device import BlockDevice, Exports
+from blockd.device import BlockDevice, Exports, Versions
 from blockd.nbd import wire
+from volume import refs
+
+VERSION_MARK: Final = "@"  # between volume and version; neither's name has one
+AGO: Final = "-"  # begins a ref that is so long ago: "-10m"
+MAX_REF: Final = refs.MAX_NAME_LENGTH
+"""Characters: a snapshot's name is the longest thing that names a version."""
 
 
 class TlsMode(Enum):
@@ -58,6 +67,17 @@ class Refusal:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The client may open `device` on these terms, or rather its version `version`."""
+
+    device: BlockDevice
+    """The volume's head."""
+    policy: ExportPolicy
+    version: str | None = None
+    """Canonical name of the version, which may not be there; None for the head."""
+
+
 @dataclass(slots=True)
 class Gate:
     """Decides for one connection; `tls_active` and `identity` change when TLS starts."""
@@ -68,9 +88,16 @@ class Gate:
     tls_active: bool = False
     identity: TlsIdentity | None = None
 
-    def open(self, name: str) -> tuple[BlockDevice, ExportPolicy] | Refusal:
-        """The device called `name` and its policy, or why not. Refusals suit INFO and GO."""
-        device = self.exports.get(name)
+    @property
+    def has_versions(self) -> bool:
+        return isinstance(self.exports, Versions)
+
+    def admit(self, name: str) -> Admitted | Refusal:
+        """The export called `name` and its policy, or why not. Refusals suit INFO and GO."""
+        device, ref = self.exports.get(name), None
+        if device is None and VERSION_MARK in name and self.has_versions:
+            volume, ref = refs.split(name)
+            device = self.exports.get(volume)
         policy = None if device is None else self.policies.policy(device.name)
         if not self.tls_active and (policy is None or policy.tls_required or policy.clients):
             if self.mode is TlsMode.OFF:
@@ -80,20 +107,25 @@ class Gate:
                 f"export {name!r}: needs TLS, or there is none; start TLS first",
             )
         if device is None or policy is None:
-            return Refusal(
-                wire.REP_ERR_UNKNOWN, f"export {name!r}: there is none; LIST shows what there is"
-            )
+            return _unknown(name)
         if policy.clients and not self._listed(policy):
             return Refusal(
                 wire.REP_ERR_POLICY,
                 f"export {name!r}: not for this client; its names ({self._names()}) are not on "
                 "the export's list of clients",
             )
-        return device, policy
+        if ref is None:
+            return Admitted(device, policy)
+        if not may_be_ref(ref):
+            return _unknown(name)
+        return Admitted(
+            device, replace(policy, read_only=True), f"{device.name}{VERSION_MARK}{ref}"
+        )
 
     def may_list(self, name: str) -> bool:
-        """Whether LIST shows `name`: whether this client could open it now."""
-        policy = self.policies.policy(name)
+        """Whether LIST shows `name`, of a volume or a version: whether this client could open it
+        now."""
+        policy = self.policies.policy(refs.split(name)[0])
         if policy.clients:
             return self.tls_active and self._listed(policy)
         return self.tls_active or not policy.tls_required
@@ -105,3 +137,14 @@ class Gate:
         if self.identity is None or not self.identity.names:
             return "none: it showed no certificate"
         return ", ".join(self.identity.names[:4])
+
+
+def may_be_ref(text: str) -> bool:
+    """Whether `text` can name a version at all; what cannot is not worth looking up."""
+    return 0 < len(text) <= MAX_REF and text.isprintable() and VERSION_MARK not in text
+
+
+def _unknown(name: str) -> Refusal:
+    return Refusal(
+        wire.REP_ERR_UNKNOWN, f"export {name!r}: there is none; LIST shows what there is"
+    )

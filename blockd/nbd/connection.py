@@ -19,9 +19,9 @@ Two rules make memory bounded. Take `output()` only while the socket takes bytes
 counts against the limits. After `output()` look for events again: taking it may make room for
 requests that wait in the receive buffer. While `wants_input` is False do not read.
 
-When the session ends, requests in flight still complete and are answered; then come `Detached`
-and `Close`, in this order, exactly once. A listener that loses or drops the socket calls `eof` and
-keeps handling events until `Close`.
+When the session ends, requests in flight still complete and are answered, and a `LookUp` that is
+open is waited for; then come `Detached` and `Close`, in this order, exactly once. A listener that
+loses or drops the socket calls `eof` and keeps handling events until `Close`.
 """
 
 from collections import deque
@@ -34,6 +34,7 @@ from blockd.nbd.events import Attached, Close, Detached, Event, StartTls, Submit
 from blockd.nbd.export_info import Enter
 from blockd.nbd.handshake import Handshake, HangUp, Upgrade
 from blockd.nbd.limits import Limits
+from blockd.nbd.lookups import Answer
 from blockd.nbd.receive import MIN_ROOM, ReceiveBuffer
 from blockd.nbd.stats import Stats
 from blockd.nbd.transmission import Transmission
@@ -54,14 +55,17 @@ class Connection:
         tls: TlsMode,
         policies: Policies,
         peer: str,
+        list_versions: bool = False,
     ) -> None:
+        """With `list_versions` the client is shown snapshots as exports, too."""
         self.peer = peer
         self.stats = Stats()
         self._limits = limits
         self._rx = ReceiveBuffer(limits.base_buffer_bytes, limits.kept_buffer_bytes)
         self._events: deque[Event] = deque()
         self._out: list[Buffer] = []
-        self._handshake = Handshake(Gate(exports, policies, tls), limits)
+        gate = Gate(exports, policies, tls)
+        self._handshake = Handshake(gate, limits, self._events, list_versions)
         self._handshake.greet()
         self._transmission: Transmission | None = None
         self._awaiting_tls = False
@@ -112,6 +116,14 @@ class Connection:
         self._awaiting_tls = False
         self._handshake.tls_started(identity)
 
+    def answered(self, answer: Answer) -> None:
+        """The answer to the `LookUp` that is open; also when the session ended meanwhile."""
+        self._handshake.answered(answer)
+        if self._ending is None:
+            self._advance()
+        else:
+            self._settle()
+
     # --- requests and replies ----------------------------------------------------------------
 
     def next_event(self) -> Event | None:
@@ -156,7 +168,8 @@ class Connection:
 
     @property
     def wants_input(self) -> bool:
-        """False while limits are reached, while TLS is being set up, and once the session ends."""
+        """False while limits are reached or a `LookUp` is open, while TLS is being set up, and once
+        the session ends."""
         return not (
             self._ending is not None
             or self._awaiting_tls
@@ -207,9 +220,11 @@ class Connection:
                 if self._handshake.draining:
                     self._transmission.drain()
                 self._events.append(Attached(outcome.device))
+                self._handshake.release()
             case Upgrade():
                 # Bytes behind the option came in the clear: somebody may have put them there.
                 self._rx.clear()
+                self._handshake.release()
                 self._awaiting_tls = True
                 self._events.append(StartTls())
             case HangUp():
@@ -225,9 +240,11 @@ class Connection:
     def _settle(self) -> None:
         assert self._ending is not None
         transmission = self._transmission
-        if self._closed or (transmission is not None and not transmission.device_idle):
+        busy = transmission is not None and not transmission.device_idle
+        if self._closed or busy or self._handshake.asking:
             return
         self._closed = True
+        self._handshake.abandon()
         if transmission is not None:
             self._events.append(Detached(transmission.entered.device))
         self._events.append(Close(self._ending.reason, self._ending.clean))

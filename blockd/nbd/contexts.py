@@ -3,9 +3,12 @@
 | context                | descriptor status                                        |
 | base:allocation        | STATE_HOLE (1), STATE_ZERO (2), as the device reports    |
 | qemu:allocation-depth  | 1 where something is allocated, 0 where nothing is       |
+| blockd:changed-since:REF | STATE_CHANGED (1) where the export differs from the    |
+| qemu:dirty-bitmap:REF    | version REF of its volume; two names for the same      |
 
 A query names one context, or a namespace with an empty leaf ("base:"), which lists all contexts of
-it but selects none. Everything else, unknown namespaces and leaves above all, is ignored without an
+it but selects none; "qemu:dirty-bitmap:" and "blockd:changed-since:" do the same for the newest
+snapshots. Everything else, unknown namespaces, leaves and versions above all, is ignored without an
 error ("Metadata querying").
 
 A descriptor list obeys, for each context: at least one descriptor, none empty, none beyond the
@@ -14,17 +17,26 @@ REQ_ONE exactly one.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from blockd.device import STATE_HOLE, STATE_ZERO
+from blockd.device import STATE_CHANGED, STATE_HOLE, STATE_ZERO, Changes
 from blockd.nbd import wire
+from blockd.nbd.access import may_be_ref
 
 Extent = tuple[int, int]  # length, flags (device) or status (wire)
 
 MAX_DESCRIPTORS: Final = 1 << 14
 """Most that a chunk holds: a device's limit, far below the protocol's 2^20."""
+MAX_SELECTED: Final = 16
+"""Contexts of one connection: each may need a request of its own for every BLOCK_STATUS."""
+MAX_LISTED_SNAPSHOTS: Final = 100
+"""Of each kind of context that names a snapshot; the newest. All of them can be selected."""
+
+CHANGED_SINCE: Final = "blockd:changed-since:"
+DIRTY_BITMAP: Final = "qemu:dirty-bitmap:"
+_CHANGE_KINDS: Final = (CHANGED_SINCE, DIRTY_BITMAP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +45,13 @@ class Context:
 
     number: int
     name: str
+    changes: Changes | None = None
+    """What BLOCK_STATUS asks the device about; None asks what is allocated."""
 
     def status(self, flags: int) -> int:
         """The status of an extent with device flags `flags`."""
+        if self.changes is not None:
+            return flags & STATE_CHANGED
         if self is ALLOCATION:
             return flags & (STATE_HOLE | STATE_ZERO)
         return 0 if flags & STATE_HOLE else 1
@@ -59,9 +75,41 @@ def listed(queries: Iterable[str]) -> list[Context]:
 
 
 def selected(queries: Iterable[str]) -> tuple[Context, ...]:
-    """What SET_META_CONTEXT selects: exact names only, each once."""
+    """What SET_META_CONTEXT selects without a look at versions: exact names only, each once."""
     wanted = set(queries)
     return tuple(context for context in ALL if context.name in wanted)
+
+
+def change_kinds(queries: Sequence[str]) -> list[str]:
+    """The kinds of which LIST_META_CONTEXT lists every snapshot: no queries at all ask for all."""
+    wanted = set(queries)
+    return [
+        kind
+        for kind in _CHANGE_KINDS
+        if not wanted or kind in wanted or kind.partition(":")[0] + ":" in wanted
+    ]
+
+
+def refs_asked(queries: Iterable[str]) -> dict[str, str]:
+    """The queries that name a version exactly, each once and in order -> its ref."""
+    found: dict[str, str] = {}
+    for query in queries:
+        for kind in _CHANGE_KINDS:
+            if query.startswith(kind) and may_be_ref(query[len(kind) :]):
+                found[query] = query[len(kind) :]
+    return found
+
+
+def change_contexts(
+    asked: Mapping[str, str], found: Mapping[str, Changes | None]
+) -> tuple[Context, ...]:
+    """Contexts for what `refs_asked` gave, by what `found` has for each ref; numbered behind ALL,
+    so that no two contexts of a connection share a number."""
+    known = [(name, changes) for name, ref in asked.items() if (changes := found[ref]) is not None]
+    first = len(ALL) + 1
+    return tuple(
+        Context(number, name, changes) for number, (name, changes) in enumerate(known, start=first)
+    )
 
 
 def descriptors(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from blockd.device import BlockDevice
+from blockd.nbd.lookups import Question
 from native import Request
 
 
@@ -24,6 +25,30 @@ class StartTls:
 
     When the TLS handshake fails, call `eof`: there is no way back to the clear.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Answer `question` on another thread (`lookups.look_up`), then call `answered`, always."""
+
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A version was opened for this client, which still negotiates: call `device.attach(peer)`."""
+
+    device: BlockDevice
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Negotiation no longer needs an `Opened` device: call `device.detach(peer)`.
+
+    When the client attached to it, `Attached` came before.
+    """
+
+    device: BlockDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +76,4 @@ class Close:
     clean: bool
 
 
-Event = Submit | StartTls | Attached | Detached | Close
+Event = Submit | StartTls | LookUp | Opened | Released | Attached | Detached | Close

@@ -26,6 +26,8 @@ class Enter:
     structured: bool
     extended: bool
     contexts: tuple[Context, ...]
+    moving: bool = False
+    """The export's name means another version at each moment, as vol@-10m does."""
 
 
 def information(entered: Enter, items: frozenset[int], max_payload: int) -> list[bytes]:
@@ -51,13 +53,9 @@ def information(entered: Enter, items: frozenset[int], max_payload: int) -> list
 
 def transmission_flags(entered: Enter) -> int:
     """What the export can do for this client ("Transmission flags")."""
-    flags = (
-        wire.FLAG_HAS_FLAGS
-        | wire.FLAG_SEND_FLUSH
-        | wire.FLAG_SEND_FUA
-        | wire.FLAG_CAN_MULTI_CONN
-        | wire.FLAG_SEND_CACHE
-    )
+    flags = wire.FLAG_HAS_FLAGS | wire.FLAG_SEND_FLUSH | wire.FLAG_SEND_FUA | wire.FLAG_SEND_CACHE
+    if not entered.moving:  # else a second connection would read other bytes
+        flags |= wire.FLAG_CAN_MULTI_CONN
     if entered.read_only:
         flags |= wire.FLAG_READ_ONLY
     else:

@@ -5,7 +5,14 @@
                        |                    -> HangUp (ABORT, violations, EXPORT_NAME refused)
 
 `advance` parses as far as the receive buffer goes and returns one of the three, or None when bytes
-are missing or the client does not take its replies (`stalled`). Replies gather in `pending`.
+are missing, when the client does not take its replies, or when a question is open (the last two
+are `stalled`). Replies gather in `pending`.
+
+Versions are found on disks, for which nothing here waits. An option that needs one is served by a
+generator: it yields a `Question`, which leaves as the event `LookUp`, and goes on with the answer
+that `answered` was given. What comes from the client meanwhile stays in the receive buffer. The
+version opened last is held until another one is, or negotiation ends: the client that selects
+contexts for a version means that very version by the same name in GO.
 
 What an option's header alone decides (unknown, forbidden now, too long) is answered after its
 payload was thrown away in pieces; no such payload is ever kept. An option that is kept is at most
@@ -13,16 +20,38 @@ payload was thrown away in pieces; no such payload is ever kept. An option that 
 EXPORT_NAME is all it may send.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import Final
 
-from blockd.device import BlockDevice
+from blockd.device import BlockDevice, Changes
 from blockd.nbd import contexts, wire
-from blockd.nbd.access import ExportPolicy, Gate, Refusal, TlsIdentity, TlsMode
+from blockd.nbd.access import (
+    AGO,
+    VERSION_MARK,
+    ExportPolicy,
+    Gate,
+    Refusal,
+    TlsIdentity,
+    TlsMode,
+)
 from blockd.nbd.contexts import Context
 from blockd.nbd.errors import message_bytes
+from blockd.nbd.events import Event, LookUp, Opened, Released
 from blockd.nbd.export_info import Enter, information, transmission_flags
 from blockd.nbd.limits import DEFAULT_MINIMUM_BLOCK_SIZE, Limits
+from blockd.nbd.lookups import (
+    Answer,
+    ChangesFound,
+    ListVersions,
+    OpenChanges,
+    OpenVersion,
+    Question,
+    Unavailable,
+    VersionOpened,
+    VersionsListed,
+)
 from blockd.nbd.options import (
     InvalidOption,
     decode_context_query,
@@ -35,6 +64,7 @@ from blockd.nbd.receive import ReceiveBuffer
 _WITHOUT_PAYLOAD = frozenset(
     (wire.OPT_LIST, wire.OPT_STARTTLS, wire.OPT_STRUCTURED_REPLY, wire.OPT_EXTENDED_HEADERS)
 )
+MAX_LISTED_VERSIONS: Final = 4096  # in the answer to LIST, which waits in memory as a whole
 _KNOWN_CLIENT_FLAGS = wire.FLAG_C_FIXED_NEWSTYLE | wire.FLAG_C_NO_ZEROES
 
 
@@ -45,11 +75,11 @@ class Negotiated:
     structured: bool = False
     extended: bool = False
     contexts: tuple[Context, ...] = ()
-    context_export: str = ""
-    """Canonical name of the export that `contexts` were selected for."""
+    context_device: BlockDevice | None = None
+    """The device that `contexts` were selected for, whatever name it was called by."""
 
     def contexts_for(self, device: BlockDevice) -> tuple[Context, ...]:
-        return self.contexts if device.name == self.context_export else ()
+        return self.contexts if device is self.context_device else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +96,28 @@ class HangUp:
 
 
 Outcome = Enter | Upgrade | HangUp
+Steps = Generator[Question, Answer, Outcome | None]
+"""How an option is served that may have to ask; see the module's text."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Export:
+    """An export that this client opened."""
+
+    device: BlockDevice
+    policy: ExportPolicy
+    volume: str
+    """Canonical name of the volume, of which `device` may be a version."""
+    moving: bool = False
+    """The name that it was opened by means another version at each moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """An open version and the canonical name by which the client asked for it."""
+
+    name: str
+    device: BlockDevice
 
 
 @dataclass(slots=True)
@@ -80,17 +132,29 @@ class _Skip:
 
 @dataclass(slots=True)
 class Handshake:
-    """One connection's negotiation. `pending` is what to send; the caller empties it."""
+    """One connection's negotiation. `pending` is what to send; the caller empties it.
+
+    `events` belongs to the connection. With `list_versions` LIST names snapshots too.
+    """
 
     gate: Gate
     limits: Limits
+    events: deque[Event]
+    list_versions: bool = False
     pending: bytearray = field(default_factory=bytearray)
     stalled: bool = False
     draining: bool = False
+    asking: bool = False
+    """A question is open, and `answered` will be called."""
     negotiated: Negotiated = field(default_factory=Negotiated)
     _client_flags: int | None = None
     _option_count: int = 0
     _skip: _Skip | None = None
+    _steps: Steps | None = None
+    _option: int = 0  # that `_steps` serves
+    _answer: Answer | None = None
+    _lookup_count: int = 0
+    _held: _Held | None = None
 
     def greet(self) -> None:
         self.pending += wire.GREETING.pack(
@@ -107,12 +171,39 @@ class Handshake:
 
     @property
     def between_options(self) -> bool:
-        """Nothing of the next option has been consumed yet."""
-        return self._skip is None
+        """Nothing of the next option has been consumed yet, and the last one is answered."""
+        return self._skip is None and self._steps is None
+
+    def answered(self, answer: Answer) -> None:
+        """The answer to the question that is open; `advance` goes on with it."""
+        assert self.asking
+        self.asking = False
+        self._answer = answer
+
+    def abandon(self) -> None:
+        """Negotiation is over. What was answered or held and not entered is given back; an open
+        question must have been answered."""
+        assert not self.asking
+        if isinstance(self._answer, VersionOpened):
+            self._hold("", self._answer.device)
+        if self._steps is not None:
+            self._steps.close()
+        self._steps = self._answer = None
+        self.release()
+
+    def release(self) -> None:
+        """Give up the version that is held."""
+        if self._held is not None:
+            self.events.append(Released(self._held.device))
+            self._held = None
 
     def advance(self, rx: ReceiveBuffer) -> Outcome | None:
         """Parse what is in `rx`; None means that bytes are missing, or `stalled`."""
         self.stalled = False
+        if self._steps is not None:
+            outcome = self._go_on(self._steps)
+            if outcome is not None or self._steps is not None:
+                return outcome
         if self._client_flags is None:
             if rx.unparsed < wire.CLIENT_FLAGS.size:
                 return None
@@ -144,7 +235,8 @@ class Handshake:
             rx.start += needed
             rx.need = 0
             self._option_count += 1
-            if (outcome := self._serve(option, payload)) is not None:
+            outcome = self._serve(option, payload)
+            if outcome is not None or self._steps is not None:
                 return outcome
         return None
 
@@ -215,15 +307,64 @@ class Handshake:
     # --- options -----------------------------------------------------------------------------
 
     def _serve(self, option: int, payload: bytes) -> Outcome | None:
-        try:
-            return _SERVERS[option](self, option, payload)
-        except InvalidOption as invalid:
-            if option == wire.OPT_EXPORT_NAME:
-                return HangUp(f"EXPORT_NAME: {invalid}", clean=False)
-            self._refuse(option, Refusal(wire.REP_ERR_INVALID, str(invalid)))
-            return None
+        self._option = option
+        served = _SERVERS[option](self, option, payload)
+        if not isinstance(served, Generator):
+            return served
+        self._steps = served
+        return self._go_on(served)
 
-    def _export_name(self, _option: int, payload: bytes) -> Outcome | None:
+    def _go_on(self, steps: Steps) -> Outcome | None:
+        """Serve the option in hand up to its next question, or to its end."""
+        if self.asking:
+            self.stalled = True
+            return None
+        answer, self._answer = self._answer, None
+        try:
+            question = next(steps) if answer is None else steps.send(answer)
+        except StopIteration as end:
+            self._steps = None
+            outcome: Outcome | None = end.value
+            return outcome
+        except InvalidOption as invalid:
+            self._steps = None
+            if self._option == wire.OPT_EXPORT_NAME:
+                return HangUp(f"EXPORT_NAME: {invalid}", clean=False)
+            self._refuse(self._option, Refusal(wire.REP_ERR_INVALID, str(invalid)))
+            return None
+        return self._ask(question)
+
+    def _ask(self, question: Question) -> Outcome | None:
+        self._lookup_count += 1
+        if self._lookup_count > self.limits.max_lookups:
+            return HangUp(f"version flood: more than {self.limits.max_lookups}", clean=False)
+        self.asking = self.stalled = True
+        self.events.append(LookUp(question))
+        return None
+
+    def _open(self, name: str) -> Generator[Question, Answer, _Export | Refusal]:
+        """The export called `name`, a version being opened and held; or why not."""
+        found = self.gate.admit(name)
+        if isinstance(found, Refusal):
+            return found
+        if found.version is None:
+            return _Export(found.device, found.policy, found.device.name)
+        if self._held is None or self._held.name != found.version:
+            answer = yield OpenVersion(found.version)
+            if isinstance(answer, Unavailable):
+                return Refusal(wire.REP_ERR_UNKNOWN, answer.message)
+            assert isinstance(answer, VersionOpened)
+            self._hold(found.version, answer.device)
+        assert self._held is not None
+        moving = found.version.startswith(f"{found.device.name}{VERSION_MARK}{AGO}")
+        return _Export(self._held.device, found.policy, found.device.name, moving)
+
+    def _hold(self, name: str, device: BlockDevice) -> None:
+        self.release()
+        self._held = _Held(name, device)
+        self.events.append(Opened(device))
+
+    def _export_name(self, _option: int, payload: bytes) -> Steps:
         """Cannot report errors, so everything that does not fit ends the session."""
         name = decode_name(payload, "export name")
         if self.draining:
@@ -232,22 +373,31 @@ class Handshake:
             return HangUp("EXPORT_NAME in the clear where TLS is required", clean=False)
         if self.negotiated.extended:
             return HangUp("EXPORT_NAME after EXTENDED_HEADERS", clean=False)
-        opened = self.gate.open(name)
+        opened = yield from self._open(name)
         if isinstance(opened, Refusal):
             return HangUp(f"EXPORT_NAME: {opened.message}", clean=False)
-        entered = self._enter(*opened, minimum_block_size=DEFAULT_MINIMUM_BLOCK_SIZE)
+        entered = self._enter(opened, minimum_block_size=DEFAULT_MINIMUM_BLOCK_SIZE)
         self.pending += wire.EXPORT_NAME_REPLY.pack(entered.size, transmission_flags(entered))
         assert self._client_flags is not None
         if not self._client_flags & wire.FLAG_C_NO_ZEROES:
             self.pending += bytes(wire.EXPORT_NAME_ZEROES)
         return entered
 
-    def _list(self, option: int, _payload: bytes) -> None:
-        for name in self.gate.exports.names():
+    def _list(self, option: int, _payload: bytes) -> Steps:
+        names = self.gate.exports.names()
+        if self.list_versions and self.gate.has_versions:
+            answer = yield ListVersions(None, MAX_LISTED_VERSIONS)
+            if isinstance(answer, Unavailable):
+                self._refuse(option, Refusal(wire.REP_ERR_PLATFORM, answer.message))
+                return None
+            assert isinstance(answer, VersionsListed)
+            names += answer.names
+        for name in names:
             if self.gate.may_list(name):
                 encoded = name.encode()
                 self._reply(option, wire.REP_SERVER, wire.UINT32.pack(len(encoded)) + encoded)
         self._reply(option, wire.REP_ACK)
+        return None
 
     def _starttls(self, option: int, _payload: bytes) -> Upgrade | None:
         if self.gate.mode is TlsMode.OFF:
@@ -259,16 +409,16 @@ class Handshake:
         self._reply(option, wire.REP_ACK)
         return Upgrade()
 
-    def _info_or_go(self, option: int, payload: bytes) -> Enter | None:
+    def _info_or_go(self, option: int, payload: bytes) -> Steps:
         query = decode_export_query(payload)
-        opened = self.gate.open(query.name)
+        opened = yield from self._open(query.name)
         if isinstance(opened, Refusal):
             self._refuse(option, opened)
             return None
         # Only a client that asked promised to keep to the sizes ("Block size constraints").
         asked = wire.INFO_BLOCK_SIZE in query.items
-        minimum = opened[0].block_size if asked else DEFAULT_MINIMUM_BLOCK_SIZE
-        entered = self._enter(*opened, minimum_block_size=minimum)
+        minimum = opened.device.block_size if asked else DEFAULT_MINIMUM_BLOCK_SIZE
+        entered = self._enter(opened, minimum_block_size=minimum)
         for item in information(entered, query.items, self.limits.max_payload):
             self._reply(option, wire.REP_INFO, item)
         self._reply(option, wire.REP_ACK)
@@ -286,42 +436,95 @@ class Handshake:
         self.negotiated.extended = True
         self._reply(option, wire.REP_ACK)
 
-    def _meta_context(self, option: int, payload: bytes) -> None:
+    def _meta_context(self, option: int, payload: bytes) -> Steps:
         query = decode_context_query(payload)
         if not (self.negotiated.structured or self.negotiated.extended):
             message = "metadata contexts need structured replies or extended headers first"
             self._refuse(option, Refusal(wire.REP_ERR_INVALID, message))
-            return
-        opened = self.gate.open(query.name)
-        if isinstance(opened, Refusal):
+            return None
+        export = yield from self._open(query.name)
+        if isinstance(export, Refusal):
             # ERR_TLS_REQD is for INFO and GO alone; hide the export behind "unknown" here.
-            hidden = opened.reply == wire.REP_ERR_TLS_REQD
-            reply = wire.REP_ERR_UNKNOWN if hidden else opened.reply
-            self._refuse(option, Refusal(reply, opened.message))
-            return
-        if option == wire.OPT_LIST_META_CONTEXT:
-            found = [(0, context.name) for context in contexts.listed(query.queries)]
-        else:
-            self.negotiated.contexts = contexts.selected(query.queries)
-            self.negotiated.context_export = opened[0].name
-            found = [(context.number, context.name) for context in self.negotiated.contexts]
+            hidden = export.reply == wire.REP_ERR_TLS_REQD
+            reply = wire.REP_ERR_UNKNOWN if hidden else export.reply
+            self._refuse(option, Refusal(reply, export.message))
+            return None
+        listing = option == wire.OPT_LIST_META_CONTEXT
+        serve = self._listed if listing else self._selected
+        found = yield from serve(export, query.queries)
+        if isinstance(found, Refusal):
+            self._refuse(option, found)
+            return None
         for number, name in found:
             self._reply(option, wire.REP_META_CONTEXT, wire.UINT32.pack(number) + name.encode())
         self._reply(option, wire.REP_ACK)
+        return None
+
+    def _selected(
+        self, export: _Export, queries: tuple[str, ...]
+    ) -> Generator[Question, Answer, list[tuple[int, str]] | Refusal]:
+        """Select contexts: their numbers and names, or why none is."""
+        plain, asked = contexts.selected(queries), contexts.refs_asked(queries)
+        if len(plain) + len(asked) > contexts.MAX_SELECTED:
+            return _too_many_contexts(len(plain) + len(asked))
+        found = yield from self._changes(export, asked)
+        if isinstance(found, Refusal):
+            return found
+        self.negotiated.contexts = plain + contexts.change_contexts(asked, found)
+        self.negotiated.context_device = export.device
+        return [(context.number, context.name) for context in self.negotiated.contexts]
+
+    def _listed(
+        self, export: _Export, queries: tuple[str, ...]
+    ) -> Generator[Question, Answer, list[tuple[int, str]] | Refusal]:
+        """What the queries match; without numbers, which only a selection gives."""
+        names = [context.name for context in contexts.listed(queries)]
+        kinds = contexts.change_kinds(queries) if self.gate.has_versions else []
+        if kinds:
+            answer = yield ListVersions(export.volume, contexts.MAX_LISTED_SNAPSHOTS)
+            if isinstance(answer, Unavailable):
+                return Refusal(wire.REP_ERR_PLATFORM, answer.message)
+            assert isinstance(answer, VersionsListed)
+            refs = [name.partition(VERSION_MARK)[2] for name in answer.names]
+            names += [kind + ref for kind in kinds for ref in refs]
+        listed = set(names)
+        asked = {
+            name: ref for name, ref in contexts.refs_asked(queries).items() if name not in listed
+        }
+        if len(asked) > contexts.MAX_SELECTED:
+            return _too_many_contexts(len(asked))
+        found = yield from self._changes(export, asked)
+        if isinstance(found, Refusal):
+            return found
+        names += [name for name, ref in asked.items() if found[ref] is not None]
+        return [(0, name) for name in names]
+
+    def _changes(
+        self, export: _Export, asked: dict[str, str]
+    ) -> Generator[Question, Answer, dict[str, Changes | None] | Refusal]:
+        """What changed since each ref in `asked`, None for refs that there are not."""
+        refs = tuple(dict.fromkeys(asked.values()))
+        if not refs or not self.gate.has_versions:
+            return dict.fromkeys(refs)
+        answer = yield OpenChanges(export.device, refs)
+        if isinstance(answer, Unavailable):
+            return Refusal(wire.REP_ERR_PLATFORM, answer.message)
+        assert isinstance(answer, ChangesFound)
+        return dict(zip(refs, answer.found, strict=True))
 
     # --- replies -----------------------------------------------------------------------------
 
-    def _enter(
-        self, device: BlockDevice, policy: ExportPolicy, *, minimum_block_size: int
-    ) -> Enter:
+    def _enter(self, export: _Export, *, minimum_block_size: int) -> Enter:
+        device = export.device
         return Enter(
             device,
             device.size,
-            device.read_only or policy.read_only,
+            device.read_only or export.policy.read_only,
             minimum_block_size,
             self.negotiated.structured,
             self.negotiated.extended,
             self.negotiated.contexts_for(device),
+            export.moving,
         )
 
     def _refuse(self, option: int, refusal: Refusal) -> None:
@@ -332,7 +535,12 @@ class Handshake:
         self.pending += header + data
 
 
-_SERVERS: dict[int, Callable[[Handshake, int, bytes], Outcome | None]] = {
+def _too_many_contexts(count: int) -> Refusal:
+    message = f"{count} metadata contexts; at most {contexts.MAX_SELECTED} at once here"
+    return Refusal(wire.REP_ERR_TOO_BIG, message)
+
+
+_SERVERS: dict[int, Callable[[Handshake, int, bytes], Steps | Outcome | None]] = {
     wire.OPT_EXPORT_NAME: Handshake._export_name,
     wire.OPT_LIST: Handshake._list,
     wire.OPT_STARTTLS: Handshake._starttls,

@@ -24,6 +24,8 @@ class Limits:
     """Longest option payload that is kept: fifteen context queries of the longest name."""
     max_option_skip_bytes: int = 32 * MIB
     """Longest option payload that is read and thrown away (in pieces); a longer one is cut off."""
+    max_lookups: int = 64
+    """Questions about versions in one negotiation: each may read a disk for a while."""
     max_handshake_output_bytes: int = 1 * MIB
     """Replies to options that the client did not take yet; no option is read beyond that."""
     max_payload: int = 32 * MIB

@@ -49,12 +49,20 @@ class Refused:
     """First byte that cannot be served, when one inside the request is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Aside:
-    """What a reply needs to know beyond the Request: kept for READ with DF and BLOCK_STATUS."""
+    """What a reply needs to know beyond the Request: kept for READ with DF and BLOCK_STATUS.
+
+    A BLOCK_STATUS is one device request for each thing that its contexts ask about; all of them
+    share the Aside, and the last one that finishes makes the reply.
+    """
 
     unfragmented: bool = False
     contexts: tuple[Context, ...] = ()
+    requests: tuple[Request, ...] = ()
+    """For each of `contexts` the request that answers it."""
+    waiting: int = 1
+    """Requests that are not finished."""
     only_first: bool = False
     charge: int = 0
     """Bytes that the reply may take, reserved against the connection's limit."""
@@ -65,8 +73,9 @@ class Replies(Protocol):
 
     errors: int
 
-    def finish(self, requests: list[Request], asides: dict[Request, Aside]) -> int:
-        """Answer finished requests; their asides are taken out. Returns the bytes charged."""
+    def finish(self, requests: list[Request], asides: dict[Request, Aside]) -> tuple[int, int]:
+        """Answer finished requests; their asides are taken out. Returns the bytes charged for the
+        replies made, and how many these are."""
 
     def acknowledge(self, op: int, cookie: int, offset: int) -> None:
         """Success of a request that never reached the device."""
@@ -82,7 +91,7 @@ class SimpleReplies:
         self._out = out
         self.errors = 0
 
-    def finish(self, requests: list[Request], asides: dict[Request, Aside]) -> int:
+    def finish(self, requests: list[Request], asides: dict[Request, Aside]) -> tuple[int, int]:
         append = self._out.append
         charged = 0
         for request in requests:
@@ -103,7 +112,7 @@ class SimpleReplies:
                 error = _error_of(request, None)
                 self.errors += 1
             append(_simple_reply(wire.SIMPLE_REPLY_MAGIC, error, request.cookie))
-        return charged
+        return charged, len(requests)
 
     def acknowledge(self, op: int, cookie: int, offset: int) -> None:
         self._out.append(_simple_reply(wire.SIMPLE_REPLY_MAGIC, 0, cookie))
@@ -121,15 +130,20 @@ class ChunkReplies:
         self._extended = extended
         self.errors = 0
 
-    def finish(self, requests: list[Request], asides: dict[Request, Aside]) -> int:
-        charged = 0
+    def finish(self, requests: list[Request], asides: dict[Request, Aside]) -> tuple[int, int]:
+        charged = unanswered = 0
         for request in requests:
             op = request.op
             aside = asides.pop(request, None) if asides else None
             if op in (OP_READ, OP_WRITE):
                 charged += request.length
             elif aside is not None:
+                aside.waiting -= 1
+                if aside.waiting:
+                    unanswered += 1
+                    continue
                 charged += aside.charge
+                request = _failed_part(aside) or request
             if request.error:
                 refused = Refused(_error_of(request, aside), request.message or "")
                 self.refuse(request.cookie, request.offset, refused)
@@ -140,7 +154,7 @@ class ChunkReplies:
                 self._status(request, aside)
             else:
                 self.acknowledge(op, request.cookie, request.offset)
-        return charged
+        return charged, len(requests) - unanswered
 
     def acknowledge(self, op: int, cookie: int, offset: int) -> None:
         if self._extended or op == OP_READ:  # a READ must get chunks, even one of no bytes
@@ -180,12 +194,12 @@ class ChunkReplies:
 
     def _status(self, request: Request, aside: Aside) -> None:
         """One status chunk for each context; the last is the final chunk."""
-        extents = request.data
-        assert isinstance(extents, list)
         kind, encode = wire.REPLY_TYPE_BLOCK_STATUS, contexts.status_chunk
         if self._extended:
             kind, encode = wire.REPLY_TYPE_BLOCK_STATUS_EXT, contexts.status_chunk_ext
-        for context in aside.contexts:
+        for context, part in zip(aside.contexts, aside.requests, strict=True):
+            extents = part.data
+            assert isinstance(extents, list)
             found = contexts.descriptors(
                 context, extents, request.length, only_first=aside.only_first
             )
@@ -239,6 +253,11 @@ def find_holes(data: bytes, offset: int) -> list[tuple[int, int, bool]]:
     if done < length:
         found.append((done, length, False))
     return found
+
+
+def _failed_part(aside: Aside) -> Request | None:
+    """A request of the BLOCK_STATUS that failed, and with it the whole."""
+    return next((part for part in aside.requests if part.error), None)
 
 
 def _error_of(request: Request, aside: Aside | None) -> int:

@@ -16,6 +16,7 @@ A reply belongs to a Request object, never to a cookie: cookies are the client's
 
 from typing_extensions import Buffer
 
+from blockd.device import Changes
 from blockd.nbd import contexts, wire
 from blockd.nbd.export_info import Enter
 from blockd.nbd.handshake import HangUp
@@ -85,8 +86,9 @@ class Transmission:
         self.in_flight.difference_update(requests)
         assert len(self.in_flight) == waiting - len(requests), "a request was finished twice"
         before = self._replies.errors
-        self._answered_bytes += self._replies.finish(requests, self._asides)
-        self._answered_requests += len(requests)
+        charged, answered = self._replies.finish(requests, self._asides)
+        self._answered_bytes += charged
+        self._answered_requests += answered
         self._stats.errors += self._replies.errors - before
 
     def released(self) -> None:
@@ -223,7 +225,26 @@ class Transmission:
         batch.append(request)
         if aside is not None:
             self._asides[request] = aside
+            if aside.contexts:
+                self._ask_for_each(request, aside, batch)
         return True
+
+    def _ask_for_each(self, request: Request, aside: Aside, batch: list[Request]) -> None:
+        """Make of a BLOCK_STATUS, which is in `batch`, one request for each thing asked about."""
+        asked: list[tuple[Changes | None, Request]] = []
+        requests: list[Request] = []
+        for context in aside.contexts:
+            same = next((part for changes, part in asked if changes is context.changes), None)
+            if same is None:
+                same = request
+                if asked:
+                    same = _twin(request)
+                    batch.append(same)
+                    self._asides[same] = aside
+                same.data = context.changes
+                asked.append((context.changes, same))
+            requests.append(same)
+        aside.requests, aside.waiting = tuple(requests), len(asked)
 
     def _skip(self, rx: ReceiveBuffer) -> bool:
         """Throw away what there is of a refused payload; answer and return True at its end."""
@@ -241,3 +262,8 @@ class Transmission:
         self._stats.errors += 1
         self._answered_requests += 1
         self._replies.refuse(cookie, offset, refused)
+
+
+def _twin(request: Request) -> Request:
+    where = (request.op, request.offset, request.length)
+    return Request(*where, None, request.flags, request.cookie)
