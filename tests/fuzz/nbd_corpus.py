@@ -18,6 +18,11 @@ FIXED = wire.CLIENT_FLAGS.pack(wire.FLAG_C_FIXED_NEWSTYLE | wire.FLAG_C_NO_ZEROE
 NOT_FIXED = wire.CLIENT_FLAGS.pack(0)
 GO = option(wire.OPT_GO, export_query("disk", wire.INFO_BLOCK_SIZE, wire.INFO_NAME))
 SET = option(wire.OPT_SET_META_CONTEXT, context_query("disk", "base:allocation", "qemu:"))
+VERSION = option(wire.OPT_GO, export_query("disk@snap", wire.INFO_BLOCK_SIZE, wire.INFO_NAME))
+CHANGES = ("blockd:changed-since:snap", "qemu:dirty-bitmap:snap", "qemu:dirty-bitmap:nosuch")
+SET_CHANGES = option(
+    wire.OPT_SET_META_CONTEXT, context_query("disk@snap", "base:allocation", *CHANGES)
+)
 DISC = request(wire.CMD_DISC)
 PAYLOAD = wire.CMD_FLAG_PAYLOAD_LEN
 
@@ -36,7 +41,7 @@ def write(offset: int, data: bytes, *, cookie: int = 2, extended: bool = False) 
 
 def every_command(extended: bool) -> bytes:
     """One good request of each kind, some bad ones, some with the cookie of another."""
-    numbers = struct.pack(">QII", 8192, 1, 2)
+    numbers = struct.pack(">QII", 8192, 1, 3)
     parts = [
         write(4096, b"w" * 4096, extended=extended),
         request(wire.CMD_READ, 0, 16384, cookie=1, extended=extended),
@@ -79,6 +84,24 @@ def seeds() -> dict[str, tuple[int, int, bytes]]:
         + option(wire.OPT_STRUCTURED_REPLY)
     )
     starttls = option(wire.OPT_STARTTLS)
+    structured = option(wire.OPT_STRUCTURED_REPLY)
+    versions = (
+        structured
+        + option(wire.OPT_LIST)
+        + option(wire.OPT_INFO, export_query("disk@nosuch"))
+        + option(wire.OPT_INFO, export_query("@snap"))
+        + option(wire.OPT_INFO, export_query("secret@snap"))
+        + option(wire.OPT_LIST_META_CONTEXT, context_query("disk", "blockd:", *CHANGES))
+        + SET_CHANGES
+    )
+    hostile = b"".join(
+        option(wire.OPT_INFO, export_query(name))
+        for name in ("disk@", "@", "@" * 4000, "disk@" + "s" * 200, "disk@a@b", "disk@\n")
+    )
+    flood = b"".join(
+        option(wire.OPT_INFO, export_query(name)) for name in ("disk@snap", "disk@nosuch") * 6
+    )
+    bitmaps = [f"qemu:dirty-bitmap:{number}" for number in range(17)]
     reads = b"".join(request(wire.CMD_READ, 0, 60000, cookie=number) for number in range(20))
     return {
         "negotiate-everything": (NEGOTIATE, 0, FIXED + options + GO + every_command(True) + DISC),
@@ -114,6 +137,36 @@ def seeds() -> dict[str, tuple[int, int, bytes]]:
         "structured-lazy": (STRUCTURED | LAZY, 0, every_command(False) * 4),
         "extended": (EXTENDED, 0, every_command(True) + DISC),
         "extended-deferred": (EXTENDED | DEFERRED, 5, every_command(True) * 3),
+        "version": (NEGOTIATE, 0, FIXED + versions + VERSION + every_command(False) + DISC),
+        "version-by-bytes": (
+            NEGOTIATE | DEFERRED,
+            1,
+            FIXED + versions + VERSION + every_command(False),
+        ),
+        "version-extended": (
+            NEGOTIATE | DEFERRED,
+            200,
+            FIXED + option(wire.OPT_EXTENDED_HEADERS) + SET_CHANGES + VERSION + every_command(True),
+        ),
+        "version-export-name": (NEGOTIATE, 5, FIXED + option(1, b"disk@snap") + DISC),
+        "version-export-name-unknown": (NEGOTIATE, 0, FIXED + option(1, b"disk@nosuch")),
+        "version-left-while-opened": (NEGOTIATE | DEFERRED, 0, FIXED + VERSION),
+        "version-drain": (NEGOTIATE | DEFERRED | DRAIN, 40, FIXED + VERSION + every_command(False)),
+        "version-flood": (NEGOTIATE, 0, FIXED + flood + GO),
+        "version-hostile-names": (NEGOTIATE, 0, FIXED + hostile + GO + DISC),
+        "version-tls": (
+            NEGOTIATE | ALLOW_TLS,
+            30,
+            FIXED + versions + starttls + option(wire.OPT_GO, export_query("secret@snap")) + DISC,
+        ),
+        "contexts-too-many": (
+            NEGOTIATE,
+            0,
+            FIXED
+            + structured
+            + option(wire.OPT_SET_META_CONTEXT, context_query("disk", *bitmaps))
+            + GO,
+        ),
         "extended-huge-payload": (
             EXTENDED,
             0,
