@@ -135,6 +135,8 @@ class NbdConfig:
     """Of one connection: payloads received and reads promised."""
     max_payload: Annotated[int, SizeText(low=4096, high=1 << 30)] = 32 * MiB
     """Of one READ or WRITE."""
+    list_versions: bool = False
+    """Clients that ask for a list of exports are shown the snapshots, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +271,7 @@ def check(config: ServeConfig) -> None:
     _check_exposure(config)
     _check_limits(config)
     _check_tls(config)
+    _check_exports(config)
     for option, path in (("control", config.control_socket), ("nbd-socket", config.nbd_socket)):
         if path is not None:
             check_socket_path(path, option)
@@ -312,6 +315,16 @@ def _check_tls(config: ServeConfig) -> None:
             raise ConfigError(
                 f'exports."{name}": clients are named, but nothing proves a client\'s name; '
                 "use --tls-client-ca or --tls-psk"
+            )
+
+
+def _check_exports(config: ServeConfig) -> None:
+    for name in config.exports:
+        volume, mark, _ = name.partition("@")
+        if mark:
+            raise ConfigError(
+                f'exports."{name}": versions have the settings of their volume; '
+                f'use exports."{volume}"'
             )
 
 

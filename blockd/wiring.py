@@ -75,4 +75,5 @@ def make_listener(
         tls_mode=TlsMode(config.tls.mode.value),
         tls=TlsProvider(config.tls.settings()) if tls else None,
         reply_timeout_s=nbd.reply_timeout_s,
+        list_versions=nbd.list_versions,
     )

@@ -66,6 +66,10 @@ def serve(
         bool | None,
         typer.Option("--insecure", help="Plain-text NBD where other machines can reach it."),
     ] = None,
+    list_versions: Annotated[
+        bool | None,
+        typer.Option("--list-versions", help="Show NBD clients snapshots as exports, too."),
+    ] = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="Log lines on stderr.")] = None,
     log_level: Annotated[LogLevel | None, typer.Option(help="Least important line shown.")] = None,
     ready_file: Annotated[
@@ -92,6 +96,7 @@ def serve(
         tls=tls,
         tls_files={"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca, "psk": tls_psk},
         insecure=insecure,
+        list_versions=list_versions,
         log={"format": log_format, "level": log_level},
     )
     settings = options.over(load_config(config, data))
@@ -126,6 +131,7 @@ class _Options:
         tls: TlsChoice | None,
         tls_files: dict[str, Path | None],
         insecure: bool | None,
+        list_versions: bool | None,
         log: dict[str, LogFormat | LogLevel | None],
     ) -> None:
         self._data = data
@@ -141,6 +147,8 @@ class _Options:
             self._nbd |= {"unix": unix, "socket": Path(nbd_socket) if unix else None}
         if insecure is not None:
             self._nbd["insecure"] = insecure
+        if list_versions is not None:
+            self._nbd["list_versions"] = list_versions
 
     def over(self, config: ServeConfig) -> ServeConfig:
         """`config` with what the command line said put over it."""

@@ -14,6 +14,7 @@ import pytest
 from blockd.api.types import ConnectionInfo
 from blockd.cli import entry, exits
 from blockd.cli.options import ENVIRONMENT
+from blockd.config import ServeConfig
 from tests.fake_node import FakeNode
 from volume.errors import CorruptChunk, OutOfSpace, StoreSealed, VolumeError
 
@@ -195,6 +196,18 @@ def test_wrong_command_lines(blockd: Blockd, arguments: list[str], says: str) ->
     assert result.err.startswith("blockd: ")
     assert says in result.err
     assert blockd(*arguments, "--json").error["message"]
+
+
+def test_serve_options_go_over_the_file(
+    blockd: Blockd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[ServeConfig] = []
+    monkeypatch.setattr("blockd.cli.serve.check", served.append)
+    (tmp_path / "blockd.toml").write_text("[nbd]\nmax_connections = 7\n")
+    for option in ([], ["--list-versions"]):
+        assert blockd("serve", "--data", str(tmp_path), "--check-config", *option).code == 0
+    assert [config.nbd.list_versions for config in served] == [False, True]
+    assert [config.nbd.max_connections for config in served] == [7, 7]
 
 
 def test_no_daemon_is_said_plainly(blockd: Blockd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ max_connections = 10
 max_in_flight_requests = 20
 max_in_flight_bytes = "8MiB"
 max_payload = 4194304
+list_versions = true
 
 [tls]
 mode = "allow"
@@ -107,6 +108,7 @@ def test_every_setting_can_be_in_the_file(file: Path) -> None:
         max_in_flight_requests=20,
         max_in_flight_bytes=8 << 20,
         max_payload=4 << 20,
+        list_versions=True,
     )
     assert config.tls == TlsConfig(
         mode=TlsChoice.ALLOW,
@@ -283,3 +285,8 @@ def test_socket_paths_have_a_limit() -> None:
 def test_a_deep_data_directory_is_told_of_sockets() -> None:
     with pytest.raises(ConfigError, match="shorter path with --control"):
         check(ServeConfig(data=Path("/" + "a" * 100)))
+
+
+def test_a_version_cannot_have_settings_of_its_own(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r'use exports."vm"'):
+        check(load(file, '[exports."vm@monday"]\nread_only = true\n'))
