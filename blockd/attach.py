@@ -13,9 +13,9 @@ CREDENTIALS = "tls-certificates=DIR"  # the reader puts the folder of ca-cert.pe
 
 
 def uri(address: str, volume: str, *, tls: bool = False) -> str:
-    """The NBD URI of `volume` at `address`."""
+    """The NBD URI of `volume`, or of a version of it (vol@ref), at `address`."""
     scheme = "nbds" if tls else "nbd"
-    name = quote(volume, safe=":")
+    name = quote(volume, safe=":@")
     if address.startswith("/"):
         return f"{scheme}+unix:///{name}?socket={quote(address)}"
     return f"{scheme}://{address.removesuffix(':' + DEFAULT_PORT)}/{name}"

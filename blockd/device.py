@@ -97,7 +97,10 @@ class Versions(Protocol):
         """A read-only device with the bytes of the version `name`, as "vol@snapshot".
 
         A new device for each call. It stays open until the last of its `attach`es is taken back by
-        `detach` (both quick, on the event loop); whoever called attaches at least once.
+        `detach` (both quick, on the event loop); whoever called attaches at least once. A client
+        that is cut when the daemon stops detaches while requests are still inside: these must come
+        back all the same. A time that is yet to come names no version: it would name another one
+        for each connection of a client.
         NoSuchVolume, NoSuchVersion or InvalidName when there is none, else VolumeError or OSError.
         """
 

@@ -23,6 +23,17 @@ def test_uris(address: str, tls: bool, expected: str) -> None:
     assert uri(address, "vm1", tls=tls) == expected
 
 
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("vm1@monday", "nbd://127.0.0.1/vm1@monday"),
+        ("vm1@2026-11-22T10:31:05+01:00", "nbd://127.0.0.1/vm1@2026-11-22T10:31:05%2B01:00"),
+    ],
+)
+def test_versions_have_uris(version: str, expected: str) -> None:
+    assert uri(TCP, version) == expected
+
+
 def test_plain_commands() -> None:
     assert commands(TCP, "vm1") == [
         "sudo nbd-client 127.0.0.1 10809 /dev/nbd0 -N vm1",
