@@ -78,6 +78,9 @@ option_bytes = st.sampled_from(
         option(wire.OPT_GO, b"broken"),
         SELECT,
         option(wire.OPT_LIST_META_CONTEXT, context_query("disk")),
+        option(wire.OPT_INFO, export_query("disk@snap")),
+        option(wire.OPT_INFO, export_query("disk@nosuch")),
+        option(wire.OPT_SET_META_CONTEXT, context_query("disk", "qemu:dirty-bitmap:snap")),
         option(wire.OPT_STARTTLS),
         option(1000, b"x" * 300),
     ]
@@ -95,11 +98,23 @@ class Outcome:
     counters: list[int]
 
 
-def run(pieces: list[bytes], limits: Limits, style: tuple[bool, bool], asks: list[Ask]) -> Outcome:
-    engine = Engine(MemoryDevice(size=SIZE), limits=limits)
+def run(
+    pieces: list[bytes],
+    limits: Limits,
+    style: tuple[bool, bool],
+    asks: list[Ask],
+    *,
+    slow_disk: bool = False,
+) -> Outcome:
+    disk = MemoryDevice(size=SIZE)
+    disk.snapshot("snap")
+    engine = Engine(disk, limits=limits)
+    engine.slow_disk = slow_disk
     for piece in pieces:
         engine.connection.feed(piece)
         engine.pump()
+    while engine.question is not None:  # all that followed came while the disk was asked
+        engine.answer()
     stats = engine.connection.stats
     counters = [*stats.requests, stats.read_bytes, stats.written_bytes, stats.errors]
     client = Session(engine.send, engine.take)
@@ -146,6 +161,7 @@ def test_any_split_of_the_same_bytes_gives_the_same_events_and_output(
     pieces = [stream[start:end] for start, end in itertools.pairwise(at)]
     at_once = run([stream], Limits(), style, wanted)
     assert run(pieces, limits, style, wanted) == at_once
+    assert run(pieces, limits, style, wanted, slow_disk=True) == at_once
     assert len(at_once.replies) == len(wanted)
 
 
