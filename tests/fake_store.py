@@ -1,9 +1,13 @@
 """A store in memory: the facade that the daemon and the control API use, with its errors.
 
-It keeps no data. `clients` of a volume is set by the test; everything else follows the calls.
+It keeps no data; versions are in tests.fake_versions. `clients` of a volume is set by the test;
+everything else follows the calls.
 """
 
+from dataclasses import replace
+
 from blockd.device import BlockDevice
+from tests.fake_versions import FakeSnapshots, FakeVersions
 from volume.errors import (
     InvalidName,
     InvalidSize,
@@ -11,23 +15,32 @@ from volume.errors import (
     ShrinkRefused,
     VolumeBusy,
     VolumeExists,
+    VolumeHasSnapshots,
 )
-from volume.model import MAX_VOLUME_SIZE, StoreStatus, VolumeInfo
+from volume.model import MAX_VOLUME_SIZE, SpaceReport, StoreStatus, VolumeInfo
+
+NO_SPACE_USED = SpaceReport((), (), 0, 0, 0, 0, 0)
 
 
 class FakeStore:
-    """Satisfies blockd.api.store.Store. `fail_with` is raised by the next call, whatever it is."""
+    """Satisfies blockd.api.node.Store. `fail_with` is raised by the next call, whatever it is."""
 
     def __init__(self) -> None:
         self._volumes: dict[str, VolumeInfo] = {}
         self._numbers = 0
+        self.snapshots = FakeSnapshots(self)
+        self.versions = FakeVersions(self)
+        self.space_report = NO_SPACE_USED
         self.fail_with: Exception | None = None
         self.state = "ok"
         self.closed = False
 
     def reset(self) -> None:
-        """No volumes, no planned failure."""
+        """No volumes, no versions, no planned failure."""
         self._volumes.clear()
+        self.snapshots = FakeSnapshots(self)
+        self.versions = FakeVersions(self)
+        self.space_report = NO_SPACE_USED
         self.fail_with = None
         self.state = "ok"
 
@@ -39,17 +52,27 @@ class FakeStore:
 
     def volumes(self) -> list[VolumeInfo]:
         self._fail()
-        return [self._volumes[name] for name in self.names()]
+        return [self._counted(self._volumes[name]) for name in self.names()]
 
     def info(self, name: str) -> VolumeInfo:
         self._fail()
         try:
-            return self._volumes[name]
+            return self._counted(self._volumes[name])
         except KeyError:
             raise NoSuchVolume(name) from None
 
+    def _counted(self, info: VolumeInfo) -> VolumeInfo:
+        count = sum(snapshot.volume == info.name for snapshot in self.snapshots.all())
+        return replace(info, snapshot_count=count)
+
     def create_volume(
-        self, name: str, size: int, *, block_size: int = 4096, chunk_size: int = 65536
+        self,
+        name: str,
+        size: int,
+        *,
+        block_size: int = 4096,
+        chunk_size: int = 65536,
+        compression: str | None = None,
     ) -> VolumeInfo:
         self._fail()
         _check_name(name)
@@ -71,6 +94,7 @@ class FakeStore:
             commit_seq=0,
             hot_bytes=0,
             clients=(),
+            compression=compression or "lz4",
         )
         self._volumes[name] = info
         return info
@@ -79,6 +103,8 @@ class FakeStore:
         info = self.info(name)
         if info.clients and not force:
             raise VolumeBusy(name, list(info.clients))
+        if info.snapshot_count and not force:
+            raise VolumeHasSnapshots(name, info.snapshot_count)
         del self._volumes[name]
 
     def rename_volume(self, name: str, new_name: str) -> VolumeInfo:
@@ -131,6 +157,10 @@ class FakeStore:
             disk_total_bytes=1 << 37,
             space_left_bytes=1 << 35,
         )
+
+    def space(self) -> SpaceReport:
+        self._fail()
+        return self.space_report
 
     def close(self) -> None:
         self.closed = True

@@ -32,6 +32,9 @@ class VolumeInfo:
     hot_bytes: int
     """Bytes of the volume whose newest version is in the journal only."""
     clients: tuple[str, ...]
+    compression: str = "none"
+    """Codec of its chunks: "none", "lz4", "zstd" or "igzip"."""
+    snapshot_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

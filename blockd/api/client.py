@@ -6,18 +6,30 @@ when it refuses. httpx is imported when a client is made: commands that need non
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from blockd.api.types import ConnectionInfo, NodeStatus, from_json
-from volume.errors import NoSuchVolume
-from volume.model import VolumeInfo
+from blockd.api.types import ConnectionInfo, NodeStatus, VersionDiff, from_json
+from volume.errors import NoSuchVersion, NoSuchVolume
+from volume.model import (
+    HistoryPolicy,
+    RestoreInfo,
+    ScheduleInfo,
+    SnapshotInfo,
+    SpaceReport,
+    VersionLog,
+    VolumeInfo,
+)
 
 if TYPE_CHECKING:
     import httpx
 
 TIMEOUT_S = 60.0  # a change waits for a checkpoint or a full disk queue at worst
+LONG_TIMEOUT_S = 6 * 3600.0  # what reads everything a large store has may take hours
+
+T = TypeVar("T")
 
 
 class NoDaemon(Exception):
@@ -55,13 +67,16 @@ class Client:
     def __exit__(self, *exc: object) -> None:
         self._http.close()
 
+    # -- volumes
+
     def volumes(self) -> list[VolumeInfo]:
-        return [from_json(VolumeInfo, item) for item in self._call("GET", "/v1/volumes")]
+        return _list(VolumeInfo, self._call("GET", "/v1/volumes"))
 
     def volume(self, name: str) -> VolumeInfo:
         return from_json(VolumeInfo, self._call("GET", _path(name)))
 
-    def create_volume(self, name: str, size: int, **options: int) -> VolumeInfo:
+    def create_volume(self, name: str, size: int, **options: int | str) -> VolumeInfo:
+        """`options`: block_size, chunk_size, compression."""
         body = {"name": name, "size": size, **options}
         return from_json(VolumeInfo, self._call("POST", "/v1/volumes", json=body))
 
@@ -73,13 +88,94 @@ class Client:
         return from_json(VolumeInfo, self._call("PATCH", _path(name), json={"name": new_name}))
 
     def delete_volume(self, name: str, *, force: bool = False) -> None:
-        self._call("DELETE", _path(name), params={"force": str(force).lower()})
+        self._call("DELETE", _path(name), params=_query(force=force))
+
+    # -- snapshots
+
+    def snapshots(
+        self, volume: str | None = None, *, prefix: str = "", limit: int | None = None
+    ) -> list[SnapshotInfo]:
+        """Those of `volume`, or all; by volume, oldest first; the newest `limit` of them."""
+        query = _query(volume=volume, prefix=prefix, limit=limit)
+        return _list(SnapshotInfo, self._call("GET", "/v1/snapshots", params=query))
+
+    def snapshot(self, volume: str, name: str) -> SnapshotInfo:
+        return from_json(SnapshotInfo, self._call("GET", _snapshot_path(volume, name)))
+
+    def create_snapshot(
+        self, name: str, volumes: Sequence[str], *, pinned: bool = False
+    ) -> list[SnapshotInfo]:
+        """One of each volume, all at one instant."""
+        body = {"name": name, "volumes": list(volumes), "pinned": pinned}
+        return _list(SnapshotInfo, self._call("POST", "/v1/snapshots", json=body))
+
+    def pin_snapshot(self, volume: str, name: str, pinned: bool) -> SnapshotInfo:
+        path = _snapshot_path(volume, name)
+        return from_json(SnapshotInfo, self._call("PATCH", path, json={"pinned": pinned}))
+
+    def delete_snapshot(self, volume: str, name: str, *, force: bool = False) -> None:
+        self._call("DELETE", _snapshot_path(volume, name), params=_query(force=force))
+
+    def schedule(self, volume: str) -> ScheduleInfo | None:
+        found = self._call("GET", _path(volume, "schedule"))
+        return None if found is None else from_json(ScheduleInfo, found)
+
+    def set_schedule(self, volume: str, every_s: int, keep: str) -> ScheduleInfo:
+        body = {"every_s": every_s, "keep": keep}
+        return from_json(ScheduleInfo, self._call("PUT", _path(volume, "schedule"), json=body))
+
+    def clear_schedule(self, volume: str) -> None:
+        self._call("DELETE", _path(volume, "schedule"))
+
+    # -- versions
+
+    def version_log(self, volume: str, *, limit: int = 50, writes: bool = False) -> VersionLog:
+        query = _query(limit=limit, writes=writes)
+        return from_json(VersionLog, self._long("GET", _path(volume, "log"), params=query))
+
+    def history(self, volume: str) -> HistoryPolicy:
+        return from_json(HistoryPolicy, self._call("GET", _path(volume, "history")))
+
+    def set_history(
+        self, volume: str, *, window_s: int | None = None, keep: str | None = None
+    ) -> HistoryPolicy:
+        """None leaves that part as it is."""
+        body = {"window_s": window_s, "keep": keep}
+        return from_json(HistoryPolicy, self._call("PATCH", _path(volume, "history"), json=body))
+
+    def restore_volume(self, volume: str, to: str, *, force: bool = False) -> RestoreInfo:
+        """`to` is a ref of `volume` without its name."""
+        body = {"to": to, "force": force}
+        return from_json(RestoreInfo, self._long("POST", _path(volume, "restore"), json=body))
+
+    def clone_volume(self, source: str, name: str) -> VolumeInfo:
+        """`source` is vol@ref, or vol for its head."""
+        body = {"source": source, "name": name}
+        return from_json(VolumeInfo, self._long("POST", "/v1/clones", json=body))
+
+    def diff(self, old: str, new: str, *, limit: int | None = None) -> VersionDiff:
+        """Refs as of `clone_volume`; the first `limit` extents, or all."""
+        query = _query(old=old, new=new, limit=limit)
+        return from_json(VersionDiff, self._long("GET", "/v1/diff", params=query))
+
+    # -- the store
+
+    def space(self, volume: str | None = None) -> SpaceReport:
+        """The rows of `volume`, or of all; the sums are of the whole store."""
+        query = _query(volume=volume)
+        return from_json(SpaceReport, self._long("GET", "/v1/space", params=query))
+
+    # -- the daemon
 
     def status(self) -> NodeStatus:
         return from_json(NodeStatus, self._call("GET", "/v1/status"))
 
     def connections(self) -> list[ConnectionInfo]:
-        return [from_json(ConnectionInfo, item) for item in self._call("GET", "/v1/connections")]
+        return _list(ConnectionInfo, self._call("GET", "/v1/connections"))
+
+    def _long(self, method: str, path: str, **options: Any) -> Any:
+        """A call that walks trees or packs, or waits for its turn to."""
+        return self._call(method, path, timeout=LONG_TIMEOUT_S, **options)
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         import httpx
@@ -109,11 +205,34 @@ def _answer(response: "httpx.Response") -> Any:
     raise ApiError(code, message)
 
 
-def _path(name: str) -> str:
-    """The address of volume `name`. Names that a URL cannot carry cannot exist either."""
-    if not name or "/" in name or name in (".", ".."):
+def _list(cls: type[T], items: list[Any]) -> list[T]:
+    return [from_json(cls, item) for item in items]
+
+
+def _query(**values: str | int | None) -> dict[str, str]:
+    """Parameters of a request; None is left out."""
+    texts = {}
+    for name, value in values.items():
+        if value is not None:
+            texts[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return texts
+
+
+def _path(name: str, *more: str) -> str:
+    """The address of volume `name`, or of something of it. NoSuchVolume: no URL carries it."""
+    if not _in_path(name):  # names that a URL cannot carry cannot exist either
         raise NoSuchVolume(name or '""')
-    return "/v1/volumes/" + quote(name, safe="")
+    return "/".join(["/v1/volumes", *(quote(part, safe="") for part in (name, *more))])
+
+
+def _snapshot_path(volume: str, name: str) -> str:
+    if not _in_path(name):
+        raise NoSuchVersion(volume, name or '""')
+    return _path(volume, "snapshots", name)
+
+
+def _in_path(name: str) -> bool:
+    return bool(name) and "/" not in name and name not in (".", "..")
 
 
 def _probe(path: Path, timeout_s: float) -> None:

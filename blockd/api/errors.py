@@ -19,12 +19,18 @@ logger = logging.getLogger(__name__)
 
 HTTP_STATUS = {
     "no_such_volume": 404,
+    "no_such_version": 404,
     "volume_exists": 409,
     "volume_busy": 409,
+    "volume_has_snapshots": 409,
+    "versions_busy": 409,
+    "snapshot_exists": 409,
+    "snapshot_pinned": 409,
     "shrink_refused": 409,
     "directory_locked": 409,
     "invalid_name": 422,
     "invalid_size": 422,
+    "invalid_policy": 422,
     "store_sealed": 503,
     "out_of_space": 507,
 }

@@ -4,25 +4,82 @@
 `blockd.daemon.Daemon` satisfies `Node`; its calls are quick and belong to the event loop's thread.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.device import Exports
-from volume.model import StoreStatus, VolumeInfo
+from volume.model import (
+    DiffInfo,
+    HistoryPolicy,
+    RestoreInfo,
+    ScheduleInfo,
+    SnapshotInfo,
+    SpaceReport,
+    StoreStatus,
+    VersionLog,
+    VolumeInfo,
+)
+
+
+class Snapshots(Protocol):
+    """Named versions, and the schedules that make some of them."""
+
+    def create(
+        self, name: str, volumes: Sequence[str], *, pinned: bool = False
+    ) -> list[SnapshotInfo]:
+        """The state of all `volumes` at one instant, with every write acknowledged before."""
+
+    def all(self, volume: str | None = None) -> list[SnapshotInfo]: ...
+    def get(self, volume: str, name: str) -> SnapshotInfo: ...
+    def delete(self, volume: str, name: str, *, force: bool = False) -> None: ...
+    def pin(self, volume: str, name: str, pinned: bool) -> SnapshotInfo: ...
+    def schedule(self, volume: str) -> ScheduleInfo | None: ...
+    def set_schedule(self, volume: str, every_s: int, keep: str) -> ScheduleInfo: ...
+    def clear_schedule(self, volume: str) -> None: ...
+
+
+class Versions(Protocol):
+    """Every recoverable state of the volumes. Refs are explained in `volume.refs`."""
+
+    def log(self, volume: str, *, limit: int = ..., writes: bool = False) -> VersionLog: ...
+    def restore(self, volume: str, ref: str, *, force: bool = False) -> RestoreInfo: ...
+    def clone(self, source: str, name: str) -> VolumeInfo: ...
+    def diff(self, old: str, new: str) -> DiffInfo: ...
+    def policy(self, volume: str) -> HistoryPolicy: ...
+    def set_policy(
+        self, volume: str, *, window_s: int | None = None, keep: str | None = None
+    ) -> HistoryPolicy:
+        """None leaves that part as it is."""
 
 
 class Store(Exports, Protocol):
     """A data directory with its volumes. Changes are durable on return; raises VolumeError."""
 
+    @property
+    def snapshots(self) -> Snapshots: ...
+    @property
+    def versions(self) -> Versions: ...
     def volumes(self) -> list[VolumeInfo]: ...
     def info(self, name: str) -> VolumeInfo: ...
     def create_volume(
-        self, name: str, size: int, *, block_size: int = ..., chunk_size: int = ...
-    ) -> VolumeInfo: ...
+        self,
+        name: str,
+        size: int,
+        *,
+        block_size: int = ...,
+        chunk_size: int = ...,
+        compression: str | None = None,
+    ) -> VolumeInfo:
+        """`compression` names a codec of `volume.codecs`; None: the store's default."""
+
     def delete_volume(self, name: str, *, force: bool = False) -> None: ...
     def rename_volume(self, name: str, new_name: str) -> VolumeInfo: ...
     def resize_volume(self, name: str, size: int, *, force: bool = False) -> VolumeInfo: ...
     def status(self) -> StoreStatus: ...
+    def space(self) -> SpaceReport:
+        """Walks every tree: takes long."""
+
     def close(self) -> None: ...
 
 

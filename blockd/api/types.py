@@ -5,13 +5,16 @@ within /v1, none is renamed or removed.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from volume.model import StoreStatus
 
 T = TypeVar("T")
+Decode = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +51,58 @@ class ConnectionInfo:
     error_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class VersionDiff:
+    """Where two versions differ, in whole chunks of the volume. Sizes are bytes."""
+
+    old: str
+    new: str
+    old_size: int
+    new_size: int
+    changed_bytes: int
+    extent_count: int
+    """Of all extents, however many were asked for."""
+    extents: tuple[tuple[int, int], ...]
+    """(offset, length), ascending; the first so many of them."""
+
+
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     """`data` as dataclass `cls`. Unknown fields (of a newer daemon) are ignored.
 
     Raises ValueError when a field is missing: the daemon is older than this program.
     """
+    decode = _decoder(cast(Any, cls))
+    assert decode is not None, cls
+    return cast(T, decode(data))
+
+
+@functools.cache
+def _decoder(hint: Any) -> Decode | None:
+    """What makes a value of type `hint` of parsed JSON; None when it is one already."""
+    if dataclasses.is_dataclass(hint):
+        return _object_decoder(hint)
+    arguments = get_args(hint)
+    if get_origin(hint) is tuple:
+        item = _decoder(arguments[0]) if arguments[-1] is Ellipsis else None
+        return tuple if item is None else lambda values: tuple(map(item, values))
+    inner = [_decoder(each) for each in arguments if each is not type(None)]
+    if get_origin(hint) in (Union, UnionType) and len(inner) == 1 and inner[0] is not None:
+        decode = inner[0]
+        return lambda value: None if value is None else decode(value)
+    return None
+
+
+def _object_decoder(cls: Any) -> Decode:
     hints = get_type_hints(cls)
-    values = {}
-    for field in dataclasses.fields(cast(Any, cls)):
-        if field.name not in data:
-            raise ValueError(f"the daemon's answer lacks {field.name!r}; is it an older version?")
-        value = data[field.name]
-        if dataclasses.is_dataclass(hints[field.name]):
-            value = from_json(cast(type[Any], hints[field.name]), value)
-        values[field.name] = tuple(value) if isinstance(value, list) else value
-    return cls(**values)
+    fields = [(field.name, _decoder(hints[field.name])) for field in dataclasses.fields(cls)]
+
+    def decode(data: Mapping[str, Any]) -> Any:
+        try:
+            return cls(*[data[name] if of is None else of(data[name]) for name, of in fields])
+        except KeyError as error:
+            missing = error.args[0]
+            raise ValueError(
+                f"the daemon's answer lacks {missing!r}; is it an older version?"
+            ) from None
+
+    return decode

@@ -1,13 +1,15 @@
 """/v1/volumes: list, create, show, resize, rename, delete. Sizes are bytes."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from blockd.api.node import Node
 from volume.model import DEFAULT_BLOCK_SIZE, DEFAULT_CHUNK_SIZE, VolumeInfo
+
+Compression = Literal["none", "lz4", "zstd", "igzip"]
 
 
 class VolumeCreate(BaseModel):
@@ -19,6 +21,9 @@ class VolumeCreate(BaseModel):
     size: int
     block_size: int = DEFAULT_BLOCK_SIZE
     chunk_size: int = DEFAULT_CHUNK_SIZE
+    compression: Compression | None = Field(
+        default=None, description="Codec of its chunks; null: the store's default."
+    )
 
 
 class VolumeChange(BaseModel):
@@ -49,13 +54,10 @@ def router(node: Node) -> APIRouter:
 
     @routes.post("", status_code=201)
     async def create_volume(body: VolumeCreate) -> VolumeInfo:
-        return await asyncio.to_thread(
-            store.create_volume,
-            body.name,
-            body.size,
-            block_size=body.block_size,
-            chunk_size=body.chunk_size,
-        )
+        options: dict[str, Any] = {"block_size": body.block_size, "chunk_size": body.chunk_size}
+        if body.compression is not None:
+            options["compression"] = body.compression
+        return await asyncio.to_thread(store.create_volume, body.name, body.size, **options)
 
     @routes.get("/{name}")
     async def show_volume(name: str) -> VolumeInfo:
@@ -71,7 +73,9 @@ def router(node: Node) -> APIRouter:
     @routes.delete("/{name}", status_code=204)
     async def delete_volume(
         name: str,
-        force: Annotated[bool, Query(description="Delete it even while attached.")] = False,
+        force: Annotated[
+            bool, Query(description="Delete it even while attached, and with its snapshots.")
+        ] = False,
     ) -> None:
         await asyncio.to_thread(store.delete_volume, name, force=force)
 

@@ -118,7 +118,7 @@ def test_every_error_of_the_volume_layer_has_a_status() -> None:
 
     faults = {"volume_error", "unknown_format"}
     faults |= {code for code in codes(VolumeError) if code.startswith("corrupt")}
-    assert codes(VolumeError) - faults == set(HTTP_STATUS)
+    assert codes(VolumeError) - faults <= set(HTTP_STATUS)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,15 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
     assert set(paths) == {
         "/v1/volumes",
         "/v1/volumes/{name}",
+        "/v1/volumes/{volume}/snapshots/{name}",
+        "/v1/volumes/{volume}/schedule",
+        "/v1/volumes/{volume}/log",
+        "/v1/volumes/{volume}/history",
+        "/v1/volumes/{volume}/restore",
+        "/v1/snapshots",
+        "/v1/clones",
+        "/v1/diff",
+        "/v1/space",
         "/v1/status",
         "/v1/health",
         "/v1/connections",

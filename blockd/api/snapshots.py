@@ -1,0 +1,117 @@
+"""/v1/snapshots, and what belongs to one volume: its snapshots by name, and their schedule.
+
+Names of snapshots have no "/" and no "@", so they go into paths; any other version (a time, a seq,
+a commit) is a ref and goes into queries and bodies, see `blockd.api.versions`.
+"""
+
+import asyncio
+import heapq
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from blockd.api.node import Node, Store
+from blockd.api.streaming import streamed_list
+from volume.model import ScheduleInfo, SnapshotInfo
+
+MAX_GROUP = 1024  # volumes of one snapshot; all their writers wait for the one instant
+
+
+class SnapshotCreate(BaseModel):
+    """One name for the states of one or more volumes at one instant."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    volumes: list[str] = Field(min_length=1, max_length=MAX_GROUP)
+    pinned: bool = Field(default=False, description="Only deleted by force.")
+
+
+class SnapshotChange(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    pinned: bool
+
+
+class ScheduleChange(BaseModel):
+    """Snapshots that the store makes and removes by itself."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    every_s: int
+    keep: str = Field(description="What stays, as 24h,7d,4w.")
+
+
+def router(node: Node) -> APIRouter:
+    routes = APIRouter(tags=["snapshots"])
+    _add_snapshots(routes, node.store)
+    _add_one_snapshot(routes, node.store)
+    _add_schedule(routes, node.store)
+    return routes
+
+
+def _add_snapshots(routes: APIRouter, store: Store) -> None:
+    @routes.get("/snapshots", response_model=list[SnapshotInfo])
+    async def list_snapshots(
+        volume: Annotated[str | None, Query(description="Those of one volume.")] = None,
+        prefix: Annotated[str, Query(description="Whose names begin so.")] = "",
+        limit: Annotated[int | None, Query(ge=1, description="The newest so many.")] = None,
+    ) -> Response:
+        """Snapshots by volume, then oldest first. The answer is streamed."""
+        found = await asyncio.to_thread(_find, store, volume, prefix, limit)
+        return streamed_list(found, SnapshotInfo)
+
+    @routes.post("/snapshots", status_code=201)
+    async def create_snapshot(body: SnapshotCreate) -> list[SnapshotInfo]:
+        return await asyncio.to_thread(
+            store.snapshots.create, body.name, body.volumes, pinned=body.pinned
+        )
+
+
+def _add_one_snapshot(routes: APIRouter, store: Store) -> None:
+    path = "/volumes/{volume}/snapshots/{name}"
+
+    @routes.get(path)
+    async def show_snapshot(volume: str, name: str) -> SnapshotInfo:
+        return await asyncio.to_thread(store.snapshots.get, volume, name)
+
+    @routes.patch(path)
+    async def pin_snapshot(volume: str, name: str, body: SnapshotChange) -> SnapshotInfo:
+        await asyncio.to_thread(store.snapshots.pin, volume, name, body.pinned)
+        return await asyncio.to_thread(store.snapshots.get, volume, name)
+
+    @routes.delete(path, status_code=204)
+    async def delete_snapshot(
+        volume: str,
+        name: str,
+        force: Annotated[bool, Query(description="Delete it even if it is pinned.")] = False,
+    ) -> None:
+        await asyncio.to_thread(store.snapshots.delete, volume, name, force=force)
+
+
+def _add_schedule(routes: APIRouter, store: Store) -> None:
+    path = "/volumes/{volume}/schedule"
+
+    @routes.get(path)
+    async def show_schedule(volume: str) -> ScheduleInfo | None:
+        """null when the volume has none."""
+        return await asyncio.to_thread(store.snapshots.schedule, volume)
+
+    @routes.put(path)
+    async def set_schedule(volume: str, body: ScheduleChange) -> ScheduleInfo:
+        return await asyncio.to_thread(
+            store.snapshots.set_schedule, volume, body.every_s, body.keep
+        )
+
+    @routes.delete(path, status_code=204)
+    async def clear_schedule(volume: str) -> None:
+        """The snapshots that it made stay until they are deleted."""
+        await asyncio.to_thread(store.snapshots.clear_schedule, volume)
+
+
+def _find(store: Store, volume: str | None, prefix: str, limit: int | None) -> list[SnapshotInfo]:
+    found = [each for each in store.snapshots.all(volume) if each.name.startswith(prefix)]
+    if limit is not None:
+        found = heapq.nlargest(limit, found, key=lambda each: each.created_ns)
+    return sorted(found, key=lambda each: (each.volume, each.created_ns, each.name))

@@ -1,0 +1,114 @@
+"""/v1/volumes/NAME/log, /history and /restore; /v1/clones; /v1/diff.
+
+A ref names a version: `snapshot`, `seq:N`, `commit:HEX`, a time or an age where the volume is known
+already (restore), with `vol@` in front of it elsewhere; `vol` alone is the head. Refs are in
+queries and bodies only. What walks trees takes its turn, see `blockd.api.threads`.
+"""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from blockd.api.node import Node, Store
+from blockd.api.streaming import streamed_object
+from blockd.api.threads import LongCalls
+from blockd.api.types import VersionDiff
+from volume.model import HistoryPolicy, RestoreInfo, VersionLog, VolumeInfo
+
+MAX_LOG = 100_000  # versions in one answer
+DEFAULT_LOG = 50
+
+
+class Restore(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    to: str = Field(description="A ref of the same volume, without its name.")
+    force: bool = Field(default=False, description="Even while clients have it attached.")
+
+
+class Clone(BaseModel):
+    """A new, writable volume that starts as a version of another."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    source: str
+    name: str
+
+
+class HistoryChange(BaseModel):
+    """What is not given stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    window_s: int | None = None
+    keep: str | None = Field(default=None, description='As 60m,24h,7d; "" for nothing.')
+
+
+def router(node: Node) -> APIRouter:
+    routes = APIRouter(tags=["versions"])
+    _add_log(routes, node.store)
+    _add_history(routes, node.store)
+    _add_restore(routes, node.store)
+    _add_diff(routes, node.store)
+    return routes
+
+
+def _add_log(routes: APIRouter, store: Store) -> None:
+    read = LongCalls()  # with writes it reads journal segments
+
+    @routes.get("/volumes/{volume}/log", response_model=VersionLog)
+    async def show_log(
+        volume: str,
+        limit: Annotated[int, Query(ge=1, le=MAX_LOG)] = DEFAULT_LOG,
+        writes: Annotated[bool, Query(description="Single writes of the window, too.")] = False,
+    ) -> Response:
+        """The newest `limit` versions, newest first. The answer is streamed."""
+        log = await read(store.versions.log, volume, limit=limit, writes=writes)
+        return streamed_object(log, "versions")
+
+
+def _add_history(routes: APIRouter, store: Store) -> None:
+    @routes.get("/volumes/{volume}/history")
+    async def show_history(volume: str) -> HistoryPolicy:
+        return await asyncio.to_thread(store.versions.policy, volume)
+
+    @routes.patch("/volumes/{volume}/history")
+    async def change_history(volume: str, body: HistoryChange) -> HistoryPolicy:
+        return await asyncio.to_thread(
+            store.versions.set_policy, volume, window_s=body.window_s, keep=body.keep
+        )
+
+
+def _add_restore(routes: APIRouter, store: Store) -> None:
+    @routes.post("/volumes/{volume}/restore")
+    async def restore_volume(volume: str, body: Restore) -> RestoreInfo:
+        return await asyncio.to_thread(store.versions.restore, volume, body.to, force=body.force)
+
+    @routes.post("/clones", status_code=201)
+    async def clone_volume(body: Clone) -> VolumeInfo:
+        return await asyncio.to_thread(store.versions.clone, body.source, body.name)
+
+
+def _add_diff(routes: APIRouter, store: Store) -> None:
+    compare = LongCalls()
+
+    @routes.get("/diff", response_model=VersionDiff)
+    async def show_diff(
+        old: Annotated[str, Query(description="vol@ref, or vol for its head.")],
+        new: Annotated[str, Query(description="The same.")],
+        limit: Annotated[int | None, Query(ge=0, description="The first so many extents.")] = None,
+    ) -> Response:
+        """Where two versions differ. The answer is streamed."""
+        diff = await compare(store.versions.diff, old, new)
+        page = VersionDiff(
+            old=diff.old,
+            new=diff.new,
+            old_size=diff.old_size,
+            new_size=diff.new_size,
+            changed_bytes=diff.changed_bytes,
+            extent_count=len(diff.extents),
+            extents=diff.extents if limit is None else diff.extents[:limit],
+        )
+        return streamed_object(page, "extents")
