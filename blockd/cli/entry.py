@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from blockd.cli import doctor, exits, serve, status, volume
+from blockd.cli import completion, doctor, exits, serve, snapshot, space, status, volume
 from blockd.cli.output import print_error
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 app.command()(serve.serve)
 app.add_typer(volume.app, name="volume")
+app.add_typer(snapshot.app, name="snapshot")
+app.command()(space.space)
 app.command()(status.status)
 app.command()(doctor.doctor)
 app.command()(status.version)
@@ -40,12 +42,15 @@ def blockd(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """A block device server: volumes over NBD."""
+    """A block device server: volumes over NBD, and every write of them as a version."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with a code of `blockd.cli.exits`."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if completion.in_bash(os.environ):
+        completion.complete_for_bash(lambda: run(arguments), os.environ)
+        sys.exit(exits.OK)
     code = run(arguments)
     try:
         sys.stdout.flush()

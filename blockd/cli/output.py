@@ -9,9 +9,9 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import IO, Any
+from typing import Any
 
-PIPE_WIDTH = 100_000  # characters; rich would cut lines at 80 when stdout is no terminal
+MAX_FITTED_ROWS = 1000  # on a terminal; longer tables are printed as into a pipe
 Row = Sequence[str]
 
 
@@ -29,19 +29,57 @@ def _plain(value: object) -> object:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Row], *, right: Sequence[str] = ()) -> None:
-    """`rows` under the names `columns`; those in `right` are right-aligned."""
+    """`rows` under the names `columns`; those in `right` are right-aligned.
+
+    Cells have only what can be shown: names that clients gave cannot move the cursor."""
+    cells = [[_printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty() and len(cells) <= MAX_FITTED_ROWS:
+        _print_fitted(columns, cells, right)
+    else:
+        _print_lines(columns, cells, right)
+
+
+def _printable(cell: str) -> str:
+    if cell.isprintable():
+        return cell
+    return "".join(each if each.isprintable() else "?" for each in cell)
+
+
+def _print_fitted(columns: Sequence[str], rows: Sequence[Row], right: Sequence[str]) -> None:
+    """A table no wider than the terminal: long cells are folded."""
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    terminal = sys.stdout.isatty()
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         justify: Any = "right" if column in right else "left"
-        table.add_column(column, justify=justify, no_wrap=not terminal, overflow="fold")
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: no markup in what clients named
-    _print(table, sys.stdout)
+    Console(highlight=False).print(table)
+
+
+def _print_lines(columns: Sequence[str], rows: Sequence[Row], right: Sequence[str]) -> None:
+    """A row a line, whatever its length. rich would take minutes for 100,000 snapshots."""
+    lines = [columns, *rows]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        shown = []
+        for name, cell, width in zip(columns, line, widths, strict=True):
+            space = " " * (width - _width(cell))
+            shown.append(space + cell if name in right else cell + space)
+        print("  ".join(shown).rstrip())
+
+
+def _width(cell: str) -> int:
+    """Columns of a terminal that `cell` takes."""
+    if cell.isascii():
+        return len(cell)
+    from rich.cells import cell_len
+
+    return cell_len(cell)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -58,17 +96,3 @@ def print_error(code: str, message: str, *, as_json: bool) -> None:
         print(json.dumps({"error": {"code": code, "message": message}}), file=sys.stderr)
     else:
         print(f"blockd: {message}", file=sys.stderr)
-
-
-def _print(renderable: object, stream: IO[str]) -> None:
-    from rich.console import Console
-
-    width = None if stream.isatty() else PIPE_WIDTH
-    lines = Console(file=stream, width=width, highlight=False)
-    if stream.isatty():
-        lines.print(renderable)
-        return
-    with lines.capture() as capture:
-        lines.print(renderable)
-    for line in capture.get().splitlines():
-        print(line.rstrip(), file=stream)

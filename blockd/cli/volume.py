@@ -1,7 +1,10 @@
-"""`blockd volume ...`: create, list, show, resize, rename, delete."""
+"""`blockd volume ...`: create, list, show, resize, rename, delete.
 
+Past versions (log, history, restore, clone, diff) are in `blockd.cli.versions`.
+"""
+
+import enum
 import sys
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -16,10 +19,27 @@ from blockd.cli.options import (
     size_argument,
 )
 from blockd.cli.output import print_fields, print_json, print_table
+from blockd.cli.times import seconds_time
+from blockd.cli.versions import clone, diff, history, log, restore
 from blockd.sizes import exact_size, format_size
 from volume.model import DEFAULT_BLOCK_SIZE, DEFAULT_CHUNK_SIZE, VolumeInfo
 
-app = typer.Typer(no_args_is_help=True, help="Create, list, resize, rename and delete volumes.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Create, list, resize, rename and delete volumes; go back to their past versions.",
+)
+
+
+class Codec(enum.StrEnum):
+    """As `volume.codecs` has them, which would load all of them here."""
+
+    NONE = "none"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+    IGZIP = "igzip"
+
+
+COLUMNS = ("NAME", "SIZE", "BLOCK", "CHUNK", "NOT DESTAGED", "SNAPSHOTS", "CLIENTS")
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="The volume.", autocompletion=complete_volume)
@@ -37,11 +57,20 @@ def create(
     chunk_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Unit of deduplication, 4K to 1M.")
     ] = exact_size(DEFAULT_CHUNK_SIZE),
+    compression: Annotated[
+        Codec | None,
+        typer.Option(help="How its data is packed. [the store's default]", show_default=False),
+    ] = None,
     control: ControlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a volume. It is thin: it takes space as it is written."""
-    options = {"block_size": size_argument(block_size), "chunk_size": size_argument(chunk_size)}
+    options: dict[str, int | str] = {
+        "block_size": size_argument(block_size),
+        "chunk_size": size_argument(chunk_size),
+    }
+    if compression is not None:
+        options["compression"] = compression.value
     length = size_argument(size)
     with connect(control) as client:
         info = client.create_volume(name, length, **options)
@@ -57,7 +86,7 @@ def list_volumes(control: ControlOption = None, as_json: JsonOption = False) -> 
         print_json(volumes)
         return
     print_table(
-        ("NAME", "SIZE", "BLOCK", "CHUNK", "NOT DESTAGED", "CLIENTS"),
+        COLUMNS,
         (
             (
                 volume.name,
@@ -65,11 +94,12 @@ def list_volumes(control: ControlOption = None, as_json: JsonOption = False) -> 
                 str(volume.block_size),
                 format_size(volume.chunk_size),
                 format_size(volume.hot_bytes),
+                str(volume.snapshot_count),
                 str(len(volume.clients)),
             )
             for volume in volumes
         ),
-        right=("SIZE", "BLOCK", "CHUNK", "NOT DESTAGED", "CLIENTS"),
+        right=COLUMNS[1:],
     )
 
 
@@ -120,11 +150,13 @@ def rename(
 def delete(
     name: NameArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Even while it is attached.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even while it is attached, and with its snapshots.")
+    ] = False,
     control: ControlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a volume with all its data. Asks first on a terminal."""
+    """Delete a volume with all its data and versions. Asks first on a terminal."""
     with connect(control) as client:
         if not (yes or force or as_json) and not _confirmed(client.volume(name)):
             raise typer.Abort
@@ -135,11 +167,17 @@ def delete(
         print(f"deleted volume {name}")
 
 
+for command in (log, restore, clone, diff, history):
+    app.command()(command)
+
+
 def _confirmed(info: VolumeInfo) -> bool:
     """Scripts are not asked: they mean what they say."""
     if not sys.stdin.isatty():
         return True
-    return typer.confirm(f"Delete volume {info.name} ({format_size(info.size)}) and its data?")
+    return typer.confirm(
+        f"Delete volume {info.name} ({format_size(info.size)}), its data and all its versions?"
+    )
 
 
 def _report(info: VolumeInfo, text: str, as_json: bool) -> None:
@@ -150,18 +188,19 @@ def _report(info: VolumeInfo, text: str, as_json: bool) -> None:
 
 
 def _fields(info: VolumeInfo) -> list[tuple[str, str]]:
-    created = datetime.fromtimestamp(info.created_ns / 1e9, UTC)
     return [
         ("name", info.name),
         ("uuid", info.uuid),
         ("size", f"{format_size(info.size)} ({info.size} bytes)"),
         ("block size", format_size(info.block_size)),
         ("chunk size", format_size(info.chunk_size)),
-        ("created", created.strftime("%Y-%m-%d %H:%M:%S UTC")),
+        ("compression", info.compression),
+        ("created", seconds_time(info.created_ns)),
         ("version", f"{info.epoch}:{info.seq}"),
         ("commit", f"{info.commit} (up to {info.commit_seq})" if info.commit else "none yet"),
         ("not destaged", format_size(info.hot_bytes)),
         ("clients", ", ".join(info.clients) or "none"),
+        ("snapshots", str(info.snapshot_count)),
     ]
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from blockd.cli import entry
+from blockd.cli.options import ENVIRONMENT
+from tests.command import Blockd, Result
 from tests.fake_node import FakeNode, serving
 
 
@@ -29,3 +32,22 @@ def node(_served: FakeNode) -> FakeNode:
     """An empty node whose control API answers on `node.control`."""
     _served.reset()
     return _served
+
+
+@pytest.fixture
+def blockd(
+    node: FakeNode,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Blockd:
+    """Runs a command line; the daemon is found by the environment."""
+    monkeypatch.setenv(ENVIRONMENT, str(node.control))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Result:
+        code = entry.run(arguments)
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    return run

@@ -1,61 +1,22 @@
 """The `blockd` command against a real control API: output, errors, exit codes."""
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from blockd.api.types import ConnectionInfo
-from blockd.cli import entry, exits
+from blockd.cli import exits
 from blockd.cli.options import ENVIRONMENT
 from blockd.config import ServeConfig
+from tests.command import Blockd, Result
 from tests.fake_node import FakeNode
 from volume.errors import CorruptChunk, OutOfSpace, StoreSealed, VolumeError
 
 GiB = 1 << 30
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> Any:
-        return json.loads(self.err)["error"]
-
-
-Blockd = Callable[..., Result]
-
-
-@pytest.fixture
-def blockd(
-    node: FakeNode,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> Blockd:
-    """Runs a command line; the daemon is found by the environment."""
-    monkeypatch.setenv(ENVIRONMENT, str(node.control))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Result:
-        code = entry.run(arguments)
-        out, err = capsys.readouterr()
-        return Result(code, out, err)
-
-    return run
 
 
 def test_create_says_what_it_made(node: FakeNode, blockd: Blockd) -> None:
@@ -74,9 +35,9 @@ def test_list_is_one_line_a_volume(node: FakeNode, blockd: Blockd) -> None:
     node.store.create_volume("a", 10 * GiB)
     node.store.create_volume("long-name", 3 << 39)
     assert blockd("volume", "list").out.splitlines() == [
-        "NAME          SIZE  BLOCK   CHUNK  NOT DESTAGED  CLIENTS",
-        "a           10 GiB   4096  64 KiB           0 B        0",
-        "long-name  1.5 TiB   4096  64 KiB           0 B        0",
+        "NAME          SIZE  BLOCK   CHUNK  NOT DESTAGED  SNAPSHOTS  CLIENTS",
+        "a           10 GiB   4096  64 KiB           0 B          0        0",
+        "long-name  1.5 TiB   4096  64 KiB           0 B          0        0",
     ]
 
 
