@@ -1,5 +1,6 @@
 """`blockd snapshot ...`: create, list, show, delete, pin, unpin, schedule."""
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -139,7 +140,7 @@ def show(
     print("\nread it, while the volume goes on")
     for address in node.nbd[:1]:
         uri = attach.uri(address, ref, tls=node.tls == "require")
-        print(f"  nbdcopy --progress '{uri}' {volume}-{name}.img")
+        print("  " + shlex.join(["nbdcopy", "--progress", uri, f"{volume}-{name}.img"]))
     print("make a new volume of it")
     print(f"  blockd volume clone {ref} NAME")
     print("go back to it")

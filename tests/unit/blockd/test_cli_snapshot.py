@@ -136,7 +136,7 @@ def test_show_says_what_can_be_done(node: FakeNode, blockd: Blockd) -> None:
     node.store.snapshots.create("one", ["a"])
     out = blockd("snapshot", "show", "a@one").out
     assert "created    2026-11-22T10:31:05.250Z (" in out
-    assert "nbdcopy --progress 'nbd://127.0.0.1/a%40one' a-one.img" in out
+    assert "nbdcopy --progress nbd://127.0.0.1/a@one a-one.img" in out
     assert "blockd volume clone a@one NAME" in out
     assert "blockd volume restore a --to one" in out
 
