@@ -15,9 +15,9 @@ gc may move a chunk, or remove its pack, between a reader's look at the index an
 reader sees that as damage, looks again, and finds the new place; see MAX_LOOKS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from blake3 import blake3
 from typing_extensions import Buffer
@@ -53,9 +53,30 @@ class ChunkCounters:
     """After compression."""
 
 
+class StoredChunk(NamedTuple):
+    """A chunk as packs store it, for moving it to another store without packing it anew."""
+
+    kind: int
+    codec: int
+    raw_length: int
+    """Bytes of the chunk itself."""
+    stored: bytes
+
+
 def chunk_id_of(data: Buffer) -> ChunkId:
     """BLAKE3-256 of `data`. Releases the GIL for all but tiny buffers."""
     return blake3(data).digest()
+
+
+def unpacked(chunk_id: ChunkId, chunk: StoredChunk) -> bytes:
+    """The bytes of `chunk`, which may come from anywhere. CorruptChunk unless `chunk_id` names
+    them, UnknownFormat when the codec is not one of ours."""
+    what = f"chunk {chunk_id.hex()}"
+    data = codecs.decompress(chunk.codec, chunk.stored, chunk.raw_length, what)
+    found = chunk_id_of(data)
+    if found != chunk_id:
+        raise CorruptChunk(f"{what}: its bytes hash to {found.hex()}")
+    return data
 
 
 class ChunkStore:
@@ -101,6 +122,34 @@ class ChunkStore:
         counters.stored_bytes += place.stored_length
         return chunk_id
 
+    def put_stored(self, chunk_id: ChunkId, chunk: StoredChunk) -> bool:
+        """As `put`, of a chunk that another store has packed; whether it was new here.
+
+        The caller has made sure, by `unpacked`, that `chunk` is what `chunk_id` names: that takes
+        long, and can be done on any thread before."""
+        counters = self.counters
+        counters.put_count += 1
+        counters.put_bytes += chunk.raw_length
+        if self._known(chunk_id):
+            counters.duplicate_count += 1
+            counters.duplicate_bytes += chunk.raw_length
+            return False
+        place = self.packs.append(chunk.kind, chunk_id, chunk.stored, chunk.raw_length, chunk.codec)
+        self._pending[chunk_id] = place
+        counters.stored_count += 1
+        counters.stored_raw_bytes += chunk.raw_length
+        counters.stored_bytes += place.stored_length
+        return True
+
+    def claim(self, chunk_ids: Sequence[ChunkId]) -> list[Place | None]:
+        """Where chunks are that something new is about to refer to, as `put` finds duplicates.
+
+        Called by the writer's thread, between the same two `sync`s as what refers to them."""
+        return [
+            place or self._pending.get(chunk_id)
+            for chunk_id, place in zip(chunk_ids, self.index.get_many(chunk_ids), strict=True)
+        ]
+
     def sync(self) -> None:
         """Make everything put before durable, then known to the index.
 
@@ -126,6 +175,15 @@ class ChunkStore:
 
         The hash is checked as well for nodes, commits and compressed data, and with `verify`."""
         return self._found(chunk_id, lambda place: self._read(chunk_id, place, verify))
+
+    def stored(self, chunk_id: ChunkId) -> StoredChunk:
+        """A chunk as it is stored. Its page checksums hold; `unpacked` checks the rest."""
+        return self._found(
+            chunk_id,
+            lambda place: StoredChunk(
+                place.kind, place.codec, place.raw_length, self.packs.read(place, chunk_id)
+            ),
+        )
 
     def locate(self, chunk_id: ChunkId) -> Located:
         """Where the stored bytes of a chunk are, for a reader that does its own I/O."""

@@ -358,6 +358,10 @@ class Manifests:
                 lower = new_level if old_level > new_level and child == 0 else old_level - 1
                 yield from self._differences(a, old_level - 1, b, lower, at, first, end)
 
+    def node_ids(self, node: ChunkId, level: int) -> bytes:
+        """The 256 ids of the children of a node that must be of `level`."""
+        return self._node(node, level)
+
     def _node(self, node: ChunkId, level: int) -> bytes:
         ids = self.cache.get(node, level)
         if ids is None:

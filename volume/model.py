@@ -206,3 +206,31 @@ class SpaceReport:
     """Segment files, all of them."""
     window_bytes: int
     """Those of them that are kept for the any-write window only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveInfo:
+    """A version stream that is being received, or was cut off. Times are ns since 1970."""
+
+    name: str
+    """Of the volume that it will become, or become a new version of."""
+    commit: str
+    """That is being received (hex)."""
+    base: str | None
+    """Commit that it is a difference to."""
+    source: str
+    """Name of the volume at the sender, as its commit says."""
+    size: int
+    """Of the volume, bytes."""
+    fraction: float
+    """Of the volume that is here, durably."""
+    received_bytes: int
+    """In chunks, as they were sent."""
+    stored_bytes: int
+    """Of those, what was not here before."""
+    started_ns: int
+    updated_ns: int
+    active: bool
+    """A stream is coming in now."""
+    token: str
+    """For `blockd send --resume`."""
