@@ -240,6 +240,11 @@ class Manifests:
         if at > start:
             yield start, at - start, state
 
+    def children(self, node: ChunkId, level: int) -> list[ChunkId]:
+        """The ids of a node that are not ZERO_ID, in order. Leaves the cache as it is."""
+        ids = self.cache.peek(node, level) or self._load(node, level)
+        return [child for child in _split(ids) if child != ZERO_ID]
+
     def walk(
         self,
         root: ChunkId,
@@ -251,8 +256,7 @@ class Manifests:
         are not ZERO_ID of each leaf gone into. Leaves the cache as it is."""
         if root == ZERO_ID or not enter(root):
             return
-        ids = self.cache.peek(root, height - 1) or self._load(root, height - 1)
-        children = [child for child in _split(ids) if child != ZERO_ID]
+        children = self.children(root, height - 1)
         if height == 1:
             leaf(children)
             return

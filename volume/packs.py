@@ -267,6 +267,21 @@ class Packs:
         trailer = packfile.read_trailer(pack.file, number, self._uuid)
         return None if trailer is None else trailer.entry_count
 
+    def entries(self, number: int) -> tuple[int, int]:
+        """(count, bytes) of the entries of a pack, synced ones only. CorruptPack, OSError.
+
+        Bytes are all between header and footer, so torn entries too; of a pack whose footer is
+        damaged, all behind the header."""
+        tail = self._tail
+        if tail is not None and tail.pack.number == number:
+            rows = tail.synced_rows  # before the bytes: another thread may sync right now
+            return rows // layout.FOOTER_ROW.size, tail.synced - HEADER_LENGTH
+        count = self.entry_count(number)
+        if count is not None:
+            footer = count * layout.FOOTER_ROW.size + packfile.TRAILER_LENGTH
+            return count, self.size(number) - HEADER_LENGTH - footer
+        return sum(1 for _ in self.places(number)), self.size(number) - HEADER_LENGTH
+
     def size(self, number: int) -> int:
         """Bytes of a sealed pack on disk."""
         with self._lock:
