@@ -218,8 +218,12 @@ class VolumeCore:
         """The frozen extents are in the head of `generation`, which is durable: drop them."""
 
     def retire(self) -> None:
-        """The volume is deleted: later reads fail with ESHUTDOWN. Call it before a destage round
-        can leave the volume out, as the journal then uses the segments of its hot data again."""
+        """The volume is deleted, or gets another head: later reads and writes fail with ESHUTDOWN.
+        Call it before a destage round can leave the volume out, as the journal then uses the
+        segments of its hot data again."""
+
+    def revive(self) -> None:
+        """Take `retire` back: nothing has come of it."""
 
     def resize(self, size: int, /) -> None: ...
     def state(self) -> tuple[int, int, int, int, int, int, bool]:

@@ -11,7 +11,7 @@ read and verified 4 KiB at a time.
 import lz4.block  # type: ignore[import-untyped]  # the wheel has no stubs
 from typing_extensions import Buffer
 
-from volume.errors import CorruptChunk, UnknownFormat
+from volume.errors import CorruptChunk, InvalidSize, UnknownFormat
 from volume.model import MAX_CHUNK_SIZE
 
 CODEC_NONE = 0
@@ -20,6 +20,14 @@ CODEC_NAMES = {CODEC_NONE: "none", CODEC_LZ4: "lz4"}
 RESERVED_NAMES = {2: "zstd", 3: "igzip"}
 
 MAX_STORED_FRACTION = 0.88  # of the raw length: what is larger is stored raw
+
+
+def number(name: str) -> int:
+    """The number of the codec called `name`. InvalidSize for an unknown one."""
+    for known, its_name in CODEC_NAMES.items():
+        if its_name == name:
+            return known
+    raise InvalidSize("compression", 0, f"{name!r} is none of {', '.join(CODEC_NAMES.values())}")
 
 
 def compress(codec: int, data: Buffer, length: int) -> tuple[int, Buffer]:

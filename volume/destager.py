@@ -4,42 +4,49 @@ A round, and what a crash after each step leaves:
 
     1  freeze    one position of the log is chosen (the cut), all hot maps    nothing has changed
                  freeze there; new writes go to fresh maps
-    2  build     frozen extents, over the old chunks, become new chunks;      unused entries in
-                 manifest nodes and a commit for each volume follow           packs; gc takes them
+    2  build     points (versions that somebody named) are replayed from      unused entries in
+                 the log; they, and the frozen extents, over the old          packs; gc takes them
+                 chunks, become new chunks; manifest nodes and a commit
+                 for each follow
     3  chunks    packs synced, then the index                                 the same
     4  journal   HEAD records appended; journal synced: the segment that      the same
                  the checkpoint will name is durable
-    5  meta      heads and checkpoint move in one synced transaction          the new heads; replay
-                                                                              begins at the cut
+    5  meta      heads and checkpoint move, points become versions, and the   the new heads; replay
+                 round is noted, in one synced transaction                    begins at the cut
     6  memory    frozen maps dropped, places of new chunks cached, segments   the same
-                 before the cut are free
+                 before the cut are the window's
 
 A round that fails keeps its frozen maps, reads go on through them, and the round is tried again
 from step 2. Out of space: `abandon`, then gc, then again. Nothing is lost meanwhile: it is all in
 the journal. One thread runs rounds and gc; see `volume.chunks` for who else may read.
+
+A volume whose head was replaced (a restore) while its hot map was frozen gets a version of what was
+frozen, since the log after the cut will only be read from the cut on; its head stays as it is. A
+point that cannot be built, because the log is damaged there, is left as it is and said so; the
+round goes on.
 """
 
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from native import Journal, ReadFault
+from native import Journal
+from volume.builder import BuildInput, Built, TreeBuilder
 from volume.checkpoint import Checkpoint
 from volume.chunks import ChunkStore
 from volume.commits import Commit, encode, put_commit
 from volume.disk import Clock
-from volume.errors import CorruptJournal
-from volume.layout import FAN_OUT, ZERO_ID, ChunkId
-from volume.manifest import Manifests, height_for
-from volume.meta import Head, Meta
+from volume.errors import CorruptData, NoSuchVersion
+from volume.history import History, RoundRow, VersionRow, point_key, round_put, versions_put
+from volume.layout import ZERO_ID, ChunkId
+from volume.meta import Head, Meta, VolumeRecord
+from volume.past import PastVersions
 from volume.reader import ChunkResolver, HeadState
-from volume.segments import segment_path
 from volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
-WINDOW_BYTES = 1024 * 1024  # put together at once
 SITE = "local"
 WRITER = "blockd"
 
@@ -49,18 +56,30 @@ class _Built:
     """What a round made of one volume."""
 
     volume: Volume
-    head: Head
+    row: VersionRow
     commit: Commit
     chunks: dict[int, ChunkId]
     """Chunk index -> id, where bytes were written."""
 
+    @property
+    def head(self) -> Head:
+        return Head(self.row.commit, self.row.root, self.row.height, self.row.seq)
+
 
 @dataclass(slots=True)
 class _Round:
-    """What was frozen together: the cut, and each volume with its seq there."""
+    """What was frozen together: the cut, when, and each volume with its seq there."""
 
     checkpoint: Checkpoint
+    time_ns: int
     volumes: list[tuple[Volume, int]]
+
+
+@dataclass(slots=True)
+class _Results:
+    heads: list[_Built]
+    settled: dict[tuple[int, int], VersionRow]
+    """Points (volume number, seq) that are in chunks now."""
 
 
 class Destager:
@@ -70,9 +89,11 @@ class Destager:
         self,
         journal: Journal,
         chunks: ChunkStore,
-        manifests: Manifests,
+        builder: TreeBuilder,
         resolver: ChunkResolver,
         meta: Meta,
+        history: History,
+        past: PastVersions,
         clock: Clock,
         segment_bytes: int,
         *,
@@ -83,15 +104,19 @@ class Destager:
         moves their heads."""
         self._journal = journal
         self._chunks = chunks
-        self._manifests = manifests
+        self._builder = builder
         self._resolver = resolver
         self._meta = meta
+        self._history = history
+        self._past = past
         self._clock = clock
         self._segment_bytes = segment_bytes
         self._freed = freed
         self._control = control
         self._round: _Round | None = None
         self.rounds = 0
+        self.unsettled = 0
+        """Points that the last round could not build."""
 
     def run(self, volumes: Callable[[], list[Volume]]) -> bool:
         """One round over whatever is hot in `volumes()`; whether there was anything.
@@ -102,12 +127,12 @@ class Destager:
         if current is None:
             return False
         try:
-            heads = self._build(current)
+            results = self._build(current)
             self._chunks.sync()
         except Exception:  # whatever it was (a shrink under its hands, too): it starts again here
             self._chunks.abandon()
             raise
-        self._commit(current, heads)
+        self._commit(current, results)
         return True
 
     def _freeze(self, volumes: Callable[[], list[Volume]]) -> _Round | None:
@@ -115,117 +140,176 @@ class Destager:
         with self._control:
             everyone = volumes()
             full = self._journal.state()[4]  # without anything hot: their volumes are gone
-            if not full and not any(volume.core.state()[4] for volume in everyone):
+            hot = any(volume.core.state()[4] for volume in everyone)
+            if not full and not hot and not self._history.points:
                 return None
             cut, seqs = self._journal.freeze([volume.core for volume in everyone])
-            hot = []
+            changed = []
             for volume, seq in zip(everyone, seqs, strict=True):
                 if seq != volume.record.head.seq:
-                    hot.append((volume, seq))
+                    changed.append((volume, seq))
                 else:
                     volume.core.commit(volume.head().generation)  # nothing was frozen
-            self._round = _Round(Checkpoint(*cut, self._segment_bytes), hot)
+            checkpoint = Checkpoint(*cut, self._segment_bytes)
+            self._round = _Round(checkpoint, self._clock.now_ns(), changed)
         return self._round
 
-    def _build(self, current: _Round) -> dict[int, _Built]:
-        """Step 2 for each volume that still exists."""
-        built = {}
+    def _build(self, current: _Round) -> _Results:
+        """Step 2 for each volume that still exists, points first."""
+        settled = self._settle_points(current)
+        heads = []
         for volume, seq in current.volumes:
-            if not volume.deleted:
-                built[volume.record.number] = self._build_volume(volume, seq)
-        return built
+            if self._meta.numbered(volume.record.number) is not None:
+                heads.append(self._build_head(volume, seq, current, settled))
+        for built in heads:  # a point at the cut is the head
+            key = (built.row.number, built.row.seq)
+            if key in self._history.points:
+                settled[key] = built.row
+        return _Results(heads, settled)
 
-    def _build_volume(self, volume: Volume, seq: int) -> _Built:
+    def _settle_points(self, current: _Round) -> dict[tuple[int, int], VersionRow]:
+        """Versions for the points before the cut, but for those at the cut itself."""
+        settled: dict[tuple[int, int], VersionRow] = {}
+        self.unsettled = 0
+        at_cut = {(volume.record.number, seq) for volume, seq in current.volumes}
+        for number, seq in sorted(self._history.points - at_cut):
+            record = self._meta.numbered(number)
+            point = self._history.point(number, seq)
+            if record is None or point is None or point.lsn >= current.checkpoint.lsn:
+                continue
+            base = self._newest_before(number, seq, settled)
+            try:
+                settled[number, seq] = self._build_point(record, point, base)
+            except (CorruptData, NoSuchVersion) as error:
+                self.unsettled += 1
+                log.error(
+                    "version cannot be kept version=%s@seq:%d error=%s", record.name, seq, error
+                )
+        return settled
+
+    def _newest_before(
+        self, number: int, seq: int, settled: dict[tuple[int, int], VersionRow]
+    ) -> VersionRow:
+        base = self._history.base(number, seq)
+        assert base is not None, "a volume begins with a version"
+        for (other, _), row in settled.items():
+            if other == number and base.seq < row.seq <= seq:
+                base = row
+        return base
+
+    def _build_point(self, record: VolumeRecord, point: VersionRow, base: VersionRow) -> VersionRow:
+        if base.seq == point.seq:
+            return base
+        version = self._past.point(record, point, base)
+        try:
+            core, journal = version.overlay, version.journal
+            assert core is not None, "records lead from the base to the point"
+            assert journal is not None
+            journal.freeze([core])
+            built = self._builder.build(
+                BuildInput(
+                    record.name,
+                    core,
+                    HeadState(base.root, base.height, 0),
+                    point.size,
+                    record.chunk_size,
+                    self._history.settings(record.number).codec,
+                )
+            )
+        finally:
+            self._past.close(version)
+        return self._row(record, point, base, built)[0]
+
+    def _build_head(
+        self,
+        volume: Volume,
+        seq: int,
+        current: _Round,
+        settled: dict[tuple[int, int], VersionRow],
+    ) -> _Built:
         record = volume.record
-        old = record.head
-        height = max(old.height, height_for(record.size, record.chunk_size))
-        changes: dict[int, ChunkId] = {}
-        zeroed: list[tuple[int, int]] = []
-        # What a shrink has cut off is not stored, and what the old head has of it goes.
-        end = -(-record.size // record.chunk_size)
-        for first, count, zero in volume.core.frozen_runs():
-            stop = first + count
-            kept = first if zero else max(first, min(stop, end))
-            if first < kept:
-                self._build_run(volume, first, kept, changes)
-            zeroed.append((kept, min(stop, FAN_OUT**height)))
-        zeroed.extend(
-            (index, index + 1) for index, chunk_id in changes.items() if chunk_id == ZERO_ID
+        built = self._builder.build(
+            BuildInput(
+                record.name,
+                volume.core,
+                volume.head(),
+                record.size,
+                record.chunk_size,
+                self._history.settings(record.number).codec,
+            )
         )
-        set_to = {index: chunk_id for index, chunk_id in changes.items() if chunk_id != ZERO_ID}
-        root = self._manifests.grow(old.root, old.height, height)
-        root = self._manifests.update(root, height, set_to, zeroed)
+        lsn = current.checkpoint.lsn - 1
+        point = VersionRow(record.number, seq, record.epoch, lsn, current.time_ns, record.size)
+        old = record.head
+        base = replace(point, seq=old.seq, commit=old.commit, root=old.root, height=old.height)
+        for (number, _), row in settled.items():
+            if number == record.number and base.seq < row.seq < seq:
+                base = row
+        row, commit = self._row(record, point, base, built)
+        return _Built(volume, row, commit, built.chunks)
+
+    def _row(
+        self, record: VolumeRecord, point: VersionRow, base: VersionRow, built: Built
+    ) -> tuple[VersionRow, Commit]:
+        """The version row of a tree, and its commit, which is stored."""
         commit = Commit(
             volume_uuid=record.uuid,
             name=record.name,
-            size=record.size,
+            size=point.size,
             block_size=record.block_size,
             chunk_size=record.chunk_size,
-            height=height,
-            root=root,
-            parents=() if old.commit == ZERO_ID else (old.commit,),
-            first_seq=old.seq + 1,
-            last_seq=seq,
-            time_ns=self._clock.now_ns(),
-            epoch=record.epoch,
+            height=built.height,
+            root=built.root,
+            parents=() if base.commit == ZERO_ID else (base.commit,),
+            first_seq=base.seq + 1,
+            last_seq=point.seq,
+            time_ns=point.time_ns,
+            epoch=point.epoch,
             site=SITE,
             writer=WRITER,
         )
-        head = Head(put_commit(self._chunks, commit), root, height, seq)
-        return _Built(volume, head, commit, changes)
+        row = replace(
+            point,
+            commit=put_commit(self._chunks, commit),
+            root=built.root,
+            height=built.height,
+            changed_bytes=built.changed_chunks * record.chunk_size,
+        )
+        return row, commit
 
-    def _build_run(
-        self, volume: Volume, first: int, stop: int, changes: dict[int, ChunkId]
-    ) -> None:
-        """Chunks [first, stop): old bytes where the frozen map has none, its bytes over them."""
-        size = volume.record.chunk_size
-        window = max(1, WINDOW_BYTES // size)
-        head = volume.head()
-        buffer = bytearray(min(window, stop - first) * size)
-        for start in range(first, stop, window):
-            count = min(window, stop - start)
-            view = memoryview(buffer)[: count * size]
-            if not volume.core.frozen_covers(start * size, count * size):
-                for index in range(start, start + count):
-                    if not volume.core.frozen_covers(index * size, size):
-                        at = (index - start) * size
-                        view[at : at + size] = self._old_bytes(head, index, size)
-            self._overlay(volume, start * size, view)
-            for index in range(start, start + count):
-                at = (index - start) * size
-                changes[index] = self._chunks.put(view[at : at + size])
-
-    @staticmethod
-    def _overlay(volume: Volume, offset: int, view: memoryview) -> None:
-        try:
-            volume.core.overlay_frozen(offset, view)
-        except ReadFault as fault:
-            at, slot, place, _ = fault.args
-            raise CorruptJournal(
-                f"volume {volume.name}: the journal ({segment_path(slot)} at {place}) does not "
-                f"hold what was written at offset {at}; restore the data directory from a copy"
-            ) from None
-
-    def _old_bytes(self, head: HeadState, index: int, size: int) -> bytes:
-        chunk_id = self._resolver.chunk_id(head, index)
-        return bytes(size) if chunk_id == ZERO_ID else self._chunks.get(chunk_id)
-
-    def _commit(self, current: _Round, built: dict[int, _Built]) -> None:
+    def _commit(self, current: _Round, results: _Results) -> None:
         now_ns = self._clock.now_ns()
-        for each in built.values():
+        for each in results.heads:
             self._append_head(each, now_ns)
         self._journal.sync()
-        heads = {number: each.head for number, each in built.items()}
+        cut = current.checkpoint
         with self._control:  # a record that somebody just read would come back with the old head
-            self._meta.move_heads(heads, current.checkpoint.encode())
+            known = [each for each in results.heads if self._known(each.row)]
+            heads = {each.row.number: each.head for each in known if not each.volume.deleted}
+            settled = [row for row in results.settled.values() if self._known(row)]
+            puts = {
+                **versions_put([*(each.row for each in known), *settled]),
+                **round_put(
+                    RoundRow(cut.lsn, cut.sequence, cut.position, cut.chain, current.time_ns)
+                ),
+            }
+            gone = [point_key(*key) for key in results.settled]
+            self._meta.move_heads(heads, cut.encode(), puts, gone)
+            self._history.points.difference_update(results.settled)
             self._round = None
             for volume, _ in current.volumes:
-                volume.move_head(self._meta.numbered(volume.record.number) or volume.record)
-        for each in built.values():
+                if not volume.deleted:
+                    volume.move_head(self._meta.numbered(volume.record.number) or volume.record)
+        for each in results.heads:
             volume = each.volume
-            self._resolver.warm(volume.target(), volume.head(), each.chunks.items())
-        self._freed(self._journal.release(current.checkpoint.lsn))
+            if not volume.deleted:
+                self._resolver.warm(volume.target(), volume.head(), each.chunks.items())
         self.rounds += 1
+        self._freed(self._journal.release(cut.lsn))
+
+    def _known(self, row: VersionRow) -> bool:
+        """Whether its volume is still there."""
+        return self._meta.numbered(row.number) is not None
 
     def _append_head(self, built: _Built, now_ns: int) -> None:
         """A HEAD record: commit id and commit, so that losing meta/ loses names, never data.
@@ -233,10 +317,10 @@ class Destager:
         It is only a second copy: a journal that is full to the last segment goes without it."""
         try:
             self._journal.append_head(
-                built.volume.record.number,
+                built.row.number,
                 built.commit.epoch,
-                built.head.seq,
-                built.head.commit + encode(built.commit),
+                built.row.seq,
+                built.row.commit + encode(built.commit),
                 now_ns,
             )
         except BlockingIOError:

@@ -4,10 +4,12 @@
       NoSuchVolume  VolumeExists  VolumeBusy  InvalidSize  ShrinkRefused
       InvalidName
         InvalidSnapshotName
-      NoSuchVersion  SnapshotExists  SnapshotPinned  VolumeHasSnapshots
+      NoSuchVersion  VersionsBusy  SnapshotExists  SnapshotPinned  VolumeHasSnapshots
       InvalidPolicy
         InvalidDuration
-      OutOfSpace    StoreSealed   DirectoryLocked  UnknownFormat
+      OutOfSpace
+        JournalFull
+      StoreSealed   DirectoryLocked  UnknownFormat
       CorruptData
         CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest
 
@@ -95,6 +97,15 @@ class NoSuchVersion(VolumeError):
         )
 
 
+class VersionsBusy(VolumeError):
+    code = "versions_busy"
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(
+            f"version {name}: {limit} past versions are open, which is the limit; detach one first"
+        )
+
+
 class SnapshotExists(VolumeError):
     code = "snapshot_exists"
 
@@ -137,6 +148,10 @@ class InvalidDuration(InvalidPolicy):
 
 class OutOfSpace(VolumeError):
     code = "out_of_space"
+
+
+class JournalFull(OutOfSpace):
+    """For now: destaging frees journal space."""
 
 
 class StoreSealed(VolumeError):

@@ -43,6 +43,9 @@ class KeyValue(Protocol):
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Items whose key starts with `prefix`, in key order; each from some moment meanwhile."""
 
+    def floor(self, prefix: bytes, key: bytes) -> tuple[bytes, bytes] | None:
+        """The last item whose key starts with `prefix` and is not after `key`."""
+
     def update(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
         """Set `puts` and remove `deletes` (absent ones are fine): all or nothing.
 
@@ -131,6 +134,23 @@ class LmdbKeyValue:
         finally:
             self._leave()
         return page
+
+    def floor(self, prefix: bytes, key: bytes) -> tuple[bytes, bytes] | None:
+        self._enter()
+        try:
+            with self._env.begin() as txn, txn.cursor() as cursor:
+                found = cursor.set_range(key)
+                if not found:
+                    found = cursor.last()
+                elif cursor.key() != key:
+                    found = cursor.prev()
+                if not found or not cursor.key().startswith(prefix):
+                    return None
+                return cursor.item()
+        except lmdb.Error as error:
+            raise self._translated(error) from error
+        finally:
+            self._leave()
 
     def update(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
         ordered = sorted(puts.items())  # LMDB inserts neighbours faster
@@ -250,6 +270,11 @@ class MemoryKeyValue:
         with self._lock:
             found = sorted(item for item in self._items.items() if item[0].startswith(prefix))
         yield from found
+
+    def floor(self, prefix: bytes, key: bytes) -> tuple[bytes, bytes] | None:
+        with self._lock:
+            found = max((k for k in self._items if k.startswith(prefix) and k <= key), default=None)
+            return None if found is None else (found, self._items[found])
 
     def update(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
         with self._lock:

@@ -92,6 +92,27 @@ META_VOLUME = struct.Struct("<I 16s Q I I Q Q 32s 32s B Q H")
 """number, uuid, size, block size, chunk size, creation time in ns, epoch, head commit, head root,
 head height, head seq, length of the name. The name (UTF-8) follows."""
 
+META_PREFIX_VERSION = b"c/"  # + number and seq, big-endian -> version row in chunks
+META_PREFIX_POINT = b"q/"  # + number and seq, big-endian -> version row that is not in chunks yet
+META_PREFIX_SNAPSHOT = b"s/"  # + number, big-endian, + name, UTF-8 -> snapshot row
+META_PREFIX_ROUND = b"r/"  # + next lsn, big-endian -> round row
+META_PREFIX_SETTINGS = b"h/"  # + number, big-endian -> settings row
+META_PREFIX_STATE = b"x/"  # + a name: state of long work (scrub, receives), opaque here
+
+META_VERSION_KEY = struct.Struct(">I Q")
+META_VERSION_ROW = struct.Struct("<Q Q Q 32s 32s B Q Q")
+"""epoch, lsn of the last record in it, time in ns, commit, root, height, size, changed bytes."""
+META_SNAPSHOT_ROW = struct.Struct("<Q Q B")
+"""seq of its version row, creation time in ns, flags."""
+SNAPSHOT_PINNED = 1
+SNAPSHOT_SCHEDULED = 2
+META_ROUND_KEY = struct.Struct(">Q")
+META_ROUND_ROW = struct.Struct("<Q Q I Q")
+"""segment sequence, position in the segment, chain, time in ns: where the log goes on after it."""
+META_SETTINGS_ROW = struct.Struct("<I I Q B B B")
+"""window in s, snapshot interval in s (0: none), time of the next one in ns, codec, lengths of the
+two strings that follow: what versions, and what scheduled snapshots, are kept."""
+
 # -- index/ (volume.index) ------------------------------------------------------------------------
 
 INDEX_KEY_FORMAT = b"format"

@@ -20,14 +20,13 @@ Threads: every method may be called from any thread.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
-from native import crc32c
 from volume import layout
 from volume.disk import Clock
-from volume.errors import CorruptData, InvalidName, NoSuchVolume, UnknownFormat, VolumeExists
+from volume.errors import InvalidName, NoSuchVolume, UnknownFormat, VolumeExists
+from volume.framing import corrupt_value, framed, unframed
 from volume.kv import KeyValue
 from volume.layout import ZERO_ID, ChunkId
 
@@ -92,7 +91,7 @@ class Meta:
             store = layout.META_STORE.pack(
                 layout.META_MAGIC, layout.META_VERSION, clock.new_uuid(), clock.now_ns()
             )
-            kv.update({layout.META_KEY_STORE: _framed(store)})
+            kv.update({layout.META_KEY_STORE: framed(store)})
         self.uuid, self.created_ns = self._load_store()
         epoch = self._value(layout.META_KEY_NODE_EPOCH)
         self.node_epoch: int = layout.META_U64.unpack(epoch)[0] if epoch else 0
@@ -176,8 +175,11 @@ class Meta:
         chunk_size: int,
         created_ns: int,
         head: Head | None = None,
+        rows: Callable[[int], Mapping[bytes, bytes]] | None = None,
     ) -> VolumeRecord:
-        """A new volume with a number of its own, in epoch 1. VolumeExists, InvalidName."""
+        """A new volume with a number of its own, in epoch 1. VolumeExists, InvalidName.
+
+        `rows(number)` are put in the same transaction."""
         check_name(name)
         with self._lock:
             if name in self._numbers:
@@ -189,18 +191,19 @@ class Meta:
             self._store(
                 record,
                 {
-                    layout.META_KEY_NEXT_VOLUME: _framed(layout.META_U32.pack(number + 1)),
-                    _name_key(name): _framed(layout.META_U32.pack(number)),
+                    layout.META_KEY_NEXT_VOLUME: framed(layout.META_U32.pack(number + 1)),
+                    _name_key(name): framed(layout.META_U32.pack(number)),
+                    **(rows(number) if rows else {}),
                 },
             )
             self._numbers[name] = number
             return record
 
-    def delete(self, name: str) -> VolumeRecord:
-        """Forget a volume and return what it was. Its chunks are gc's business."""
+    def delete(self, name: str, rows: Iterable[bytes] = ()) -> VolumeRecord:
+        """Forget a volume and the keys `rows`; return what it was. Its chunks are gc's business."""
         with self._lock:
             record = self._volumes[self._number(name)]
-            self._kv.update({}, [_volume_key(record.number), _name_key(name)])
+            self._kv.update({}, [_volume_key(record.number), _name_key(name), *rows])
             del self._volumes[record.number]
             del self._numbers[name]
             return record
@@ -215,7 +218,7 @@ class Meta:
             if new in self._numbers:
                 raise VolumeExists(new)
             record = replace(record, name=new)
-            name = {_name_key(new): _framed(layout.META_U32.pack(record.number))}
+            name = {_name_key(new): framed(layout.META_U32.pack(record.number))}
             self._store(record, name, [_name_key(old)])
             del self._numbers[old]
             self._numbers[new] = record.number
@@ -228,28 +231,45 @@ class Meta:
             self._store(record)
             return record
 
-    def raise_epoch(self, name: str) -> VolumeRecord:
-        """Begin the next epoch of a volume."""
+    def replace_head(
+        self, name: str, head: Head, size: int, rows: Mapping[bytes, bytes]
+    ) -> VolumeRecord:
+        """Give a volume another head and size, in its next epoch, and put `rows`: all or nothing.
+
+        Records of earlier epochs that the journal still has are not the volume's any more."""
         with self._lock:
-            record = self._volumes[self._number(name)]
-            record = replace(record, epoch=record.epoch + 1)
-            self._store(record)
+            old = self._volumes[self._number(name)]
+            record = replace(old, head=head, size=size, epoch=old.epoch + 1)
+            self._store(record, rows)
             return record
 
-    def move_heads(self, heads: Mapping[int, Head], checkpoint: bytes) -> None:
+    def put_rows(self, rows: Mapping[bytes, bytes]) -> None:
+        """Put rows of `volume.history`, all or nothing."""
+        self._kv.update(rows)
+
+    def move_heads(
+        self,
+        heads: Mapping[int, Head],
+        checkpoint: bytes,
+        puts: Mapping[bytes, bytes] | None = None,
+        deletes: Iterable[bytes] = (),
+    ) -> None:
         """Move heads (volume number -> head) and the journal checkpoint in one transaction.
 
-        `checkpoint` is the journal's own, opaque here. Volumes deleted meanwhile are passed over.
-        The chunks that the heads name must be durable before."""
+        `checkpoint` is the journal's own, opaque here; so are the rows in `puts` and `deletes`.
+        Volumes deleted meanwhile are passed over. The chunks that the heads name must be durable
+        before."""
         with self._lock:
             moved = {
                 number: replace(self._volumes[number], head=head)
                 for number, head in heads.items()
                 if number in self._volumes
             }
-            puts = {_volume_key(number): _volume_value(record) for number, record in moved.items()}
-            puts[layout.META_KEY_CHECKPOINT] = _framed(checkpoint)
-            self._kv.update(puts)
+            values = {
+                _volume_key(number): _volume_value(record) for number, record in moved.items()
+            }
+            values[layout.META_KEY_CHECKPOINT] = framed(checkpoint)
+            self._kv.update({**(puts or {}), **values}, deletes)
             self._volumes.update(moved)
             self.checkpoint = checkpoint
 
@@ -277,24 +297,11 @@ class Meta:
         self._volumes[record.number] = record
 
     def _put(self, key: bytes, body: bytes) -> None:
-        self._kv.update({key: _framed(body)})
+        self._kv.update({key: framed(body)})
 
     def _value(self, key: bytes) -> bytes | None:
         value = self._kv.get(key)
-        return None if value is None else self._unframed(key, value)
-
-    def _unframed(self, key: bytes, value: bytes) -> bytes:
-        body, tail = value[:-4], value[-4:]
-        if len(value) < 5 or layout.META_CRC.pack(crc32c(body)) != tail:
-            self._corrupt(key, "fails its checksum")
-        if body[0] != layout.META_VALUE_VERSION:
-            raise UnknownFormat(self._path, f"value of {key!r} has version {body[0]}")
-        return body[1:]
-
-    def _corrupt(self, key: bytes, what: str) -> NoReturn:
-        raise CorruptData(
-            f"{self._path}: value of {key!r} {what}; restore {self._path} from a copy"
-        )
+        return None if value is None else unframed(key, value, self._path)
 
     def _load_store(self) -> tuple[bytes, int]:
         value = self._value(layout.META_KEY_STORE)
@@ -308,28 +315,23 @@ class Meta:
     def _load_volumes(self) -> dict[int, VolumeRecord]:
         records = {}
         for key, value in self._kv.items(layout.META_PREFIX_VOLUME):
-            record = self._parse_volume(key, self._unframed(key, value))
+            record = self._parse_volume(key, unframed(key, value, self._path))
             records[record.number] = record
         return records
 
     def _parse_volume(self, key: bytes, body: bytes) -> VolumeRecord:
         fixed = layout.META_VOLUME
         if len(body) < fixed.size:
-            self._corrupt(key, f"is {len(body)} bytes long")
+            corrupt_value(self._path, key, f"is {len(body)} bytes long")
         (number, uuid, size, block_size, chunk_size, created_ns, epoch, *head, name_length) = (
             fixed.unpack_from(body)
         )
         if len(body) != fixed.size + name_length or key != _volume_key(number):
-            self._corrupt(key, "does not fit its key or its length")
+            corrupt_value(self._path, key, "does not fit its key or its length")
         name = body[fixed.size :].decode()
         return VolumeRecord(
             number, uuid, name, size, block_size, chunk_size, created_ns, epoch, Head(*head)
         )
-
-
-def _framed(body: bytes) -> bytes:
-    versioned = bytes([layout.META_VALUE_VERSION]) + body
-    return versioned + layout.META_CRC.pack(crc32c(versioned))
 
 
 def _volume_key(number: int) -> bytes:
@@ -356,4 +358,4 @@ def _volume_value(record: VolumeRecord) -> bytes:
         head.seq,
         len(name),
     )
-    return _framed(fixed + name)
+    return framed(fixed + name)

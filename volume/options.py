@@ -12,6 +12,10 @@ MIN_SEGMENT_BYTES = 16 * 1024
 JOURNAL_LIMIT = 4096 * MIB
 JOURNAL_SHARE = 10
 """The default journal takes at most one JOURNAL_SHARE-th of the disk."""
+WINDOW_SHARE = 20
+"""The default any-write window takes one WINDOW_SHARE-th of the disk."""
+MAX_WINDOW_SEGMENTS = 1024
+"""64 GiB of log; each segment takes a file descriptor or two."""
 MIN_SEGMENTS = 4
 """One that is written, one ready, one being destaged, one kept for trims."""
 SEGMENTS_WANTED = 16
@@ -48,6 +52,13 @@ class StoreOptions:
     """Codec of new chunks: "none", or "lz4" where it saves 12 %. Not the default yet: a random
     4 KiB read of a packed chunk unpacks all of it in Python, 145 us of CPU instead of 17. Without
     it, small writes all over a large volume take a whole chunk each."""
+    window_bytes: int | None = None
+    """Journal segments kept after they were destaged, so that every write in them can be restored;
+    None: 5 % of the disk. Up to twice as much to reach the volumes' `window_s`."""
+    window_s: int = 600
+    """Of new volumes: every write of at least this long can be restored, while there is room."""
+    history_keep: str = "60m,24h,7d"
+    """Of new volumes: which versions stay after that; see `volume.retention`."""
     accept_journal_loss: bool = False
     """Open although flushed records of the journal are damaged, dropping what follows them."""
 
@@ -84,3 +95,10 @@ def journal_geometry(
             "segment_bytes", segment_bytes, "must be a multiple of 4 KiB from 16 KiB to 64 MiB"
         )
     return JournalGeometry(segment_bytes, max(limit, MIN_SEGMENTS * segment_bytes))
+
+
+def window_segments(options: StoreOptions, disk_total: int, segment_bytes: int) -> int:
+    """How many segments the any-write window holds."""
+    given = options.window_bytes
+    wanted = (disk_total // WINDOW_SHARE if given is None else given) // segment_bytes
+    return min(wanted, MAX_WINDOW_SEGMENTS)

@@ -16,30 +16,21 @@ serves, so that what was replayed is durable as well.
 
 import errno
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from native import Journal, VolumeCore, decode_segment_header
 from volume.checkpoint import Checkpoint
 from volume.disk import Clock, Disk, File
 from volume.errors import CorruptJournal, UnknownFormat
-from volume.segments import SegmentPool, open_segments, segment_path, warm
+from volume.history import RoundRow
+from volume.segments import LogSegment, SegmentPool, open_segments, segment_path, warm
 
 log = logging.getLogger(__name__)
 
 SEGMENT_HEADER_BYTES = 4096
 READ_AHEAD_SEGMENTS = 4  # while one is replayed, the disk works on the next ones
 _PROGRESS_INTERVAL_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    slot: int
-    file: File
-    node_epoch: int
-    sequence: int
-    first_lsn: int
-    synced_lsn: int
-    chain: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +44,8 @@ class Recovered:
     checkpoint: Checkpoint | None = None
     """Set when the old one was lost with its segment: where the log goes on, to be noted in meta
     before anything is appended."""
+    lost: bool = False
+    """Flushed records were missing, and that was accepted."""
 
 
 class JournalRecovery:
@@ -66,15 +59,18 @@ class JournalRecovery:
         pool: SegmentPool,
         store_uuid: bytes,
         checkpoint: Checkpoint,
+        rounds: Sequence[RoundRow],
         *,
         accept_loss: bool,
     ) -> None:
+        """`rounds`: oldest first; from the first one's segment on the old log is held."""
         self._disk = disk
         self._clock = clock
         self._journal = journal
         self._pool = pool
         self._uuid = store_uuid
         self._checkpoint = checkpoint
+        self._rounds = rounds
         self._accept_loss = accept_loss
         self._lost = False
 
@@ -90,8 +86,9 @@ class JournalRecovery:
             key=lambda segment: segment.sequence,
         )
         recovered, chained = self._replay(live, volumes)
+        held = self._hold_window(segments)
         for slot, file in files.items():
-            if slot not in chained:
+            if slot not in chained and slot not in held:
                 self._journal.add_ready(slot, file.native())
         self._check_tail(live, chained, recovered.lsn)
         if self._lost:
@@ -102,9 +99,9 @@ class JournalRecovery:
         self._journal.begin(recovered.lsn, last + 1, self._chain)
         if chained:
             self._journal.resume(chained[-1], self._position, recovered.lsn, self._chain)
-        return recovered
+        return replace(recovered, lost=self._lost)
 
-    def _read_headers(self, files: dict[int, File]) -> list[_Segment]:
+    def _read_headers(self, files: dict[int, File]) -> list[LogSegment]:
         segments = []
         for slot, file in files.items():
             data = file.pread(512, 0)
@@ -123,12 +120,26 @@ class JournalRecovery:
                     f"(store {uuid.hex()}, slot {own_slot}, {size} bytes); move the file away"
                 )
             segments.append(
-                _Segment(slot, file, node_epoch, sequence, first_lsn, synced_lsn, chain)
+                LogSegment(slot, file, node_epoch, sequence, first_lsn, synced_lsn, chain)
             )
         return segments
 
+    def _hold_window(self, segments: list[LogSegment]) -> set[int]:
+        """Keep the segments before the checkpoint that a round of the history begins in, or after;
+        their slots."""
+        held = set()
+        for segment in segments:
+            if not self._rounds or not (
+                self._rounds[0].sequence <= segment.sequence < self._checkpoint.sequence
+            ):
+                continue
+            later = (row.time_ns for row in self._rounds if row.sequence > segment.sequence)
+            self._pool.hold_found(segment, next(later, self._clock.now_ns()))
+            held.add(segment.slot)
+        return held
+
     def _replay(
-        self, live: list[_Segment], volumes: dict[int, VolumeCore]
+        self, live: list[LogSegment], volumes: dict[int, VolumeCore]
     ) -> tuple[Recovered, list[int]]:
         checkpoint = self._checkpoint
         lsn, chain, node_epoch = checkpoint.lsn, checkpoint.chain, 0
@@ -182,7 +193,7 @@ class JournalRecovery:
             )
         return Recovered(records, skipped, len(chained), lsn), chained
 
-    def _check_tail(self, live: list[_Segment], chained: list[int], lsn: int) -> None:
+    def _check_tail(self, live: list[LogSegment], chained: list[int], lsn: int) -> None:
         """Refuse when anything beyond the tail proves that the record `lsn` was durable."""
         by_slot = {segment.slot: segment for segment in live}
         if chained:
@@ -198,7 +209,7 @@ class JournalRecovery:
             ):
                 self._damaged(f"record {lsn}, before {segment_path(segment.slot)}")
 
-    def _wipe(self, live: list[_Segment], chained: list[int]) -> None:
+    def _wipe(self, live: list[LogSegment], chained: list[int]) -> None:
         """Leave nothing behind the tail. A crash in the middle leaves less to be accepted."""
         zeros = bytes(self._checkpoint.segment_bytes)
         for segment in live:

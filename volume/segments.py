@@ -1,8 +1,12 @@
 """The segment files of the journal: made ready in the background, recycled, grown up to a bound.
 
 A segment is written once with zeros and synced before its first use, so that later syncs of it
-move data only, never file-system metadata. A segment that the checkpoint has passed is recycled as
-it is: its old records cannot be taken for new ones (lsn, chain and node epoch differ).
+move data only, never file-system metadata. A segment that the checkpoint has passed is *held* for a
+while: the any-write window, from which every write can be restored. When it expires it is recycled
+as it is: its old records cannot be taken for new ones (lsn, chain and node epoch differ).
+
+Held segments go oldest first. Who reads them, or will have to (a point that is not in chunks yet),
+pins the log from a sequence on; nothing from there on expires.
 
 `tend` does one round of upkeep; a thread of the store calls it when it is woken, tests call it by
 hand. Everything else is cheap and may be called from any thread.
@@ -12,8 +16,10 @@ import contextlib
 import logging
 import os
 import threading
+from collections import Counter
+from dataclasses import dataclass
 
-from native import Journal
+from native import Journal, decode_segment_header
 from volume.disk import Disk, File
 from volume.errors import CorruptJournal
 from volume.options import JournalGeometry
@@ -40,36 +46,164 @@ def parse_segment_name(name: str) -> int | None:
     return None
 
 
-class SegmentPool:
-    """Keeps the journal supplied with ready segments."""
+@dataclass(frozen=True, slots=True)
+class LogSegment:
+    """What a segment's header says of its place in the log."""
 
-    def __init__(self, disk: Disk, journal: Journal, geometry: JournalGeometry) -> None:
+    slot: int
+    file: File
+    node_epoch: int
+    sequence: int
+    first_lsn: int
+    synced_lsn: int
+    chain: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    slot: int
+    sequence: int
+    until_ns: int
+    """Wall clock when its last record was checkpointed: no record in it is newer."""
+    known: bool
+    """The journal has it, as free; those found at a start it has never seen."""
+
+
+class SegmentPool:
+    """Keeps the journal supplied with ready segments, and the window with old ones."""
+
+    def __init__(
+        self, disk: Disk, journal: Journal, geometry: JournalGeometry, store_uuid: bytes
+    ) -> None:
         self._disk = disk
         self._journal = journal
         self._geometry = geometry
+        self._uuid = store_uuid
         self._lock = threading.Lock()
         self._files: dict[int, File] = {}
+        self._held: list[_Held] = []  # by sequence
+        self._pins: Counter[int] = Counter()
 
     @property
     def count(self) -> int:
         return len(self._files)
+
+    @property
+    def held_count(self) -> int:
+        """Segments that are there for the window only."""
+        return len(self._held)
+
+    @property
+    def oldest_held(self) -> int | None:
+        """Sequence of the oldest segment in the window."""
+        with self._lock:
+            return self._held[0].sequence if self._held else None
 
     def add(self, slot: int, file: File) -> None:
         """Take over an open file that the journal has been given."""
         with self._lock:
             self._files[slot] = file
 
-    def recycle(self, slots: list[int]) -> None:
-        """Slots that the journal has released are ready again."""
+    def hold_found(self, segment: LogSegment, until_ns: int) -> None:
+        """At a start: keep a segment of the window that the journal need not know."""
+        self._hold(_Held(segment.slot, segment.sequence, until_ns, known=False))
+
+    def hold(self, slots: list[int], now_ns: int) -> None:
+        """The checkpoint has passed these slots, and the journal has released them."""
         for slot in slots:
-            warm(self._files[slot])
-            self._journal.recycle(slot)
+            segment = self.read_header(slot)
+            # One that cannot be read is of no use to the window: it goes first.
+            sequence = 0 if segment is None else segment.sequence
+            self._hold(_Held(slot, sequence, now_ns, known=True))
+
+    def _hold(self, held: _Held) -> None:
+        with self._lock:
+            self._held = sorted([*self._held, held], key=lambda each: each.sequence)
+
+    def read_header(self, slot: int) -> LogSegment | None:
+        """What is in a slot's header; None for none of this store. OSError."""
+        file = self._files[slot]
+        header = decode_segment_header(file.pread(512, 0))
+        if header is None:
+            return None
+        uuid, own_slot, node_epoch, sequence, first_lsn, synced_lsn, chain, size = header
+        if uuid != self._uuid or own_slot != slot or size != self._geometry.segment_bytes:
+            return None
+        return LogSegment(slot, file, node_epoch, sequence, first_lsn, synced_lsn, chain)
+
+    def log_from(self, sequence: int) -> list[LogSegment]:
+        """Segments whose headers say `sequence` or later, in order: those of the log, and perhaps
+        some that a crash has cut off from it. OSError."""
+        with self._lock:
+            slots = list(self._files)
+        found = [self.read_header(slot) for slot in slots]
+        log = [segment for segment in found if segment and segment.sequence >= sequence]
+        return sorted(log, key=lambda segment: segment.sequence)
+
+    def pin(self, sequence: int) -> None:
+        """Let no segment from `sequence` on expire, until `unpin`."""
+        with self._lock:
+            self._pins[sequence] += 1
+
+    def unpin(self, sequence: int) -> None:
+        with self._lock:
+            self._pins[sequence] -= 1
+            if self._pins[sequence] <= 0:
+                del self._pins[sequence]
+
+    def expire(
+        self, keep: int, older_ns: int, hard: int, floor: int | None, *, shrink: bool = False
+    ) -> int:
+        """Let go of the oldest held segments; how many.
+
+        Those beyond `keep` go when they were checkpointed before `older_ns`, those beyond `hard` in
+        any case; none from sequence `floor`, or from a pinned one, on. `shrink`: give their space
+        back rather than use them again."""
+        count = 0
+        while True:
+            with self._lock:
+                if len(self._held) <= min(keep, hard):
+                    return count
+                oldest = self._held[0]
+                if len(self._held) <= hard and oldest.until_ns >= older_ns:
+                    return count
+                floors = [*self._pins, *([] if floor is None else [floor])]
+                if floors and oldest.sequence >= min(floors):
+                    return count
+                del self._held[0]
+            self._let_go(oldest, shrink)
+            count += 1
+
+    def _let_go(self, held: _Held, shrink: bool) -> None:
+        """Use a segment again, or remove it when the journal has enough without it."""
+        file = self._files[held.slot]
+        enough = self._journal.state()[3] >= READY_TARGET + TRIM_RESERVE
+        if self.live_count > self._geometry.max_segments or (shrink and enough):
+            self._remove(held)
+        elif held.known:
+            warm(file)
+            self._journal.recycle(held.slot)
+        else:
+            self._journal.add_ready(held.slot, file.native())
+
+    def _remove(self, held: _Held) -> None:
+        if held.known:
+            self._journal.remove(held.slot)
+        with self._lock:
+            file = self._files.pop(held.slot)
+        file.close()
+        self._disk.unlink(segment_path(held.slot))
+
+    @property
+    def live_count(self) -> int:
+        """Segments that the journal writes, or has ready."""
+        return len(self._files) - len(self._held)
 
     def can_grow(self) -> bool:
         """Whether another segment is allowed, and the disk has comfortable room for it."""
-        if len(self._files) >= self._geometry.max_segments:
+        if self.live_count >= self._geometry.max_segments:
             return False
-        if len(self._files) < 2:
+        if self.live_count < 2:
             return True  # without one there is no service at all
         return self._disk.free_bytes() > 4 * self._geometry.segment_bytes
 

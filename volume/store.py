@@ -3,11 +3,12 @@
     submit -> native core (journal, hot maps) -> done
                  |  waits: reader (disk), flusher (group commit), backlog (journal space)
                  v
-    destager: frozen hot maps -> chunks -> manifest -> head; gc: what no head reaches
+    destager: frozen hot maps -> chunks -> manifest -> head; gc: what nothing reaches
+    catalog: volumes   snapshots: names   versions: log, restore, clone, diff   upkeep: when
 
 `Store.open` is for the daemon: real files, LMDB, threads. The constructor takes every seam (disk,
-clock, key-value stores, scheduler) and starts no thread: a simulation drives `destage`, `collect`
-and `tend` by hand, and every submit finishes before it returns.
+clock, key-value stores, scheduler) and starts no thread: a simulation drives `upkeep` by hand, and
+every submit finishes before it returns.
 
 Order at opening: lock, meta (epoch raised durably), packs, index (rebuilt unless trusted), journal
 replay, one sync. Order at closing: threads end, journal synced and marked, index synced and marked
@@ -15,67 +16,56 @@ clean, lock released. A crash anywhere in between is what recovery is for.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
-import threading
 from collections.abc import Callable
-from itertools import takewhile
 from pathlib import Path
 
-from native import OP_UNMAP, Journal, PlaceTable, Request, VolumeCore
-from volume import gc
-from volume.background import Worker
-from volume.backlog import WriteBacklog, delay_for
+from native import Journal, PlaceTable
+from volume import codecs
+from volume.backlog import WriteBacklog
+from volume.builder import TreeBuilder
+from volume.catalog import Catalog, Machinery
 from volume.checkpoint import Checkpoint, first_checkpoint
 from volume.chunks import ChunkStore
-from volume.codecs import CODEC_NAMES
 from volume.destager import Destager
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
-from volume.errors import (
-    CorruptData,
-    DirectoryLocked,
-    InvalidSize,
-    NoSuchVolume,
-    OutOfSpace,
-    ShrinkRefused,
-    StoreSealed,
-    VolumeBusy,
-)
+from volume.errors import DirectoryLocked, JournalFull, StoreSealed
 from volume.flusher import Flusher
+from volume.gc import GcReport
+from volume.history import History, RoundRow, Settings, VersionRow, round_put, versions_put
 from volume.index import ChunkIndex
-from volume.kv import NO_SPACE_ERRNOS, KeyValue, LmdbKeyValue
+from volume.kv import KeyValue, LmdbKeyValue
 from volume.locking import DirectoryLock
+from volume.logreader import LogReader
 from volume.manifest import Manifests
-from volume.meta import Meta, VolumeRecord
+from volume.meta import Meta
 from volume.model import (
-    BLOCK_SIZES,
     DEFAULT_BLOCK_SIZE,
     DEFAULT_CHUNK_SIZE,
-    MAX_CHUNK_SIZE,
-    MAX_VOLUME_SIZE,
-    MIN_CHUNK_SIZE,
     StoreStatus,
     VolumeInfo,
 )
-from volume.options import StoreOptions, journal_geometry
+from volume.options import StoreOptions, journal_geometry, window_segments
 from volume.packs import Packs
+from volume.past import OpenVersions, PastVersions, PastVolume
 from volume.reader import ChunkResolver, Reader
 from volume.recovery import JournalRecovery
 from volume.scheduler import InlineScheduler, Scheduler
-from volume.segments import TRIM_RESERVE, SegmentPool
+from volume.seal import Seal
+from volume.segments import SegmentPool
+from volume.snapshots import Snapshots
 from volume.space import SpaceGuard
+from volume.upkeep import Upkeep, Upkept
+from volume.versions import Versions
 from volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
 META_MAP_BYTES = 16 * 1024 * 1024
 INDEX_MAP_BYTES = 256 * 1024 * 1024
-UPKEEP_INTERVAL_S = 0.1
-DESTAGE_INTERVAL_S = 0.25
-FULL_REST_S = 1.0  # between two runs of gc while the disk is full
-GC_SHARE = 20  # gc rests at least this many times as long as its last run took
+JOURNAL_RETRIES = 3  # of a control operation that finds the journal full
 
 
 class Store:
@@ -100,9 +90,6 @@ class Store:
         self._clock = clock
         self._boot_id = boot_id
         self._scheduler = scheduler
-        self._lock = threading.Lock()  # control methods, and the table of volumes
-        self._sealed: str | None = None
-        self._workers: list[Worker] = []
         self._closers: list[Callable[[], None]] = [meta_kv.close]
         try:
             self._open(meta_kv, open_index)
@@ -146,57 +133,134 @@ class Store:
         return store
 
     def _open(self, meta_kv: KeyValue, open_index: Callable[[bool], KeyValue]) -> None:
-        options = self.options
-        self._meta = Meta(meta_kv, self._clock)
-        if self._meta.sealed_reason is not None:
-            raise StoreSealed(self._meta.sealed_reason)
+        options, clock = self.options, self._clock
+        self._meta = meta = Meta(meta_kv, clock)
+        if meta.sealed_reason is not None:
+            raise StoreSealed(meta.sealed_reason)
         checkpoint = self._checkpoint()
-        epoch = self._meta.begin_epoch()
-        packs = Packs(self._disk, self._meta.uuid, pack_bytes=options.pack_bytes)
+        epoch = meta.begin_epoch()
+        self._history = history = History(
+            meta_kv,
+            Settings(options.window_s, options.history_keep, codecs.number(options.compression)),
+        )
+        self._note_first_versions(checkpoint)
+        packs = Packs(self._disk, meta.uuid, pack_bytes=options.pack_bytes)
         self._closers.append(packs.close)
         self._index = self._open_index(packs, open_index)
-        self._chunks = ChunkStore(packs, self._index, codec=_codec(options.compression))
+        self._chunks = ChunkStore(packs, self._index, codec=codecs.number(options.compression))
         self._manifests = Manifests(self._chunks, options.manifest_cache_bytes)
-        self._resolver = ChunkResolver(self._chunks, self._manifests)
+        resolver = ChunkResolver(self._chunks, self._manifests)
         self._table = PlaceTable(options.cache_bytes)
 
-        self._journal = Journal(self._meta.uuid, checkpoint.segment_bytes, epoch)
-        self._geometry = journal_geometry(
-            options, self._disk.total_bytes(), checkpoint.segment_bytes
-        )
-        self._pool = SegmentPool(self._disk, self._journal, self._geometry)
+        self._journal = Journal(meta.uuid, checkpoint.segment_bytes, epoch)
+        disk_bytes = self._disk.total_bytes()
+        self._geometry = journal_geometry(options, disk_bytes, checkpoint.segment_bytes)
+        self._pool = SegmentPool(self._disk, self._journal, self._geometry, meta.uuid)
         self._closers.append(self._pool.close)
-        self._reader = Reader(self._resolver, self._scheduler)
-        self._flusher = Flusher(self._journal, self._scheduler, self._seal)
+        self._seal = Seal(self._journal, meta, self.path)
+        self._reader = Reader(resolver, self._scheduler)
+        self._flusher = Flusher(self._journal, self._scheduler, self._seal.close)
         self._backlog = WriteBacklog(
-            self._scheduler, self._clock, self._flusher, checkpoint.segment_bytes, self._starving
+            *(self._scheduler, clock, self._flusher, checkpoint.segment_bytes),
+            lambda: self.upkeep.starving(),
         )
-        self._volumes = {record.name: self._make(record) for record in self._meta.volumes()}
+        logs = LogReader(self._pool, meta.uuid, checkpoint.segment_bytes)
+        past = PastVersions(
+            history, logs, self._pool, self._table, lambda: self._journal.state()[0]
+        )
+        opened = OpenVersions(past, logs, self._table, self._reader, clock)
+        self._catalog = Catalog(
+            Machinery(
+                self._journal,
+                self._table,
+                clock,
+                self._scheduler,
+                self._reader,
+                self._flusher,
+                self._backlog,
+            ),
+            meta,
+            history,
+            self._seal,
+            going=opened.close_volume,
+        )
         self._recover(checkpoint)
         self._space = SpaceGuard(self._disk, self._journal, options.reserve_bytes)
         self._destager = Destager(
             self._journal,
             self._chunks,
-            self._manifests,
-            self._resolver,
-            self._meta,
-            self._clock,
+            TreeBuilder(self._chunks, self._manifests, resolver),
+            resolver,
+            meta,
+            history,
+            past,
+            clock,
             checkpoint.segment_bytes,
-            freed=self._pool.recycle,
-            control=self._lock,
+            freed=lambda slots: self.upkeep.released(slots),
+            control=self._catalog.lock,
         )
-        now = self._clock.monotonic()
-        self._warmed = False
-        self._hot_since: float | None = None
-        self._seen_lsn = 0
-        self._seen_at = now
-        self._collected_at = now
-        self._collected_rounds = 0
-        self._collect_rest_s = options.gc_interval_s
-        self.last_gc: gc.GcReport | None = None
+        self.snapshots = Snapshots(
+            self._catalog, history, clock, self._seal, lambda: self.upkeep.points_added()
+        )
+        self.versions = Versions(
+            self._catalog,
+            history,
+            past,
+            opened,
+            self._manifests,
+            clock,
+            self._seal,
+            lambda number, seq: self.upkeep.settle(number, seq),
+        )
+        self.upkeep = Upkeep(
+            Upkept(
+                clock=clock,
+                options=options,
+                geometry=self._geometry,
+                window_segments=window_segments(options, disk_bytes, checkpoint.segment_bytes),
+                journal=self._journal,
+                pool=self._pool,
+                chunks=self._chunks,
+                manifests=self._manifests,
+                resolver=resolver,
+                table=self._table,
+                catalog=self._catalog,
+                history=history,
+                past=past,
+                opened=opened,
+                snapshots=self.snapshots,
+                destager=self._destager,
+                backlog=self._backlog,
+                space=self._space,
+                seal=self._seal,
+            )
+        )
         if self._journal.state()[3] == 0:
             self._pool.tend()  # the first segment of a new store
-        self._refresh_space()
+        self.upkeep.refresh_space()
+
+    def _note_first_versions(self, checkpoint: Checkpoint) -> None:
+        """What a directory of an older release lacks: a round at its checkpoint, and a version for
+        the head of each volume."""
+        puts: dict[bytes, bytes] = {}
+        now_ns = self._clock.now_ns()
+        if next(self._history.rounds(), None) is None:
+            puts |= round_put(
+                RoundRow(
+                    *(checkpoint.lsn, checkpoint.sequence, checkpoint.position, checkpoint.chain),
+                    now_ns,
+                )
+            )
+        for record in self._meta.volumes():
+            if self._history.base(record.number) is None:
+                head = record.head
+                row = VersionRow(
+                    *(record.number, head.seq, record.epoch, checkpoint.lsn - 1, now_ns),
+                    *(record.size, 0, head.commit, head.root, head.height),
+                )
+                puts |= versions_put([row])
+        if puts:
+            self._meta.put_rows(puts)
 
     def _checkpoint(self) -> Checkpoint:
         if self._meta.checkpoint is not None:
@@ -225,191 +289,72 @@ class Store:
             self._pool,
             self._meta.uuid,
             checkpoint,
+            list(self._history.rounds()),
             accept_loss=self.options.accept_journal_loss,
         )
-        cores = {volume.record.number: volume.core for volume in self._volumes.values()}
-        moved = recovery.run(cores).checkpoint
-        if moved is not None:
-            self._meta.move_heads({}, moved.encode())
-        try:
-            self._journal.sync()  # what was replayed is durable before anything is served
-        except OSError as error:
-            self._seal(error)
-            raise StoreSealed(self._sealed or str(error)) from error
+        volumes = self._catalog.all()
+        recovered = recovery.run({volume.record.number: volume.core for volume in volumes})
+        if recovered.checkpoint is not None:
+            self._meta.move_heads({}, recovered.checkpoint.encode())
+        if recovered.lost:
+            self._forget_lost(recovered.checkpoint or checkpoint, recovered.lsn)
+        self._seal.sync_journal()  # what was replayed is durable before anything is served
 
-    def _make(self, record: VolumeRecord) -> Volume:
-        core = VolumeCore(
-            *(self._journal, self._table, record.number, record.epoch, record.chunk_size),
-            *(record.size, record.head.seq, 0),
+    def _forget_lost(self, checkpoint: Checkpoint, next_lsn: int) -> None:
+        """Flushed records are gone for good, and with them what was named in them."""
+        for volume in self._catalog.all():
+            rows = self._history.points_of(volume.record.number)
+            lost = [row for row in rows if row.lsn >= next_lsn]
+            seqs = {row.seq for row in lost}
+            names = [
+                snapshot
+                for snapshot in self._history.snapshots(volume.record.number)
+                if snapshot.seq in seqs
+            ]
+            for snapshot in names:
+                log.error(
+                    "snapshot lost with the journal snapshot=%s@%s", volume.name, snapshot.name
+                )
+            self._history.drop_snapshots(names)
+            self._history.drop_points(lost)
+        rounds = list(self._history.rounds())
+        self._history.put_round(
+            RoundRow(
+                *(checkpoint.lsn, checkpoint.sequence, checkpoint.position, checkpoint.chain),
+                self._clock.now_ns(),
+            )
         )
-        return Volume(
-            record,
-            core,
-            clock=self._clock,
-            scheduler=self._scheduler,
-            reader=self._reader,
-            flusher=self._flusher,
-            backlog=self._backlog,
-        )
-
-    # -- threads
+        self._history.drop_rounds(row for row in rounds if row.lsn > checkpoint.lsn)
 
     def _start(self) -> None:
         self._flusher.start()
         self._reader.start(self.options.read_threads)
-        self._destage_worker = Worker(
-            "blockd-destage", DESTAGE_INTERVAL_S, self._destage_if_due, self._seal
-        )
-        self._upkeep_worker = Worker("blockd-upkeep", UPKEEP_INTERVAL_S, self.tend, self._seal)
-        self._workers = [self._destage_worker, self._upkeep_worker]
-        for worker in self._workers:
-            worker.start()
-
-    def _starving(self) -> None:
-        if self._workers:
-            self._upkeep_worker.wake()
-            self._destage_worker.wake()
-
-    def tend(self) -> bool:
-        """One round of upkeep: space, back-pressure, a ready segment. Whether to go on at once."""
-        failed = self._journal.state()[2]
-        if failed and self._sealed is None:  # an append failed: only its writer was told
-            self._seal(OSError(failed, os.strerror(failed)))
-        self._refresh_space()
-        self._backlog.delay_s = delay_for(self._journal_bytes() / self._geometry.limit)
-        try:
-            made = self._pool.tend()
-        except OSError as error:
-            if error.errno not in NO_SPACE_ERRNOS:  # without space the journal stays as it is
-                raise
-            made = False
-        if self._backlog.count and (self._journal.state()[3] > 1 or self._space.full):
-            self._backlog.wake()
-        return made
-
-    def _destage_if_due(self) -> bool:
-        did = False
-        if not self._warmed:
-            self._warmed = True
-            self.warm()
-        if self._destage_due():
-            did = self.destage()
-        if self._collect_due():
-            self.collect()
-        return did
-
-    def _destage_due(self) -> bool:
-        options = self.options
-        states = [volume.core.state() for volume in self._all()]
-        now = self._clock.monotonic()
-        lsn = self._journal.state()[0]
-        if lsn != self._seen_lsn:
-            self._seen_lsn, self._seen_at = lsn, now
-        filled = self._journal_bytes() >= options.destage_fill * self._geometry.limit
-        if not any(state[4] for state in states):
-            self._hot_since = None
-            return filled and self._journal.state()[4] > 0  # segments of volumes that are gone
-        if self._hot_since is None:
-            self._hot_since = now
-        return (
-            now - self._hot_since >= options.destage_age_s
-            or now - self._seen_at >= options.destage_idle_s
-            or filled
-            or sum(state[5] for state in states) >= options.hot_map_bytes
-        )
-
-    def warm(self) -> None:
-        """After a start: cache where chunks are, so that the first reads need not look.
-
-        Stops when there is something to destage, or damage, which a read then reports."""
-        for volume in self._all():
-            head = volume.head()
-            ahead = takewhile(
-                lambda _: not self._stopping() and not self._destage_due(),
-                self._resolver.stored_chunks(head),
-            )
-            try:
-                self._resolver.warm(volume.target(), head, ahead)
-            except (CorruptData, OSError) as error:
-                log.warning("warming stopped volume=%s error=%s", volume.name, error)
-
-    def destage(self) -> bool:
-        """One destage round over everything that is hot; whether there was anything.
-
-        OutOfSpace: everything stays in the journal, and the next call tries again."""
-        self._check_sealed()
-        try:
-            did = self._destager.run(lambda: list(self._volumes.values()))
-        except OutOfSpace:
-            self._refresh_space(stuck=True)
-            self.collect()
-            self._backlog.wake()
-            raise
-        self._hot_since = None
-        self._refresh_space()
-        self._backlog.wake()
-        return did
-
-    def _collect_due(self) -> bool:
-        idle_s = self._clock.monotonic() - self._collected_at
-        changed = self._destager.rounds != self._collected_rounds or self.last_gc is None
-        rest_s = FULL_REST_S if self._space.full else self._collect_rest_s
-        return changed and idle_s >= rest_s
-
-    def collect(self) -> gc.GcReport:
-        """Remove what no head reaches from the packs. On the destager's thread, between rounds."""
-        self._check_sealed()
-        self._collected_rounds = self._destager.rounds
-        heads = [volume.record.head for volume in self._all()]
-        report = gc.collect(
-            self._chunks,
-            self._manifests,
-            [gc.Root(head.root, head.height, _commits(head.commit)) for head in heads],
-            monotonic=self._clock.monotonic,
-            moved=self._forget_pack,
-            removed=self._forget_pack,
-            should_stop=self._stopping,
-        )
-        self._collected_at = self._clock.monotonic()
-        self._collect_rest_s = max(self.options.gc_interval_s, GC_SHARE * report.duration_s)
-        self.last_gc = report
-        return report
-
-    def _stopping(self) -> bool:
-        return any(worker.stopping for worker in self._workers)
-
-    def _forget_pack(self, number: int) -> None:
-        self._resolver.forget_pack(number)
-        self._table.drop_pack(number)
+        self.upkeep.start()
 
     # -- volumes
 
-    def _all(self) -> list[Volume]:
-        with self._lock:
-            return list(self._volumes.values())
-
     def names(self) -> list[str]:
         """Names of all volumes, sorted."""
-        return sorted(self._volumes)
+        return self._catalog.names()
 
     def get(self, name: str) -> Volume | None:
         """The volume of that name; "" is the only one there is."""
-        volumes = self._volumes
-        if name == "" and len(volumes) == 1:
-            return next(iter(volumes.values()))
-        return volumes.get(name)
+        return self._catalog.get(name)
+
+    def open_version(self, name: str) -> PastVolume:
+        """A past version "vol@ref" as a device; see `Versions.open`."""
+        return self.versions.open(name)
+
+    def version_names(self) -> list[str]:
+        """Every snapshot, as "vol@name"."""
+        return [f"{info.volume}@{info.name}" for info in self.snapshots.all()]
 
     def volumes(self) -> list[VolumeInfo]:
-        return sorted((volume.info() for volume in self._all()), key=lambda info: info.name)
+        infos = (self._catalog.info_of(volume) for volume in self._catalog.all())
+        return sorted(infos, key=lambda info: info.name)
 
     def info(self, name: str) -> VolumeInfo:
-        return self._named(name).info()
-
-    def _named(self, name: str) -> Volume:
-        volume = self._volumes.get(name)
-        if volume is None:
-            raise NoSuchVolume(name)
-        return volume
+        return self._catalog.info_of(self._catalog.named(name))
 
     def create_volume(
         self,
@@ -418,83 +363,44 @@ class Store:
         *,
         block_size: int = DEFAULT_BLOCK_SIZE,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
+        compression: str | None = None,
     ) -> VolumeInfo:
-        """Make an empty volume; durable on return. InvalidName, InvalidSize, VolumeExists."""
-        _check_sizes(size, block_size, chunk_size)
-        with self._lock:
-            self._check_sealed()
-            record = self._meta.create(
-                name,
-                uuid=self._clock.new_uuid(),
-                size=size,
-                block_size=block_size,
-                chunk_size=chunk_size,
-                created_ns=self._clock.now_ns(),
-            )
-            volume = self._make(record)
-            self._volumes = {**self._volumes, record.name: volume}
-            log.info("volume created volume=%s size=%d", name, size)
-            return volume.info()
+        """As `Catalog.create`."""
+        return self._catalog.create(
+            name, size, block_size=block_size, chunk_size=chunk_size, compression=compression
+        )
 
     def delete_volume(self, name: str, *, force: bool = False) -> None:
-        """Forget a volume; durable on return. Its space comes back with the next gc.
-
-        VolumeBusy while it is attached, unless `force`: its clients then get ESHUTDOWN."""
-        with self._lock:
-            self._check_sealed()
-            volume = self._named(name)
-            if volume.clients and not force:
-                raise VolumeBusy(name, volume.clients)
-            self._meta.delete(name)
-            volume.deleted = True
-            volume.core.retire()
-            self._volumes = {key: kept for key, kept in self._volumes.items() if key != name}
-            self._table.drop_volume(volume.record.number)
-            self._collected_rounds = -1
-            log.info("volume deleted volume=%s", name)
+        """As `Catalog.delete`."""
+        self._catalog.delete(name, force=force)
+        self.upkeep.volume_gone()
 
     def rename_volume(self, name: str, new_name: str) -> VolumeInfo:
-        """Give a volume another name; durable on return. Attached clients notice nothing."""
-        with self._lock:
-            self._check_sealed()
-            volume = self._named(name)
-            volume.record = self._meta.rename(name, new_name)
-            others = {key: kept for key, kept in self._volumes.items() if key != name}
-            self._volumes = {**others, new_name: volume}
-            log.info("volume renamed volume=%s new_name=%s", name, new_name)
-            return volume.info()
+        """As `Catalog.rename`."""
+        return self._catalog.rename(name, new_name)
 
     def resize_volume(self, name: str, size: int, *, force: bool = False) -> VolumeInfo:
-        """Change a volume's size; durable on return. Growing shows zeros; shrinking, which needs
-        `force`, drops what is cut off for good. ShrinkRefused, InvalidSize."""
-        with self._lock:
-            self._check_sealed()
-            volume = self._named(name)
-            record = volume.record
-            _check_sizes(size, record.block_size, record.chunk_size)
-            if size < record.size:
-                if not force:
-                    raise ShrinkRefused(name, record.size, size)
-                self._cut_off(volume, size)
-            volume.record = self._meta.resize(name, size)
-            volume.core.resize(size)
-            log.info("volume resized volume=%s size=%d", name, size)
-            return volume.info()
+        """As `Catalog.resize`."""
+        for _ in range(JOURNAL_RETRIES):
+            with contextlib.suppress(JournalFull):
+                return self._catalog.resize(name, size, force=force)
+            self.upkeep.make_room()
+        return self._catalog.resize(name, size, force=force)
 
-    def _cut_off(self, volume: Volume, size: int) -> None:
-        """Unmap what is beyond `size`, durably, before the size itself moves: after a crash in
-        between the volume has its old size, and zeros there."""
-        request = Request(OP_UNMAP, size, volume.record.size - size)
-        _, _, _, blocked = volume.core.submit([request], self._clock.now_ns())
-        if blocked:
-            raise OutOfSpace(f"volume {volume.name}: the journal is full; try again later")
-        if request.error:
-            raise StoreSealed(f"unmap failed with errno {request.error}")
-        try:
-            self._journal.sync()
-        except OSError as error:
-            self._seal(error)
-            raise StoreSealed(self._sealed or str(error)) from error
+    # -- upkeep, by hand
+
+    def tend(self) -> bool:
+        return self.upkeep.tend()
+
+    def destage(self) -> bool:
+        return self.upkeep.destage()
+
+    def collect(self) -> GcReport:
+        return self.upkeep.collect()
+
+    @property
+    def last_gc(self) -> GcReport | None:
+        return self.upkeep.last_gc
 
     # -- state
 
@@ -503,11 +409,11 @@ class Store:
         _, cache_bytes, cache_limit, _, _ = self._table.stats()
         packs = self._chunks.packs
         state, reason = "ok", None
-        if self._sealed is not None:
-            state, reason = "sealed", self._sealed
+        if self._seal.reason is not None:
+            state, reason = "sealed", self._seal.reason
         elif self._space.full:
             state, reason = "full", "the disk has no room for more than what is written already"
-        hot_since = self._hot_since
+        hot_since = self.upkeep.hot_since
         checkpoint = Checkpoint.decode(self._meta.checkpoint or b"")
         return StoreStatus(
             path=self.path,
@@ -515,13 +421,13 @@ class Store:
             state=state,
             reason=reason,
             node_epoch=self._meta.node_epoch,
-            volume_count=len(self._volumes),
+            volume_count=len(self._catalog),
             lsn=lsn,
             synced_lsn=synced_lsn,
             checkpoint_lsn=checkpoint.lsn - 1,
-            journal_bytes=self._journal_bytes(),
+            journal_bytes=self.upkeep.journal_bytes(),
             journal_limit=self._geometry.limit,
-            hot_bytes=self._hot_bytes(),
+            hot_bytes=self.upkeep.hot_bytes(),
             oldest_hot_age_s=(
                 0.0 if hot_since is None else round(self._clock.monotonic() - hot_since, 3)
             ),
@@ -534,46 +440,19 @@ class Store:
             space_left_bytes=self._space.left_bytes,
         )
 
-    def _journal_bytes(self) -> int:
-        _, _, _, _, full, position, _ = self._journal.state()
-        return full * self._geometry.segment_bytes + position
-
-    def _hot_bytes(self) -> int:
-        return sum(volume.core.state()[3] for volume in self._all())
-
-    def _refresh_space(self, *, stuck: bool = False) -> None:
-        # A journal that can still grow needs no segment kept back: it makes another one.
-        reserved = 0 if self._pool.can_grow() else TRIM_RESERVE
-        self._space.refresh(self._hot_bytes(), reserved, stuck=stuck)
-
-    def _check_sealed(self) -> None:
-        if self._sealed is not None:
-            raise StoreSealed(self._sealed)
-
-    def _seal(self, error: OSError) -> None:
-        """A sync, or a write that must not fail, has failed: take no more writes, ever."""
-        if self._sealed is not None:
-            return
-        self._sealed = f"{error.strerror or error} while writing to {self.path or 'the disk'}"
-        self._journal.seal(error.errno or errno.EIO)
-        log.critical("store sealed reason=%s", self._sealed)
-        with contextlib.suppress(Exception):  # the same disk; the mark is for the next start
-            self._meta.seal(self._sealed)
-
     def close(self) -> None:
         """Finish what was submitted, leave everything durable, unlock. Idempotent."""
-        for worker in self._workers:
-            worker.stop()
         if not self._closers:
             return
+        self.upkeep.stop()
         self._flusher.stop()
         self._reader.stop()
         self._backlog.fail()
-        if self._sealed is None:
+        if self._seal.reason is None:
             try:
                 self._leave_clean()
             except OSError as error:
-                self._seal(error)
+                self._seal.close(error)
         self._close_all()
 
     def _leave_clean(self) -> None:
@@ -613,36 +492,9 @@ def unseal(path: Path) -> None:
         lock.release()
 
 
-def _codec(name: str) -> int:
-    for number, known in CODEC_NAMES.items():
-        if known == name:
-            return number
-    raise InvalidSize("compression", 0, f"{name!r} is none of {', '.join(CODEC_NAMES.values())}")
-
-
-def _commits(commit: bytes) -> tuple[bytes, ...]:
-    return (commit,) if any(commit) else ()
-
-
 def _log_rebuild(done: int, total: int) -> None:
     if done % 64 == 0 or done == total:
         log.info("index rebuild packs=%d/%d", done, total)
-
-
-def _check_sizes(size: int, block_size: int, chunk_size: int) -> None:
-    if block_size not in BLOCK_SIZES:
-        raise InvalidSize("block size", block_size, "must be 512 or 4096")
-    if chunk_size & (chunk_size - 1) or not MIN_CHUNK_SIZE <= chunk_size <= MAX_CHUNK_SIZE:
-        raise InvalidSize("chunk size", chunk_size, "must be a power of two, 4 KiB to 1 MiB")
-    if not 0 < size <= MAX_VOLUME_SIZE:
-        raise InvalidSize("volume size", size, "must be from one block to 1 EiB")
-    if size % block_size:
-        below = size - size % block_size
-        raise InvalidSize(
-            "volume size",
-            size,
-            f"must be a multiple of the block size {block_size}, such as {below or block_size}",
-        )
 
 
 __all__ = ["DirectoryLocked", "Store", "StoreOptions", "read_boot_id", "unseal"]

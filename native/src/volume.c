@@ -58,11 +58,11 @@ void bd_volume_free(struct bd_volume *volume)
     free(volume);
 }
 
-void bd_volume_retire(struct bd_volume *volume)
+void bd_volume_retire(struct bd_volume *volume, bool retired)
 {
     bd_lock(&volume->journal->lock); /* appends look at it under this lock */
     bd_lock(&volume->lock);
-    volume->retired = true;
+    volume->retired = retired;
     pthread_mutex_unlock(&volume->lock);
     pthread_mutex_unlock(&volume->journal->lock);
 }

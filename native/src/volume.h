@@ -39,8 +39,9 @@ struct bd_read_fault {
 
 /* The volume is deleted, or another head takes its place: from here on no destage round saves what
  * is hot in it, so the journal's segments may be used again under it. Reads that have begun end
- * well, later ones are refused; so is every write that is not in the journal when this returns. */
-void bd_volume_retire(struct bd_volume *volume);
+ * well, later ones are refused; so is every write that is not in the journal when this returns.
+ * `retired` false takes it back, before any segment was used again. */
+void bd_volume_retire(struct bd_volume *volume, bool retired);
 
 struct bd_volume *bd_volume_new(struct bd_journal *journal, struct bd_place_table *table,
                                 uint32_t number, uint32_t epoch, uint32_t chunk_size, uint64_t size,

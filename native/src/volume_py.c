@@ -560,7 +560,14 @@ static PyObject *volume_commit(PyObject *self, PyObject *args)
 static PyObject *volume_retire(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    bd_volume_retire(volume_of(self));
+    bd_volume_retire(volume_of(self), true);
+    Py_RETURN_NONE;
+}
+
+static PyObject *volume_revive(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    bd_volume_retire(volume_of(self), false);
     Py_RETURN_NONE;
 }
 
@@ -614,6 +621,7 @@ static PyMethodDef volume_methods[] = {
     {"overlay_frozen", volume_overlay_frozen, METH_VARARGS, NULL},
     {"commit", volume_commit, METH_VARARGS, NULL},
     {"retire", volume_retire, METH_NOARGS, NULL},
+    {"revive", volume_revive, METH_NOARGS, NULL},
     {"resize", volume_resize, METH_VARARGS, NULL},
     {"state", volume_state, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -341,7 +341,7 @@ static void test_a_retired_volume_is_not_read(void)
     struct rig rig;
     rig_init(&rig, SEGMENT, 2, VOLUME);
     rig_write(&rig, 0, 4096, 1);
-    bd_volume_retire(rig.volume);
+    bd_volume_retire(rig.volume, true);
     struct bd_read_fault fault;
     CHECK_EQ(read_at(&rig, 0, 4096, false, &fault), -ESHUTDOWN);
     int status;

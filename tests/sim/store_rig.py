@@ -44,6 +44,9 @@ SMALL = StoreOptions(
     reserve_bytes=0,
     cache_bytes=256 * KIB,
     manifest_cache_bytes=64 * KIB,
+    window_bytes=0,
+    window_s=0,
+    history_keep="",
 )
 
 

@@ -144,7 +144,11 @@ class QueueScheduler:
 def test_many_writers_on_a_small_journal_all_finish(tmp_path: Path) -> None:
     scheduler = QueueScheduler()
     options = StoreOptions(
-        journal_limit=6 * 64 * KIB, segment_bytes=64 * KIB, reserve_bytes=0, pack_bytes=256 * KIB
+        journal_limit=6 * 64 * KIB,
+        segment_bytes=64 * KIB,
+        reserve_bytes=0,
+        pack_bytes=256 * KIB,
+        window_bytes=0,
     )
     store = Store.open(tmp_path / "data", options, scheduler)
     try:

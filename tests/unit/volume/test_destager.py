@@ -77,7 +77,7 @@ def test_write_that_comes_before_the_cut_to_a_volume_that_seemed_cold_is_kept() 
     listed = rig.store._destager
 
     def volumes() -> list[Volume]:
-        found = list(rig.store._volumes.values())
+        found = list(rig.store._catalog._volumes.values())
         cold.submit([Request(OP_WRITE, 0, 512, b"c" * 512)], lambda _: None)
         return found
 
@@ -154,7 +154,7 @@ def test_segments_of_a_deleted_volume_are_used_again() -> None:
     rig.volume("new").submit([Request(OP_WRITE, 0, 64 * KIB, b"n" * 64 * KIB)], done.extend)
     assert not done
     for _ in range(8):  # what the store's threads would do
-        rig.store._destage_if_due()
+        rig.store.upkeep.destage_if_due()
         rig.tend()
     assert [request.error for request in done] == [0]
     assert rig.read("new") == b"n" * 64 * KIB

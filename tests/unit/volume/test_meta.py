@@ -85,12 +85,14 @@ def test_rename_to_a_taken_name_changes_nothing(meta: Meta) -> None:
     assert [record.name for record in meta.volumes()] == ["a", "b"]
 
 
-def test_resize_and_epoch_are_kept(kv: MemoryKeyValue, meta: Meta) -> None:
+def test_resize_and_replaced_head_are_kept(kv: MemoryKeyValue, meta: Meta) -> None:
     create(meta, "a")
     meta.resize("a", 5 * GIB)
-    meta.raise_epoch("a")
+    assert again(kv).volume("a").size == 5 * GIB
+    meta.replace_head("a", Head(seq=7), 6 * GIB, {b"row": b"x"})
     record = again(kv).volume("a")
-    assert (record.size, record.epoch) == (5 * GIB, 2)
+    assert (record.size, record.epoch, record.head.seq) == (6 * GIB, 2, 7)
+    assert kv.get(b"row") == b"x"
 
 
 def test_heads_and_checkpoint_move_in_one_update(

@@ -1,0 +1,110 @@
+"""From a frozen hot map to a tree of chunks: the part of destaging that knows no heads.
+
+The same for a live head, whose frozen map is what was written since the last round, and for a past
+version, whose map was replayed from the log: old bytes where the map has none, its bytes over them.
+"""
+
+from dataclasses import dataclass
+
+from native import ReadFault, VolumeCore
+from volume.chunks import ChunkStore
+from volume.errors import CorruptJournal
+from volume.layout import FAN_OUT, ZERO_ID, ChunkId
+from volume.manifest import Manifests, height_for
+from volume.reader import ChunkResolver, HeadState
+from volume.segments import segment_path
+
+WINDOW_BYTES = 1024 * 1024  # put together at once
+
+
+@dataclass(frozen=True, slots=True)
+class BuildInput:
+    """A frozen map over a tree. Sizes are bytes."""
+
+    name: str
+    """Of the volume, for messages."""
+    core: VolumeCore
+    base: HeadState
+    size: int
+    chunk_size: int
+    codec: int
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A tree; durable after `ChunkStore.sync`."""
+
+    root: ChunkId
+    height: int
+    chunks: dict[int, ChunkId]
+    """Chunk index -> id, where bytes were written."""
+    changed_chunks: int
+    """Chunks that were written or cleared, whether they differ or not."""
+
+
+class TreeBuilder:
+    """Builds trees. On the destager's thread. Errors: those of `ChunkStore`, and CorruptJournal."""
+
+    def __init__(self, chunks: ChunkStore, manifests: Manifests, resolver: ChunkResolver) -> None:
+        self._chunks = chunks
+        self._manifests = manifests
+        self._resolver = resolver
+
+    def build(self, given: BuildInput) -> Built:
+        """The tree that has the frozen extents of `given.core` over `given.base`."""
+        base = given.base
+        height = max(base.height, height_for(given.size, given.chunk_size))
+        changes: dict[int, ChunkId] = {}
+        zeroed: list[tuple[int, int]] = []
+        touched = 0
+        # What a shrink has cut off is not stored, and what the old head has of it goes.
+        end = -(-given.size // given.chunk_size)
+        for first, count, zero in given.core.frozen_runs():
+            stop = first + count
+            kept = first if zero else max(first, min(stop, end))
+            if first < kept:
+                self._build_run(given, first, kept, changes)
+            zeroed.append((kept, min(stop, FAN_OUT**height)))
+            touched += max(0, min(stop, end) - first)
+        zeroed.extend(
+            (index, index + 1) for index, chunk_id in changes.items() if chunk_id == ZERO_ID
+        )
+        set_to = {index: chunk_id for index, chunk_id in changes.items() if chunk_id != ZERO_ID}
+        root = self._manifests.grow(base.root, base.height, height)
+        root = self._manifests.update(root, height, set_to, zeroed)
+        return Built(root, height, changes, touched)
+
+    def _build_run(
+        self, given: BuildInput, first: int, stop: int, changes: dict[int, ChunkId]
+    ) -> None:
+        """Chunks [first, stop): old bytes where the frozen map has none, its bytes over them."""
+        size, core = given.chunk_size, given.core
+        window = max(1, WINDOW_BYTES // size)
+        buffer = bytearray(min(window, stop - first) * size)
+        for start in range(first, stop, window):
+            count = min(window, stop - start)
+            view = memoryview(buffer)[: count * size]
+            if not core.frozen_covers(start * size, count * size):
+                for index in range(start, start + count):
+                    if not core.frozen_covers(index * size, size):
+                        at = (index - start) * size
+                        view[at : at + size] = self._old_bytes(given.base, index, size)
+            _overlay(given, start * size, view)
+            for index in range(start, start + count):
+                at = (index - start) * size
+                changes[index] = self._chunks.put(view[at : at + size])
+
+    def _old_bytes(self, base: HeadState, index: int, size: int) -> bytes:
+        chunk_id = self._resolver.chunk_id(base, index)
+        return bytes(size) if chunk_id == ZERO_ID else self._chunks.get(chunk_id)
+
+
+def _overlay(given: BuildInput, offset: int, view: memoryview) -> None:
+    try:
+        given.core.overlay_frozen(offset, view)
+    except ReadFault as fault:
+        at, slot, place, _ = fault.args
+        raise CorruptJournal(
+            f"volume {given.name}: the journal ({segment_path(slot)} at {place}) does not "
+            f"hold what was written at offset {at}; restore the data directory from a copy"
+        ) from None

@@ -1,0 +1,362 @@
+"""The catalog: which volumes there are, and what changes them as a whole.
+
+Every change is durable when its method returns, and is one transaction of `meta/`. The catalog's
+lock is the store's control lock: it is held while volumes come, go or change, and by the destager
+while it freezes them or moves their heads. It is not held while a disk is waited for longer than
+one such transaction, or one sync of the journal.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from native import OP_UNMAP, Journal, PlaceTable, Request, VolumeCore
+from volume import codecs
+from volume.backlog import WriteBacklog
+from volume.disk import Clock
+from volume.errors import (
+    InvalidSize,
+    JournalFull,
+    NoSuchVolume,
+    ShrinkRefused,
+    StoreSealed,
+    VolumeBusy,
+    VolumeHasSnapshots,
+)
+from volume.flusher import Flusher
+from volume.history import (
+    History,
+    Settings,
+    SnapshotRow,
+    VersionRow,
+    points_put,
+    settings_put,
+    snapshots_put,
+    versions_put,
+)
+from volume.meta import Head, Meta, VolumeRecord
+from volume.model import (
+    BLOCK_SIZES,
+    DEFAULT_BLOCK_SIZE,
+    DEFAULT_CHUNK_SIZE,
+    MAX_CHUNK_SIZE,
+    MAX_VOLUME_SIZE,
+    MIN_CHUNK_SIZE,
+    VolumeInfo,
+)
+from volume.reader import Reader
+from volume.scheduler import Scheduler
+from volume.seal import Seal
+from volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """What every volume works with."""
+
+    journal: Journal
+    table: PlaceTable
+    clock: Clock
+    scheduler: Scheduler
+    reader: Reader
+    flusher: Flusher
+    backlog: WriteBacklog
+
+
+class Catalog:
+    """The volumes of an open store. Control methods wait for disks; any thread may call them."""
+
+    def __init__(
+        self,
+        machinery: Machinery,
+        meta: Meta,
+        history: History,
+        seal: Seal,
+        going: Callable[[int], None],
+    ) -> None:
+        """`going(number)`: a volume is deleted, or gets another head; past versions of it that are
+        open must not be read on."""
+        self.lock = threading.Lock()
+        self._parts = machinery
+        self._meta = meta
+        self._history = history
+        self._seal = seal
+        self._going = going
+        self._volumes = {record.name: self._make(record) for record in meta.volumes()}
+
+    def _make(self, record: VolumeRecord) -> Volume:
+        parts = self._parts
+        core = VolumeCore(
+            *(parts.journal, parts.table, record.number, record.epoch, record.chunk_size),
+            *(record.size, record.head.seq, 0),
+        )
+        return Volume(
+            record,
+            core,
+            clock=parts.clock,
+            scheduler=parts.scheduler,
+            reader=parts.reader,
+            flusher=parts.flusher,
+            backlog=parts.backlog,
+        )
+
+    # -- looking
+
+    def all(self) -> list[Volume]:
+        with self.lock:
+            return self.unlocked()
+
+    def unlocked(self) -> list[Volume]:
+        """All volumes, for who holds the lock."""
+        return list(self._volumes.values())
+
+    def names(self) -> list[str]:
+        """Names of all volumes, sorted."""
+        return sorted(self._volumes)
+
+    def get(self, name: str) -> Volume | None:
+        """The volume of that name; "" is the only one there is."""
+        volumes = self._volumes
+        if name == "" and len(volumes) == 1:
+            return next(iter(volumes.values()))
+        return volumes.get(name)
+
+    def named(self, name: str) -> Volume:
+        volume = self._volumes.get(name)
+        if volume is None:
+            raise NoSuchVolume(name)
+        return volume
+
+    def __len__(self) -> int:
+        return len(self._volumes)
+
+    # -- changing
+
+    def create(
+        self,
+        name: str,
+        size: int,
+        *,
+        block_size: int = DEFAULT_BLOCK_SIZE,
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        compression: str | None = None,
+    ) -> VolumeInfo:
+        """Make an empty volume; durable on return. InvalidName, InvalidSize, VolumeExists.
+
+        `compression`: the codec of its chunks, None for the store's default."""
+        _check_sizes(size, block_size, chunk_size)
+        settings = self._history.defaults()
+        if compression is not None:
+            settings = replace(settings, codec=codecs.number(compression))
+        return self._add(name, size, block_size, chunk_size, Head(), settings)
+
+    def clone(self, name: str, source: VolumeRecord, row: VersionRow) -> VolumeInfo:
+        """Make a volume whose first version is `row` of `source`, which must stay until then."""
+        head = Head(row.commit, row.root, row.height, 0)
+        settings = replace(
+            self._history.settings(source.number),
+            schedule_s=0,
+            schedule_keep="",
+            schedule_next_ns=0,
+        )
+        return self._add(name, row.size, source.block_size, source.chunk_size, head, settings)
+
+    def _add(
+        self,
+        name: str,
+        size: int,
+        block_size: int,
+        chunk_size: int,
+        head: Head,
+        settings: Settings,
+    ) -> VolumeInfo:
+        parts = self._parts
+        with self.lock:
+            self._seal.check()
+            now_ns = parts.clock.now_ns()
+            lsn = parts.journal.state()[0]
+
+            def rows(number: int) -> Mapping[bytes, bytes]:
+                first = VersionRow(
+                    *(number, 0, 1, lsn, now_ns, size, 0, head.commit, head.root, head.height)
+                )
+                return {**versions_put([first]), **settings_put(number, settings)}
+
+            record = self._meta.create(
+                name,
+                uuid=parts.clock.new_uuid(),
+                size=size,
+                block_size=block_size,
+                chunk_size=chunk_size,
+                created_ns=now_ns,
+                head=head,
+                rows=rows,
+            )
+            volume = self._make(record)
+            self._volumes = {**self._volumes, record.name: volume}
+            log.info("volume created volume=%s size=%d", name, size)
+            return self.info_of(volume)
+
+    def delete(self, name: str, *, force: bool = False) -> None:
+        """Forget a volume and its versions; durable on return. Their space comes back with gc.
+
+        VolumeBusy while it is attached, VolumeHasSnapshots; unless `force`: its clients then get
+        ESHUTDOWN."""
+        with self.lock:
+            self._seal.check()
+            volume = self.named(name)
+            number = volume.record.number
+            if volume.clients and not force:
+                raise VolumeBusy(name, volume.clients)
+            if (count := self._history.snapshot_counts.get(number, 0)) and not force:
+                raise VolumeHasSnapshots(name, count)
+            self._meta.delete(name, self._history.keys_of(number))
+            self._history.forgotten(number)
+            volume.deleted = True
+            volume.core.retire()
+            self._going(number)
+            self._volumes = {key: kept for key, kept in self._volumes.items() if key != name}
+            self._parts.table.drop_volume(number)
+            log.info("volume deleted volume=%s", name)
+
+    def rename(self, name: str, new_name: str) -> VolumeInfo:
+        """Give a volume another name; durable on return. Attached clients notice nothing."""
+        with self.lock:
+            self._seal.check()
+            volume = self.named(name)
+            volume.record = self._meta.rename(name, new_name)
+            others = {key: kept for key, kept in self._volumes.items() if key != name}
+            self._volumes = {**others, new_name: volume}
+            log.info("volume renamed volume=%s new_name=%s", name, new_name)
+            return self.info_of(volume)
+
+    def resize(self, name: str, size: int, *, force: bool = False) -> VolumeInfo:
+        """Change a volume's size; durable on return. Growing shows zeros; shrinking, which needs
+        `force`, drops what is cut off from the head. ShrinkRefused, InvalidSize.
+
+        The versions before keep their size: the one of now becomes a point, and a record that
+        unmaps what comes or goes makes the next version another one."""
+        with self.lock:
+            self._seal.check()
+            volume = self.named(name)
+            record = volume.record
+            _check_sizes(size, record.block_size, record.chunk_size)
+            if size < record.size and not force:
+                raise ShrinkRefused(name, record.size, size)
+            if size != record.size:
+                self.add_points([volume], None)
+                volume.core.resize(max(size, record.size))
+                try:
+                    self._unmap(volume, min(size, record.size), max(size, record.size))
+                except BaseException:
+                    volume.core.resize(record.size)
+                    raise
+            volume.record = self._meta.resize(name, size)
+            volume.core.resize(size)
+            log.info("volume resized volume=%s size=%d", name, size)
+            return self.info_of(volume)
+
+    def _unmap(self, volume: Volume, start: int, end: int) -> None:
+        """Unmap [start, end), durably, before the size itself moves: after a crash in between the
+        volume has its old size, and zeros there."""
+        request = Request(OP_UNMAP, start, end - start)
+        _, _, _, blocked = volume.core.submit([request], self._parts.clock.now_ns())
+        if blocked:
+            raise JournalFull(f"volume {volume.name}: the journal is full; try again later")
+        if request.error:
+            raise StoreSealed(f"unmap failed with errno {request.error}")
+        self._seal.sync_journal()
+
+    # -- for snapshots and restores; the lock is held
+
+    def add_points(
+        self,
+        volumes: Iterable[Volume],
+        name: str | None,
+        *,
+        pinned: bool = False,
+        scheduled: bool = False,
+    ) -> list[tuple[VersionRow, SnapshotRow | None]]:
+        """Note what `volumes` are at this moment, as snapshots `name` if given; durable on return.
+
+        A barrier over every write that is acknowledged: all volumes are taken at one position of
+        the log. The log is synced up to there before names are, so a name never outlives what it
+        names."""
+        parts = self._parts
+        taken = list(volumes)
+        now_ns = parts.clock.now_ns()
+        (next_lsn, *_), seqs = parts.journal.point([volume.core for volume in taken])
+        self._seal.sync_journal()
+        points: list[VersionRow] = []
+        made: list[tuple[VersionRow, SnapshotRow | None]] = []
+        for volume, seq in zip(taken, seqs, strict=True):
+            number = volume.record.number
+            row = self._history.version(number, seq) or self._history.point(number, seq)
+            if row is None:
+                epoch, size = volume.record.epoch, volume.record.size
+                row = VersionRow(number, seq, epoch, next_lsn - 1, now_ns, size)
+                points.append(row)
+            named = name and SnapshotRow(number, name, seq, now_ns, pinned, scheduled)
+            made.append((row, named or None))
+        snapshots = [snapshot for _, snapshot in made if snapshot is not None]
+        if points or snapshots:
+            self._history.add_points(points, snapshots)
+        return made
+
+    def replace_head(self, volume: Volume, row: VersionRow, kept: str) -> VolumeInfo:
+        """Make `row`, which is in chunks, the head of `volume`; durable on return, all or nothing.
+
+        What it was becomes snapshot `kept`. Clients of the volume get ESHUTDOWN from here on: what
+        they have in their caches is not the volume's any more."""
+        record = volume.record
+        number = record.number
+        self._seal.sync_journal()  # most of it, while clients still write
+        volume.core.retire()  # no write is acknowledged from here on
+        try:
+            now_ns = self._parts.clock.now_ns()
+            (next_lsn, *_), (seq,) = self._parts.journal.point([volume.core])
+            self._seal.sync_journal()
+            old = VersionRow(number, seq, record.epoch, next_lsn - 1, now_ns, record.size)
+            points = [] if self._history.version(number, seq) else [old]
+            names = [SnapshotRow(number, kept, seq, now_ns)]
+            head = Head(row.commit, row.root, row.height, seq + 1)
+            new = VersionRow(
+                *(number, seq + 1, record.epoch + 1, next_lsn - 1, now_ns, row.size, 0),
+                *(row.commit, row.root, row.height),
+            )
+            put = {**points_put(points), **snapshots_put(names), **versions_put([new])}
+            record = self._meta.replace_head(record.name, head, row.size, put)
+        except BaseException:
+            volume.core.revive()
+            raise
+        volume.deleted = True
+        self._going(number)
+        self._parts.table.drop_volume(number)
+        successor = self._make(record)
+        self._volumes = {**self._volumes, record.name: successor}
+        self._history.noted(points, names)
+        log.info("volume restored volume=%s seq=%d kept=%s", record.name, row.seq, kept)
+        return self.info_of(successor)
+
+    def info_of(self, volume: Volume) -> VolumeInfo:
+        """What a person sees of a volume."""
+        return volume.info()
+
+
+def _check_sizes(size: int, block_size: int, chunk_size: int) -> None:
+    if block_size not in BLOCK_SIZES:
+        raise InvalidSize("block size", block_size, "must be 512 or 4096")
+    if chunk_size & (chunk_size - 1) or not MIN_CHUNK_SIZE <= chunk_size <= MAX_CHUNK_SIZE:
+        raise InvalidSize("chunk size", chunk_size, "must be a power of two, 4 KiB to 1 MiB")
+    if not 0 < size <= MAX_VOLUME_SIZE:
+        raise InvalidSize("volume size", size, "must be from one block to 1 EiB")
+    if size % block_size:
+        below = size - size % block_size
+        raise InvalidSize(
+            "volume size",
+            size,
+            f"must be a multiple of the block size {block_size}, such as {below or block_size}",
+        )

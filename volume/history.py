@@ -1,0 +1,461 @@
+"""History: which versions of a volume are named or kept, and where the log can be replayed from.
+
+Five small tables in `meta/`, beside the volume records (`volume.layout` has the structs):
+
+    version   (volume, seq)   a version in chunks: commit and tree. One for each head that a destage
+                              round or a restore has set, until `volume.upkeep` thins them out
+    point     (volume, seq)   a version that somebody named, but whose newest bytes are in the
+                              journal only. The next round makes a version row of it
+    snapshot  (volume, name)  a name for one of these
+    round     lsn             the cut of a destage round: every head of that round is complete
+                              there, and a replay can begin there while its segment is kept
+    settings  volume          how long versions stay, scheduled snapshots, codec
+
+Finding the way to a version (volume, seq S): the *base* is its newest version row that is not
+after S. If that is S itself, its tree is all. Otherwise the records (base.seq, S] are replayed over
+it, from the newest round that is not after S: were one of them before that round's cut, the round
+would have left a row between base and S, as rows are only thinned out where the log is gone.
+
+Rows are values; nothing is cached, so 100,000 snapshots cost no memory. Every change is one
+transaction of the synced store: durable on return, all or nothing. Some are part of a transaction
+of `volume.meta`: for those, `*_put` give the items to add.
+
+Threads: reads from any; changes under the store's control lock.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from volume import layout
+from volume.framing import corrupt_value, framed, unframed
+from volume.kv import KeyValue
+from volume.layout import ZERO_ID, ChunkId
+
+MAX_KEEP_LENGTH = 64  # bytes of a policy's text
+_U32 = layout.META_NUMBER_KEY
+_LAST_SEQ = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """A version of a volume. `commit`, `root` and `height` say nothing while it is a point."""
+
+    number: int
+    """Of the volume."""
+    seq: int
+    epoch: int
+    lsn: int
+    """Of the last record of the journal, of whatever volume, that is before it."""
+    time_ns: int
+    size: int
+    """Of the volume, bytes."""
+    changed_bytes: int = 0
+    commit: ChunkId = ZERO_ID
+    """ZERO_ID in an empty volume."""
+    root: ChunkId = ZERO_ID
+    height: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    number: int
+    name: str
+    seq: int
+    created_ns: int
+    pinned: bool = False
+    scheduled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """A position of the log; `lsn` is the next record's."""
+
+    lsn: int
+    sequence: int
+    position: int
+    chain: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What can be set for a volume beside its size."""
+
+    window_s: int
+    keep: str
+    codec: int
+    schedule_s: int = 0
+    schedule_keep: str = ""
+    schedule_next_ns: int = 0
+
+
+class History:
+    """The tables of one data directory. Errors of every method: those of `KeyValue`."""
+
+    def __init__(self, kv: KeyValue, defaults: Settings) -> None:
+        """`defaults`: of a volume that has no settings row, such as one of an older release."""
+        self._kv = kv
+        self._defaults = defaults
+        self._lock = threading.Lock()
+        self._held: Counter[tuple[int, int]] = Counter()
+        self.snapshot_counts: dict[int, int] = {}
+        """Volume number -> snapshots."""
+        for row in self._snapshots(layout.META_PREFIX_SNAPSHOT):
+            self._count(row.number, 1)
+        self.points: set[tuple[int, int]] = {
+            layout.META_VERSION_KEY.unpack(key[len(layout.META_PREFIX_POINT) :])
+            for key, _ in kv.items(layout.META_PREFIX_POINT)
+        }
+        """(volume number, seq) of every point: work for the next round."""
+
+    @contextmanager
+    def held(self, number: int, seq: int) -> Iterator[None]:
+        """Until the block ends, thinning leaves that version alone."""
+        with self._lock:
+            self._held[number, seq] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held[number, seq] -= 1
+                if not self._held[number, seq]:
+                    del self._held[number, seq]
+
+    def is_held(self, number: int, seq: int) -> bool:
+        return (number, seq) in self._held
+
+    # -- versions and points
+
+    def version(self, number: int, seq: int) -> VersionRow | None:
+        """The version row of exactly that seq."""
+        return self._get_row(layout.META_PREFIX_VERSION, number, seq)
+
+    def point(self, number: int, seq: int) -> VersionRow | None:
+        return self._get_row(layout.META_PREFIX_POINT, number, seq)
+
+    def base(self, number: int, seq: int = _LAST_SEQ) -> VersionRow | None:
+        """The newest version row that is not after `seq`."""
+        return self._floor(layout.META_PREFIX_VERSION, number, seq)
+
+    def versions(self, number: int) -> Iterator[VersionRow]:
+        """All version rows of a volume, oldest first."""
+        return self._rows(layout.META_PREFIX_VERSION, number)
+
+    def newest(self, number: int) -> Iterator[VersionRow]:
+        """Version rows and points of a volume, newest first; of one seq only the version row."""
+        seq = _LAST_SEQ
+        while True:
+            row = self._floor(layout.META_PREFIX_VERSION, number, seq)
+            point = self._floor(layout.META_PREFIX_POINT, number, seq)
+            if row is None or (point is not None and point.seq > row.seq):
+                row = point
+            if row is None:
+                return
+            yield row
+            if row.seq == 0:
+                return
+            seq = row.seq - 1
+
+    def after(self, number: int, seq: int) -> VersionRow | None:
+        """The oldest version row or point that is not before `seq`."""
+        found = None
+        for row in self.newest(number):
+            if row.seq < seq:
+                break
+            found = row
+        return found
+
+    def points_of(self, number: int) -> list[VersionRow]:
+        """Points of a volume, oldest first."""
+        return list(self._rows(layout.META_PREFIX_POINT, number))
+
+    def add_point(self, row: VersionRow) -> None:
+        self.add_points([row], [])
+
+    def add_points(self, rows: Iterable[VersionRow], snapshots: Iterable[SnapshotRow]) -> None:
+        """Note points, and names for them or for version rows, all or nothing."""
+        rows, names = list(rows), list(snapshots)
+        self._kv.update({**points_put(rows), **snapshots_put(names)})
+        self.noted(rows, names)
+
+    def noted(self, points: Iterable[VersionRow], snapshots: Iterable[SnapshotRow]) -> None:
+        """These have been put by a transaction of somebody else."""
+        self.points.update((row.number, row.seq) for row in points)
+        for row in snapshots:
+            self._count(row.number, 1)
+
+    def resolved(self, points: Iterable[VersionRow]) -> None:
+        """These points have become version rows, or are gone."""
+        self.points.difference_update((row.number, row.seq) for row in points)
+
+    def drop_versions(self, rows: Iterable[VersionRow]) -> None:
+        """Forget version rows; what only they reached is gc's."""
+        self._kv.update({}, [version_key(row.number, row.seq) for row in rows])
+
+    def drop_points(self, rows: Iterable[VersionRow]) -> None:
+        rows = list(rows)
+        self._kv.update({}, [point_key(row.number, row.seq) for row in rows])
+        self.resolved(rows)
+
+    # -- snapshots
+
+    def snapshot(self, number: int, name: str) -> SnapshotRow | None:
+        key = snapshot_key(number, name)
+        value = self._kv.get(key)
+        return None if value is None else _snapshot_row(key, value)
+
+    def snapshots(self, number: int | None = None) -> Iterator[SnapshotRow]:
+        """Snapshots of a volume, or of all, by volume number and name."""
+        prefix = layout.META_PREFIX_SNAPSHOT
+        return self._snapshots(prefix if number is None else prefix + _U32.pack(number))
+
+    def put_snapshot(self, row: SnapshotRow) -> None:
+        """Change a snapshot that is there."""
+        self._kv.update(snapshots_put([row]))
+
+    def drop_snapshots(self, rows: Iterable[SnapshotRow]) -> None:
+        rows = list(rows)
+        self._kv.update({}, [snapshot_key(row.number, row.name) for row in rows])
+        for row in rows:
+            self._count(row.number, -1)
+
+    # -- rounds
+
+    def round_before(self, lsn: int) -> RoundRow | None:
+        """The newest round whose cut is not after the record `lsn`."""
+        prefix = layout.META_PREFIX_ROUND
+        found = self._kv.floor(prefix, prefix + layout.META_ROUND_KEY.pack(lsn))
+        return None if found is None else _round_row(*found)
+
+    def round_at(self, time_ns: int) -> RoundRow | None:
+        """The newest round that is not after that time."""
+        lsn = _LAST_SEQ
+        while (row := self.round_before(lsn)) is not None and row.time_ns > time_ns:
+            lsn = row.lsn - 1
+        return row
+
+    def rounds(self) -> Iterator[RoundRow]:
+        """All rounds, oldest first."""
+        for item in self._kv.items(layout.META_PREFIX_ROUND):
+            yield _round_row(*item)
+
+    def put_round(self, row: RoundRow) -> None:
+        self._kv.update(round_put(row))
+
+    def drop_rounds(self, rows: Iterable[RoundRow]) -> None:
+        self._kv.update({}, [round_key(row.lsn) for row in rows])
+
+    # -- settings, and the states of long work
+
+    def settings(self, number: int) -> Settings:
+        key = settings_key(number)
+        value = self._kv.get(key)
+        return self._defaults if value is None else _settings(key, value)
+
+    def put_settings(self, number: int, settings: Settings) -> None:
+        self._kv.update(settings_put(number, settings))
+
+    def with_schedule(self) -> Iterator[tuple[int, Settings]]:
+        """(volume number, settings) of every volume with scheduled snapshots."""
+        for key, value in self._kv.items(layout.META_PREFIX_SETTINGS):
+            settings = _settings(key, value)
+            if settings.schedule_s:
+                yield _U32.unpack(key[len(layout.META_PREFIX_SETTINGS) :])[0], settings
+
+    def defaults(self) -> Settings:
+        return replace(self._defaults)
+
+    def load_state(self, name: str) -> bytes | None:
+        """What `save_state` kept under that name."""
+        key = layout.META_PREFIX_STATE + name.encode()
+        value = self._kv.get(key)
+        return None if value is None else unframed(key, value)
+
+    def save_state(self, name: str, state: bytes | None) -> None:
+        """Keep opaque bytes; None forgets them."""
+        key = layout.META_PREFIX_STATE + name.encode()
+        if state is None:
+            self._kv.update({}, [key])
+        else:
+            self._kv.update({key: framed(state)})
+
+    def states(self, prefix: str) -> Iterator[tuple[str, bytes]]:
+        """All states whose name starts with `prefix`."""
+        start = len(layout.META_PREFIX_STATE)
+        for key, value in self._kv.items(layout.META_PREFIX_STATE + prefix.encode()):
+            yield key[start:].decode(), unframed(key, value)
+
+    # -- a volume as a whole
+
+    def keys_of(self, number: int) -> list[bytes]:
+        """Every row of a volume, for the transaction that deletes it."""
+        suffix = _U32.pack(number)
+        return [
+            key
+            for prefix in (
+                layout.META_PREFIX_VERSION,
+                layout.META_PREFIX_POINT,
+                layout.META_PREFIX_SNAPSHOT,
+                layout.META_PREFIX_SETTINGS,
+            )
+            for key, _ in self._kv.items(prefix + suffix)
+        ]
+
+    def forgotten(self, number: int) -> None:
+        """The rows of a volume are gone."""
+        self.snapshot_counts.pop(number, None)
+        self.points = {point for point in self.points if point[0] != number}
+
+    # -- inside
+
+    def _count(self, number: int, change: int) -> None:
+        self.snapshot_counts[number] = self.snapshot_counts.get(number, 0) + change
+
+    def _get_row(self, prefix: bytes, number: int, seq: int) -> VersionRow | None:
+        key = prefix + layout.META_VERSION_KEY.pack(number, seq)
+        value = self._kv.get(key)
+        return None if value is None else _version_row(prefix, key, value)
+
+    def _floor(self, prefix: bytes, number: int, seq: int) -> VersionRow | None:
+        found = self._kv.floor(
+            prefix + _U32.pack(number), prefix + layout.META_VERSION_KEY.pack(number, seq)
+        )
+        return None if found is None else _version_row(prefix, *found)
+
+    def _rows(self, prefix: bytes, number: int) -> Iterator[VersionRow]:
+        for item in self._kv.items(prefix + _U32.pack(number)):
+            yield _version_row(prefix, *item)
+
+    def _snapshots(self, prefix: bytes) -> Iterator[SnapshotRow]:
+        for item in self._kv.items(prefix):
+            yield _snapshot_row(*item)
+
+
+# -- keys and values, for transactions
+
+
+def version_key(number: int, seq: int) -> bytes:
+    return layout.META_PREFIX_VERSION + layout.META_VERSION_KEY.pack(number, seq)
+
+
+def point_key(number: int, seq: int) -> bytes:
+    return layout.META_PREFIX_POINT + layout.META_VERSION_KEY.pack(number, seq)
+
+
+def snapshot_key(number: int, name: str) -> bytes:
+    return layout.META_PREFIX_SNAPSHOT + _U32.pack(number) + name.encode()
+
+
+def round_key(lsn: int) -> bytes:
+    return layout.META_PREFIX_ROUND + layout.META_ROUND_KEY.pack(lsn)
+
+
+def settings_key(number: int) -> bytes:
+    return layout.META_PREFIX_SETTINGS + _U32.pack(number)
+
+
+def versions_put(rows: Iterable[VersionRow]) -> dict[bytes, bytes]:
+    return {version_key(row.number, row.seq): _version_value(row) for row in rows}
+
+
+def points_put(rows: Iterable[VersionRow]) -> dict[bytes, bytes]:
+    return {point_key(row.number, row.seq): _version_value(row) for row in rows}
+
+
+def snapshots_put(rows: Iterable[SnapshotRow]) -> dict[bytes, bytes]:
+    puts = {}
+    for row in rows:
+        flags = layout.SNAPSHOT_PINNED * row.pinned | layout.SNAPSHOT_SCHEDULED * row.scheduled
+        value = layout.META_SNAPSHOT_ROW.pack(row.seq, row.created_ns, flags)
+        puts[snapshot_key(row.number, row.name)] = framed(value)
+    return puts
+
+
+def round_put(row: RoundRow) -> Mapping[bytes, bytes]:
+    value = layout.META_ROUND_ROW.pack(row.sequence, row.position, row.chain, row.time_ns)
+    return {round_key(row.lsn): framed(value)}
+
+
+def settings_put(number: int, settings: Settings) -> Mapping[bytes, bytes]:
+    keep, schedule_keep = settings.keep.encode(), settings.schedule_keep.encode()
+    assert max(len(keep), len(schedule_keep)) <= MAX_KEEP_LENGTH
+    fixed = layout.META_SETTINGS_ROW.pack(
+        settings.window_s,
+        settings.schedule_s,
+        settings.schedule_next_ns,
+        settings.codec,
+        len(keep),
+        len(schedule_keep),
+    )
+    return {settings_key(number): framed(fixed + keep + schedule_keep)}
+
+
+def _version_value(row: VersionRow) -> bytes:
+    return framed(
+        layout.META_VERSION_ROW.pack(
+            row.epoch,
+            row.lsn,
+            row.time_ns,
+            row.commit,
+            row.root,
+            row.height,
+            row.size,
+            row.changed_bytes,
+        )
+    )
+
+
+def _version_row(prefix: bytes, key: bytes, value: bytes) -> VersionRow:
+    body = unframed(key, value)
+    if len(body) != layout.META_VERSION_ROW.size:
+        corrupt_value("meta", key, f"is {len(body)} bytes long")
+    number, seq = layout.META_VERSION_KEY.unpack(key[len(prefix) :])
+    epoch, lsn, time_ns, commit, root, height, size, changed = layout.META_VERSION_ROW.unpack(body)
+    return VersionRow(number, seq, epoch, lsn, time_ns, size, changed, commit, root, height)
+
+
+def _snapshot_row(key: bytes, value: bytes) -> SnapshotRow:
+    body = unframed(key, value)
+    if len(body) != layout.META_SNAPSHOT_ROW.size:
+        corrupt_value("meta", key, f"is {len(body)} bytes long")
+    start = len(layout.META_PREFIX_SNAPSHOT)
+    (number,) = _U32.unpack(key[start : start + _U32.size])
+    seq, created_ns, flags = layout.META_SNAPSHOT_ROW.unpack(body)
+    return SnapshotRow(
+        number,
+        key[start + _U32.size :].decode(),
+        seq,
+        created_ns,
+        bool(flags & layout.SNAPSHOT_PINNED),
+        bool(flags & layout.SNAPSHOT_SCHEDULED),
+    )
+
+
+def _round_row(key: bytes, value: bytes) -> RoundRow:
+    body = unframed(key, value)
+    if len(body) != layout.META_ROUND_ROW.size:
+        corrupt_value("meta", key, f"is {len(body)} bytes long")
+    (lsn,) = layout.META_ROUND_KEY.unpack(key[len(layout.META_PREFIX_ROUND) :])
+    return RoundRow(lsn, *layout.META_ROUND_ROW.unpack(body))
+
+
+def _settings(key: bytes, value: bytes) -> Settings:
+    body = unframed(key, value)
+    fixed = layout.META_SETTINGS_ROW
+    if len(body) < fixed.size:
+        corrupt_value("meta", key, f"is {len(body)} bytes long")
+    window_s, schedule_s, next_ns, codec, keep_length, other_length = fixed.unpack_from(body)
+    if len(body) != fixed.size + keep_length + other_length:
+        corrupt_value("meta", key, f"is {len(body)} bytes long")
+    texts = body[fixed.size :]
+    return Settings(
+        window_s,
+        texts[:keep_length].decode(),
+        codec,
+        schedule_s,
+        texts[keep_length:].decode(),
+        next_ns,
+    )

@@ -1,0 +1,357 @@
+"""Past versions: a tree of chunks, and over it what a replay of the log brought back.
+
+A version that is in chunks is its tree alone. Any other one inside the window is its base, the
+newest version row before it, with a private hot map over it (`volume.history` says from where the
+log is replayed). Both read through the same native core as a live volume, over places of their own
+in the place table, and cannot be written.
+
+`PastVersions` finds and opens them. An open version pins the segments that its map points into, and
+its tree counts as a root of gc, until it is closed.
+"""
+
+import errno
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from native import (
+    OP_BLOCK_STATUS,
+    OP_CACHE,
+    OP_FLUSH,
+    OP_READ,
+    Journal,
+    PlaceTable,
+    Request,
+    VolumeCore,
+)
+from volume.disk import Clock
+from volume.errors import CorruptJournal, NoSuchVersion, VersionsBusy
+from volume.history import History, RoundRow, VersionRow
+from volume.logreader import LogEnd, LogReader, LogRecord
+from volume.meta import VolumeRecord
+from volume.reader import HeadState, Reader, ReadTarget
+from volume.segments import SegmentPool
+
+Done = Callable[[list[Request]], None]
+Extents = list[tuple[int, int]]
+
+FIRST_NUMBER = 1 << 31  # volume numbers count from 1: what is opened for a while is above them
+LINGER_S = 10.0  # an open version without clients stays that long: the next connection finds it
+MAX_OPEN = 64  # each takes memory for its hot map and a descriptor for each segment
+MAX_HOT_EXTENTS = 1 << 20  # of an overlay, asked for at once
+READING_OPS = frozenset((OP_READ, OP_BLOCK_STATUS, OP_FLUSH, OP_CACHE))
+
+_LAST_LSN = (1 << 64) - 1
+_numbers = itertools.count(FIRST_NUMBER)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version as it can be read. `overlay` is None when its tree says it all."""
+
+    record: VolumeRecord
+    """Of its volume, as that is now."""
+    row: VersionRow
+    """Its seq, time and size; commit and tree are the base's when there is an overlay."""
+    overlay: VolumeCore | None = None
+    pinned: int | None = None
+    """Sequence from which on the log is pinned for the overlay."""
+    number: int = 0
+    """Of the overlay's places in the place table."""
+    journal: Journal | None = None
+    """The overlay's."""
+
+    def hot_extents(self) -> Extents:
+        """(offset, length) of what the overlay covers."""
+        if self.overlay is None:
+            return []
+        found = self.overlay.hot_extents(0, self.row.size, MAX_HOT_EXTENTS)
+        return [(start, length) for start, length, kind in found if kind >= 0]
+
+
+class PastVersions:
+    """Finds versions and replays what they need. Thread-safe; waits for disks.
+
+    Errors: NoSuchVersion, CorruptData, OSError."""
+
+    def __init__(
+        self,
+        history: History,
+        log: LogReader,
+        pool: SegmentPool,
+        table: PlaceTable,
+        end_of_log: Callable[[], int],
+    ) -> None:
+        """`end_of_log()`: the lsn of the last record that is in the journal."""
+        self._history = history
+        self._log = log
+        self._pool = pool
+        self._table = table
+        self._end_of_log = end_of_log
+
+    def start_for(self, number: int, seq: int) -> RoundRow | None:
+        """From where on the log brings a volume to record `seq`; None when that part is gone."""
+        later = self._history.after(number, seq)
+        return self._history.round_before(_LAST_LSN if later is None else later.lsn)
+
+    def floor(self) -> int | None:
+        """Sequence from which on points that are not in chunks yet need the log."""
+        starts = [self.start_for(number, seq) for number, seq in sorted(self._history.points)]
+        return min((max(start.sequence, 1) for start in starts if start), default=None)
+
+    def at_seq(self, record: VolumeRecord, seq: int, ref: str) -> Version:
+        """The version of exactly that seq."""
+        row = self._history.version(record.number, seq)
+        if row is not None:
+            return Version(record, row)
+        base = self._history.base(record.number, seq)
+        end = LogEnd(self._end_of_log(), volume=record.number, seq=seq)
+        with self._pinned():
+            start = self.start_for(record.number, seq)
+            if base is None or start is None:
+                raise _too_old(record, ref, base)
+            version = self._replayed(record, base, start, end)
+        if version.row.seq != seq:
+            self.close(version)
+            raise NoSuchVersion(record.name, ref, f"the newest is seq:{version.row.seq}")
+        return version
+
+    def at_time(self, record: VolumeRecord, time_ns: int, ref: str) -> Version:
+        """The state at that moment."""
+        base = next(
+            (
+                row
+                for row in self._history.newest(record.number)
+                if row.time_ns <= time_ns and (row.number, row.seq) not in self._history.points
+            ),
+            None,
+        )
+        if base is None:
+            raise NoSuchVersion(record.name, ref, "the volume was not there yet")
+        end = LogEnd(self._end_of_log(), time_ns=time_ns)
+        with self._pinned():
+            start = self._history.round_at(time_ns)
+            if start is None:
+                if base.time_ns == time_ns:
+                    return Version(record, base)
+                raise _too_old(record, ref, base)
+            return self._replayed(record, base, start, end)
+
+    def point(self, record: VolumeRecord, row: VersionRow, base: VersionRow) -> Version:
+        """The version that a point names, over `base`."""
+        end = LogEnd(row.lsn, volume=record.number, seq=row.seq)
+        with self._pinned():
+            start = self.start_for(record.number, row.seq)
+            if start is None:
+                raise _too_old(record, f"seq:{row.seq}", base)
+            version = self._replayed(record, base, start, end)
+        if version.row.seq != row.seq:
+            self.close(version)
+            raise CorruptJournal(
+                f"volume {record.name}: the log ends at seq:{version.row.seq}, before "
+                f"seq:{row.seq}, which was durable"
+            )
+        return version
+
+    def writes(self, record: VolumeRecord, limit: int) -> tuple[list[LogRecord], RoundRow | None]:
+        """The newest records of a volume that the log has, oldest first, and where it begins."""
+        journal = self._log.new_journal()
+        with self._pinned():
+            start = next(self._history.rounds(), None)
+            if start is None:
+                return [], None
+            end = LogEnd(self._end_of_log())
+            read = self._log.read(
+                start, end, journal, {}, rows_volume=record.number, row_limit=limit
+            )
+        return read.rows, start
+
+    def close(self, version: Version) -> None:
+        """Let go of what `version` pins."""
+        if version.pinned is not None:
+            self._pool.unpin(version.pinned)
+
+    @contextmanager
+    def _pinned(self) -> Iterator[None]:
+        """Nothing expires while it is looked for."""
+        self._pool.pin(0)
+        try:
+            yield
+        finally:
+            self._pool.unpin(0)
+
+    def _replayed(
+        self, record: VolumeRecord, base: VersionRow, start: RoundRow, end: LogEnd
+    ) -> Version:
+        journal = self._log.new_journal()
+        number = next(_numbers)
+        core = new_core(journal, self._table, number, record, base)
+        read = self._log.read(start, end, journal, {record.number: core})
+        seq = core.state()[0]
+        if seq == base.seq:
+            return Version(record, base)
+        later = self._history.after(record.number, seq)
+        row = replace(
+            base,
+            seq=seq,
+            lsn=read.lsn,
+            time_ns=read.last_ns,
+            size=record.size if later is None else later.size,
+        )
+        core.resize(row.size)
+        sequence = max(start.sequence, 1)
+        self._pool.pin(sequence)
+        return Version(record, row, core, sequence, number, journal)
+
+
+def new_core(
+    journal: Journal, table: PlaceTable, number: int, record: VolumeRecord, base: VersionRow
+) -> VolumeCore:
+    """A core over the tree of `base`, to be filled by a replay; it takes records of any epoch."""
+    return VolumeCore(journal, table, number, 0, record.chunk_size, base.size, base.seq, 0)
+
+
+def _too_old(record: VolumeRecord, ref: str, base: VersionRow | None) -> NoSuchVersion:
+    why = "single writes of then are not kept any more"
+    if base is not None:
+        why += f"; the nearest version before is {record.name}@seq:{base.seq}"
+    return NoSuchVersion(record.name, ref, why)
+
+
+class PastVolume:
+    """A version as a read-only device. `submit`, `attach`, `detach` on the front ends' thread."""
+
+    def __init__(
+        self,
+        name: str,
+        version: Version,
+        core: VolumeCore,
+        number: int,
+        reader: Reader,
+        clock: Clock,
+    ) -> None:
+        self.name = name
+        self.number = number
+        self.version = version
+        self._core = core
+        self._reader = reader
+        self._clock = clock
+        self._clients: list[str] = []
+        self._idle_since = clock.monotonic()
+        self._head = HeadState(version.row.root, version.row.height, 0)
+        record = version.record
+        self._target = ReadTarget(
+            name, core, record.block_size, record.chunk_size, lambda: self._head
+        )
+
+    @property
+    def size(self) -> int:
+        return self.version.row.size
+
+    @property
+    def block_size(self) -> int:
+        return self.version.record.block_size
+
+    @property
+    def read_only(self) -> bool:
+        return True
+
+    @property
+    def clients(self) -> list[str]:
+        return sorted(self._clients)
+
+    def attach(self, client: str) -> None:
+        self._clients.append(client)
+
+    def detach(self, client: str) -> None:
+        self._clients.remove(client)
+        self._idle_since = self._clock.monotonic()
+
+    def idle_s(self) -> float:
+        """How long nobody has been attached; 0 while somebody is."""
+        return 0.0 if self._clients else self._clock.monotonic() - self._idle_since
+
+    def target(self) -> ReadTarget:
+        return self._target
+
+    def head(self) -> HeadState:
+        return self._head
+
+    def submit(self, batch: Sequence[Request], done: Done) -> None:
+        """As `BlockDevice.submit`; everything that would change it fails with EPERM."""
+        refused = [request for request in batch if request.op not in READING_OPS]
+        for request in refused:
+            request.error = errno.EPERM
+        asked = [request for request in batch if request.op in READING_OPS]
+        finished, reads, syncs, _ = self._core.submit(asked, self._clock.now_ns())
+        if refused or finished or syncs:  # nothing here is ever unsynced
+            done([*refused, *finished, *syncs])
+        if reads:
+            self._reader.submit(self._target, reads, done)
+
+    def retire(self) -> None:
+        """Reads from here on get ESHUTDOWN: what it reads may go."""
+        self._core.retire()
+
+
+class OpenVersions:
+    """Past versions that are open as devices, by the name they were asked for. Thread-safe."""
+
+    def __init__(
+        self, past: PastVersions, log: LogReader, table: PlaceTable, reader: Reader, clock: Clock
+    ) -> None:
+        self._past = past
+        self._table = table
+        self._reader = reader
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open: dict[str, PastVolume] = {}
+        self._empty = log.new_journal()
+
+    def find(self, name: str) -> PastVolume | None:
+        """The device of that name, if it is open: connections of one client get the same."""
+        with self._lock:
+            return self._open.get(name)
+
+    def open(self, name: str, version: Version) -> PastVolume:
+        """`version` as a device, which closes it some time after its last client has gone."""
+        with self._lock:
+            found = self._open.get(name)
+            if found is None and len(self._open) < MAX_OPEN:
+                number, core = version.number, version.overlay
+                if core is None:
+                    number = next(_numbers)
+                    core = new_core(self._empty, self._table, number, version.record, version.row)
+                found = PastVolume(name, version, core, number, self._reader, self._clock)
+                self._open[name] = found
+                return found
+        self._past.close(version)
+        if found is None:
+            raise VersionsBusy(name, MAX_OPEN)
+        return found
+
+    def all(self) -> list[PastVolume]:
+        with self._lock:
+            return list(self._open.values())
+
+    def tend(self) -> None:
+        """Close what nobody has used for a while."""
+        for device in self.all():
+            if device.idle_s() > LINGER_S:
+                self._close(device)
+
+    def close_volume(self, number: int) -> None:
+        """The volume goes, and its versions with it; whoever reads one gets ESHUTDOWN."""
+        for device in self.all():
+            if device.version.record.number == number:
+                self._close(device)
+
+    def _close(self, device: PastVolume) -> None:
+        with self._lock:
+            if self._open.pop(device.name, None) is None:
+                return
+        device.retire()
+        self._table.drop_volume(device.number)
+        self._past.close(device.version)

@@ -1,0 +1,246 @@
+"""Snapshots: names for versions; and the schedules that make and remove them.
+
+A snapshot costs one sync of the journal and one transaction of `meta/`, however large the volume is
+and however many there are: it only notes which record of the volume is the last one in it. Its
+bytes come into chunks with the next destage round (`volume.destager`).
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from volume import refs, retention
+from volume.catalog import Catalog
+from volume.disk import Clock
+from volume.errors import (
+    InvalidPolicy,
+    NoSuchVersion,
+    SnapshotExists,
+    SnapshotPinned,
+    VolumeError,
+)
+from volume.history import History, Settings, SnapshotRow
+from volume.model import ScheduleInfo, SnapshotInfo
+from volume.seal import Seal
+from volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+MIN_SCHEDULE_S = 10
+SCHEDULED_PREFIX = "auto-"
+_NS = 1_000_000_000
+
+
+class Snapshots:
+    """The snapshots of an open store. Every method waits for disks; any thread may call it."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        history: History,
+        clock: Clock,
+        seal: Seal,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake()`: there are points to be brought into chunks."""
+        self._catalog = catalog
+        self._history = history
+        self._clock = clock
+        self._seal = seal
+        self._wake = wake
+        self._next_due_ns = 0  # looked at again whenever it has passed
+
+    def create(
+        self, name: str, volumes: Sequence[str], *, pinned: bool = False
+    ) -> list[SnapshotInfo]:
+        """Name what `volumes` are at one instant; durable on return, with all that is in them.
+
+        Every write that was acknowledged before the call is in. SnapshotExists, NoSuchVolume: none
+        was made."""
+        refs.check_snapshot_name(name)
+        return self._create(name, volumes, pinned=pinned)
+
+    def _create(
+        self, name: str, volumes: Sequence[str], *, pinned: bool = False, scheduled: bool = False
+    ) -> list[SnapshotInfo]:
+        with self._catalog.lock:
+            self._seal.check()
+            taken = [self._catalog.named(volume) for volume in dict.fromkeys(volumes)]
+            for volume in taken:
+                if self._history.snapshot(volume.record.number, name) is not None:
+                    raise SnapshotExists(volume.name, name)
+            made = self._catalog.add_points(taken, name, pinned=pinned, scheduled=scheduled)
+            infos = [
+                self._info(volume, row)
+                for volume, (_, row) in zip(taken, made, strict=True)
+                if row is not None
+            ]
+        self._wake()
+        return infos
+
+    def all(self, volume: str | None = None) -> list[SnapshotInfo]:
+        """The snapshots of a volume, or of all; oldest first, by volume. NoSuchVolume."""
+        if volume is not None:
+            return self._of(self._catalog.named(volume))
+        found = sorted(self._catalog.all(), key=lambda each: each.name)
+        return [info for each in found for info in self._of(each)]
+
+    def _of(self, volume: Volume) -> list[SnapshotInfo]:
+        rows = sorted(
+            self._history.snapshots(volume.record.number),
+            key=lambda row: (row.created_ns, row.name),
+        )
+        return [self._info(volume, row) for row in rows]
+
+    def get(self, volume: str, name: str) -> SnapshotInfo:
+        """NoSuchVolume, NoSuchVersion."""
+        found = self._catalog.named(volume)
+        return self._info(found, self._row(found, name))
+
+    def delete(self, volume: str, name: str, *, force: bool = False) -> None:
+        """Forget a name; durable on return. SnapshotPinned, unless `force`."""
+        with self._catalog.lock:
+            self._seal.check()
+            row = self._row(self._catalog.named(volume), name)
+            if row.pinned and not force:
+                raise SnapshotPinned(volume, name)
+            self._history.drop_snapshots([row])
+
+    def pin(self, volume: str, name: str, pinned: bool) -> SnapshotInfo:
+        """Protect a snapshot from schedules and from `delete` without force, or no longer."""
+        with self._catalog.lock:
+            self._seal.check()
+            found = self._catalog.named(volume)
+            row = replace(self._row(found, name), pinned=pinned)
+            self._history.put_snapshot(row)
+            return self._info(found, row)
+
+    def _row(self, volume: Volume, name: str) -> SnapshotRow:
+        row = self._history.snapshot(volume.record.number, name)
+        if row is None:
+            raise NoSuchVersion(volume.name, name)
+        return row
+
+    def _info(self, volume: Volume, row: SnapshotRow) -> SnapshotInfo:
+        version = self._history.version(row.number, row.seq)
+        state = version or self._history.point(row.number, row.seq)
+        # A round may have made a version of the point between the two looks.
+        state = state or self._history.version(row.number, row.seq)
+        assert state is not None, "a snapshot's version stays with it"
+        return SnapshotInfo(
+            volume=volume.name,
+            name=row.name,
+            seq=row.seq,
+            epoch=state.epoch,
+            size=state.size,
+            created_ns=row.created_ns,
+            commit=state.commit.hex() if version is not None else None,
+            pinned=row.pinned,
+            scheduled=row.scheduled,
+        )
+
+    # -- schedules
+
+    def schedule(self, volume: str) -> ScheduleInfo | None:
+        """A volume's schedule, if it has one."""
+        return _schedule_info(volume, self._settings(volume))
+
+    def _settings(self, volume: str) -> Settings:
+        return self._history.settings(self._catalog.named(volume).record.number)
+
+    def set_schedule(self, volume: str, every_s: int, keep: str) -> ScheduleInfo:
+        """Make a snapshot every `every_s` seconds from now on, and keep of them what `keep` says.
+
+        InvalidPolicy. Durable on return."""
+        policy = str(retention.parse(keep))
+        if every_s < MIN_SCHEDULE_S:
+            raise InvalidPolicy(f"every {every_s}s", f"{MIN_SCHEDULE_S} s is the shortest interval")
+        if not policy:
+            raise InvalidPolicy(keep, "a schedule that keeps nothing is none")
+        now_ns = self._clock.now_ns()
+        next_ns = (now_ns // (every_s * _NS) + 1) * every_s * _NS
+        self._put(volume, schedule_s=every_s, schedule_keep=policy, schedule_next_ns=next_ns)
+        info = self.schedule(volume)
+        assert info is not None
+        return info
+
+    def clear_schedule(self, volume: str) -> None:
+        """Make no more; those that are there stay."""
+        self._put(volume, schedule_s=0, schedule_keep="", schedule_next_ns=0)
+
+    def _put(
+        self, volume: str, *, schedule_s: int, schedule_keep: str, schedule_next_ns: int
+    ) -> None:
+        with self._catalog.lock:
+            self._seal.check()
+            number = self._catalog.named(volume).record.number
+            settings = replace(
+                self._history.settings(number),
+                schedule_s=schedule_s,
+                schedule_keep=schedule_keep,
+                schedule_next_ns=schedule_next_ns,
+            )
+            self._history.put_settings(number, settings)
+            self._next_due_ns = 0
+
+    def tend(self) -> None:
+        """Make and remove the scheduled snapshots that are due. On the upkeep thread."""
+        now_ns = self._clock.now_ns()
+        if now_ns < self._next_due_ns:
+            return
+        self._next_due_ns = now_ns + 3600 * _NS
+        by_number = {volume.record.number: volume for volume in self._catalog.all()}
+        for number, settings in list(self._history.with_schedule()):
+            volume = by_number.get(number)
+            if volume is None:
+                continue
+            next_ns = settings.schedule_next_ns
+            step_ns = settings.schedule_s * _NS
+            # A clock that was set back must not stop a schedule for long.
+            if next_ns <= now_ns or next_ns > now_ns + 2 * step_ns:
+                next_ns = (now_ns // step_ns + 1) * step_ns
+                self._make_scheduled(volume, settings, next_ns, now_ns)
+            self._next_due_ns = min(self._next_due_ns, next_ns)
+
+    def _make_scheduled(
+        self, volume: Volume, settings: Settings, next_ns: int, now_ns: int
+    ) -> None:
+        name = SCHEDULED_PREFIX + _compact_time(now_ns)
+        try:
+            self._create(name, [volume.name], scheduled=True)
+        except SnapshotExists:
+            log.info("scheduled snapshot is there already snapshot=%s@%s", volume.name, name)
+        except VolumeError as error:
+            log.error("scheduled snapshot failed volume=%s error=%s", volume.name, error)
+        with self._catalog.lock:
+            if volume.deleted:
+                return
+            number = volume.record.number
+            current = self._history.settings(number)
+            self._history.put_settings(number, replace(current, schedule_next_ns=next_ns))
+            gone = list(self._too_many(number, settings.schedule_keep, now_ns))
+            if gone:
+                self._history.drop_snapshots(gone)
+                log.info("scheduled snapshots removed volume=%s count=%d", volume.name, len(gone))
+
+    def _too_many(self, number: int, keep: str, now_ns: int) -> Iterator[SnapshotRow]:
+        rows = [row for row in self._history.snapshots(number) if row.scheduled]
+        rows.sort(key=lambda row: (row.seq, row.created_ns))
+        stays = retention.select([row.created_ns for row in rows], retention.parse(keep), now_ns)
+        for row, kept in zip(rows, stays, strict=True):
+            if not kept and not row.pinned:
+                yield row
+
+
+def _schedule_info(volume: str, settings: Settings) -> ScheduleInfo | None:
+    if not settings.schedule_s:
+        return None
+    return ScheduleInfo(
+        volume, settings.schedule_s, settings.schedule_keep, settings.schedule_next_ns
+    )
+
+
+def _compact_time(time_ns: int) -> str:
+    """As in a snapshot's name: 20261122T103105Z."""
+    return datetime.fromtimestamp(time_ns // _NS, UTC).strftime("%Y%m%dT%H%M%SZ")
