@@ -48,7 +48,7 @@ from volume.model import (
 from volume.reader import Reader
 from volume.scheduler import Scheduler
 from volume.seal import Seal
-from volume.volume import Volume
+from volume.volume import Compare, Volume
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class Machinery:
     reader: Reader
     flusher: Flusher
     backlog: WriteBacklog
+    compare: Compare
 
 
 class Catalog:
@@ -101,6 +102,7 @@ class Catalog:
             reader=parts.reader,
             flusher=parts.flusher,
             backlog=parts.backlog,
+            compare=parts.compare,
         )
 
     # -- looking

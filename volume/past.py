@@ -26,6 +26,8 @@ from native import (
     Request,
     VolumeCore,
 )
+from volume.changes import Changes, hot_ranges
+from volume.diff import Side
 from volume.disk import Clock
 from volume.errors import CorruptJournal, NoSuchVersion, VersionsBusy
 from volume.history import History, RoundRow, VersionRow
@@ -33,6 +35,7 @@ from volume.logreader import LogEnd, LogReader, LogRecord
 from volume.meta import VolumeRecord
 from volume.reader import HeadState, Reader, ReadTarget
 from volume.segments import SegmentPool
+from volume.volume import Compare
 
 Done = Callable[[list[Request]], None]
 Extents = list[tuple[int, int]]
@@ -40,7 +43,6 @@ Extents = list[tuple[int, int]]
 FIRST_NUMBER = 1 << 31  # volume numbers count from 1: what is opened for a while is above them
 LINGER_S = 10.0  # an open version without clients stays that long: the next connection finds it
 MAX_OPEN = 64  # each takes memory for its hot map and a descriptor for each segment
-MAX_HOT_EXTENTS = 1 << 20  # of an overlay, asked for at once
 READING_OPS = frozenset((OP_READ, OP_BLOCK_STATUS, OP_FLUSH, OP_CACHE))
 
 _LAST_LSN = (1 << 64) - 1
@@ -67,8 +69,7 @@ class Version:
         """(offset, length) of what the overlay covers."""
         if self.overlay is None:
             return []
-        found = self.overlay.hot_extents(0, self.row.size, MAX_HOT_EXTENTS)
-        return [(start, length) for start, length, kind in found if kind >= 0]
+        return hot_ranges(self.overlay, 0, self.row.size)
 
 
 class PastVersions:
@@ -231,6 +232,7 @@ class PastVolume:
         number: int,
         reader: Reader,
         clock: Clock,
+        compare: Compare,
     ) -> None:
         self.name = name
         self.number = number
@@ -238,6 +240,7 @@ class PastVolume:
         self._core = core
         self._reader = reader
         self._clock = clock
+        self._compare = compare
         self._clients: list[str] = []
         self._idle_since = clock.monotonic()
         self._head = HeadState(version.row.root, version.row.height, 0)
@@ -269,6 +272,10 @@ class PastVolume:
         self._clients.remove(client)
         self._idle_since = self._clock.monotonic()
 
+    def touch(self) -> None:
+        """Somebody is about to attach."""
+        self._idle_since = self._clock.monotonic()
+
     def idle_s(self) -> float:
         """How long nobody has been attached; 0 while somebody is."""
         return 0.0 if self._clients else self._clock.monotonic() - self._idle_since
@@ -291,6 +298,14 @@ class PastVolume:
         if reads:
             self._reader.submit(self._target, reads, done)
 
+    def changes_since(self, ref: str) -> Changes:
+        """What differs from version `ref` of its volume; see `blockd.device.TracksChanges`."""
+        return self._compare(self.version.record.name, ref, self._side)
+
+    def _side(self, offset: int, length: int) -> tuple[Side, int]:
+        row, hot = self.version.row, hot_ranges(self._core, offset, length)
+        return Side(row.root, row.height, row.size, hot), 0
+
     def retire(self) -> None:
         """Reads from here on get ESHUTDOWN: what it reads may go."""
         self._core.retire()
@@ -300,8 +315,15 @@ class OpenVersions:
     """Past versions that are open as devices, by the name they were asked for. Thread-safe."""
 
     def __init__(
-        self, past: PastVersions, log: LogReader, table: PlaceTable, reader: Reader, clock: Clock
+        self,
+        past: PastVersions,
+        log: LogReader,
+        table: PlaceTable,
+        reader: Reader,
+        clock: Clock,
+        compare: Compare,
     ) -> None:
+        self._compare = compare
         self._past = past
         self._table = table
         self._reader = reader
@@ -313,18 +335,26 @@ class OpenVersions:
     def find(self, name: str) -> PastVolume | None:
         """The device of that name, if it is open: connections of one client get the same."""
         with self._lock:
-            return self._open.get(name)
+            return self._found(name)
+
+    def _found(self, name: str) -> PastVolume | None:
+        found = self._open.get(name)
+        if found is not None:
+            found.touch()
+        return found
 
     def open(self, name: str, version: Version) -> PastVolume:
         """`version` as a device, which closes it some time after its last client has gone."""
         with self._lock:
-            found = self._open.get(name)
+            found = self._found(name)
             if found is None and len(self._open) < MAX_OPEN:
                 number, core = version.number, version.overlay
                 if core is None:
                     number = next(_numbers)
                     core = new_core(self._empty, self._table, number, version.record, version.row)
-                found = PastVolume(name, version, core, number, self._reader, self._clock)
+                found = PastVolume(
+                    name, version, core, number, self._reader, self._clock, self._compare
+                )
                 self._open[name] = found
                 return found
         self._past.close(version)
@@ -340,7 +370,7 @@ class OpenVersions:
         """Close what nobody has used for a while."""
         for device in self.all():
             if device.idle_s() > LINGER_S:
-                self._close(device)
+                self._close(device, idle=True)
 
     def close_volume(self, number: int) -> None:
         """The volume goes, and its versions with it; whoever reads one gets ESHUTDOWN."""
@@ -348,10 +378,13 @@ class OpenVersions:
             if device.version.record.number == number:
                 self._close(device)
 
-    def _close(self, device: PastVolume) -> None:
+    def _close(self, device: PastVolume, *, idle: bool = False) -> None:
         with self._lock:
-            if self._open.pop(device.name, None) is None:
+            if idle and device.idle_s() <= LINGER_S:
+                return  # somebody has found it meanwhile
+            if self._open.get(device.name) is not device:
                 return
+            del self._open[device.name]
         device.retire()
         self._table.drop_volume(device.number)
         self._past.close(device.version)

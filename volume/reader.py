@@ -27,6 +27,7 @@ from native import (
     VolumeCore,
 )
 from volume import codecs
+from volume.changes import Changes
 from volume.chunks import ChunkStore
 from volume.errors import CorruptChunk, CorruptData, VolumeError
 from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, ZERO_ID, ChunkId
@@ -283,6 +284,8 @@ class Reader:
         try:
             if request.op == OP_READ:
                 self._read(target, request)
+            elif isinstance(request.data, Changes):
+                request.data = request.data.extents(request.offset, request.length)
             else:
                 request.data = self._resolver.extents(target, request.offset, request.length)
             request.error = 0

@@ -5,6 +5,7 @@ and however many there are: it only notes which record of the volume is the last
 bytes come into chunks with the next destage round (`volume.destager`).
 """
 
+import heapq
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -92,6 +93,16 @@ class Snapshots:
             key=lambda row: (row.created_ns, row.name),
         )
         return [self._info(volume, row) for row in rows]
+
+    def names(self, volume: str | None, limit: int) -> list[str]:
+        """As "vol@name", of one volume or of all; for each newest first, at most `limit` in all."""
+        volumes = self._catalog.names() if volume is None else [volume]
+        found: list[str] = []
+        for name in volumes:
+            rows = self._history.snapshots(self._catalog.named(name).record.number)
+            newest = heapq.nlargest(limit - len(found), rows, key=lambda row: row.created_ns)
+            found += [f"{name}@{row.name}" for row in newest]
+        return found
 
     def get(self, volume: str, name: str) -> SnapshotInfo:
         """NoSuchVolume, NoSuchVersion."""

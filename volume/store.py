@@ -27,6 +27,7 @@ from volume import codecs
 from volume.backlog import WriteBacklog
 from volume.builder import TreeBuilder
 from volume.catalog import Catalog, Machinery
+from volume.changes import Changes, ChangeTracker, Look
 from volume.checkpoint import Checkpoint, first_checkpoint
 from volume.chunks import ChunkStore
 from volume.destager import Destager
@@ -168,7 +169,12 @@ class Store:
         past = PastVersions(
             history, logs, self._pool, self._table, lambda: self._journal.state()[0]
         )
-        opened = OpenVersions(past, logs, self._table, self._reader, clock)
+        tracker = ChangeTracker()
+
+        def compare(volume: str, ref: str, look: Look) -> Changes:
+            return self.versions.compare(volume, ref, look)
+
+        opened = OpenVersions(past, logs, self._table, self._reader, clock, compare)
         self._catalog = Catalog(
             Machinery(
                 self._journal,
@@ -178,6 +184,7 @@ class Store:
                 self._reader,
                 self._flusher,
                 self._backlog,
+                compare,
             ),
             meta,
             history,
@@ -207,6 +214,7 @@ class Store:
             history,
             past,
             opened,
+            tracker,
             self._manifests,
             clock,
             self._seal,
@@ -228,6 +236,7 @@ class Store:
                 history=history,
                 past=past,
                 opened=opened,
+                tracker=tracker,
                 snapshots=self.snapshots,
                 destager=self._destager,
                 backlog=self._backlog,
@@ -345,9 +354,9 @@ class Store:
         """A past version "vol@ref" as a device; see `Versions.open`."""
         return self.versions.open(name)
 
-    def version_names(self) -> list[str]:
-        """Every snapshot, as "vol@name"."""
-        return [f"{info.volume}@{info.name}" for info in self.snapshots.all()]
+    def version_names(self, volume: str | None, limit: int) -> list[str]:
+        """Snapshots as "vol@name", of one volume or of all; each's newest first, `limit` in all."""
+        return self.snapshots.names(volume, limit)
 
     def volumes(self) -> list[VolumeInfo]:
         infos = (self._catalog.info_of(volume) for volume in self._catalog.all())

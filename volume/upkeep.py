@@ -27,6 +27,7 @@ from volume import gc, retention
 from volume.background import Worker
 from volume.backlog import WriteBacklog, delay_for
 from volume.catalog import Catalog
+from volume.changes import ChangeTracker
 from volume.chunks import ChunkStore
 from volume.destager import Destager
 from volume.disk import Clock
@@ -74,6 +75,7 @@ class Upkept:
     history: History
     past: PastVersions
     opened: OpenVersions
+    tracker: ChangeTracker
     snapshots: Snapshots
     destager: Destager
     backlog: WriteBacklog
@@ -392,6 +394,8 @@ class Upkeep:
                 yield gc.Root(row.root, row.height, _commits(row.commit))
         for device in parts.opened.all():
             row = device.version.row
+            yield gc.Root(row.root, row.height, _commits(row.commit))
+        for row in parts.tracker.rows():
             yield gc.Root(row.root, row.height, _commits(row.commit))
 
     def thin(self) -> int:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from volume import refs, retention
 from volume.catalog import Catalog
+from volume.changes import Changes, ChangeTracker, Look
 from volume.diff import Side, changed_extents
 from volume.disk import Clock
 from volume.errors import InvalidSize, NoSuchVersion, VolumeBusy
@@ -48,6 +49,7 @@ class Versions:
         history: History,
         past: PastVersions,
         opened: OpenVersions,
+        tracker: ChangeTracker,
         manifests: Manifests,
         clock: Clock,
         seal: Seal,
@@ -58,6 +60,7 @@ class Versions:
         self._history = history
         self._past = past
         self._opened = opened
+        self._tracker = tracker
         self._manifests = manifests
         self._clock = clock
         self._seal = seal
@@ -279,6 +282,15 @@ class Versions:
                 extents=found,
                 changed_bytes=sum(length for _, length in found),
             )
+
+    def compare(self, volume: str, ref: str, look: Look) -> Changes:
+        """What a device, seen by `look`, has that version `ref` of `volume` has not."""
+        parsed = refs.parse_version(volume, ref, self._clock.now_ns())
+        with self.resolved(str(parsed)) as version:
+            changes = Changes(
+                self._manifests, side_of(version), version.row, look, version.record.chunk_size
+            )
+            return self._tracker.add(changes)
 
     # -- how long versions stay
 

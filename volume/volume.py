@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from native import OP_READ, OP_WRITE, Request, VolumeCore
+from volume.changes import Changes, Look, hot_ranges
+from volume.diff import Side
 from volume.disk import Clock
 from volume.flusher import Flusher
 from volume.meta import VolumeRecord
@@ -20,6 +22,9 @@ from volume.reader import HeadState, Reader, ReadTarget
 from volume.scheduler import Scheduler
 
 Done = Callable[[list[Request]], None]
+
+
+Compare = Callable[[str, str, Look], Changes]
 
 
 class Backlog(Protocol):
@@ -43,7 +48,9 @@ class Volume:
         reader: Reader,
         flusher: Flusher,
         backlog: Backlog,
+        compare: Compare,
     ) -> None:
+        """`compare(name, ref, look)`: the changes of volume `name` since its version `ref`."""
         self.core = core
         self.record = record
         self._clock = clock
@@ -51,6 +58,7 @@ class Volume:
         self._reader = reader
         self._flusher = flusher
         self._backlog = backlog
+        self._compare = compare
         self._clients: Counter[str] = Counter()
         self._head = HeadState(record.head.root, record.head.height, 0)
         self.deleted = False
@@ -114,6 +122,16 @@ class Volume:
                 if request.op == OP_WRITE:  # the front end's buffer is its own again
                     request.data = bytes(request.data)  # type: ignore[call-overload]
             self._backlog.add(self, blocked, done)
+
+    def changes_since(self, ref: str) -> Changes:
+        """What differs from version `ref` of this volume; see `blockd.device.TracksChanges`."""
+        return self._compare(self.name, ref, self._side)
+
+    def _side(self, offset: int, length: int) -> tuple[Side, int]:
+        # The hot maps first: what a round moves from them meanwhile is in the later head.
+        hot = hot_ranges(self.core, offset, length)
+        head = self._head
+        return Side(head.root, head.height, self.size, hot), head.generation
 
     def move_head(self, record: VolumeRecord) -> None:
         """The head in `record` is durable: read from it what was frozen until now."""
