@@ -15,7 +15,7 @@ gc may move a chunk, or remove its pack, between a reader's look at the index an
 reader sees that as damage, looks again, and finds the new place; see MAX_LOOKS.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -91,6 +91,8 @@ class ChunkStore:
         self.index = index
         self.codec = codec
         self.counters = ChunkCounters()
+        self.watch: Callable[[Iterable[Place]], None] | None = None
+        """Told of all that is put or found to be there, once it is durable: gc's barrier."""
         self._pending: dict[ChunkId, Place] = {}
         self._damaged: set[ChunkId] = set()
 
@@ -145,9 +147,12 @@ class ChunkStore:
         """Where chunks are that something new is about to refer to, as `put` finds duplicates.
 
         Called by the writer's thread, between the same two `sync`s as what refers to them."""
+        places = self.index.get_many(chunk_ids)
+        if self.watch is not None:
+            self.watch(place for place in places if place is not None)
         return [
             place or self._pending.get(chunk_id)
-            for chunk_id, place in zip(chunk_ids, self.index.get_many(chunk_ids), strict=True)
+            for chunk_id, place in zip(chunk_ids, places, strict=True)
         ]
 
     def sync(self) -> None:
@@ -157,6 +162,8 @@ class ChunkStore:
         self.packs.sync()
         if self._pending:
             self.index.put(self._pending)
+            if self.watch is not None:
+                self.watch(self._pending.values())
             self._damaged.difference_update(self._pending)
             self._pending = {}
 
@@ -193,10 +200,20 @@ class ChunkStore:
         """Where a chunk is; None when the store has none of that id."""
         return self.index.get(chunk_id) or self._pending.get(chunk_id)
 
+    def note_damage(self, chunk_id: ChunkId) -> None:
+        """What is stored of a chunk is damaged: store it anew when it is put again."""
+        if len(self._damaged) < MAX_DAMAGED:
+            self._damaged.add(chunk_id)
+
     def _known(self, chunk_id: ChunkId) -> bool:
         if chunk_id in self._pending:
             return True
-        return self.index.get(chunk_id) is not None and chunk_id not in self._damaged
+        place = self.index.get(chunk_id)
+        if place is None or chunk_id in self._damaged:
+            return False
+        if self.watch is not None:
+            self.watch((place,))
+        return True
 
     def _read(self, chunk_id: ChunkId, place: Place, verify: bool) -> bytes:
         stored = self.packs.read(place, chunk_id)
@@ -220,8 +237,7 @@ class ChunkStore:
             except CorruptData:
                 again = self.place(chunk_id)
                 if again == place:
-                    if len(self._damaged) < MAX_DAMAGED:
-                        self._damaged.add(chunk_id)
+                    self.note_damage(chunk_id)
                     raise
                 place = again
         raise CorruptChunk(

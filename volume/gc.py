@@ -1,21 +1,37 @@
 """gc: what no root reaches is removed from the packs. Mark and sweep, never counters.
 
-Mark walks every tree and sets one bit for each chunk reached, by pack and ordinal of the entry:
-2 MiB of memory for 1 TiB of 64 KiB chunks. A node whose bit is set already is not walked again, so
-what versions share costs nothing (data can never have the id of a node, see `volume.manifest`). A
-chunk that should be there and is not in the index stops gc before anything was removed.
+A run of the `Collector` is cut into slices; destage rounds go on between them.
 
-Sweep looks at sealed packs only; the one that is appended to is left alone. A pack
-- with nothing live is removed;
-- with less than MIN_LIVE of its bytes live, or one of several small ones, is copied forward: its
-  live entries are verified, appended to the newest pack, and the old pack is removed;
-- whose footer is damaged, or whose live entries do not all verify, stays as it is and is counted.
+    mark     walk every tree and set one bit for each chunk reached, by pack and ordinal of the
+             entry (`volume.marks`). A node whose bit is set is not walked again: what versions
+             share costs nothing (data can never have the id of a node, see `volume.manifest`).
+             A chunk that should be there and is not ends the run before anything was removed.
+    history  versions that nobody named, newest first, until their share of the disk is used up;
+             the rest is given back to the caller (`dropped`).
+    sweep    packs with nothing to keep are removed; those with less than MIN_LIVE of their bytes
+             to keep, and several small ones, are copied forward: what is kept is verified and
+             appended to the newest pack, then the old one is removed. A pack with a damaged
+             footer, or in which what is kept does not all verify, stays as it is and is counted.
+
+What happens between the slices
+- *The epoch barrier.* Whatever a round puts, and whatever it finds to be there already, lives for
+  this run (`ChunkStore.watch`). So a head that moves needs no second look: each node of its new
+  tree was put meanwhile, or is of the old tree, which was a root or is covered in the same way.
+- A *new name for an old tree* (a clone, a restore, an opened version) puts nothing. Who makes one
+  registers it where `roots` will find it, and then calls `protect`.
+- Only packs that were there when the run began are swept, copies go to later ones.
+- A slice leaves nothing half done: what it copied is durable and in the index, a pack is looked
+  through and removed in one go.
+
+*Condemned*: a dead entry is removed when an earlier run, at least `condemn_s` before, found it dead
+as well. Until then it is kept, and a put that finds it brings it back to life. This is memory only:
+after a restart the period begins anew. When the disk is full nobody can wait for it.
 
 Order, and what a crash after each step leaves:
 
     removing  1  index forgets the dead      entries nobody can find; the next gc removes the pack
               2  unlink                      as before, or done
-    copying   1  live entries appended       copies that nothing refers to; swept as dead later
+    copying   1  kept entries appended       copies that nothing refers to; swept as dead later
               2  packs synced                the same
               3  index points at the copies  the old pack holds only dead entries; removed later
               4  index forgets the dead      the same
@@ -25,56 +41,269 @@ The index is not synced, so a power cut may undo 3 and 4 but keep 5; it is then 
 packs (`Meta.index_trusted`), where the copies are. A pack that comes back because its unlink was
 not durable brings entries back that are true to their ids, and is removed again by a later gc.
 
-gc runs on the writer's thread, between rounds: everything put is synced and in a head, and nothing
-is put meanwhile. Readers go on. `roots` must name every tree that anyone can still read: heads,
-snapshots, and what a reader has begun with. A chunk that is wanted again later is stored again.
+Threads: `step` and `collect` on the writer's thread, between rounds: everything put is synced.
+`protect`, `note_change`, `run_now`, `status` and `dry_run` on any. Readers go on all the time; a
+chunk that moves under them is found again (`volume.chunks`).
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 from volume.chunks import ChunkStore
-from volume.errors import CorruptChunk, CorruptData, CorruptPack, OutOfSpace
-from volume.index import Place
-from volume.layout import ZERO_ID, ChunkId
+from volume.errors import CorruptData
+from volume.gcrun import Dropped, GcReport, Hooks, Root, Run, ignore, never
 from volume.manifest import Manifests
-from volume.packfile import entry_length
+from volume.marks import Condemned, Marks
 
 log = logging.getLogger(__name__)
 
-MIN_LIVE = 0.6  # of a pack's bytes; below it copying pays
-SMALL_PACK = 0.25  # of the size at which packs are sealed; two or more of these are joined
-LOOKUP_BATCH = 4096  # footer rows looked up in the index at once
+BUSY_SLICE_S = 0.02  # a slice while clients are at work; longer ones show in their latencies
+BUSY_SHARE = 0.1  # of the time, for gc, while clients are at work
+FULL_REST_S = 1.0  # between two runs while the disk is full
+RUN_SHARE = 20  # gc rests at least this many times as long as its last run worked
 
 
-class Root(NamedTuple):
-    """A tree that stays, with the commits that lead to it."""
+@dataclass(frozen=True, slots=True)
+class GcStatus:
+    """What gc is doing."""
 
-    root: ChunkId
-    height: int
-    commits: tuple[ChunkId, ...] = ()
+    running: bool
+    phase: str
+    """"idle", "mark", "history", "sweep" or "copy"."""
+    progress: float
+    """Of the run, 0.0 to 1.0; an estimate."""
+    last: GcReport | None
+    ended_s: float | None
+    """Seconds since the last run ended."""
+    next_run_s: float | None
+    """Seconds until the next run; None while one goes on, or when there is nothing to look for."""
+    condemned_bytes: int
+    """Of pack entries that are dead, but stay for a while."""
 
 
-@dataclass(slots=True)
-class GcReport:
-    """What one run did. Bytes are of pack files, except `copied_bytes` (entries)."""
+class Pace(NamedTuple):
+    """How gc shares the machine, and how long dead things stay. Times are seconds."""
 
-    bytes_before: int = 0
-    bytes_after: int = 0
-    chunks_live: int = 0
-    chunks_removed: int = 0
-    packs_removed: int = 0
-    packs_copied: int = 0
-    packs_damaged: int = 0
-    copied_bytes: int = 0
-    stopped: bool = False
-    """`should_stop` said so; the rest is for the next run."""
-    out_of_space: bool = False
-    """There was no room for copies; dead packs were removed all the same."""
-    duration_s: float = 0.0
+    interval_s: float = 10.0
+    """Between two runs, at least."""
+    condemn_s: float = 60.0
+    """Dead entries stay that long; 0: they go in the run that finds them dead."""
+    busy_copy_rate: int = 32 * 1024 * 1024
+    """Bytes per second that are copied while clients are at work."""
+
+
+DEFAULT_PACE = Pace()
+
+
+class _Stopped(Exception):
+    pass
+
+
+class Collector:
+    """Runs gc in slices. See the module's text for threads and order."""
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        manifests: Manifests,
+        hooks: Hooks,
+        monotonic: Callable[[], float],
+        pace: Pace = DEFAULT_PACE,
+    ) -> None:
+        self._store = store
+        self._manifests = manifests
+        self._hooks = hooks
+        self._monotonic = monotonic
+        self._pace = pace
+        self._condemned = Condemned(pace.condemn_s)
+        self._lock = threading.Lock()  # `_run`, and what is protected while it marks
+        self._run: Run | None = None
+        self._changed = True  # something may have died since the last run began
+        self._waiting = False  # something dead stayed, since it had not been dead for long enough
+        self._asked = False
+        self._resume_at = 0.0
+        self._ended_at = monotonic()
+        self._rest_s = pace.interval_s
+        self._last: GcReport | None = None
+
+    # -- the writer's thread
+
+    def step(self, budget_s: float) -> bool:
+        """Work for about `budget_s`, if there is anything to do now; whether to call again at once.
+
+        False: nothing is due, or gc rests for the sake of clients; call again in a moment (the
+        worker's interval will do). Damage ends the run and is told by `status`; OSError: a write or
+        a sync has failed, seal the store."""
+        now = self._monotonic()
+        full = self._hooks.full()
+        if self._run is None:
+            if self._due_in(now, full) > 0.0:
+                return False
+            self._begin(thorough=False, full=full)
+        elif now < self._resume_at and not full:
+            return False
+        busy = not full and self._hooks.busy()
+        self._advance(now + (min(budget_s, BUSY_SLICE_S) if busy else budget_s), busy)
+        return self._run is not None and not busy
+
+    def collect(self, *, thorough: bool = False) -> GcReport:
+        """A whole run over the roots of now, without rests; what it did.
+
+        `thorough`: packs are copied for a single dead entry, so that nothing dead is left but what
+        is condemned. Raises what ended it early: CorruptData, OSError; `error` is set as well."""
+        self._finish()  # what was begun before saw other roots
+        self._begin(thorough=thorough, full=self._hooks.full())
+        run = self._run
+        assert run is not None
+        self._finish()
+        if run.failure is not None:
+            raise run.failure
+        return run.report
+
+    def _finish(self) -> None:
+        while self._run is not None:
+            self._advance(None, busy=False)
+
+    def _begin(self, *, thorough: bool, full: bool) -> None:
+        assert self._store.pending_count == 0, "gc runs between rounds"
+        self._changed = self._asked = False  # before the roots are asked for
+        run = self._new_run(thorough=thorough, full=full)
+        with self._lock:
+            self._run = run
+        self._store.watch = run.used
+        self._resume_at = 0.0
+
+    def _new_run(self, *, thorough: bool, full: bool) -> Run:
+        """One that has not begun yet."""
+        return Run(
+            self._store,
+            self._manifests,
+            self._hooks,
+            self._condemned,
+            self._lock,
+            self._monotonic,
+            thorough=thorough,
+            patient=not full,
+        )
+
+    def _advance(self, deadline: float | None, busy: bool) -> None:
+        """Go on with the run until `deadline`, or to its end."""
+        run = self._run
+        assert run is not None
+        assert self._store.pending_count == 0, "gc runs between rounds"
+        began = now = self._monotonic()
+        try:
+            for copied in run.work:
+                now = self._monotonic()
+                if self._hooks.should_stop():
+                    raise _Stopped
+                if busy and copied:
+                    self._resume_at = now + copied / self._pace.busy_copy_rate
+                    break
+                if deadline is not None and now >= deadline:
+                    break
+            else:
+                self._end(run, None, began)
+                return
+        except _Stopped:
+            run.report.stopped = True
+            self._end(run, None, began)
+            return
+        except CorruptData as error:
+            self._end(run, error, began)
+            return
+        except BaseException:
+            self._end(run, None, began, told=False)
+            raise
+        run.report.work_s += now - began
+        if busy:
+            rest_s = (now - began) * (1 / BUSY_SHARE - 1)
+            self._resume_at = max(self._resume_at, now + rest_s)
+
+    def _end(self, run: Run, error: CorruptData | None, began: float, *, told: bool = True) -> None:
+        self._store.watch = None
+        with self._lock:
+            self._run = None
+        now = self._monotonic()
+        report = run.report
+        report.bytes_after = self._store.packs.total_bytes
+        report.work_s += now - began
+        report.duration_s = now - run.started
+        if error is not None:
+            report.error, run.failure = str(error), error
+            log.error("gc stopped, nothing that is needed was removed error=%s", error)
+        elif told:
+            log.info("gc done report=%s", report)
+        self._last = report
+        self._ended_at = now
+        self._rest_s = max(self._pace.interval_s, RUN_SHARE * report.work_s)
+        self._waiting = report.condemned_chunks > 0
+        if error is not None or report.stopped or not told:
+            self._changed = True  # there is something left to do
+
+    # -- any thread
+
+    def note_change(self) -> None:
+        """Something may have died: a head moved, a volume or a snapshot was deleted."""
+        self._changed = True
+
+    def run_now(self) -> None:
+        """Let the next `step` begin a run, unless one goes on."""
+        self._asked = True
+
+    def protect(self, root: Root) -> bool:
+        """A tree has a new name, which `roots` tells of from now on: whether all of it is there.
+
+        False: a run has found it without any name, and may have removed parts of it already; the
+        new name must go again. May be called at any time, costs a lookup, and never waits."""
+        with self._lock:
+            return self._run is None or self._run.protect(root)
+
+    def status(self) -> GcStatus:
+        with self._lock:
+            run = self._run
+            last = self._last
+        now = self._monotonic()
+        wait_s = self._due_in(now, self._hooks.full())
+        return GcStatus(
+            running=run is not None,
+            phase="idle" if run is None else run.phase,
+            progress=0.0 if run is None else run.progress(last.chunks_live if last else 0),
+            last=last,
+            ended_s=None if last is None else now - self._ended_at,
+            next_run_s=None if run is not None or wait_s == float("inf") else wait_s,
+            condemned_bytes=last.condemned_bytes if last else 0,
+        )
+
+    def dry_run(self) -> GcReport:
+        """What a run would do now, removing nothing. Takes as long as a run; any thread.
+
+        What is written meanwhile may not be in it. CorruptData: a run would end early."""
+        run = self._new_run(thorough=False, full=self._hooks.full())
+        report = run.report
+        report.dry = True
+        for _ in run.rehearsal():
+            if self._hooks.should_stop():
+                report.stopped = True
+                break
+        report.work_s = report.duration_s = self._monotonic() - run.started
+        return report
+
+    def _due_in(self, now: float, full: bool) -> float:
+        """Seconds until the next run; 0.0: now; infinite: there is nothing to look for."""
+        if self._asked:
+            return 0.0
+        rested_s = now - self._ended_at
+        if full and (self._changed or self._waiting):
+            return max(0.0, FULL_REST_S - rested_s)
+        if self._changed:
+            return max(0.0, self._rest_s - rested_s)
+        if self._waiting:
+            return max(0.0, max(self._rest_s, self._pace.condemn_s) - rested_s)
+        return float("inf")
 
 
 def collect(
@@ -83,238 +312,25 @@ def collect(
     roots: Iterable[Root],
     *,
     monotonic: Callable[[], float],
-    moved: Callable[[int], None] | None = None,
-    removed: Callable[[int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    moved: Callable[[int], None] = ignore,
+    removed: Callable[[int], None] = ignore,
+    should_stop: Callable[[], bool] = never,
+    thorough: bool = False,
 ) -> GcReport:
-    """Remove what `roots` do not reach. The removals are durable on return.
-
-    `moved(number)` is called when the live chunks of a pack have new places, `removed(number)` when
-    a pack without any is gone; both files are unlinked, but stay readable for who holds them open.
-    `should_stop` is asked between nodes, and between packs.
-    CorruptChunk, CorruptManifest: a tree cannot be walked; nothing was removed. OSError: seal.
-    """
-    assert store.pending_count == 0, "gc runs between rounds"
-    run = _Run(store, moved or _ignore, removed or _ignore, should_stop or _never)
-    started = monotonic()
-    report = run.report
-    report.bytes_before = store.packs.total_bytes
-    try:
-        run.mark(manifests, roots)
-        run.sweep()
-    except _Stopped:
-        report.stopped = True
-    report.bytes_after = store.packs.total_bytes
-    report.duration_s = monotonic() - started
-    log.info("gc done report=%s", report)
-    return report
+    """One whole run without a condemn period, as for a store that nobody else uses."""
+    hooks = Hooks(lambda: roots, moved=moved, removed=removed, should_stop=should_stop)
+    collector = Collector(store, manifests, hooks, monotonic, Pace(condemn_s=0.0))
+    return collector.collect(thorough=thorough)
 
 
-class Marks:
-    """One bit for each entry of each pack."""
-
-    def __init__(self) -> None:
-        self._bits: dict[int, bytearray] = {}
-
-    def mark(self, place: Place) -> bool:
-        """Set the bit of an entry; whether it was not set before."""
-        bits = self._bits.setdefault(place.pack, bytearray())
-        at, bit = place.ordinal >> 3, 1 << (place.ordinal & 7)
-        if at >= len(bits):
-            bits.extend(bytes(at + 1 - len(bits)))
-        if bits[at] & bit:
-            return False
-        bits[at] |= bit
-        return True
-
-    def marked(self, place: Place) -> bool:
-        bits = self._bits.get(place.pack, b"")
-        at = place.ordinal >> 3
-        return at < len(bits) and bool(bits[at] >> (place.ordinal & 7) & 1)
-
-    def count(self, number: int) -> int:
-        """Marked entries of a pack."""
-        return int.from_bytes(self._bits.get(number, b""), "little").bit_count()
-
-
-class _Entries(NamedTuple):
-    """The entries of a pack that the index knows to be there."""
-
-    live: list[tuple[ChunkId, Place]]
-    dead: list[ChunkId]
-
-    @property
-    def live_bytes(self) -> int:
-        return sum(entry_length(place.stored_length) for _, place in self.live)
-
-
-class _Stopped(Exception):
-    pass
-
-
-class _Run:
-    """One mark and sweep."""
-
-    def __init__(
-        self,
-        store: ChunkStore,
-        moved: Callable[[int], None],
-        removed: Callable[[int], None],
-        should_stop: Callable[[], bool],
-    ) -> None:
-        self.report = GcReport()
-        self._index = store.index
-        self._packs = store.packs
-        self._moved = moved
-        self._removed = removed
-        self._should_stop = should_stop
-        self._marks = Marks()
-
-    def mark(self, manifests: Manifests, roots: Iterable[Root]) -> None:
-        for root in roots:
-            self._mark_all([commit for commit in root.commits if commit != ZERO_ID])
-            manifests.walk(root.root, root.height, self._enter, self._mark_all)
-
-    def sweep(self) -> None:
-        """Dead packs go first: that may be the space that the copies need."""
-        numbers = self._packs.sealed()
-        try:
-            crowded = [number for number in numbers if not self._removed_dead(number)]
-            sparse, small = [], []
-            for number in crowded:
-                self._check_stop()
-                fraction = self._live_fraction(number)
-                if fraction is None:
-                    self.report.packs_damaged += 1
-                elif fraction < MIN_LIVE:
-                    sparse.append(number)
-                elif self._packs.size(number) < SMALL_PACK * self._packs.pack_bytes:
-                    small.append(number)
-            for number in sparse + (small if len(small) > 1 else []):
-                self._check_stop()
-                self._copy(number)
-        except OutOfSpace as error:
-            self._packs.abandon()
-            self.report.out_of_space = True
-            log.warning("gc has no room to copy error=%s", error)
-        finally:
-            self._packs.sync_folder()
-
-    # -- mark
-
-    def _enter(self, node: ChunkId) -> bool:
-        self._check_stop()
-        return self._mark(node, self._index.get(node))
-
-    def _mark_all(self, chunk_ids: list[ChunkId]) -> None:
-        for chunk_id, place in zip(chunk_ids, self._index.get_many(chunk_ids), strict=True):
-            self._mark(chunk_id, place)
-
-    def _mark(self, chunk_id: ChunkId, place: Place | None) -> bool:
-        if place is None:
-            raise CorruptChunk(
-                f"chunk {chunk_id.hex()}: is needed, but no pack has it; gc removes nothing until "
-                "it is restored"
-            )
-        new = self._marks.mark(place)
-        self.report.chunks_live += new
-        return new
-
-    def _check_stop(self) -> None:
-        if self._should_stop():
-            raise _Stopped
-
-    # -- sweep
-
-    def _removed_dead(self, number: int) -> bool:
-        """Remove a pack that has nothing live; whether it had."""
-        self._check_stop()
-        if self._marks.count(number) or self._packs.entry_count(number) is None:
-            return False
-        try:
-            entries = self._entries(number)
-        except CorruptPack as error:
-            log.warning("gc passes over a damaged pack error=%s", error)
-            return False
-        self._forget(number, entries)
-        self._removed(number)
-        self.report.packs_removed += 1
-        return True
-
-    def _live_fraction(self, number: int) -> float | None:
-        """Of the pack's bytes; None when the pack is damaged."""
-        count = self._packs.entry_count(number)
-        if count is not None and count == self._marks.count(number):
-            return 1.0  # its footer need not be read
-        try:
-            return self._entries(number).live_bytes / self._packs.size(number)
-        except CorruptPack as error:
-            log.warning("gc passes over a damaged pack error=%s", error)
-            return None
-
-    def _copy(self, number: int) -> None:
-        try:
-            entries = self._entries(number)
-            copies = {chunk_id: self._copied(chunk_id, place) for chunk_id, place in entries.live}
-        except CorruptData as error:
-            self._packs.abandon()
-            self.report.packs_damaged += 1
-            log.warning("gc leaves a damaged pack error=%s", error)
-            return
-        self._packs.sync()
-        self._index.put(copies)
-        self._moved(number)
-        self._forget(number, entries)
-        self.report.packs_copied += 1
-        self.report.copied_bytes += entries.live_bytes
-
-    def _copied(self, chunk_id: ChunkId, place: Place) -> Place:
-        stored = self._packs.read(place, chunk_id)
-        return self._packs.append(place.kind, chunk_id, stored, place.raw_length, place.codec)
-
-    def _forget(self, number: int, entries: _Entries) -> None:
-        self._index.remove(entries.dead)
-        self._packs.unlink(number)
-        self.report.chunks_removed += len(entries.dead)
-
-    def _entries(self, number: int) -> _Entries:
-        """The entries of a sealed pack, live and dead. CorruptPack when anything does not agree.
-
-        The marks came by way of the index; that its places and the footer's are the same, and that
-        every mark is found again, is checked here, before anything is removed."""
-        entries = _Entries([], [])
-        for batch in _batches(self._packs.footer(number)):
-            known = self._index.get_many([chunk_id for chunk_id, _ in batch])
-            for (chunk_id, place), there in zip(batch, known, strict=True):
-                if there is None or (there.pack, there.offset) != (number, place.offset):
-                    continue  # the index knows a copy elsewhere, or never knew this one
-                if there != place:
-                    raise CorruptPack(
-                        f"pack {number:08x}: its footer has {place}, the index has {there} for "
-                        f"chunk {chunk_id.hex()}"
-                    )
-                if self._marks.marked(place):
-                    entries.live.append((chunk_id, place))
-                else:
-                    entries.dead.append(chunk_id)
-        if len(entries.live) != self._marks.count(number):
-            raise CorruptPack(
-                f"pack {number:08x}: {self._marks.count(number)} of its entries are in use, "
-                f"its footer has {len(entries.live)} of them"
-            )
-        return entries
-
-
-def _batches(
-    rows: Iterator[tuple[ChunkId, Place]],
-) -> Iterator[list[tuple[ChunkId, Place]]]:
-    while batch := list(islice(rows, LOOKUP_BATCH)):
-        yield batch
-
-
-def _ignore(_number: int) -> None:
-    pass
-
-
-def _never() -> bool:
-    return False
+__all__ = [
+    "Collector",
+    "Dropped",
+    "GcReport",
+    "GcStatus",
+    "Hooks",
+    "Marks",
+    "Pace",
+    "Root",
+    "collect",
+]

@@ -12,6 +12,7 @@ and update the index after; gc takes places out first and removes packs after.
 Threads: as `KeyValue`, any number of readers beside one writer.
 """
 
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -21,6 +22,9 @@ from volume.errors import CorruptData, UnknownFormat
 from volume.kv import KeyValue
 from volume.layout import ChunkId
 
+GROUPS = 1 << 16  # parts that the index can be looked through in, one after the other
+_PLACE_LENGTH = layout.INDEX_PLACE.size
+_SLOT = struct.Struct("<I 4x I 4x I 4x")  # INDEX_PLACE, but for the fields of a Slot
 MAX_BATCH = 16384  # places set in one transaction: bounds LMDB's list of dirty pages
 
 
@@ -38,6 +42,18 @@ class Place(NamedTuple):
     """The entry is the ordinal-th of its pack, from 0."""
     codec: int
     kind: int
+
+
+class Slot(NamedTuple):
+    """What gc needs to know of a place."""
+
+    pack: int
+    stored_length: int
+    ordinal: int
+
+    @classmethod
+    def of(cls, place: Place) -> "Slot":
+        return cls(place.pack, place.stored_length, place.ordinal)
 
 
 class PackTables(Protocol):
@@ -74,6 +90,25 @@ class ChunkIndex:
             None if value is None else self._place(chunk_id, value)
             for chunk_id, value in zip(chunk_ids, self._kv.get_many(keys), strict=True)
         ]
+
+    def slots(self, chunk_ids: Sequence[ChunkId]) -> list[Slot | None]:
+        """As `get_many`, with less of each place: a third of the time."""
+        keys = [layout.INDEX_PREFIX_CHUNK + chunk_id for chunk_id in chunk_ids]
+        values = self._kv.get_many(keys)
+        found = [value for value in values if value is not None and len(value) == _PLACE_LENGTH]
+        if len(found) == len(values):
+            return list(map(Slot._make, _SLOT.iter_unpack(b"".join(found))))
+        return [
+            None if value is None else Slot.of(self._place(chunk_id, value))
+            for chunk_id, value in zip(chunk_ids, values, strict=True)
+        ]
+
+    def group(self, number: int) -> Iterator[tuple[ChunkId, Place]]:
+        """All chunks whose ids begin with the two bytes of `number`: one GROUPS-th of them."""
+        prefix = layout.INDEX_PREFIX_CHUNK
+        for key, value in self._kv.items(prefix + number.to_bytes(2, "big")):
+            chunk_id = key[len(prefix) :]
+            yield chunk_id, self._place(chunk_id, value)
 
     def put(self, places: Mapping[ChunkId, Place]) -> None:
         """Set places; their entries must be durable. Whole batches of MAX_BATCH at a time."""

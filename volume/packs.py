@@ -282,6 +282,15 @@ class Packs:
             return count, self.size(number) - HEADER_LENGTH - footer
         return sum(1 for _ in self.places(number)), self.size(number) - HEADER_LENGTH
 
+    def newest(self) -> int:
+        """The highest number given to a pack so far; -1 before the first."""
+        return self._next - 1
+
+    def unsealed(self) -> int | None:
+        """The pack that is appended to, if it has entries."""
+        tail = self._tail
+        return tail.pack.number if tail is not None and tail.rows else None
+
     def size(self, number: int) -> int:
         """Bytes of a sealed pack on disk."""
         with self._lock:

@@ -12,7 +12,7 @@ from tests.unit.volume.rig import PACK_BYTES, STORE_UUID, Rig, chunk
 from volume.chunks import ChunkStore
 from volume.disk import PosixDisk
 from volume.errors import CorruptChunk
-from volume.gc import GcReport, Marks, Root, collect
+from volume.gc import GcReport, Root, collect
 from volume.index import ChunkIndex, Place
 from volume.kv import LmdbKeyValue
 from volume.layout import KIND_COMMIT, ZERO_ID
@@ -113,11 +113,38 @@ def test_packs_left_small_by_crashes_are_joined() -> None:
         assert_whole(rig, root, [number])
 
 
-def test_the_pack_that_is_appended_to_is_never_swept() -> None:
+def test_the_pack_that_is_appended_to_stays_while_little_of_it_is_dead() -> None:
     rig = Rig()
-    tree(rig, range(3))
+    tree(rig, range(1))
     report = gc(rig)
-    assert (report.packs_removed, report.packs_copied, rig.index.count()) == (0, 0, 5)
+    assert (report.packs_removed, report.packs_copied, rig.index.count()) == (0, 0, 3)
+
+
+def test_the_pack_that_is_appended_to_is_sealed_when_most_of_it_is_dead() -> None:
+    rig = Rig()
+    kept = tree(rig, [100])
+    tree(rig, range(5))
+    report = gc(rig, kept)
+    assert (report.packs_copied, report.chunks_removed) == (1, 7)
+    assert rig.index.count() == 3
+    assert_whole(rig.killed(), kept, [100])
+
+
+def test_a_thorough_run_leaves_nothing_dead() -> None:
+    rig = Rig()
+    kept = tree(rig, range(20))
+    smaller = Root(rig.manifests.update(kept.root, 2, {}, [(0, 3)]), 2)
+    rig.store.sync()
+    assert gc(rig, smaller).chunks_removed == 0
+    report = collect(
+        rig.store, rig.manifests, [smaller], monotonic=SimClock().monotonic, thorough=True
+    )
+    assert rig.index.count() == report.chunks_live == 19
+    stored = [
+        chunk_id for number in rig.packs.numbers() for chunk_id, _ in rig.packs.places(number)
+    ]
+    assert len(stored) == 19
+    assert_whole(rig.without_index(), smaller, range(3, 20))
 
 
 def test_commits_stay_with_their_roots() -> None:
@@ -326,18 +353,6 @@ def killed_after(rig: Rig, steps: int, root: Root) -> bool:
         except Killed:
             return False
     return True
-
-
-def test_marks_count_each_entry_once() -> None:
-    marks = Marks()
-    places = [Place(3, 64, 1, 1, ordinal, 0, 1) for ordinal in (0, 7, 8, 70_000)]
-    assert [marks.mark(place) for place in places] == [True] * 4
-    assert not marks.mark(places[2])
-    assert marks.count(3) == 4
-    assert marks.marked(places[3])
-    assert not marks.marked(places[3]._replace(ordinal=70_001))
-    assert not marks.marked(places[0]._replace(pack=4))
-    assert marks.count(4) == 0
 
 
 def test_a_chunk_whose_only_reference_came_after_its_death_is_stored_again() -> None:
