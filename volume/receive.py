@@ -74,7 +74,7 @@ MAX_RECEIVES = 4  # streams at once; bounds memory to as many batches
 MAX_IDLE_NS = 7 * 24 * 3600 * 1_000_000_000
 COMMIT_DIGITS = 16  # of a commit's id, in commands that are shown
 
-KEY_PREFIX = b"r/"  # + name of the volume, UTF-8 -> progress record
+KEY_PREFIX = b"w/"  # + name of the volume, UTF-8 -> progress record
 _RECORD = struct.Struct("<B 32s 32s 32s B Q Q Q Q H")
 """version, target, base commit, base root, base height, started, updated (ns), received bytes,
 stored bytes, length of the commit. Then the commit, the forest, and a crc32c of all before it."""
