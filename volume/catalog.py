@@ -166,6 +166,12 @@ class Catalog:
         )
         return self._add(name, row.size, source.block_size, source.chunk_size, head, settings)
 
+    def receive(self, name: str, block_size: int, chunk_size: int, row: VersionRow) -> VolumeInfo:
+        """Make a volume whose first version is `row`, which came from elsewhere."""
+        _check_sizes(row.size, block_size, chunk_size)
+        head = Head(row.commit, row.root, row.height, 0)
+        return self._add(name, row.size, block_size, chunk_size, head, self._history.defaults())
+
     def _add(
         self,
         name: str,
@@ -308,11 +314,12 @@ class Catalog:
             self._history.add_points(points, snapshots)
         return made
 
-    def replace_head(self, volume: Volume, row: VersionRow, kept: str) -> VolumeInfo:
+    def replace_head(self, volume: Volume, row: VersionRow, kept: str | None) -> VolumeInfo:
         """Make `row`, which is in chunks, the head of `volume`; durable on return, all or nothing.
 
-        What it was becomes snapshot `kept`. Clients of the volume get ESHUTDOWN from here on: what
-        they have in their caches is not the volume's any more."""
+        What it was becomes snapshot `kept`, or a version without a name. Clients of the volume get
+        ESHUTDOWN from here on: what they have in their caches is not the volume's any more. The
+        lock is held."""
         record = volume.record
         number = record.number
         self._seal.sync_journal()  # most of it, while clients still write
@@ -323,7 +330,7 @@ class Catalog:
             self._seal.sync_journal()
             old = VersionRow(number, seq, record.epoch, next_lsn - 1, now_ns, record.size)
             points = [] if self._history.version(number, seq) else [old]
-            names = [SnapshotRow(number, kept, seq, now_ns)]
+            names = [] if kept is None else [SnapshotRow(number, kept, seq, now_ns)]
             head = Head(row.commit, row.root, row.height, seq + 1)
             new = VersionRow(
                 *(number, seq + 1, record.epoch + 1, next_lsn - 1, now_ns, row.size, 0),
@@ -340,7 +347,7 @@ class Catalog:
         successor = self._make(record)
         self._volumes = {**self._volumes, record.name: successor}
         self._history.noted(points, names)
-        log.info("volume restored volume=%s seq=%d kept=%s", record.name, row.seq, kept)
+        log.info("volume has another head volume=%s from_seq=%d kept=%s", record.name, seq, kept)
         return self.info_of(successor)
 
     def info_of(self, volume: Volume) -> VolumeInfo:

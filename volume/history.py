@@ -212,6 +212,10 @@ class History:
         prefix = layout.META_PREFIX_SNAPSHOT
         return self._snapshots(prefix if number is None else prefix + _U32.pack(number))
 
+    def names_seq(self, number: int, seq: int) -> bool:
+        """Whether a snapshot names that version. Looks at all of the volume's."""
+        return any(row.seq == seq for row in self.snapshots(number))
+
     def put_snapshot(self, row: SnapshotRow) -> None:
         """Change a snapshot that is there."""
         self._kv.update(snapshots_put([row]))

@@ -46,6 +46,8 @@ class StoreOptions:
     """Destage when this part of the journal is used."""
     gc_interval_s: float = 10.0
     """At least this long between two garbage collections."""
+    gc_condemn_s: float = 60.0
+    """What nothing reaches is removed when it has been so for this long."""
     read_threads: int = 4
     """Threads for reads that have to wait for the disk."""
     compression: str = "none"

@@ -19,7 +19,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from native import Journal, PlaceTable
@@ -34,7 +34,7 @@ from volume.destager import Destager
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
 from volume.errors import DirectoryLocked, JournalFull, StoreSealed
 from volume.flusher import Flusher
-from volume.gc import GcReport
+from volume.gc import GcReport, GcStatus
 from volume.history import History, RoundRow, Settings, VersionRow, round_put, versions_put
 from volume.index import ChunkIndex
 from volume.kv import KeyValue, LmdbKeyValue
@@ -45,6 +45,8 @@ from volume.meta import Meta
 from volume.model import (
     DEFAULT_BLOCK_SIZE,
     DEFAULT_CHUNK_SIZE,
+    ReceiveInfo,
+    SpaceReport,
     StoreStatus,
     VolumeInfo,
 )
@@ -52,12 +54,15 @@ from volume.options import StoreOptions, journal_geometry, window_segments
 from volume.packs import Packs
 from volume.past import OpenVersions, PastVersions, PastVolume
 from volume.reader import ChunkResolver, Reader
+from volume.receive import Receiver, Receives
 from volume.recovery import JournalRecovery
 from volume.scheduler import InlineScheduler, Scheduler
 from volume.seal import Seal
 from volume.segments import SegmentPool
 from volume.snapshots import Snapshots
 from volume.space import SpaceGuard
+from volume.spacereport import SpaceReporter
+from volume.transfers import Transfers
 from volume.upkeep import Upkeep, Upkept
 from volume.versions import Versions
 from volume.volume import Volume
@@ -170,6 +175,7 @@ class Store:
             history, logs, self._pool, self._table, lambda: self._journal.state()[0]
         )
         tracker = ChangeTracker()
+        receives = Receives(meta_kv, clock)
 
         def compare(volume: str, ref: str, look: Look) -> Changes:
             return self.versions.compare(volume, ref, look)
@@ -237,12 +243,33 @@ class Store:
                 past=past,
                 opened=opened,
                 tracker=tracker,
+                receives=receives,
                 snapshots=self.snapshots,
                 destager=self._destager,
                 backlog=self._backlog,
                 space=self._space,
                 seal=self._seal,
             )
+        )
+        self._transfers = Transfers(
+            self._chunks,
+            self._manifests,
+            receives,
+            self._catalog,
+            history,
+            self.versions,
+            self.upkeep.submit,
+            clock,
+            lambda: self._space.left_bytes,
+        )
+        self._spaces = SpaceReporter(
+            self._catalog,
+            history,
+            self._chunks,
+            self._manifests,
+            self._pool,
+            checkpoint.segment_bytes,
+            self.upkeep,
         )
         if self._journal.state()[3] == 0:
             self._pool.tend()  # the first segment of a new store
@@ -396,6 +423,26 @@ class Store:
             self.upkeep.make_room()
         return self._catalog.resize(name, size, force=force)
 
+    def space(self) -> SpaceReport:
+        """Where the disk's bytes are, exactly; takes long. CorruptData."""
+        return self._spaces.report()
+
+    # -- streams; see `Transfers`
+
+    def send(
+        self, source: str, base: str | None = None, resume: str | None = None
+    ) -> Iterator[bytes]:
+        return self._transfers.send(source, base=base, resume=resume)
+
+    def receive(self, name: str) -> Receiver:
+        return self._transfers.receive(name)
+
+    def receives(self) -> list[ReceiveInfo]:
+        return self._transfers.receives()
+
+    def abort_receive(self, name: str) -> None:
+        self._transfers.abort_receive(name)
+
     # -- upkeep, by hand
 
     def tend(self) -> bool:
@@ -404,12 +451,18 @@ class Store:
     def destage(self) -> bool:
         return self.upkeep.destage()
 
-    def collect(self) -> GcReport:
-        return self.upkeep.collect()
+    def collect(self, *, dry_run: bool = False) -> GcReport:
+        """A whole run of gc, now; `dry_run`: what it would do, without doing it. CorruptData."""
+        if dry_run:
+            return self.upkeep.collector.dry_run()
+        return self.upkeep.submit(self.upkeep.collect)
+
+    def gc_status(self) -> GcStatus:
+        return self.upkeep.collector.status()
 
     @property
     def last_gc(self) -> GcReport | None:
-        return self.upkeep.last_gc
+        return self.gc_status().last
 
     # -- state
 

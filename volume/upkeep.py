@@ -18,9 +18,13 @@ import logging
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import takewhile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise, takewhile
+from typing import Any, TypeVar
 
 from native import Journal, PlaceTable
 from volume import gc, retention
@@ -38,6 +42,7 @@ from volume.manifest import Manifests
 from volume.options import JournalGeometry, StoreOptions
 from volume.past import OpenVersions, PastVersions
 from volume.reader import ChunkResolver
+from volume.receive import Receives
 from volume.seal import Seal
 from volume.segments import TRIM_RESERVE, SegmentPool
 from volume.snapshots import Snapshots
@@ -45,11 +50,13 @@ from volume.space import SpaceGuard
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 UPKEEP_INTERVAL_S = 0.1
 DESTAGE_INTERVAL_S = 0.25
 WINDOW_INTERVAL_S = 1.0
-FULL_REST_S = 1.0  # between two runs of gc while the disk is full
-GC_SHARE = 20  # gc rests at least this many times as long as its last run took
+GC_SLICE_S = 0.25  # of gc between two looks at what is hot
+BUSY_S = 1.0  # clients are at work for so long after their last request
 ROUNDS_PER_SEGMENT = 4  # at the most: a replay begins at one of them
 POINT_RETRY_S = 60.0  # before a point that could not be brought into chunks is tried again
 ROOM_WAIT_S = 30.0  # for a round that frees journal space
@@ -76,6 +83,7 @@ class Upkept:
     past: PastVersions
     opened: OpenVersions
     tracker: ChangeTracker
+    receives: Receives
     snapshots: Snapshots
     destager: Destager
     backlog: WriteBacklog
@@ -94,17 +102,33 @@ class Upkeep:
         self.hot_since: float | None = None
         self._seen_lsn = 0
         self._seen_at = now
-        self._collected_at = now
-        self._collected_rounds = 0
-        self._collect_rest_s = parts.options.gc_interval_s
+        self._busy_seen = (0, 0)
+        self._busy_at = -BUSY_S
+        self.collector = gc.Collector(
+            parts.chunks,
+            parts.manifests,
+            gc.Hooks(
+                self.roots,
+                moved=self._forget_pack,
+                removed=self._forget_pack,
+                dropped=self._dropped,
+                history_budget=self._history_budget,
+                busy=self._busy,
+                full=self._full,
+                should_stop=lambda: self.stopping,
+            ),
+            parts.clock.monotonic,
+            gc.Pace(parts.options.gc_interval_s, parts.options.gc_condemn_s),
+        )
         self._window_at = now
         self._trimmed_rounds = 0
         self._points_at = now
         self._wanted = False
+        self._gc_pauses = 0
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._progress = threading.Condition()
         self._failures = 0
         self._failure: Exception | None = None
-        self.last_gc: gc.GcReport | None = None
 
     # -- threads
 
@@ -124,6 +148,9 @@ class Upkeep:
             worker.stop()
         with self._progress:
             self._progress.notify_all()
+            while self._calls:
+                error = VolumeError("the store was closed meanwhile; try again when it is open")
+                self._calls.popleft()[0].set_exception(error)
 
     @property
     def stopping(self) -> bool:
@@ -224,14 +251,13 @@ class Upkeep:
 
     def destage_if_due(self) -> bool:
         did = False
+        self._run_calls()
         if not self._warmed:
             self._warmed = True
             self.warm()
         if self._destage_due():
             did = self.destage()
-        if self._collect_due():
-            self.collect()
-        return did
+        return self._step_gc() or did
 
     def _destage_due(self) -> bool:
         parts, options = self._parts, self._parts.options
@@ -291,6 +317,7 @@ class Upkeep:
             self._tell(error)
             raise
         self.hot_since = None
+        self.collector.note_change()
         if parts.history.points:  # those that could not be built; or they came meanwhile
             self._points_at = parts.clock.monotonic() + (
                 0.0 if parts.destager.unsettled == 0 else POINT_RETRY_S
@@ -331,6 +358,43 @@ class Upkeep:
                         f"volume {number}", f"seq:{seq}", "the log is damaged there; see the log"
                     )
 
+    @contextmanager
+    def without_gc(self) -> Iterator[None]:
+        """Until the block ends gc moves and removes nothing. From any other thread."""
+        with self._progress:
+            self._gc_pauses += 1
+        try:
+            self.submit(lambda: None)  # what is under way comes to its end
+            yield
+        finally:
+            with self._progress:
+                self._gc_pauses -= 1
+
+    def submit(self, call: Callable[[], T]) -> T:
+        """Run `call` on the destager's thread, between rounds and slices of gc. From any other.
+
+        What it raises is raised here; an OSError seals the store as well."""
+        if not self._workers:
+            return call()
+        future: Future[T] = Future()
+        with self._progress:
+            if self.stopping:
+                raise VolumeError("the store is being closed; try again when it is open")
+            self._calls.append((future, call))
+        self._destage_worker.wake()
+        return future.result()
+
+    def _run_calls(self) -> None:
+        while self._calls:
+            future, call = self._calls.popleft()
+            try:
+                future.set_result(call())
+            except OSError as error:
+                future.set_exception(error)
+                raise
+            except BaseException as error:  # whoever waits has to know
+                future.set_exception(error)
+
     def make_room(self) -> None:
         """Run a round, and let the journal have what it frees. From any other thread."""
         if not self._workers:
@@ -353,50 +417,78 @@ class Upkeep:
 
     # -- gc
 
-    def _collect_due(self) -> bool:
-        parts = self._parts
-        idle_s = parts.clock.monotonic() - self._collected_at
-        changed = parts.destager.rounds != self._collected_rounds or self.last_gc is None
-        rest_s = FULL_REST_S if parts.space.full else self._collect_rest_s
-        return changed and idle_s >= rest_s
-
     def volume_gone(self) -> None:
         """There is something for gc although no round has run."""
-        self._collected_rounds = -1
+        self.collector.note_change()
 
     def collect(self) -> gc.GcReport:
-        """Thin the history out, and remove what nothing reaches. On the destager's thread."""
-        parts = self._parts
-        parts.seal.check()
-        self._collected_rounds = parts.destager.rounds
+        """A whole run of gc, now. On the destager's thread."""
+        self._parts.seal.check()
         self.thin()
-        report = gc.collect(
-            parts.chunks,
-            parts.manifests,
-            self.roots(),
-            monotonic=parts.clock.monotonic,
-            moved=self._forget_pack,
-            removed=self._forget_pack,
-            should_stop=lambda: self.stopping,
-        )
-        self._collected_at = parts.clock.monotonic()
-        self._collect_rest_s = max(parts.options.gc_interval_s, GC_SHARE * report.duration_s)
-        self.last_gc = report
-        return report
+        return self.collector.collect()
+
+    def _step_gc(self) -> bool:
+        """A slice of gc, if one is due; whether to go on at once."""
+        if self._gc_pauses:
+            return False
+        self._parts.seal.check()
+        status = self.collector.status()
+        if not status.running and status.next_run_s is not None and status.next_run_s <= 0.0:
+            self.thin()  # what goes here is dead in the run that begins
+        return self.collector.step(GC_SLICE_S) and not self._destage_due()
+
+    def _busy(self) -> bool:
+        """Whether clients have written or read in the last second."""
+        now = self._parts.clock.monotonic()
+        _, _, _, hits, misses = self._parts.table.stats()
+        seen = (self._parts.journal.state()[0], hits + misses)
+        if seen != self._busy_seen:
+            self._busy_seen, self._busy_at = seen, now
+        return now - self._busy_at < BUSY_S
+
+    def _full(self) -> bool:
+        return self._parts.space.full
+
+    def _history_budget(self) -> int:
+        """Bytes in packs that versions without a name may have to themselves."""
+        parts = self._parts
+        return 0 if parts.space.full else parts.window_segments * parts.geometry.segment_bytes
 
     def roots(self) -> Iterator[gc.Root]:
-        """Every tree that anyone can still read: heads, versions, and what is open."""
+        """Every tree that anyone can still read: heads, versions, what is open or comes in.
+
+        Versions that only a policy keeps come last, newest first, and are optional."""
         parts = self._parts
+        optional: list[VersionRow] = []
+        rounds = [row.lsn for row in parts.history.rounds()]
         for volume in parts.catalog.all():
             head = volume.record.head
             yield gc.Root(head.root, head.height, _commits(head.commit))
-            for row in parts.history.versions(volume.record.number):
-                yield gc.Root(row.root, row.height, _commits(row.commit))
+            rows, needed = self._needed(volume.record.number, rounds)
+            for row in rows:
+                if row.seq in needed:
+                    yield _root(row)
+                else:
+                    optional.append(row)
         for device in parts.opened.all():
-            row = device.version.row
-            yield gc.Root(row.root, row.height, _commits(row.commit))
+            yield _root(device.version.row)
         for row in parts.tracker.rows():
-            yield gc.Root(row.root, row.height, _commits(row.commit))
+            yield _root(row)
+        yield from parts.receives.roots()
+        optional.sort(key=lambda row: row.time_ns, reverse=True)
+        for row in optional:
+            yield replace(_root(row), optional=True, tag=row)
+
+    def _dropped(self, root: gc.Root) -> bool:
+        """gc has no room for a version that only a policy keeps."""
+        row = root.tag
+        assert isinstance(row, VersionRow)
+        history = self._parts.history
+        with self._parts.catalog.lock:
+            if history.is_held(row.number, row.seq) or history.names_seq(row.number, row.seq):
+                return False
+            history.drop_versions([row])
+            return True
 
     def thin(self) -> int:
         """Forget the versions that nothing keeps; how many."""
@@ -416,20 +508,29 @@ class Upkeep:
 
     def _thinned(self, number: int, rounds: list[int]) -> Iterator[VersionRow]:
         """Version rows of a volume that may go; `rounds`: their lsns, ascending."""
+        rows, needed = self._needed(number, rounds)
+        policy = retention.parse(self._parts.history.settings(number).keep)
+        now_ns = self._parts.clock.now_ns()
+        stays = retention.select([row.time_ns for row in rows], policy, now_ns)
+        for row, kept in zip(rows, stays, strict=True):
+            if not kept and row.seq not in needed:
+                yield row
+
+    def _needed(self, number: int, rounds: list[int]) -> tuple[list[VersionRow], set[int]]:
+        """Version rows of a volume, oldest first, and the seqs of those that must stay: those with
+        a name, the newest, and what the log is replayed over."""
         history = self._parts.history
         # Before the rows: a point that a round settles meanwhile has its version in both or none.
         points = [seq for point_number, seq in history.points if point_number == number]
         rows = list(history.versions(number))
-        named = {snapshot.seq for snapshot in history.snapshots(number)}
-        named.update(self._base_of(number, seq) for seq in points)
-        policy = retention.parse(history.settings(number).keep)
-        now_ns = self._parts.clock.now_ns()
-        stays = retention.select([row.time_ns for row in rows], policy, now_ns)
-        for row, later, kept in zip(rows, rows[1:], stays, strict=False):  # the newest stays
-            next_round = bisect_right(rounds, row.lsn)
-            is_base = next_round < len(rounds) and rounds[next_round] <= later.lsn
-            if not kept and not is_base and row.seq not in named:
-                yield row
+        needed = {snapshot.seq for snapshot in history.snapshots(number)}
+        needed.update(self._base_of(number, seq) for seq in points)
+        needed.update(row.seq for row in rows[-1:])
+        for row, later in pairwise(rows):
+            following = bisect_right(rounds, row.lsn)
+            if following < len(rounds) and rounds[following] <= later.lsn:
+                needed.add(row.seq)
+        return rows, needed
 
     def _base_of(self, number: int, seq: int) -> int:
         row = self._parts.history.base(number, seq)
@@ -453,6 +554,10 @@ class Upkeep:
         # A journal that can still grow needs no segment kept back: it makes another one.
         reserved = 0 if self._parts.pool.can_grow() else TRIM_RESERVE
         self._parts.space.refresh(self.hot_bytes(), reserved, stuck=stuck)
+
+
+def _root(row: VersionRow) -> gc.Root:
+    return gc.Root(row.root, row.height, _commits(row.commit))
 
 
 def _commits(commit: bytes) -> tuple[bytes, ...]:

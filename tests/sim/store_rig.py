@@ -47,6 +47,7 @@ SMALL = StoreOptions(
     window_bytes=0,
     window_s=0,
     history_keep="",
+    gc_condemn_s=0.0,
 )
 
 

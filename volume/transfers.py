@@ -1,0 +1,150 @@
+"""Transfers: versions out of this store as streams, and streams into it as volumes.
+
+`volume.stream` and `volume.receive` know trees and chunks; here they meet volumes: what is sent is
+settled first and stays until its stream has ended; what has been received becomes a volume, or the
+next version of one whose head is exactly the stream's base.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from volume.catalog import Catalog
+from volume.chunks import ChunkStore
+from volume.commits import Commit
+from volume.disk import Clock
+from volume.errors import NoSuchVersion, VolumeBusy, VolumeExists
+from volume.history import History, VersionRow
+from volume.layout import ZERO_ID, ChunkId
+from volume.manifest import Manifests
+from volume.model import ReceiveInfo, VolumeInfo
+from volume.receive import Receiver, Receives, Submit
+from volume.stream import send
+from volume.stream_errors import StreamRefused
+from volume.stream_wire import ResumeToken
+from volume.versions import Versions
+
+
+class Landing:
+    """Where received versions go; see `volume.receive.Landing`."""
+
+    def __init__(self, catalog: Catalog, history: History) -> None:
+        self._catalog = catalog
+        self._history = history
+
+    def check(self, name: str, commit: Commit, base: ChunkId | None) -> None:
+        """VolumeExists, VolumeBusy, StreamRefused."""
+        volume = self._catalog.get(name) if name in self._catalog.names() else None
+        if volume is None:
+            if base is not None and not self._has(base):
+                raise StreamRefused(
+                    f"volume {name}: the stream is a difference to commit {base.hex()}, which no "
+                    "volume here has; receive that one first, or send the whole version"
+                )
+            return
+        if base is None:
+            raise VolumeExists(name)
+        record = volume.record
+        if record.head.commit != base or volume.core.state()[0] != record.head.seq:
+            raise StreamRefused(
+                f"volume {name}: is not as it was in commit {base.hex()}, which the stream is a "
+                f"difference to; restore it to that version, or receive into another name"
+            )
+        if (record.block_size, record.chunk_size) != (commit.block_size, commit.chunk_size):
+            raise StreamRefused(
+                f"volume {name}: has blocks of {record.block_size} and chunks of "
+                f"{record.chunk_size} bytes, the stream {commit.block_size} and {commit.chunk_size}"
+            )
+        if volume.clients:
+            raise VolumeBusy(name, volume.clients)
+
+    def _has(self, commit: ChunkId) -> bool:
+        return any(
+            row.commit == commit
+            for volume in self._catalog.all()
+            for row in self._history.versions(volume.record.number)
+        )
+
+    def finish(
+        self, name: str, target: ChunkId, commit: Commit, base: ChunkId | None
+    ) -> VolumeInfo:
+        """Make volume `name`, or its next version; durable on return."""
+        self.check(name, commit, base)
+        row = VersionRow(
+            *(0, 0, 1, 0, commit.time_ns, commit.size, 0, target, commit.root, commit.height)
+        )
+        if name not in self._catalog.names():
+            return self._catalog.receive(name, commit.block_size, commit.chunk_size, row)
+        with self._catalog.lock:
+            return self._catalog.replace_head(self._catalog.named(name), row, None)
+
+
+class Transfers:
+    """Streams of an open store. Every method waits for disks; any thread may call it."""
+
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        manifests: Manifests,
+        receives: Receives,
+        catalog: Catalog,
+        history: History,
+        versions: Versions,
+        submit: Submit,
+        clock: Clock,
+        space_left: Callable[[], int],
+    ) -> None:
+        self._chunks = chunks
+        self._manifests = manifests
+        self._receives = receives
+        self._landing = Landing(catalog, history)
+        self._versions = versions
+        self._submit = submit
+        self._clock = clock
+        self._space_left = space_left
+
+    def send(
+        self, source: str, *, base: str | None = None, resume: str | None = None
+    ) -> Iterator[bytes]:
+        """The stream of version `source`, as a difference to version `base`, from token `resume`
+        on. Errors come with the first piece. Use it up or close it: until then both stay."""
+        token = None if resume is None else ResumeToken.decode(resume)
+        with ExitStack() as held:
+            _, row = held.enter_context(self._versions.settled(source))
+            base_row = None
+            if base is not None:
+                _, base_row = held.enter_context(self._versions.settled(base))
+            yield from send(
+                self._chunks,
+                self._manifests,
+                self._commit(source, row),
+                None if base is None or base_row is None else self._commit(base, base_row),
+                token,
+            )
+
+    @staticmethod
+    def _commit(ref: str, row: VersionRow) -> ChunkId:
+        if row.commit == ZERO_ID:
+            volume, _, version = ref.partition("@")
+            raise NoSuchVersion(volume, version or "head", "nothing has been written in it yet")
+        return row.commit
+
+    def receive(self, name: str) -> Receiver:
+        """A receiver for a stream into volume `name`. StreamRefused, InvalidName."""
+        return Receiver(
+            name,
+            self._chunks,
+            self._manifests,
+            self._receives,
+            self._landing,
+            self._submit,
+            self._clock,
+            self._space_left,
+        )
+
+    def receives(self) -> list[ReceiveInfo]:
+        """Streams that have begun and not ended."""
+        return self._receives.infos()
+
+    def abort_receive(self, name: str) -> None:
+        """Forget what came of a stream that did not end. StreamRefused."""
+        self._receives.abort(name)
