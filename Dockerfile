@@ -5,7 +5,7 @@ FROM python:3.11-slim-bookworm AS build
 
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
-        gcc libc6-dev libisal-dev libssl-dev cmake ninja-build \
+        gcc libc6-dev libisal-dev liblz4-dev libzstd-dev libssl-dev cmake ninja-build \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /src
@@ -21,7 +21,7 @@ RUN python -m venv /opt/blockd \
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libisal2 libssl3 \
+    && apt-get install -y --no-install-recommends libisal2 liblz4-1 libzstd1 libssl3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10809 --no-create-home --home-dir /data blockd \
     && install -d -o blockd -g blockd /data /run/blockd

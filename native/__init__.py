@@ -8,6 +8,7 @@ try:
     from native._native import (
         CHUNK_DECODED,
         CHUNK_HOLE,
+        CHUNK_PACKED,
         CHUNK_RAW,
         FLAG_FAST_ZERO,
         FLAG_FUA,
@@ -27,7 +28,9 @@ try:
         VolumeCore,
         crc32c,
         crc32c_pages,
+        decode,
         decode_segment_header,
+        encode,
         is_zero,
     )
 except ImportError as error:  # no quiet fallback: the store is not safe without its kernels
@@ -38,6 +41,7 @@ except ImportError as error:  # no quiet fallback: the store is not safe without
 __all__ = [
     "CHUNK_DECODED",
     "CHUNK_HOLE",
+    "CHUNK_PACKED",
     "CHUNK_RAW",
     "FLAG_FAST_ZERO",
     "FLAG_FUA",
@@ -57,6 +61,8 @@ __all__ = [
     "VolumeCore",
     "crc32c",
     "crc32c_pages",
+    "decode",
     "decode_segment_header",
+    "encode",
     "is_zero",
 ]

@@ -56,6 +56,14 @@ def crc32c_pages(data: Buffer) -> bytes:
 def is_zero(data: Buffer) -> bool:
     """Whether every byte is zero; true for an empty buffer."""
 
+def encode(codec: int, raw: Buffer, capacity: int, /) -> bytes | None:
+    """`raw`, of at most 16 MiB, as a codec of `volume.codecs` stores it; None when that takes more
+    than `capacity` bytes. Releases the GIL. ValueError for an unknown codec."""
+
+def decode(codec: int, stored: Buffer, raw_length: int, /) -> bytes:
+    """The `raw_length` bytes that were encoded. Releases the GIL. ValueError when `stored`, which
+    may hold anything, is not exactly that; also for an unknown codec."""
+
 class ReadFault(Exception):
     """Stored bytes fail their checksum or cannot be read.
 
@@ -71,6 +79,7 @@ class PackFile:
 CHUNK_HOLE: Final = 0
 CHUNK_RAW: Final = 1
 CHUNK_DECODED: Final = 2
+CHUNK_PACKED: Final = 3
 
 class PlaceTable:
     """Cache of chunk places for all volumes of a store, at most `limit` bytes. Thread-safe."""
@@ -199,10 +208,13 @@ class VolumeCore:
         data_offset: int,
         length: int,
         payload: Buffer,
+        codec: int = 0,
+        stored_length: int = 0,
         /,
     ) -> bool:
         """Cache a chunk's place; False when `generation` is no longer the volume's. `payload`: the
-        page checksums of a raw chunk, or the bytes of a decoded one; copied."""
+        page checksums of the stored bytes of a raw or packed chunk, or the bytes of a decoded one;
+        copied. `codec` and `stored_length` are looked at for a packed chunk only."""
 
     def hot_extents(self, offset: int, length: int, limit: int, /) -> list[tuple[int, int, int]]:
         """(start, length, kind): 0 data, 1 zeros, -1 not hot; from `offset` on without a gap."""

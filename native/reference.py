@@ -1,12 +1,15 @@
 """Slow, obvious Python twins of the C core: the tests' oracle, never imported by the daemon.
 
-Kernels: `crc32c`, `crc32c_pages`, `is_zero`. Journal codec: `Record`, `SegmentHeader` and `replay`,
-written from the tables in docs/disk-format.md. Hot map: `HotMap`, a dict of sectors.
+Kernels: `crc32c`, `crc32c_pages`, `is_zero`, `decode`. Journal codec: `Record`, `SegmentHeader` and
+`replay`, written from the tables in docs/disk-format.md. Hot map: `HotMap`, a dict of sectors.
 """
 
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import zstandard
 
 _CASTAGNOLI = 0x82F63B78  # reflected polynomial of CRC-32C
 
@@ -27,6 +30,83 @@ def crc32c_pages(data: bytes) -> bytes:
 
 def is_zero(data: bytes | bytearray) -> bool:
     return not any(data)
+
+
+# -- codecs
+
+
+def decode(codec: int, stored: bytes, raw_length: int) -> bytes:
+    """The chunk's bytes. ValueError when that is not what `stored` holds, or for no codec."""
+    match codec:
+        case 0:
+            raw = stored
+        case 1:
+            raw = _decode_lz4(stored)
+        case 2:
+            raw = _decode_zstd(stored)
+        case 3:
+            raw = _decode_deflate(stored)
+        case _:
+            raise ValueError(f"codec {codec}")
+    if len(raw) != raw_length:
+        raise ValueError(f"{len(raw)} bytes instead of {raw_length}")
+    return raw
+
+
+def _decode_lz4(stored: bytes) -> bytes:
+    """An LZ4 block: sequences of a token (two nibbles: lengths), literals, and a match."""
+    out = bytearray()
+    at = 0
+
+    def byte() -> int:
+        nonlocal at
+        if at >= len(stored):
+            raise ValueError("the block ends in the middle of a sequence")
+        at += 1
+        return stored[at - 1]
+
+    def length(nibble: int) -> int:
+        total = more = nibble
+        if nibble == 15:
+            more = 255
+        while more == 255:
+            more = byte()
+            total += more
+        return total
+
+    while True:
+        token = byte()
+        literals = length(token >> 4)
+        if at + literals > len(stored):
+            raise ValueError("literals beyond the end")
+        out += stored[at : at + literals]
+        at += literals
+        if at == len(stored):
+            return bytes(out)  # the last sequence has no match
+        distance = byte() | byte() << 8
+        if not 0 < distance <= len(out):
+            raise ValueError("a match before the beginning")
+        for _ in range(length(token & 15) + 4):
+            out.append(out[-distance])
+
+
+def _decode_deflate(stored: bytes) -> bytes:
+    inflate = zlib.decompressobj(wbits=-15)
+    try:
+        raw = inflate.decompress(stored)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not inflate.eof:
+        raise ValueError("the stream does not end")
+    return raw
+
+
+def _decode_zstd(stored: bytes) -> bytes:
+    """By the bindings of another build of the library: a decoder of one's own would be long."""
+    try:
+        return zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
 
 
 # -- journal

@@ -1,13 +1,17 @@
 #include "place_table.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "codec.h"
 #include "locks.h"
 
-enum { FIRST_BUCKETS = 1024 };
+enum {
+    FIRST_BUCKETS = 1024,
+    DECODED_SHARE = 4, /* decoded bytes get one such part of the budget: a lost place costs a walk
+                          through manifest and index, lost decoded bytes only decoding again */
+};
 
 static size_t bucket_of(const struct bd_place_table *table, uint32_t volume, uint64_t index)
 {
@@ -19,7 +23,8 @@ static size_t payload_size(const struct bd_chunk_place *place)
 {
     switch (place->kind) {
     case BD_CHUNK_RAW:
-        return ((size_t)place->length + 4095) / 4096 * 4;
+    case BD_CHUNK_PACKED:
+        return ((size_t)place->stored_length + 4095) / 4096 * 4;
     case BD_CHUNK_DECODED:
         return place->length;
     default:
@@ -30,6 +35,11 @@ static size_t payload_size(const struct bd_chunk_place *place)
 static size_t entry_size(const struct bd_chunk_place *place)
 {
     return sizeof *place + payload_size(place) + 16; /* 16: the allocator's own */
+}
+
+static size_t decoded_size(const struct bd_decoded *decoded)
+{
+    return sizeof *decoded + decoded->length + 16;
 }
 
 struct bd_pack *bd_pack_new(struct bd_file file, uint32_t number)
@@ -76,10 +86,52 @@ struct bd_place_table *bd_table_new(size_t limit)
     return table;
 }
 
+struct bd_decoded *bd_decoded_new(uint32_t length)
+{
+    struct bd_decoded *decoded = malloc(sizeof *decoded + length);
+    if (decoded != NULL) {
+        *decoded = (struct bd_decoded){.length = length};
+        atomic_init(&decoded->references, 1);
+    }
+    return decoded;
+}
+
+void bd_decoded_release(struct bd_decoded *decoded)
+{
+    if (atomic_fetch_sub(&decoded->references, 1) == 1)
+        free(decoded);
+}
+
+static void list_remove(struct bd_place_table *table, struct bd_decoded *decoded)
+{
+    *(decoded->newer != NULL ? &decoded->newer->older : &table->newest) = decoded->older;
+    *(decoded->older != NULL ? &decoded->older->newer : &table->oldest) = decoded->newer;
+    decoded->newer = decoded->older = NULL;
+}
+
+static void list_push(struct bd_place_table *table, struct bd_decoded *decoded)
+{
+    decoded->older = table->newest;
+    *(table->newest != NULL ? &table->newest->newer : &table->oldest) = decoded;
+    table->newest = decoded;
+}
+
+static void drop_decoded(struct bd_place_table *table, struct bd_decoded *decoded)
+{
+    list_remove(table, decoded);
+    table->bytes -= decoded_size(decoded);
+    table->decoded_bytes -= decoded_size(decoded);
+    decoded->owner->decoded = NULL;
+    bd_decoded_release(decoded);
+}
+
 static void unlink_entry(struct bd_place_table *table, struct bd_chunk_place **link)
 {
     struct bd_chunk_place *place = *link;
     *link = place->next;
+    place->linked = 0;
+    if (place->decoded != NULL)
+        drop_decoded(table, place->decoded);
     table->bytes -= entry_size(place);
     table->entry_count--;
     bd_chunk_place_release(place);
@@ -161,31 +213,28 @@ static void evict(struct bd_place_table *table)
     }
 }
 
-int bd_table_put(struct bd_place_table *table, uint32_t volume, uint64_t index, uint8_t kind,
-                 struct bd_pack *pack, uint64_t data_offset, uint32_t length,
-                 const uint8_t *payload, size_t payload_bytes)
+/* Put in a copy of `like`. */
+static int put_entry(struct bd_place_table *table, const struct bd_chunk_place *like,
+                     const uint8_t *payload, size_t payload_bytes)
 {
+    if (payload_size(like) != payload_bytes)
+        return -EINVAL;
     struct bd_chunk_place *place = malloc(sizeof *place + payload_bytes);
     if (place == NULL)
         return -ENOMEM;
-    *place = (struct bd_chunk_place){.index = index,
-                                     .volume = volume,
-                                     .kind = kind,
-                                     .used = 1,
-                                     .pack = pack,
-                                     .data_offset = data_offset,
-                                     .length = length};
-    if (payload_size(place) != payload_bytes) {
-        free(place);
-        return -EINVAL;
-    }
+    *place = *like;
+    place->used = 1;
+    place->linked = 1;
     atomic_init(&place->references, 1);
     if (payload_bytes > 0)
         memcpy(place->payload, payload, payload_bytes);
-    if (pack != NULL)
-        atomic_fetch_add(&pack->references, 1);
+    if (place->pack != NULL)
+        atomic_fetch_add(&place->pack->references, 1);
 
+    uint32_t volume = place->volume;
+    uint64_t index = place->index;
     bd_lock(&table->lock);
+    atomic_init(&place->part_read, atomic_load(&table->part_reads) - UINT32_MAX / 2); /* long ago */
     struct bd_chunk_place **link = find(table, volume, index);
     if (*link != NULL)
         unlink_entry(table, link);
@@ -200,6 +249,85 @@ int bd_table_put(struct bd_place_table *table, uint32_t volume, uint64_t index, 
         evict(table);
     pthread_mutex_unlock(&table->lock);
     return 0;
+}
+
+int bd_table_put(struct bd_place_table *table, uint32_t volume, uint64_t index, uint8_t kind,
+                 struct bd_pack *pack, uint64_t data_offset, uint32_t length,
+                 const uint8_t *payload, size_t payload_bytes)
+{
+    if (kind > BD_CHUNK_DECODED)
+        return -EINVAL;
+    struct bd_chunk_place like = {.index = index,
+                                  .volume = volume,
+                                  .kind = kind,
+                                  .pack = pack,
+                                  .data_offset = data_offset,
+                                  .length = length,
+                                  .stored_length = kind == BD_CHUNK_RAW ? length : 0};
+    return put_entry(table, &like, payload, payload_bytes);
+}
+
+int bd_table_put_packed(struct bd_place_table *table, uint32_t volume, uint64_t index,
+                        struct bd_pack *pack, uint64_t data_offset, uint32_t length, uint8_t codec,
+                        uint32_t stored_length, const uint8_t *checks, size_t check_bytes)
+{
+    if (pack == NULL || codec == BD_CODEC_NONE || codec >= BD_CODEC_COUNT || stored_length == 0 ||
+        stored_length >= length || length > BD_CODEC_MAX_RAW)
+        return -EINVAL;
+    struct bd_chunk_place like = {.index = index,
+                                  .volume = volume,
+                                  .kind = BD_CHUNK_PACKED,
+                                  .codec = codec,
+                                  .pack = pack,
+                                  .data_offset = data_offset,
+                                  .length = length,
+                                  .stored_length = stored_length};
+    return put_entry(table, &like, checks, check_bytes);
+}
+
+struct bd_decoded *bd_table_decoded(struct bd_place_table *table, struct bd_chunk_place *place)
+{
+    bd_lock(&table->lock);
+    struct bd_decoded *decoded = place->decoded;
+    if (decoded != NULL) {
+        list_remove(table, decoded);
+        list_push(table, decoded);
+        atomic_fetch_add(&decoded->references, 1);
+    }
+    pthread_mutex_unlock(&table->lock);
+    return decoded;
+}
+
+bool bd_table_read_lately(struct bd_place_table *table, struct bd_chunk_place *place)
+{
+    unsigned since = atomic_load(&table->part_reads) - atomic_load(&place->part_read);
+    return since <= table->limit / DECODED_SHARE / place->length;
+}
+
+void bd_table_note_part_read(struct bd_place_table *table, struct bd_chunk_place *place)
+{
+    atomic_store(&place->part_read, atomic_fetch_add(&table->part_reads, 1));
+}
+
+void bd_table_keep_decoded(struct bd_place_table *table, struct bd_chunk_place *place,
+                           struct bd_decoded *decoded)
+{
+    size_t limit = table->limit / DECODED_SHARE;
+    size_t size = decoded_size(decoded);
+    bd_lock(&table->lock);
+    if (place->linked && place->decoded == NULL && size <= limit) {
+        while (table->decoded_bytes + size > limit)
+            drop_decoded(table, table->oldest);
+        atomic_fetch_add(&decoded->references, 1);
+        decoded->owner = place;
+        place->decoded = decoded;
+        list_push(table, decoded);
+        table->bytes += size;
+        table->decoded_bytes += size;
+        if (table->bytes > table->limit)
+            evict(table);
+    }
+    pthread_mutex_unlock(&table->lock);
 }
 
 void bd_table_drop_range(struct bd_place_table *table, uint32_t volume, uint64_t first,

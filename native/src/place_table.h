@@ -1,13 +1,21 @@
 /* Place table: (volume, chunk index) -> where the chunk's bytes are, under a byte budget.
  *
  * A cache of what manifest and index say, so that reading destaged data costs no Python. An entry
- * is a hole, a raw chunk in a pack (with one checksum for each 4 KiB page), or decoded bytes.
+ * is a hole, a chunk in a pack, raw or packed by a codec (with one checksum for each 4 KiB page of
+ * the stored bytes), or the bytes themselves, given by the caller.
+ *
+ * A packed chunk that is read in small parts again and again keeps its decoded bytes for a while:
+ * the least recently used go when they would take more than a quarter of the budget. The first part
+ * that is read of a chunk is decoded and forgotten; only a chunk that is read again while as many
+ * others as fit were read is worth it, so random reads all over a large volume keep nothing.
+ *
  * Thread-safe. Entries are counted: one that is in use outlives its removal. */
 #ifndef BLOCKD_PLACE_TABLE_H
 #define BLOCKD_PLACE_TABLE_H
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "file_io.h"
@@ -16,6 +24,7 @@ enum bd_chunk_kind {
     BD_CHUNK_HOLE,
     BD_CHUNK_RAW,
     BD_CHUNK_DECODED,
+    BD_CHUNK_PACKED,
 };
 
 /* An open pack; shared by its entries, closed with the last of them. */
@@ -25,17 +34,33 @@ struct bd_pack {
     atomic_uint references;
 };
 
+/* The bytes of a packed chunk, shared by whoever copies from them. */
+struct bd_decoded {
+    struct bd_decoded *newer; /* both NULL outside of a table */
+    struct bd_decoded *older;
+    struct bd_chunk_place *owner;
+    atomic_uint references;
+    uint32_t length;
+    uint8_t bytes[];
+};
+
 struct bd_chunk_place {
     struct bd_chunk_place *next; /* in its bucket */
     uint64_t index;
     uint32_t volume;
     uint8_t kind;
-    uint8_t used; /* since the eviction hand passed */
+    uint8_t used;   /* since the eviction hand passed */
+    uint8_t codec;  /* PACKED: of codec.h */
+    uint8_t linked; /* the table has it; cleared when it is removed */
     atomic_uint references;
-    struct bd_pack *pack; /* RAW */
-    uint64_t data_offset; /* RAW: of the first stored byte in the pack */
-    uint32_t length;      /* bytes of the chunk */
-    uint8_t payload[];    /* RAW: u32le checksums, one a page; DECODED: the bytes */
+    atomic_uint part_read;      /* PACKED: the table's count of part reads at the last one */
+    struct bd_pack *pack;       /* RAW, PACKED */
+    uint64_t data_offset;       /* RAW, PACKED: of the first stored byte in the pack */
+    uint32_t length;            /* bytes of the chunk */
+    uint32_t stored_length;     /* RAW, PACKED: bytes in the pack */
+    struct bd_decoded *decoded; /* PACKED; under the table's lock */
+    uint8_t payload[]; /* RAW, PACKED: u32le checksums, one a page of stored bytes; DECODED: the
+                          bytes */
 };
 
 struct bd_place_table {
@@ -48,6 +73,10 @@ struct bd_place_table {
     size_t limit;
     uint64_t hits;
     uint64_t misses;
+    struct bd_decoded *newest;
+    struct bd_decoded *oldest;
+    size_t decoded_bytes;   /* part of `bytes` */
+    atomic_uint part_reads; /* of packed chunks that had to be decoded; wraps around */
 };
 
 struct bd_place_table *bd_table_new(size_t limit);
@@ -61,6 +90,25 @@ void bd_chunk_place_release(struct bd_chunk_place *place);
 int bd_table_put(struct bd_place_table *table, uint32_t volume, uint64_t index, uint8_t kind,
                  struct bd_pack *pack, uint64_t data_offset, uint32_t length,
                  const uint8_t *payload, size_t payload_bytes);
+
+/* The same for a PACKED chunk; `checks` are the checksums of its stored bytes. -EINVAL for an
+ * unknown codec, or lengths that no packed chunk has. */
+int bd_table_put_packed(struct bd_place_table *table, uint32_t volume, uint64_t index,
+                        struct bd_pack *pack, uint64_t data_offset, uint32_t length, uint8_t codec,
+                        uint32_t stored_length, const uint8_t *checks, size_t check_bytes);
+
+/* A counted reference to the decoded bytes of a PACKED chunk, or NULL. */
+struct bd_decoded *bd_table_decoded(struct bd_place_table *table, struct bd_chunk_place *place);
+/* Whether a part of the chunk was read so lately that it should be decoded whole and kept. */
+bool bd_table_read_lately(struct bd_place_table *table, struct bd_chunk_place *place);
+/* A part of the chunk was read, and decoded for that. */
+void bd_table_note_part_read(struct bd_place_table *table, struct bd_chunk_place *place);
+/* Keeps a reference of its own, unless the place is no longer in the table. */
+void bd_table_keep_decoded(struct bd_place_table *table, struct bd_chunk_place *place,
+                           struct bd_decoded *decoded);
+/* Room for `length` bytes, not set; one reference, which is the caller's. NULL without memory. */
+struct bd_decoded *bd_decoded_new(uint32_t length);
+void bd_decoded_release(struct bd_decoded *decoded);
 
 /* Forget chunks [first, end) of a volume; with UINT64_MAX as end, all from first on. */
 void bd_table_drop_range(struct bd_place_table *table, uint32_t volume, uint64_t first,

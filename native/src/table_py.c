@@ -127,7 +127,8 @@ int bd_table_register(PyObject *module)
         return -1;
     if (PyModule_AddIntConstant(module, "CHUNK_HOLE", BD_CHUNK_HOLE) < 0 ||
         PyModule_AddIntConstant(module, "CHUNK_RAW", BD_CHUNK_RAW) < 0 ||
-        PyModule_AddIntConstant(module, "CHUNK_DECODED", BD_CHUNK_DECODED) < 0)
+        PyModule_AddIntConstant(module, "CHUNK_DECODED", BD_CHUNK_DECODED) < 0 ||
+        PyModule_AddIntConstant(module, "CHUNK_PACKED", BD_CHUNK_PACKED) < 0)
         return -1;
     if (PyModule_AddObjectRef(module, "PackFile", (PyObject *)&bd_pack_type) < 0)
         return -1;

@@ -9,6 +9,7 @@
 #include "bytes.h"
 #include "crc32c.h"
 #include "locks.h"
+#include "packed.h"
 
 static struct bd_extent_map *new_map(void)
 {
@@ -347,9 +348,25 @@ static int read_raw_chunk(const struct step *step, uint32_t chunk_size, uint8_t 
     return 0;
 }
 
-static int read_step(const struct step *step, uint32_t chunk_size, uint8_t *data, bool nowait,
+static int read_packed_chunk(struct bd_place_table *table, const struct step *step,
+                             uint32_t chunk_size, uint8_t *data, bool nowait,
+                             struct bd_read_fault *fault)
+{
+    struct bd_chunk_place *chunk = step->chunk;
+    uint64_t at = step->offset % chunk_size;
+    uint64_t place = chunk->data_offset;
+    int error = -EIO;
+    if (at + step->length <= chunk->length)
+        error = bd_packed_read(table, chunk, at, step->length, data, nowait, &place);
+    if (error == -EIO)
+        return fault_at(fault, step->offset, chunk->pack->number, place, true);
+    return error;
+}
+
+static int read_step(struct bd_volume *volume, const struct step *step, uint8_t *data, bool nowait,
                      struct bd_read_fault *fault)
 {
+    uint32_t chunk_size = volume->chunk_size;
     switch (step->source) {
     case SOURCE_ZERO:
         memset(data, 0, (size_t)step->length);
@@ -361,6 +378,8 @@ static int read_step(const struct step *step, uint32_t chunk_size, uint8_t *data
     }
     if (step->chunk->kind == BD_CHUNK_RAW)
         return read_raw_chunk(step, chunk_size, data, nowait, fault);
+    if (step->chunk->kind == BD_CHUNK_PACKED)
+        return read_packed_chunk(volume->table, step, chunk_size, data, nowait, fault);
     uint64_t at = step->offset % chunk_size;
     if (at + step->length > step->chunk->length)
         return fault_at(fault, step->offset, 0, 0, true);
@@ -368,12 +387,12 @@ static int read_step(const struct step *step, uint32_t chunk_size, uint8_t *data
     return 0;
 }
 
-static int run_plan(const struct plan *plan, uint32_t chunk_size, uint64_t offset, uint8_t *data,
-                    bool nowait, struct bd_read_fault *fault)
+static int run_plan(struct bd_volume *volume, const struct plan *plan, uint64_t offset,
+                    uint8_t *data, bool nowait, struct bd_read_fault *fault)
 {
     for (size_t i = 0; i < plan->count; i++) {
         const struct step *step = &plan->steps[i];
-        int error = read_step(step, chunk_size, data + (step->offset - offset), nowait, fault);
+        int error = read_step(volume, step, data + (step->offset - offset), nowait, fault);
         if (error < 0)
             return error;
     }
@@ -391,7 +410,7 @@ int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, u
         error = plan_layer(volume, &plan, volume->active, false, offset, offset + length);
     pthread_mutex_unlock(&volume->lock);
     if (error == 0)
-        error = run_plan(&plan, volume->chunk_size, offset, data, nowait, fault);
+        error = run_plan(volume, &plan, offset, data, nowait, fault);
     plan_release(&plan);
     return error;
 }
@@ -421,7 +440,7 @@ int bd_volume_read_frozen(struct bd_volume *volume, uint64_t offset, uint64_t le
         error = plan_layer(volume, &plan, volume->frozen, true, offset, offset + length);
     pthread_mutex_unlock(&volume->lock);
     if (error == 0)
-        error = run_plan(&plan, volume->chunk_size, offset, data, false, fault);
+        error = run_plan(volume, &plan, offset, data, false, fault);
     plan_release(&plan);
     return error;
 }

@@ -339,7 +339,8 @@ static PyObject *volume_missing(PyObject *self, PyObject *args)
     return list;
 }
 
-/* put_place(index, generation, kind, pack|None, data_offset, length, payload) -> bool */
+/* put_place(index, generation, kind, pack|None, data_offset, length, payload, codec=0,
+ * stored_length=0) -> bool */
 static PyObject *volume_put_place(PyObject *self_object, PyObject *args)
 {
     bd_volume_object *self = (bd_volume_object *)self_object;
@@ -350,22 +351,29 @@ static PyObject *volume_put_place(PyObject *self_object, PyObject *args)
     unsigned long long data_offset;
     unsigned int length;
     Py_buffer payload;
-    if (!PyArg_ParseTuple(args, "KKbOKIy*:put_place", &index, &generation, &kind, &pack,
-                          &data_offset, &length, &payload))
+    unsigned char codec = 0;
+    unsigned int stored_length = 0;
+    if (!PyArg_ParseTuple(args, "KKbOKIy*|bI:put_place", &index, &generation, &kind, &pack,
+                          &data_offset, &length, &payload, &codec, &stored_length))
         return NULL;
     struct bd_volume *volume = self->volume;
     int error = -EINVAL;
     bool current = false;
-    bool raw = kind == BD_CHUNK_RAW;
-    if ((raw == (pack != Py_None)) && (!raw || PyObject_TypeCheck(pack, &bd_pack_type)) &&
-        kind <= BD_CHUNK_DECODED) {
+    bool packed = kind == BD_CHUNK_PACKED;
+    bool stored = packed || kind == BD_CHUNK_RAW;
+    if ((stored == (pack != Py_None)) && (!stored || PyObject_TypeCheck(pack, &bd_pack_type)) &&
+        kind <= BD_CHUNK_PACKED) {
+        struct bd_pack *file = stored ? ((bd_pack_object *)pack)->pack : NULL;
         bd_lock(&volume->lock);
         current = volume->generation == generation;
         error = 0;
-        if (current)
-            error = bd_table_put(volume->table, volume->number, index, kind,
-                                 raw ? ((bd_pack_object *)pack)->pack : NULL, data_offset, length,
-                                 payload.buf, (size_t)payload.len);
+        if (current && packed)
+            error =
+                bd_table_put_packed(volume->table, volume->number, index, file, data_offset, length,
+                                    codec, stored_length, payload.buf, (size_t)payload.len);
+        else if (current)
+            error = bd_table_put(volume->table, volume->number, index, kind, file, data_offset,
+                                 length, payload.buf, (size_t)payload.len);
         pthread_mutex_unlock(&volume->lock);
     }
     PyBuffer_Release(&payload);

@@ -14,7 +14,7 @@ VENV=$ROOT/.venv
 # cmake and ninja would come from PyPI if they were missing, at 30 MB for every build of the
 # extension in its throw-away environment; Debian's are older but enough, and stay.
 PYTHON_PACKAGES=(python3 python3-venv python3-dev)
-BUILD_PACKAGES=(gcc libc6-dev libisal-dev libssl-dev cmake ninja-build)
+BUILD_PACKAGES=(gcc libc6-dev libisal-dev liblz4-dev libzstd-dev libssl-dev cmake ninja-build)
 CLIENT_PACKAGES=(
     libnbd-bin python3-libnbd  # nbdinfo, nbdcopy, nbdsh, nbdfuse; the binding for the test scripts
     qemu-utils                 # qemu-img, qemu-io, and qemu-nbd to compare with
