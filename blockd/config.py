@@ -62,6 +62,8 @@ class Compression(enum.StrEnum):
 
     NONE = "none"
     LZ4 = "lz4"
+    ZSTD = "zstd"
+    IGZIP = "igzip"
 
 
 class LogFormat(enum.StrEnum):

@@ -80,7 +80,8 @@ def unpacked(chunk_id: ChunkId, chunk: StoredChunk) -> bytes:
 
 
 class ChunkStore:
-    """Chunks by their id. `codec` is how new data chunks are stored; nodes are stored as they are.
+    """Chunks by their id. `codec` is how new data chunks are stored where `put` is not told; nodes
+    are stored as they are.
 
     Errors of reads: CorruptChunk and CorruptPack (naming chunk, pack and offset), UnknownFormat,
     OSError. Errors of writes: OutOfSpace, StoreSealed, OSError (seal the store), as `Packs`.
@@ -96,11 +97,13 @@ class ChunkStore:
         self._pending: dict[ChunkId, Place] = {}
         self._damaged: set[ChunkId] = set()
 
-    def put(self, data: Buffer, kind: int = KIND_DATA) -> ChunkId:
+    def put(self, data: Buffer, kind: int = KIND_DATA, *, codec: int | None = None) -> ChunkId:
         """Store `data` (up to MAX_CHUNK_SIZE; copied) unless it is known; return its id.
 
-        Data chunks are whole sectors, which no manifest node is: so their ids never meet.
-        Readable at once, durable after `sync`. OutOfSpace: it was not stored."""
+        `codec` is that of the volume, for data chunks; None: the store's. A chunk that is known
+        stays as it is stored, whatever the codec. Data chunks are whole sectors, which no manifest
+        node is: so their ids never meet. Readable at once, durable after `sync`. OutOfSpace: it was
+        not stored."""
         length = memoryview(data).nbytes
         assert 0 < length <= MAX_CHUNK_SIZE, length
         assert kind != KIND_DATA or length % SECTOR_SIZE == 0, length
@@ -115,9 +118,10 @@ class ChunkStore:
             counters.duplicate_count += 1
             counters.duplicate_bytes += length
             return chunk_id
-        wanted = self.codec if kind == KIND_DATA else codecs.CODEC_NONE
-        codec, stored = codecs.compress(wanted, data, length)
-        place = self.packs.append(kind, chunk_id, stored, length, codec)
+        if kind != KIND_DATA:
+            codec = codecs.CODEC_NONE
+        used, stored = codecs.compress(self.codec if codec is None else codec, data, length)
+        place = self.packs.append(kind, chunk_id, stored, length, used)
         self._pending[chunk_id] = place
         counters.stored_count += 1
         counters.stored_raw_bytes += length

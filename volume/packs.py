@@ -65,6 +65,7 @@ class Located(NamedTuple):
     codec: int
     table: bytes
     """One u32 (little-endian) crc32c for each 4 KiB of stored bytes; the last may be shorter."""
+    raw_length: int
 
 
 class Packs:
@@ -223,7 +224,8 @@ class Packs:
         start = packfile.ENTRY_HEADER_LENGTH + packfile.table_length(place.stored_length)
         data = self._bytes(pack, place.offset, start)
         table = packfile.page_table(data, pack.path, place, chunk_id)
-        return Located(pack, place.offset + start, place.stored_length, place.codec, table)
+        where = place.offset + start
+        return Located(pack, where, place.stored_length, place.codec, table, place.raw_length)
 
     def numbers(self) -> list[int]:
         """Every pack that has entries, oldest first, the one that is appended to included."""

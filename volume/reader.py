@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from native import (
-    CHUNK_DECODED,
     CHUNK_HOLE,
+    CHUNK_PACKED,
     CHUNK_RAW,
     OP_READ,
     PackFile,
@@ -106,26 +106,16 @@ class ChunkResolver:
             put(index, head.generation, CHUNK_HOLE, None, 0, target.chunk_size, b"")
             return
         located = self._chunks.locate(chunk_id)
-        if located.codec == codecs.CODEC_NONE:
-            if located.stored_length != target.chunk_size:
-                raise CorruptChunk(
-                    f"chunk {chunk_id.hex()} is {located.stored_length} bytes long, where "
-                    f"{target.chunk_size} belong; restore it from a copy"
-                )
-            self._put_raw(target, head, index, located)
-            return
-        data = self._chunks.get(chunk_id)
-        if len(data) != target.chunk_size:
-            raise CorruptChunk(
-                f"chunk {chunk_id.hex()} unpacks to {len(data)} bytes, where "
-                f"{target.chunk_size} belong; restore it from a copy"
-            )
-        put(index, head.generation, CHUNK_DECODED, None, 0, target.chunk_size, data)
+        _check_stored(located, chunk_id, target.chunk_size)
+        self._put_stored(target, head, index, located)
 
-    def _put_raw(self, target: ReadTarget, head: HeadState, index: int, located: Located) -> None:
+    def _put_stored(
+        self, target: ReadTarget, head: HeadState, index: int, located: Located
+    ) -> None:
+        kind = CHUNK_RAW if located.codec == codecs.CODEC_NONE else CHUNK_PACKED
         target.core.put_place(
-            *(index, head.generation, CHUNK_RAW, self._pack_file(located.pack)),
-            *(located.data_offset, target.chunk_size, located.table),
+            *(index, head.generation, kind, self._pack_file(located.pack), located.data_offset),
+            *(target.chunk_size, located.table, located.codec, located.stored_length),
         )
 
     def warm(
@@ -133,15 +123,16 @@ class ChunkResolver:
     ) -> None:
         """Cache the places of chunks of `head` (index, id) before they are asked for.
 
-        At most WARM_CHUNKS, and none that would have to be unpacked. CorruptData, OSError."""
+        At most WARM_CHUNKS. CorruptData, OSError."""
         put = target.core.put_place
         for index, chunk_id in islice(chunk_ids, WARM_CHUNKS):
             if chunk_id == ZERO_ID:
                 put(index, head.generation, CHUNK_HOLE, None, 0, target.chunk_size, b"")
                 continue
-            place = self._chunks.place(chunk_id)
-            if place is not None and place.codec == codecs.CODEC_NONE:
-                self._put_raw(target, head, index, self._chunks.locate(chunk_id))
+            if self._chunks.place(chunk_id) is not None:
+                located = self._chunks.locate(chunk_id)
+                _check_stored(located, chunk_id, target.chunk_size)
+                self._put_stored(target, head, index, located)
 
     def stored_chunks(self, head: HeadState) -> Iterator[tuple[int, ChunkId]]:
         """All chunks of a head that are not zeros, in order. Lazy."""
@@ -216,6 +207,22 @@ class ChunkResolver:
                     return
         if at < end:
             _push(merged, end - at, STATE_HOLE_ZERO)
+
+
+def _check_stored(located: Located, chunk_id: ChunkId, chunk_size: int) -> None:
+    """Whether a chunk of the volume can be stored like this. CorruptChunk, UnknownFormat."""
+    codecs.codec_name(located.codec, f"chunk {chunk_id.hex()}")
+    if located.raw_length != chunk_size:
+        raise CorruptChunk(
+            f"chunk {chunk_id.hex()} is {located.raw_length} bytes long, where {chunk_size} "
+            "belong; restore it from a copy"
+        )
+    packed = located.codec != codecs.CODEC_NONE
+    if packed != (located.stored_length < chunk_size) or located.stored_length > chunk_size:
+        raise CorruptChunk(
+            f"chunk {chunk_id.hex()} of {chunk_size} bytes cannot take {located.stored_length} "
+            "in its pack; restore it from a copy"
+        )
 
 
 def _aligned(offset: int, extents: list[tuple[int, int]], block_size: int) -> list[tuple[int, int]]:

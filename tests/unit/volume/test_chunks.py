@@ -149,10 +149,21 @@ def test_a_wrong_raw_length_is_corrupt(raw_length: int) -> None:
         codecs.decompress(codecs.CODEC_NONE, TEXT, raw_length, "it")
 
 
-@pytest.mark.parametrize(("codec", "name"), [(2, "zstd"), (3, "igzip"), (77, "77")])
-def test_an_unknown_codec_is_refused_by_name(codec: int, name: str) -> None:
-    with pytest.raises(UnknownFormat, match=name):
-        codecs.decompress(codec, b"x", 4096, "chunk")
+def test_an_unknown_codec_is_refused() -> None:
+    with pytest.raises(UnknownFormat, match=r"chunk.*codec 77"):
+        codecs.decompress(77, b"x", 4096, "chunk")
+
+
+def test_the_codec_of_a_put_goes_before_the_store_s() -> None:
+    rig = Rig(codec=codecs.CODEC_LZ4)
+    for number, codec in enumerate([codecs.CODEC_ZSTD, codecs.CODEC_NONE, None]):
+        text = TEXT[number:] + TEXT[:number]
+        place = rig.store.place(rig.store.put(text, codec=codec))
+        assert place is not None
+        assert place.codec == (codecs.CODEC_LZ4 if codec is None else codec)
+    node = rig.store.place(rig.store.put(TEXT + b"node", KIND_NODE, codec=codecs.CODEC_ZSTD))
+    assert node is not None
+    assert node.codec == codecs.CODEC_NONE
 
 
 # -- damage

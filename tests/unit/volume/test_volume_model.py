@@ -29,7 +29,7 @@ class VolumeModel(RuleBasedStateMachine):
     @initialize(
         size=st.integers(1, MAX_SIZE // BLOCK),
         chunk_size=st.sampled_from([4 * KIB, 16 * KIB, 64 * KIB]),
-        compression=st.sampled_from(["none", "lz4"]),
+        compression=st.sampled_from(["none", "lz4", "zstd", "igzip"]),
     )
     def create(self, size: int, chunk_size: int, compression: str) -> None:
         self.rig = StoreRig(options=replace(ROOMY, compression=compression))
