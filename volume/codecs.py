@@ -34,21 +34,19 @@ DEFAULT_CODEC: Final = CODEC_NONE
 MAX_STORED_PERCENT = 88  # of the raw length: what is larger is stored raw
 
 
-def codec_number(name: str) -> int:
-    """The number of the codec of that name. InvalidSize, which names them all, for no codec."""
-    for number, known in CODEC_NAMES.items():
-        if known == name:
-            return number
+def number(name: str) -> int:
+    """The number of the codec called `name`. InvalidSize lists all that there are."""
+    for known, its_name in CODEC_NAMES.items():
+        if its_name == name:
+            return known
     raise InvalidSize("compression", 0, f"{name!r} is none of {', '.join(CODEC_NAMES.values())}")
 
 
-def codec_name(number: int, what: str) -> str:
-    """The name of a codec that `what` is stored with. UnknownFormat when it is none of ours."""
-    name = CODEC_NAMES.get(number)
+def name_of(codec: int, what: str) -> str:
+    """The name of the codec that `what` is stored with. UnknownFormat when it is none of ours."""
+    name = CODEC_NAMES.get(codec)
     if name is None:
-        raise UnknownFormat(
-            what, f"is stored with codec {number}, which this version does not know"
-        )
+        raise UnknownFormat(what, f"is stored with codec {codec}, which this version does not know")
     return name
 
 
@@ -68,7 +66,7 @@ def decompress(codec: int, stored: bytes, raw_length: int, what: str) -> bytes:
     """The chunk's `raw_length` bytes. `what` names the chunk in errors. Releases the GIL.
 
     CorruptChunk when they cannot be had, UnknownFormat when the codec is not one of ours."""
-    name = codec_name(codec, what)
+    name = name_of(codec, what)
     if raw_length > MAX_CHUNK_SIZE:
         raise CorruptChunk(
             f"{what}: claims {raw_length} bytes, a chunk has {MAX_CHUNK_SIZE} at most"

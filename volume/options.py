@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from volume import codecs
 from volume.errors import InvalidSize
 
 MIB = 1024 * 1024
@@ -50,10 +51,9 @@ class StoreOptions:
     """What nothing reaches is removed when it has been so for this long."""
     read_threads: int = 4
     """Threads for reads that have to wait for the disk."""
-    compression: str = "none"
-    """Codec of new chunks: "none", or "lz4" where it saves 12 %. Not the default yet: a random
-    4 KiB read of a packed chunk unpacks all of it in Python, 145 us of CPU instead of 17. Without
-    it, small writes all over a large volume take a whole chunk each."""
+    compression: str = codecs.CODEC_NAMES[codecs.DEFAULT_CODEC]
+    """Codec of new volumes: "none", "lz4", "zstd" or "igzip"; a chunk is packed where that saves
+    12 %. docs/benchmarks.md ("Codecs") says what each costs."""
     window_bytes: int | None = None
     """Journal segments kept after they were destaged, so that every write in them can be restored;
     None: 5 % of the disk. Up to twice as much to reach the volumes' `window_s`."""

@@ -211,7 +211,7 @@ class ChunkResolver:
 
 def _check_stored(located: Located, chunk_id: ChunkId, chunk_size: int) -> None:
     """Whether a chunk of the volume can be stored like this. CorruptChunk, UnknownFormat."""
-    codecs.codec_name(located.codec, f"chunk {chunk_id.hex()}")
+    codecs.name_of(located.codec, f"chunk {chunk_id.hex()}")
     if located.raw_length != chunk_size:
         raise CorruptChunk(
             f"chunk {chunk_id.hex()} is {located.raw_length} bytes long, where {chunk_size} "

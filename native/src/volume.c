@@ -387,9 +387,24 @@ static int read_step(struct bd_volume *volume, const struct step *step, uint8_t 
     return 0;
 }
 
+/* Bytes of whole chunks that have to be decoded. */
+static uint64_t whole_packed(const struct plan *plan)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < plan->count; i++) {
+        const struct bd_chunk_place *chunk = plan->steps[i].chunk;
+        if (chunk != NULL && chunk->kind == BD_CHUNK_PACKED &&
+            plan->steps[i].length == chunk->length)
+            total += chunk->length;
+    }
+    return total;
+}
+
 static int run_plan(struct bd_volume *volume, const struct plan *plan, uint64_t offset,
                     uint8_t *data, bool nowait, struct bd_read_fault *fault)
 {
+    if (nowait && whole_packed(plan) > BD_PACKED_NOWAIT_MAX)
+        return -EAGAIN;
     for (size_t i = 0; i < plan->count; i++) {
         const struct step *step = &plan->steps[i];
         int error = read_step(volume, step, data + (step->offset - offset), nowait, fault);

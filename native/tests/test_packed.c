@@ -69,7 +69,8 @@ static int read_at(struct packed_rig *packed, uint64_t offset, uint64_t length, 
 static void expect(struct packed_rig *packed, uint64_t offset, uint64_t length)
 {
     struct bd_read_fault fault;
-    CHECK_EQ(read_at(packed, offset, length, true, &fault), 0);
+    bool nowait = length <= BD_PACKED_NOWAIT_MAX;
+    CHECK_EQ(read_at(packed, offset, length, nowait, &fault), 0);
     CHECK(memcmp(buffer, raw + offset, length) == 0);
     CHECK(length == sizeof buffer || buffer[length] == 0xcc);
 }
@@ -292,6 +293,24 @@ static void test_large_chunks_are_left_to_others(void)
     memory_file_destroy(&memory);
 }
 
+static void test_many_whole_chunks_are_left_to_others(void)
+{
+    struct packed_rig packed;
+    init(&packed);
+    for (uint64_t index = 0; index < 8; index++)
+        put(&packed, index, BD_CODEC_LZ4, NULL);
+    struct bd_read_fault fault;
+    unsigned reads = packed.memory.preads;
+    CHECK_EQ(read_at(&packed, 0, 5 * RIG_CHUNK, true, &fault), -EAGAIN);
+    CHECK_EQ(packed.memory.preads, reads); /* before anything was done */
+    CHECK_EQ(read_at(&packed, 0, 4 * RIG_CHUNK, true, &fault), 0);
+    CHECK_EQ(read_at(&packed, 512, 5 * RIG_CHUNK, true, &fault), 0); /* four whole, two in part */
+    CHECK(memcmp(buffer, raw + 512, 5 * RIG_CHUNK) == 0);
+    CHECK_EQ(read_at(&packed, 0, 5 * RIG_CHUNK, false, &fault), 0);
+    CHECK(memcmp(buffer, raw, 5 * RIG_CHUNK) == 0);
+    destroy(&packed);
+}
+
 static void test_places_that_no_packed_chunk_has(void)
 {
     struct packed_rig packed;
@@ -334,6 +353,7 @@ int main(void)
     test_bytes_of_another_codec();
     test_a_read_that_would_wait();
     test_large_chunks_are_left_to_others();
+    test_many_whole_chunks_are_left_to_others();
     test_places_that_no_packed_chunk_has();
     return 0;
 }

@@ -57,7 +57,7 @@ def test_any_range_of_a_packed_volume_reads_as_written(compression: str, chunk_s
     length = 3 * chunk_size if chunk_size == MIB else 40 * chunk_size
     model = words(length) + bytes(4 * MIB - length)
     destaged(rig, 0, model[:length])
-    assert set(codecs_stored(rig)) == {codecs.codec_number(compression)}
+    assert set(codecs_stored(rig)) == {codecs.number(compression)}
     rig = rig.rebooted()
     rig.tend()
     generator = random.Random(5)
@@ -182,12 +182,12 @@ def test_a_chunk_that_unpacks_to_something_shorter_is_an_error(compression: str)
 
 def test_names_and_numbers() -> None:
     for number, name in codecs.CODEC_NAMES.items():
-        assert codecs.codec_number(name) == number
-        assert codecs.codec_name(number, "it") == name
+        assert codecs.number(name) == number
+        assert codecs.name_of(number, "it") == name
     with pytest.raises(InvalidSize, match="none, lz4, zstd, igzip"):
-        codecs.codec_number("brotli")
+        codecs.number("brotli")
     with pytest.raises(UnknownFormat, match=r"it.*codec 77"):
-        codecs.codec_name(77, "it")
+        codecs.name_of(77, "it")
     assert StoreOptions().compression == codecs.CODEC_NAMES[codecs.DEFAULT_CODEC]
 
 
