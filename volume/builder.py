@@ -92,7 +92,7 @@ class TreeBuilder:
             _overlay(given, start * size, view)
             for index in range(start, start + count):
                 at = (index - start) * size
-                changes[index] = self._chunks.put(view[at : at + size])
+                changes[index] = self._chunks.put(view[at : at + size], codec=given.codec)
 
     def _old_bytes(self, base: HeadState, index: int, size: int) -> bytes:
         chunk_id = self._resolver.chunk_id(base, index)

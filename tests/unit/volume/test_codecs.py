@@ -70,16 +70,20 @@ def test_any_range_of_a_packed_volume_reads_as_written(compression: str, chunk_s
 
 
 def test_chunks_of_all_codecs_in_one_volume() -> None:
-    rig = StoreRig(options=options("none"))
-    rig.store.create_volume("v", MIB, block_size=512)
+    """A chunk is stored as the volume has it that it is first written to."""
+    rig = StoreRig(options=LARGE)
+    rig.tend()
+    rig.store.create_volume("v", MIB, block_size=512, compression="igzip")
     model = b""
-    for number, compression in enumerate(["none", *PACKING, "none"]):
-        rig = rig.killed(options(compression))
-        rig.tend()
+    for number, compression in enumerate(["none", "lz4", "zstd"]):
+        rig.store.create_volume(compression, MIB, block_size=512, compression=compression)
         piece = words(64 * KIB, seed=number)
-        destaged(rig, len(model), piece)
+        rig.fill(compression, 0, piece)
+        rig.store.destage()
         model += piece
-    assert codecs_stored(rig) == [0, 1, 2, 3, 0]
+    model += words(64 * KIB, seed=3)
+    destaged(rig, 0, model)
+    assert codecs_stored(rig) == [0, 1, 2, 3]
     for reopened in (None, rig.rebooted, rig.closed):
         again = reopened() if reopened else rig
         again.tend()
@@ -104,15 +108,16 @@ def test_hot_data_over_packed_chunks() -> None:
     assert rig.read("v") == bytes(model)
 
 
-def test_known_data_stays_as_it_is_stored() -> None:
+def test_a_volume_keeps_its_codec_when_the_default_changes() -> None:
     rig = StoreRig(options=options("zstd"))
     rig.store.create_volume("v", MIB, block_size=512)
-    destaged(rig, 0, words(64 * KIB))
     rig = rig.killed(options("igzip"))
     rig.tend()
-    destaged(rig, 128 * KIB, words(64 * KIB))
-    assert codecs_stored(rig) == [codecs.CODEC_ZSTD]
-    assert rig.read("v", 128 * KIB, 64 * KIB) == words(64 * KIB)
+    destaged(rig, 0, words(64 * KIB))
+    rig.store.create_volume("w", MIB, block_size=512)
+    rig.fill("w", 0, words(64 * KIB, seed=1))
+    rig.store.destage()
+    assert codecs_stored(rig) == [codecs.CODEC_ZSTD, codecs.CODEC_IGZIP]
 
 
 @pytest.mark.parametrize("compression", PACKING)
@@ -132,7 +137,7 @@ def test_places_of_packed_chunks_are_cached_ahead() -> None:
     destaged(rig, 0, words(256 * KIB))
     assert rig.volume("v").core.missing(0, 256 * KIB) == []
     again = rig.rebooted()
-    again.store.warm()
+    again.store.upkeep.warm()
     assert again.volume("v").core.missing(0, 256 * KIB) == []
     assert again.read("v", 0, 256 * KIB) == words(256 * KIB)
 
