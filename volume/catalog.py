@@ -352,7 +352,13 @@ class Catalog:
 
     def info_of(self, volume: Volume) -> VolumeInfo:
         """What a person sees of a volume."""
-        return volume.info()
+        number = volume.record.number
+        codec = self._history.settings(number).codec
+        return replace(
+            volume.info(),
+            compression=codecs.CODEC_NAMES.get(codec, f"codec {codec}, which is unknown here"),
+            snapshot_count=self._history.snapshot_counts.get(number, 0),
+        )
 
 
 def _check_sizes(size: int, block_size: int, chunk_size: int) -> None:
