@@ -3,6 +3,7 @@
 Registered by `blockd.cli.volume`, whose other commands are about volumes as they are.
 """
 
+import shutil
 import sys
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from blockd.cli.options import (
 from blockd.cli.output import print_fields, print_json, print_table
 from blockd.cli.progress import waiting
 from blockd.cli.refs import version_of
+from blockd.cli.timeline import draw, shows_unicode
 from blockd.cli.times import age, format_time, now_ns
 from blockd.sizes import exact_size, format_size
 from volume.model import HistoryPolicy, VersionInfo, VersionLog
@@ -27,6 +29,7 @@ from volume.retention import format_duration, parse_duration
 DEFAULT_LIMIT = 50
 MAX_EXTENTS = 40  # rows of a diff on a screen
 MAX_NAMES = 5  # snapshots of one version in the log's last column
+PIPE_WIDTH = 80  # of the timeline, where there is no terminal to ask
 
 VolumeArgument = Annotated[
     str, typer.Argument(metavar="VOL", help="The volume.", autocompletion=complete_volume)
@@ -54,6 +57,10 @@ def log(
         print_json(found)
         return
     now = now_ns()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    for line in draw(found, width, now, unicode=shows_unicode(sys.stdout)):
+        print(line)
+    print()
     _print_log(found, now)
     _print_hints(found)
 
@@ -87,9 +94,6 @@ def _print_hints(found: VersionLog) -> None:
         print(f"older versions: blockd volume log {found.volume} --limit {4 * len(found.versions)}")
     if found.window_start_ns is None:
         print("single writes cannot be restored: the volume has no window (blockd volume history)")
-    else:
-        start = format_time(found.window_start_ns)
-        print(f"every single write since {start} can be restored")
     print(f"go back: blockd volume restore {found.volume} --to seq:N, a time, -10m or a snapshot")
 
 
@@ -240,7 +244,6 @@ def _print_diff(found: VersionDiff) -> None:
         print(f"{found.old} and {found.new} have the same contents")
         return
     extents = "extent" if found.extent_count == 1 else "extents"
-    print(
-        f"{found.extent_count} {extents}, {format_size(found.changed_bytes)} of "
-        f"{format_size(max(found.old_size, found.new_size))} differ"
-    )
+    changed = f"{format_size(found.changed_bytes)} ({found.changed_bytes} bytes)"
+    size = format_size(max(found.old_size, found.new_size))
+    print(f"{found.extent_count} {extents}, {changed} of {size} differ")

@@ -5,6 +5,7 @@ Past versions (log, history, restore, clone, diff) are in `blockd.cli.versions`.
 
 import enum
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -20,9 +21,10 @@ from blockd.cli.options import (
 )
 from blockd.cli.output import print_fields, print_json, print_table
 from blockd.cli.times import seconds_time
-from blockd.cli.versions import clone, diff, history, log, restore
+from blockd.cli.versions import clone, diff, history, history_fields, log, restore
 from blockd.sizes import exact_size, format_size
-from volume.model import DEFAULT_BLOCK_SIZE, DEFAULT_CHUNK_SIZE, VolumeInfo
+from volume.model import DEFAULT_BLOCK_SIZE, DEFAULT_CHUNK_SIZE, ScheduleInfo, VolumeInfo
+from volume.retention import format_duration
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,11 +110,14 @@ def show(name: NameArgument, control: ControlOption = None, as_json: JsonOption 
     """Show one volume, and the commands that attach it."""
     with connect(control) as client:
         info = client.volume(name)
+        policy = client.history(name)
+        schedule = client.schedule(name)
         if as_json:
-            print_json(info)
+            plans = {"history": asdict(policy), "schedule": schedule and asdict(schedule)}
+            print_json({**asdict(info), **plans})
             return
         node = client.status()
-    print_fields(_fields(info))
+    print_fields([*_fields(info), *history_fields(policy), _schedule_field(schedule)])
     print()
     for line in _attach_lines(info.name, node):
         print(line)
@@ -202,6 +207,13 @@ def _fields(info: VolumeInfo) -> list[tuple[str, str]]:
         ("clients", ", ".join(info.clients) or "none"),
         ("snapshots", str(info.snapshot_count)),
     ]
+
+
+def _schedule_field(schedule: ScheduleInfo | None) -> tuple[str, str]:
+    if schedule is None:
+        return "schedule", "none"
+    every = format_duration(schedule.every_s)
+    return "schedule", f"a snapshot every {every}, kept {schedule.keep or 'until the next'}"
 
 
 def _attach_lines(name: str, node: NodeStatus) -> list[str]:
