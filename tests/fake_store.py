@@ -17,9 +17,19 @@ from volume.errors import (
     VolumeExists,
     VolumeHasSnapshots,
 )
+from volume.gc import GcReport, GcStatus
 from volume.model import MAX_VOLUME_SIZE, SpaceReport, StoreStatus, VolumeInfo
 
 NO_SPACE_USED = SpaceReport((), (), 0, 0, 0, 0, 0)
+NO_GC_YET = GcStatus(
+    running=False,
+    phase="idle",
+    progress=0.0,
+    last=None,
+    ended_s=None,
+    next_run_s=None,
+    condemned_bytes=0,
+)
 
 
 class FakeStore:
@@ -31,6 +41,8 @@ class FakeStore:
         self.snapshots = FakeSnapshots(self)
         self.versions = FakeVersions(self)
         self.space_report = NO_SPACE_USED
+        self.gc = NO_GC_YET
+        self.gc_report = GcReport()
         self.fail_with: Exception | None = None
         self.state = "ok"
         self.closed = False
@@ -41,6 +53,8 @@ class FakeStore:
         self.snapshots = FakeSnapshots(self)
         self.versions = FakeVersions(self)
         self.space_report = NO_SPACE_USED
+        self.gc = NO_GC_YET
+        self.gc_report = GcReport()
         self.fail_with = None
         self.state = "ok"
 
@@ -161,6 +175,14 @@ class FakeStore:
     def space(self) -> SpaceReport:
         self._fail()
         return self.space_report
+
+    def gc_status(self) -> GcStatus:
+        self._fail()
+        return self.gc
+
+    def collect(self, *, dry_run: bool = False) -> GcReport:
+        self._fail()
+        return replace(self.gc_report, dry=dry_run)
 
     def close(self) -> None:
         self.closed = True

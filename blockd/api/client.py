@@ -26,6 +26,8 @@ from volume.model import (
 if TYPE_CHECKING:
     import httpx
 
+    from volume.gc import GcReport, GcStatus
+
 TIMEOUT_S = 60.0  # a change waits for a checkpoint or a full disk queue at worst
 LONG_TIMEOUT_S = 6 * 3600.0  # what reads everything a large store has may take hours
 
@@ -164,6 +166,17 @@ class Client:
         """The rows of `volume`, or of all; the sums are of the whole store."""
         query = _query(volume=volume)
         return from_json(SpaceReport, self._long("GET", "/v1/space", params=query))
+
+    def gc_status(self) -> "GcStatus":
+        from volume.gc import GcStatus
+
+        return from_json(GcStatus, self._call("GET", "/v1/gc"))
+
+    def collect(self, *, dry_run: bool = False) -> "GcReport":
+        """Run gc to its end, or find out what it would do."""
+        from volume.gc import GcReport
+
+        return from_json(GcReport, self._long("POST", "/v1/gc", json={"dry_run": dry_run}))
 
     # -- the daemon
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.device import Exports
+from volume.gc import GcReport, GcStatus
 from volume.model import (
     DiffInfo,
     HistoryPolicy,
@@ -79,6 +80,10 @@ class Store(Exports, Protocol):
     def status(self) -> StoreStatus: ...
     def space(self) -> SpaceReport:
         """Walks every tree: takes long."""
+
+    def gc_status(self) -> GcStatus: ...
+    def collect(self, *, dry_run: bool = False) -> GcReport:
+        """One whole run of gc, or what it would do. Waits for its end: takes long."""
 
     def close(self) -> None: ...
 

@@ -209,6 +209,7 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/clones",
         "/v1/diff",
         "/v1/space",
+        "/v1/gc",
         "/v1/status",
         "/v1/health",
         "/v1/connections",
