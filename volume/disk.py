@@ -11,6 +11,9 @@ descriptor (real disk) or the File object itself, whose `pread`/`pwrite`/`sync` 
 LMDB does its own I/O as well; see `volume.meta` and `volume.index` for how that is simulated.
 """
 
+import errno
+import fcntl
+import mmap
 import os
 import time
 import uuid
@@ -19,6 +22,7 @@ from typing import Protocol
 
 from typing_extensions import Buffer
 
+DIRECT_ALIGNMENT = 4096  # of reads past the page cache; no disk of today wants more
 SECTOR_SIZE = 512  # bytes that a disk writes whole or not at all
 
 
@@ -47,6 +51,10 @@ class Disk(Protocol):
 
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> File:
         """Open a file for reading and writing; `create` demands that it is new (EEXIST)."""
+
+    def open_uncached(self, path: str) -> File:
+        """Open a file for reading, past the page cache: what is read is what the disk has, and
+        pushes nothing out that others want to stay."""
 
     def mkdir(self, path: str) -> None:
         """Make a folder if it is not there."""
@@ -118,6 +126,56 @@ class PosixFile:
         return self._fd
 
 
+class UncachedFile(PosixFile):
+    """Reads with O_DIRECT. File systems that refuse it are read as usual, and the kernel is told
+    that the pages are not wanted any more. For one thread."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self._direct = _set_direct(fd, True)
+        self._buffer = mmap.mmap(-1, DIRECT_ALIGNMENT)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        start = offset // DIRECT_ALIGNMENT * DIRECT_ALIGNMENT
+        span = -(-(offset + length) // DIRECT_ALIGNMENT) * DIRECT_ALIGNMENT - start
+        if self._direct:
+            try:
+                return self._pread_direct(start, span)[offset - start :][:length]
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._direct = _set_direct(self._fd, False)
+        data = super().pread(length, offset)
+        os.posix_fadvise(self._fd, start, span, os.POSIX_FADV_DONTNEED)
+        return data
+
+    def _pread_direct(self, start: int, span: int) -> bytes:
+        """Both are aligned. Shorter only at the end of the file."""
+        if len(self._buffer) < span:
+            self._buffer = mmap.mmap(-1, span)  # anonymous memory begins at a page
+        done = 0
+        with memoryview(self._buffer) as view:
+            while done < span:
+                with view[done:span] as part:
+                    count = os.preadv(self._fd, [part], start + done)
+                done += count
+                if count == 0 or done % DIRECT_ALIGNMENT:
+                    break
+        return self._buffer[:done]
+
+
+def _set_direct(fd: int, wanted: bool) -> bool:
+    """Turn O_DIRECT on or off; whether it is on."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return wanted
+
+
 class PosixDisk:
     """The real thing, rooted at a directory."""
 
@@ -129,6 +187,14 @@ class PosixDisk:
         if create:
             flags |= os.O_CREAT | os.O_EXCL
         return PosixFile(os.open(self.root / path, flags, 0o600))
+
+    def open_uncached(self, path: str) -> PosixFile:
+        fd = os.open(self.root / path, os.O_CLOEXEC | os.O_RDONLY)
+        try:
+            return UncachedFile(fd)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def mkdir(self, path: str) -> None:
         (self.root / path).mkdir(mode=0o700, exist_ok=True)

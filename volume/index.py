@@ -22,7 +22,6 @@ from volume.errors import CorruptData, UnknownFormat
 from volume.kv import KeyValue
 from volume.layout import ChunkId
 
-GROUPS = 1 << 16  # parts that the index can be looked through in, one after the other
 _PLACE_LENGTH = layout.INDEX_PLACE.size
 _SLOT = struct.Struct("<I 4x I 4x I 4x")  # INDEX_PLACE, but for the fields of a Slot
 MAX_BATCH = 16384  # places set in one transaction: bounds LMDB's list of dirty pages
@@ -103,11 +102,11 @@ class ChunkIndex:
             for chunk_id, value in zip(chunk_ids, values, strict=True)
         ]
 
-    def group(self, number: int) -> Iterator[tuple[ChunkId, Place]]:
-        """All chunks whose ids begin with the two bytes of `number`: one GROUPS-th of them."""
-        prefix = layout.INDEX_PREFIX_CHUNK
-        for key, value in self._kv.items(prefix + number.to_bytes(2, "big")):
-            chunk_id = key[len(prefix) :]
+    def group(self, prefix: bytes) -> Iterator[tuple[ChunkId, Place]]:
+        """All chunks whose ids begin with `prefix`, in order; each from some moment meanwhile."""
+        key_prefix = layout.INDEX_PREFIX_CHUNK
+        for key, value in self._kv.items(key_prefix + prefix):
+            chunk_id = key[len(key_prefix) :]
             yield chunk_id, self._place(chunk_id, value)
 
     def put(self, places: Mapping[ChunkId, Place]) -> None:

@@ -30,6 +30,7 @@ What the disk refuses
 """
 
 import contextlib
+import errno
 import logging
 import threading
 from collections.abc import Iterator
@@ -38,8 +39,8 @@ from typing import NamedTuple, NoReturn
 from typing_extensions import Buffer
 
 from volume import layout, packfile
-from volume.disk import Disk
-from volume.errors import CorruptPack, OutOfSpace, StoreSealed
+from volume.disk import Disk, File
+from volume.errors import CorruptChunk, CorruptPack, OutOfSpace, StoreSealed
 from volume.index import Place
 from volume.kv import NO_SPACE_ERRNOS
 from volume.layout import ChunkId
@@ -52,6 +53,12 @@ log = logging.getLogger(__name__)
 DEFAULT_PACK_BYTES = 64 * 1024 * 1024  # a pack is sealed rather than let it grow over this
 MAX_PACK_BYTES = 1024 * 1024 * 1024  # offsets are u32; a pack is also the unit of gc and repair
 MAX_PACK_ENTRIES = 65536  # bounds the footer (3 MiB) when entries are tiny
+MEDIUM_ERRNOS = (
+    errno.EIO,
+    errno.EREMOTEIO,
+    errno.ENODATA,
+    errno.EILSEQ,
+)  # of a read, as kernels say
 DEFAULT_OPEN_PACKS = 256  # file descriptors kept for readers
 
 
@@ -211,18 +218,16 @@ class Packs:
         """The stored bytes of `chunk_id`, every page verified.
 
         CorruptChunk, CorruptPack, UnknownFormat, OSError."""
-        pack = self._pack(place.pack)
         start = packfile.ENTRY_HEADER_LENGTH + packfile.table_length(place.stored_length)
-        data = self._bytes(pack, place.offset, start + place.stored_length)
+        pack, data = self._entry_bytes(place, chunk_id, start + place.stored_length)
         return packfile.stored_bytes(data, pack.path, place, chunk_id)
 
     def locate(self, place: Place, chunk_id: ChunkId) -> Located:
         """Where the stored bytes of a synced chunk are. Header and page table are verified.
 
         Errors as `read`."""
-        pack = self._pack(place.pack)
         start = packfile.ENTRY_HEADER_LENGTH + packfile.table_length(place.stored_length)
-        data = self._bytes(pack, place.offset, start)
+        pack, data = self._entry_bytes(place, chunk_id, start)
         table = packfile.page_table(data, pack.path, place, chunk_id)
         where = place.offset + start
         return Located(pack, where, place.stored_length, place.codec, table, place.raw_length)
@@ -261,6 +266,28 @@ class Packs:
             raise CorruptPack(
                 f"{self._files.path(number)}: the footer is damaged; scrub will repair it"
             )
+        return packfile.decode_rows(rows, number)
+
+    def open_uncached(self, number: int) -> File:
+        """A sealed pack for reading all of it once, past the page cache; the caller closes it.
+
+        CorruptPack when the file is gone, OSError."""
+        path = self._files.path(number)
+        try:
+            return self._disk.open_uncached(path)
+        except FileNotFoundError as error:
+            raise CorruptPack(f"{path}: the file is gone; restore it from a copy") from error
+
+    def check_header(self, number: int, header: bytes) -> None:
+        """Raise unless `header` begins pack `number`: CorruptPack, UnknownFormat."""
+        packfile.check_header(header, self._files.path(number), number, self._uuid)
+
+    def rows_of(self, number: int, file: File) -> Iterator[tuple[ChunkId, Place]]:
+        """As `footer`, of a file that the caller has open."""
+        trailer = packfile.read_trailer(file, number, self._uuid)
+        rows = None if trailer is None else packfile.read_rows(file, trailer)
+        if rows is None:
+            raise CorruptPack(f"{self._files.path(number)}: the footer is damaged")
         return packfile.decode_rows(rows, number)
 
     def entry_count(self, number: int) -> int | None:
@@ -428,6 +455,21 @@ class Packs:
         if tail is not None and tail.pack.number == number:
             return tail.pack
         return self._files.get(number)
+
+    def _entry_bytes(self, place: Place, chunk_id: ChunkId, length: int) -> tuple[OpenPack, bytes]:
+        """The pack and the first `length` bytes of an entry; what fails names the chunk.
+
+        A disk that cannot read is damage, as rotten bytes are: no reason to seal the store."""
+        try:
+            pack = self._pack(place.pack)
+            return pack, self._bytes(pack, place.offset, length)
+        except CorruptPack as error:
+            raise CorruptPack(f"chunk {chunk_id.hex()}: {error}") from error
+        except OSError as error:
+            if error.errno not in MEDIUM_ERRNOS:
+                raise
+            what = packfile.describe(self._files.path(place.pack), place, chunk_id)
+            raise CorruptChunk(f"{what}: cannot be read ({error.strerror})") from error
 
     def _bytes(self, pack: OpenPack, offset: int, length: int) -> bytes:
         tail = self._tail

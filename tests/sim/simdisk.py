@@ -142,6 +142,9 @@ class SimDisk:
             inode.open_count += 1
             return SimFile(self, inode, read_only)
 
+    def open_uncached(self, path: str) -> SimFile:
+        return self.open(path, read_only=True)
+
     def mkdir(self, path: str) -> None:
         path = normal_path(path)
         self._enter("mkdir", path)

@@ -1,0 +1,643 @@
+"""Scrub: reads every stored byte again and again, so that damage is found while it can be repaired.
+
+A *pass* looks at all sealed packs, oldest first, then at the index:
+
+    pack    whole, in large reads past the page cache: header, footer, and each entry's header, page
+            checksums and, unpacked, BLAKE3; footer against entries; what the index says of the
+            same chunks against the footer. Without a sound footer: what can be salvaged.
+    index   whether every pack that it names is there.
+
+Only what is in use is damage: an entry that the index does not name is garbage, and passed over.
+The pack that is appended to is left alone: it will be sealed.
+
+Pace: a pass takes about PASS_SHARE of `interval_s`; it reads at the rate at which the rest gets
+done in the time left, at least at `floor_rate`. While clients are at work it takes at most
+BUSY_SHARE of the time. A pass that somebody asked for goes as fast as that allows.
+
+Damage is remembered, in memory and in `ScrubState`, until a later look at the same pack finds none
+or the pack is gone; at most MAX_DAMAGE of it, the rest is counted. A damaged chunk is stored anew
+when the same data is written again, which repairs it.
+
+Where a pass is, when the last one ended and the damage survive a restart (at most SAVE_EVERY_S of
+work is done twice). The state is of no use to anybody else: one that cannot be read is dropped,
+with a warning, and the pass begins anew.
+
+Threads: `step` and `save` on any one; the other methods on any. gc may run beside it: a pack that
+goes while it is read is not damage.
+"""
+
+import logging
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+from volume import packfile
+from volume.chunks import ChunkStore, StoredChunk, unpacked
+from volume.disk import Clock, File
+from volume.errors import CorruptData, CorruptPack, OutOfSpace, UnknownFormat
+from volume.index import Place
+from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, ZERO_ID, ChunkId
+from volume.manifest import Manifests
+from volume.marks import Marks
+
+log = logging.getLogger(__name__)
+
+READ_BYTES = 4 * 1024 * 1024  # at once
+LOOKUP_BATCH = 1024  # entries looked up in the index at once
+MANY_CHUNKS = 1 << 20  # in the index; it is looked through in 256 parts, or 65,536 beyond that
+MAX_DAMAGE = 1024  # remembered; 200 KiB of state
+PASS_SHARE = 0.8  # of the interval: the rest is for times when the machine is off
+BURST_BYTES = 2 * READ_BYTES  # may be read at once after a rest
+BUSY_SLICE_S = 0.02  # a slice while clients are at work
+BUSY_SHARE = 0.1  # of the time, for scrub, while clients are at work
+SAVE_EVERY_S = 60.0
+MAX_WHAT_BYTES = 200  # of a damage's description
+_NS = 1_000_000_000
+
+_STATE = struct.Struct("<B B Q Q Q I I I")
+"""version, whether somebody asked for the pass, its start and the end of the last one (ns, 0:
+none), bytes of it that are done, next pack, damage that was not remembered, count of damages."""
+_STATE_VERSION = 1
+_DAMAGE = struct.Struct("<I I B 32s H")
+"""pack, offset, flags, chunk id, length of the description (UTF-8 follows)."""
+_OF_CHUNK = 1
+_GONE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something that is stored and is not what it should be."""
+
+    pack: int
+    offset: int
+    """Of the entry in the pack; 0 when the pack as a whole is meant."""
+    chunk_id: ChunkId | None
+    what: str
+    gone: bool = False
+    """Not only a header or footer is damaged: none of the pack's chunks can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where damage shows."""
+
+    name: str
+    """Of the root: a volume, or volume@version."""
+    chunk_id: ChunkId
+    offset: int | None
+    """Bytes in the volume; None: its commit, so that the version's history is damaged only."""
+    length: int
+    what: str
+
+
+class NamedRoot(NamedTuple):
+    """A tree that `locate` looks at."""
+
+    name: str
+    root: ChunkId
+    height: int
+    size: int
+    """Of the volume, bytes."""
+    chunk_size: int
+    commits: tuple[ChunkId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubStatus:
+    """How far scrub is. Times are nanoseconds since 1970."""
+
+    running: bool
+    requested: bool
+    """Somebody asked for this pass; it takes no rests but for clients."""
+    progress: float
+    """Of the pass, 0.0 to 1.0, by bytes."""
+    scanned_bytes: int
+    total_bytes: int
+    started_ns: int | None
+    finished_ns: int | None
+    """When the last pass came to its end."""
+    next_ns: int | None
+    """When the next pass begins; None while one goes on."""
+    damage_count: int
+    damages: tuple[Damage, ...]
+    """At most MAX_DAMAGE of them."""
+
+
+class ScrubPace(NamedTuple):
+    """Seconds and bytes per second."""
+
+    interval_s: float = 14 * 24 * 3600.0
+    """Everything is read once in it."""
+    floor_rate: int = 1024 * 1024
+
+
+DEFAULT_PACE = ScrubPace()
+
+
+class ScrubState(Protocol):
+    """Where a scrubber's memory is kept: one value of `meta/`."""
+
+    def load(self) -> bytes | None: ...
+    def save(self, state: bytes) -> None:
+        """Durable on return. OutOfSpace, OSError."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What survives a restart."""
+
+    requested: bool = False
+    started_ns: int = 0
+    finished_ns: int = 0
+    scanned_bytes: int = 0
+    next_pack: int = 0
+    forgotten: int = 0
+    damages: list[Damage] = field(default_factory=list)
+
+    def encode(self) -> bytes:
+        parts = [
+            _STATE.pack(
+                _STATE_VERSION,
+                self.requested,
+                self.started_ns,
+                self.finished_ns,
+                self.scanned_bytes,
+                self.next_pack,
+                self.forgotten,
+                len(self.damages),
+            )
+        ]
+        for damage in self.damages:
+            what = damage.what.encode()[:MAX_WHAT_BYTES].decode(errors="ignore").encode()
+            flags = _OF_CHUNK * (damage.chunk_id is not None) | _GONE * damage.gone
+            chunk_id = damage.chunk_id or ZERO_ID
+            parts += [_DAMAGE.pack(damage.pack, damage.offset, flags, chunk_id, len(what)), what]
+        return b"".join(parts)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "_Memory":
+        """ValueError when it is not what `encode` makes."""
+        if len(data) < _STATE.size or data[0] != _STATE_VERSION:
+            raise ValueError(f"{len(data)} bytes of version {data[:1].hex()}")
+        _, requested, *numbers, count = _STATE.unpack_from(data)
+        memory = cls(bool(requested), *numbers)
+        at = _STATE.size
+        for _ in range(min(count, MAX_DAMAGE)):
+            if at + _DAMAGE.size > len(data):
+                raise ValueError(f"ends within damage at byte {at}")
+            pack, offset, flags, chunk_id, length = _DAMAGE.unpack_from(data, at)
+            at += _DAMAGE.size
+            what = data[at : at + length].decode()
+            at += length
+            memory.damages.append(
+                Damage(
+                    pack,
+                    offset,
+                    chunk_id if flags & _OF_CHUNK else None,
+                    what,
+                    bool(flags & _GONE),
+                )
+            )
+        if at != len(data):
+            raise ValueError(f"is {len(data)} bytes long instead of {at}")
+        return memory
+
+
+class Scrubber:
+    """Runs passes in slices."""
+
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        state: ScrubState,
+        clock: Clock,
+        *,
+        busy: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
+        pace: ScrubPace = DEFAULT_PACE,
+    ) -> None:
+        """`busy`: were clients at work a moment ago; `should_stop`: the store is closing."""
+        self._chunks = chunks
+        self._packs = chunks.packs
+        self._index = chunks.index
+        self._state = state
+        self._clock = clock
+        self._busy = busy
+        self._should_stop = should_stop
+        self._pace = pace
+        self._lock = threading.Lock()  # `_memory`, `_work` and `_passes`
+        self._passes = 0  # begun so far; one that is not the latest must not touch `_memory`
+        self._memory = self._loaded()
+        self._work: Iterator[int] | None = None
+        self._saved_at = self._filled_at = clock.monotonic()
+        self._allowance = 0.0
+        self._resume_at = 0.0
+
+    # -- one thread
+
+    def step(self, budget_s: float) -> bool:
+        """Scrub for about `budget_s`, if it is time to; whether to call again at once.
+
+        Damage is noted, not raised. OSError: the state could not be saved; seal the store."""
+        now = self._clock.monotonic()
+        if now < self._resume_at:
+            return False
+        with self._lock:
+            work = self._work or self._begun()
+            requested = self._memory.requested
+        if work is None:
+            return False
+        if not requested:
+            self._fill(now)
+            if self._allowance <= 0:
+                return False
+        busy = self._busy()
+        deadline = now + (min(budget_s, BUSY_SLICE_S) if busy else budget_s)
+        done = self._run(work, deadline, limited=not requested)
+        after = self._clock.monotonic()
+        if busy:
+            self._resume_at = after + (after - now) * (1 / BUSY_SHARE - 1)
+        if after - self._saved_at >= SAVE_EVERY_S:
+            self.save()
+        return not (done or busy or self._should_stop())
+
+    def _run(self, work: Iterator[int], deadline: float, *, limited: bool) -> bool:
+        """Go on with a pass; whether it is at its end."""
+        for scanned in work:
+            self._allowance -= scanned
+            with self._lock:
+                if self._work is not work:
+                    return False  # another pass was asked for
+                self._memory.scanned_bytes += scanned
+            if limited and self._allowance <= 0:
+                return False
+            if self._clock.monotonic() >= deadline or self._should_stop():
+                return False
+        with self._lock:
+            if self._work is not work:
+                return False
+            self._work = None
+            memory = self._memory
+            memory.finished_ns = max(self._clock.now_ns(), memory.started_ns)
+            memory.requested = False
+            log.info(
+                "scrub done bytes=%d damage=%d seconds=%.0f",
+                memory.scanned_bytes,
+                len(memory.damages) + memory.forgotten,
+                (memory.finished_ns - memory.started_ns) / _NS,
+            )
+        self.save()
+        return True
+
+    def save(self) -> None:
+        """Note where the pass is; the store does so when it closes. OSError."""
+        self._saved_at = self._clock.monotonic()
+        with self._lock:
+            state = self._memory.encode()
+        try:
+            self._state.save(state)
+        except OutOfSpace as error:
+            log.warning("scrub has no room to note where it is error=%s", error)
+
+    # -- any thread
+
+    def run_now(self) -> None:
+        """Begin a pass over everything at the next `step`."""
+        with self._lock:
+            self._begin(requested=True)
+        self._resume_at = 0.0
+
+    def stop(self) -> None:
+        """No more hurry: the pass that was asked for goes on at the usual rate."""
+        with self._lock:
+            self._memory.requested = False
+
+    def status(self) -> ScrubStatus:
+        total = sum(self._sizes(self._packs.sealed()))
+        with self._lock:
+            memory = replace(self._memory, damages=list(self._memory.damages))
+        running = memory.started_ns > memory.finished_ns
+        scanned = min(memory.scanned_bytes, total)
+        return ScrubStatus(
+            running=running,
+            requested=running and memory.requested,
+            progress=scanned / total if running and total else float(not running),
+            scanned_bytes=scanned,
+            total_bytes=total,
+            started_ns=memory.started_ns or None,
+            finished_ns=memory.finished_ns or None,
+            next_ns=None if running else memory.started_ns + int(self._pace.interval_s * _NS),
+            damage_count=len(memory.damages) + memory.forgotten,
+            damages=tuple(memory.damages),
+        )
+
+    # -- passes
+
+    def _loaded(self) -> _Memory:
+        state = self._state.load()
+        if state is None:
+            return _Memory()
+        try:
+            return _Memory.decode(state)
+        except (ValueError, struct.error) as error:
+            log.warning("scrub begins anew, its state cannot be read error=%s", error)
+            return _Memory()
+
+    def _begun(self) -> Iterator[int] | None:
+        """The pass that goes on, or that is due; `_lock` is held."""
+        memory, now_ns = self._memory, self._clock.now_ns()
+        if memory.started_ns > memory.finished_ns:  # begun before a restart
+            self._work = self._new_pass()
+        elif now_ns >= memory.started_ns + self._pace.interval_s * _NS or (
+            now_ns < memory.started_ns  # somebody set the date back
+        ):
+            self._begin(requested=False)
+        return self._work
+
+    def _begin(self, *, requested: bool) -> None:
+        """A new pass; `_lock` is held."""
+        memory = self._memory
+        memory.requested = requested
+        memory.started_ns = max(self._clock.now_ns(), memory.finished_ns + 1)
+        memory.scanned_bytes = memory.next_pack = 0
+        self._work = self._new_pass()
+
+    def _new_pass(self) -> Iterator[int]:
+        self._passes += 1
+        return self._pass(self._passes)
+
+    def _fill(self, now: float) -> None:
+        """Let time pass: what may be read grows at the rate that the pass needs."""
+        memory = self._memory
+        left = sum(self._sizes(n for n in self._packs.sealed() if n >= memory.next_pack))
+        spent_s = max(0.0, (self._clock.now_ns() - memory.started_ns) / _NS)
+        left_s = max(self._pace.interval_s * PASS_SHARE - spent_s, 1.0)
+        rate = max(self._pace.floor_rate, left / left_s)
+        self._allowance = min(BURST_BYTES, self._allowance + rate * (now - self._filled_at))
+        self._filled_at = now
+
+    def _sizes(self, numbers: Iterable[int]) -> Iterator[int]:
+        for number in numbers:
+            try:
+                yield self._packs.size(number)
+            except KeyError:  # gc has just removed it
+                continue
+
+    def _pass(self, mine: int) -> Iterator[int]:
+        """All packs, then the index; yields the bytes that were read."""
+        while (number := self._next_pack(mine)) is not None:
+            found: list[Damage] = []
+            yield from self._pack(number, found)
+            with self._lock:
+                if self._passes != mine:
+                    return
+                self._note(number, found)
+                self._memory.next_pack = number + 1
+            if found:
+                self.save()
+        missing: dict[int, int] = {}
+        width = 1 if self._index.count() < MANY_CHUNKS else 2
+        for group in range(256**width):
+            self._look_through(group.to_bytes(width, "big"), missing)
+            yield 0
+        there = set(self._packs.numbers())
+        with self._lock:
+            if self._passes == mine:
+                self._conclude(there, missing)
+
+    def _next_pack(self, mine: int) -> int | None:
+        """The first that has not been read in this pass."""
+        with self._lock:
+            if self._passes != mine:
+                return None
+            wanted = self._memory.next_pack
+        return min((number for number in self._packs.sealed() if number >= wanted), default=None)
+
+    def _conclude(self, there: set[int], missing: dict[int, int]) -> None:
+        """What is known of packs that are not there; `_lock` is held."""
+        memory = self._memory
+        for pack in {damage.pack for damage in memory.damages} - there - missing.keys():
+            self._note(pack, [])
+        for pack, count in sorted(missing.items()):
+            what = f"the file is gone, with {count} chunks that the index knows"
+            self._note(pack, [Damage(pack, 0, None, what, gone=True)])
+
+    def _note(self, number: int, found: list[Damage]) -> None:
+        """What a look at a pack has found takes the place of what was known; `_lock` is held."""
+        memory = self._memory
+        known = {damage for damage in memory.damages if damage.pack == number}
+        memory.damages = [damage for damage in memory.damages if damage.pack != number]
+        room = max(0, MAX_DAMAGE - len(memory.damages))
+        memory.damages += found[:room]
+        memory.forgotten += len(found[room:])
+        for damage in found:
+            if damage not in known:
+                log.error("scrub found damage %s", described(damage))
+
+    # -- one pack
+
+    def _pack(self, number: int, found: list[Damage]) -> Iterator[int]:
+        """Read a whole pack; what is wrong with it goes to `found`."""
+        try:
+            file = self._packs.open_uncached(number)
+        except (CorruptData, OSError) as error:
+            if number in self._packs.sealed():
+                found.append(Damage(number, 0, None, str(error), gone=True))
+            return
+        try:
+            yield from self._opened_pack(number, file, found)
+        finally:
+            file.close()
+        if number not in self._packs.sealed():
+            found.clear()  # gc has removed it meanwhile
+
+    def _opened_pack(self, number: int, file: File, found: list[Damage]) -> Iterator[int]:
+        pages = _Pages(file)
+        try:
+            self._packs.check_header(number, pages.read(packfile.HEADER_LENGTH, 0))
+        except (CorruptData, UnknownFormat, OSError) as error:
+            found.append(Damage(number, 0, None, f"header: {error}"))
+        rows = self._rows(number, file, found)
+        for at in range(0, len(rows), LOOKUP_BATCH):
+            batch = rows[at : at + LOOKUP_BATCH]
+            there = self._index.get_many([chunk_id for chunk_id, _ in batch])
+            for (chunk_id, place), known in zip(batch, there, strict=True):
+                damage = self._entry(pages, chunk_id, place, known)
+                if damage is not None:
+                    found.append(damage)
+                    if damage.chunk_id is not None:
+                        self._chunks.note_damage(damage.chunk_id)
+                yield packfile.entry_length(place.stored_length)
+
+    def _rows(self, number: int, file: File, found: list[Damage]) -> list[tuple[ChunkId, Place]]:
+        """The entries of a pack, by its footer if that holds."""
+        try:
+            return list(self._packs.rows_of(number, file))
+        except (CorruptPack, UnknownFormat, OSError) as error:
+            found.append(Damage(number, 0, None, f"footer: {error}"))
+        try:
+            salvaged = packfile.salvage(file, number, verify=False)
+        except OSError as error:
+            found.append(Damage(number, 0, None, f"cannot be read: {error.strerror}"))
+            return []
+        return list(packfile.decode_rows(salvaged.rows, number))
+
+    def _entry(
+        self, pages: "_Pages", chunk_id: ChunkId, place: Place, known: Place | None
+    ) -> Damage | None:
+        if known is None or known.pack != place.pack:
+            return None  # garbage, or a newer copy is used
+        what = None
+        if known != place:
+            what = f"the index has it at {known}, the pack at {place}"
+        else:
+            length = packfile.entry_length(place.stored_length)
+            try:
+                data = pages.read(length, place.offset)
+                stored = packfile.stored_bytes(data, f"pack {place.pack:08x}", place, chunk_id)
+                unpacked(chunk_id, StoredChunk(place.kind, place.codec, place.raw_length, stored))
+            except (CorruptData, UnknownFormat) as error:
+                what = str(error)
+            except OSError as error:
+                what = f"cannot be read: {error.strerror}"
+        if what is None or self._index.get(chunk_id) != known:
+            return None
+        return Damage(place.pack, place.offset, chunk_id, what)
+
+    # -- the index
+
+    def _look_through(self, prefix: bytes, missing: dict[int, int]) -> None:
+        """Count the chunks of missing packs in one part of the index."""
+        there = set(self._packs.numbers())
+        for chunk_id, place in self._index.group(prefix):
+            if place.pack not in there and self._is_missing(chunk_id):
+                missing[place.pack] = missing.get(place.pack, 0) + 1
+
+    def _is_missing(self, chunk_id: ChunkId) -> bool:
+        """Whether a chunk's pack is not there, now that both are looked at once more."""
+        place = self._index.get(chunk_id)
+        return place is not None and place.pack not in self._packs.numbers()
+
+
+class _Pages:
+    """Reads a file in large pieces, forwards."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._start = 0
+        self._data = b""
+
+    def read(self, length: int, offset: int) -> bytes:
+        """As File.pread. OSError: this very range cannot be read."""
+        if not self._start <= offset <= offset + length <= self._start + len(self._data):
+            try:
+                self._data = self._file.pread(max(READ_BYTES, length), offset)
+            except OSError:
+                self._data = self._file.pread(length, offset)  # the bad sector may be another's
+            self._start = offset
+        at = offset - self._start
+        return self._data[at : at + length]
+
+
+def described(damage: Damage) -> str:
+    """One line for logs and people."""
+    where = f"pack {damage.pack:08x}"
+    if damage.chunk_id is None:
+        return f"{where}: {damage.what}"
+    return f"chunk {damage.chunk_id.hex()} at offset {damage.offset} of {where}: {damage.what}"
+
+
+# -- who is hit
+
+
+def locate(
+    chunks: ChunkStore, manifests: Manifests, damages: Iterable[Damage], roots: Iterable[NamedRoot]
+) -> Iterator[Location]:
+    """Which parts of which roots need a damaged chunk, root by root. Lazy, any thread.
+
+    Reads the trees; a subtree without any is looked at once, however many versions share it. A
+    node that cannot be read shows as all that is below it, whether scrub knew of it or not."""
+    search = _Search(chunks, manifests, damages)
+    for root in roots:
+        yield from search.run(root)
+
+
+class _Search:
+    def __init__(self, chunks: ChunkStore, manifests: Manifests, damages: Iterable[Damage]) -> None:
+        self._index = chunks.index
+        self._manifests = manifests
+        self._by_id: dict[ChunkId, str] = {}
+        self._by_pack: dict[int, str] = {}
+        for damage in damages:
+            if damage.chunk_id is not None:
+                self._by_id[damage.chunk_id] = damage.what
+            elif damage.gone:  # a damaged header or footer alone hits nobody
+                self._by_pack[damage.pack] = damage.what
+        self._clean = Marks()
+
+    def run(self, root: NamedRoot) -> Iterator[Location]:
+        commits = [commit for commit in root.commits if commit != ZERO_ID]
+        for commit, what in zip(commits, self._damaged(commits), strict=True):
+            if what is not None:
+                yield Location(root.name, commit, None, 0, what)
+        if root.root != ZERO_ID:
+            (what,) = self._damaged([root.root])
+            yield from self._visit(root, root.root, root.height - 1, 0, what)
+
+    def _visit(
+        self, root: NamedRoot, node: ChunkId, level: int, first: int, what: str | None
+    ) -> Iterator[Location]:
+        """`first`: index of the first chunk below the node; `what`: is wrong with the node."""
+        slot = None if what is not None else self._index.slots([node])[0]
+        if slot is not None and self._clean.marked(slot):
+            return
+        ids = b""
+        if what is None:
+            try:
+                ids = self._manifests.node_ids(node, level)
+            except (CorruptData, OSError) as error:
+                what = str(error)
+        span = FAN_OUT**level
+        if what is not None:
+            yield from self._location(root, node, first, span * FAN_OUT, what)
+            return
+        hit = False
+        children = [
+            (at // CHUNK_ID_LENGTH, child)
+            for at in range(0, len(ids), CHUNK_ID_LENGTH)
+            if (child := ids[at : at + CHUNK_ID_LENGTH]) != ZERO_ID
+        ]
+        wrong = self._damaged([child for _, child in children])
+        for (number, child), damage in zip(children, wrong, strict=True):
+            start = first + number * span
+            if level == 0 and damage is not None:
+                hit = True
+                yield from self._location(root, child, start, 1, damage)
+            elif level > 0:
+                for location in self._visit(root, child, level - 1, start, damage):
+                    hit = True
+                    yield location
+        if not hit and slot is not None:
+            self._clean.mark(slot)
+
+    def _location(
+        self, root: NamedRoot, chunk_id: ChunkId, first: int, count: int, what: str
+    ) -> Iterator[Location]:
+        """The part that is within the volume: it may have shrunk."""
+        offset = first * root.chunk_size
+        length = min(count * root.chunk_size, root.size - offset)
+        if length > 0:
+            yield Location(root.name, chunk_id, offset, length, what)
+
+    def _damaged(self, chunk_ids: list[ChunkId]) -> list[str | None]:
+        """What is wrong with each."""
+        if not self._by_pack and self._by_id.keys().isdisjoint(chunk_ids):
+            return [None] * len(chunk_ids)
+        wrong = [self._by_id.get(chunk_id) for chunk_id in chunk_ids]
+        if self._by_pack:
+            for at, slot in enumerate(self._index.slots(chunk_ids)):
+                if slot is not None and wrong[at] is None:
+                    wrong[at] = self._by_pack.get(slot.pack)
+        return wrong
