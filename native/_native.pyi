@@ -114,6 +114,10 @@ class Journal:
         """Make all that was appended before the call durable; returns the lsn reached. Blocks
         without the GIL. An error seals the journal."""
 
+    def write_behind(self) -> bool:
+        """Have the kernel begin to write to the disk what was appended, if that is much; whether it
+        was. Promises nothing; a later `sync` has less to wait for."""
+
     def seal(self, error: int, /) -> None: ...
     def release(self, lsn: int, /) -> list[int]:
         """Free the segments that hold only records before `lsn`; their slots."""

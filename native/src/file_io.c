@@ -1,6 +1,7 @@
 #include "file_io.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <unistd.h>
@@ -89,4 +90,10 @@ int bd_file_read_exact(struct bd_file *file, void *data, size_t length, uint64_t
     if ((size_t)got < length)
         return -ENODATA;
     return 0;
+}
+
+void bd_file_write_behind(struct bd_file *file, uint64_t offset, uint64_t length)
+{
+    if (file->fd >= 0)
+        (void)sync_file_range(file->fd, (off_t)offset, (off_t)length, SYNC_FILE_RANGE_WRITE);
 }

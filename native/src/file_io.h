@@ -34,6 +34,9 @@ struct bd_file {
 /* Take over a file descriptor: closed by ops->close. */
 void bd_file_open_fd(struct bd_file *file, int fd);
 
+/* Let the kernel begin to write a range to the disk; promises nothing. */
+void bd_file_write_behind(struct bd_file *file, uint64_t offset, uint64_t length);
+
 /* Read exactly `length` bytes: 0, -EAGAIN, -ENODATA at the end of the file, or -errno. */
 int bd_file_read_exact(struct bd_file *file, void *data, size_t length, uint64_t offset,
                        bool nowait);

@@ -12,6 +12,8 @@
 /* A MARK says when: one at most each millisecond, so that a point in time can be found again. */
 static const uint64_t mark_interval_ns = 1000 * 1000;
 
+static const uint64_t write_behind_bytes = 512 * 1024;
+
 static const uint8_t padding[BD_RECORD_ALIGN];
 
 static uint64_t sector_up(uint64_t position)
@@ -318,6 +320,7 @@ static int rotate(struct bd_journal *journal, bool has_payload)
     next->dirty = true;
     journal->current = next;
     journal->position = BD_SEGMENT_HEADER;
+    journal->behind = 0;
     journal->stale_end = 0;
     return 0;
 }
@@ -502,6 +505,25 @@ int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
     pthread_mutex_unlock(&journal->lock);
     pthread_mutex_unlock(&journal->sync_lock);
     return error;
+}
+
+bool bd_journal_write_behind(struct bd_journal *journal)
+{
+    bd_lock(&journal->lock);
+    struct bd_segment *segment = journal->current;
+    uint64_t from = journal->behind;
+    uint64_t to = journal->position & ~(uint64_t)(BD_PAGE - 1); /* the last page is not full yet */
+    bool much = segment != NULL && journal->sealed == 0 && to >= from + write_behind_bytes;
+    if (much) {
+        journal->behind = to;
+        atomic_fetch_add(&segment->pins, 1);
+    }
+    pthread_mutex_unlock(&journal->lock);
+    if (much) {
+        bd_file_write_behind(&segment->file, from, to - from);
+        atomic_fetch_sub(&segment->pins, 1);
+    }
+    return much;
 }
 
 uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *slots,

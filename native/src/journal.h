@@ -104,6 +104,7 @@ struct bd_journal {
 
     struct bd_segment *current;
     uint64_t position;  /* in current */
+    uint64_t behind;    /* in current; before it the kernel has been told to write to the disk */
     uint64_t stale_end; /* in current; up to here records of a failed write may lie */
     uint64_t next_lsn;
     uint32_t chain;
@@ -189,6 +190,10 @@ bool bd_journal_has_space(const struct bd_journal *journal, uint64_t payload_byt
 /* Make durable whatever was appended before the call. Blocks; takes the lock only at both ends, so
  * appends go on. 0, or -errno, which has sealed the journal. */
 int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn);
+
+/* Have the kernel begin to write what was appended, when there is much of it: a sync that comes
+ * later has less to wait for. Without the lock while it waits for the disk. Whether it did. */
+bool bd_journal_write_behind(struct bd_journal *journal);
 
 void bd_journal_seal(struct bd_journal *journal, int error);
 

@@ -514,7 +514,18 @@ static PyObject *journal_state(PyObject *self, PyObject *unused)
     return Py_BuildValue("(KKiIIKL)", lsn, synced, sealed, ready, full, position, space_left);
 }
 
+static PyObject *journal_write_behind(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    bool did;
+    Py_BEGIN_ALLOW_THREADS;
+    did = bd_journal_write_behind(journal_of(self));
+    Py_END_ALLOW_THREADS;
+    return PyBool_FromLong(did);
+}
+
 static PyMethodDef journal_methods[] = {
+    {"write_behind", journal_write_behind, METH_NOARGS, NULL},
     {"add_ready", journal_add_ready, METH_VARARGS, NULL},
     {"adopt", journal_adopt, METH_VARARGS, NULL},
     {"recycle", journal_recycle, METH_VARARGS, NULL},
