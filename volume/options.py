@@ -49,6 +49,8 @@ class StoreOptions:
     """At least this long between two garbage collections."""
     gc_condemn_s: float = 60.0
     """What nothing reaches is removed when it has been so for this long."""
+    scrub_interval_s: float = 14 * 24 * 3600.0
+    """Every stored byte is read and verified once in this time."""
     read_threads: int = 4
     """Threads for reads that have to wait for the disk."""
     compression: str = codecs.CODEC_NAMES[codecs.DEFAULT_CODEC]

@@ -57,6 +57,7 @@ from volume.reader import ChunkResolver, Reader
 from volume.receive import Receiver, Receives
 from volume.recovery import JournalRecovery
 from volume.scheduler import InlineScheduler, Scheduler
+from volume.scrub import Location, ScrubStatus
 from volume.seal import Seal
 from volume.segments import SegmentPool
 from volume.snapshots import Snapshots
@@ -459,6 +460,20 @@ class Store:
 
     def gc_status(self) -> GcStatus:
         return self.upkeep.collector.status()
+
+    def scrub_status(self) -> ScrubStatus:
+        return self.upkeep.scrubber.status()
+
+    def start_scrub(self) -> None:
+        """Read and verify everything that is stored, now and without rests but for clients."""
+        self.upkeep.scrubber.run_now()
+
+    def stop_scrub(self) -> None:
+        """No more hurry: the pass that was asked for goes on at the usual rate."""
+        self.upkeep.scrubber.stop()
+
+    def damage_locations(self) -> Iterator[Location]:
+        return self.upkeep.damage_locations()
 
     @property
     def last_gc(self) -> GcReport | None:

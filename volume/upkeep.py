@@ -21,7 +21,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ from volume.options import JournalGeometry, StoreOptions
 from volume.past import OpenVersions, PastVersions
 from volume.reader import ChunkResolver
 from volume.receive import Receives
+from volume.scrub import Location, NamedRoot, Scrubber, ScrubPace, locate
 from volume.seal import Seal
 from volume.segments import TRIM_RESERVE, SegmentPool
 from volume.snapshots import Snapshots
@@ -55,6 +56,8 @@ T = TypeVar("T")
 UPKEEP_INTERVAL_S = 0.1
 DESTAGE_INTERVAL_S = 0.25
 WINDOW_INTERVAL_S = 1.0
+SCRUB_INTERVAL_S = 0.5
+SCRUB_SLICE_S = 0.25
 GC_SLICE_S = 0.25  # of gc between two looks at what is hot
 BUSY_S = 1.0  # clients are at work for so long after their last request
 ROUNDS_PER_SEGMENT = 4  # at the most: a replay begins at one of them
@@ -91,6 +94,19 @@ class Upkept:
     seal: Seal
 
 
+class _ScrubState:
+    """Where scrub's memory is kept: see `volume.scrub.ScrubState`."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    def load(self) -> bytes | None:
+        return self._history.load_state("scrub")
+
+    def save(self, state: bytes) -> None:
+        self._history.save_state("scrub", state)
+
+
 class Upkeep:
     """Decides when. `tend` on one thread, `destage_if_due`, `destage` and `collect` on another."""
 
@@ -120,6 +136,14 @@ class Upkeep:
             parts.clock.monotonic,
             gc.Pace(parts.options.gc_interval_s, parts.options.gc_condemn_s),
         )
+        self.scrubber = Scrubber(
+            parts.chunks,
+            _ScrubState(parts.history),
+            parts.clock,
+            busy=self._busy,
+            should_stop=lambda: self.stopping,
+            pace=ScrubPace(parts.options.scrub_interval_s),
+        )
         self._window_at = now
         self._trimmed_rounds = 0
         self._points_at = now
@@ -139,13 +163,17 @@ class Upkeep:
         self._upkeep_worker = Worker(
             "blockd-upkeep", UPKEEP_INTERVAL_S, self.tend, self._parts.seal.close
         )
-        self._workers = [self._destage_worker, self._upkeep_worker]
+        scrub = Worker("blockd-scrub", SCRUB_INTERVAL_S, self._step_scrub, self._parts.seal.close)
+        self._workers = [self._destage_worker, self._upkeep_worker, scrub]
         for worker in self._workers:
             worker.start()
 
     def stop(self) -> None:
         for worker in self._workers:
             worker.stop()
+        if self._parts.seal.reason is None:
+            with suppress(OSError, VolumeError):  # it costs looking twice at what was looked at
+                self.scrubber.save()
         with self._progress:
             self._progress.notify_all()
             while self._calls:
@@ -436,6 +464,35 @@ class Upkeep:
         if not status.running and status.next_run_s is not None and status.next_run_s <= 0.0:
             self.thin()  # what goes here is dead in the run that begins
         return self.collector.step(GC_SLICE_S) and not self._destage_due()
+
+    def _step_scrub(self) -> bool:
+        """A slice of scrub; whether to go on at once. On a thread of its own: it only reads."""
+        self._parts.seal.check()
+        return self.scrubber.step(SCRUB_SLICE_S)
+
+    def damage_locations(self) -> Iterator[Location]:
+        """What of which volumes and versions the damage that scrub knows of hits. Lazy; any
+        thread. What is in the journal only is not looked at."""
+        parts = self._parts
+        damages = self.scrubber.status().damages
+        return locate(parts.chunks, parts.manifests, damages, self._named_roots())
+
+    def _named_roots(self) -> Iterator[NamedRoot]:
+        history = self._parts.history
+        for volume in sorted(self._parts.catalog.all(), key=lambda volume: volume.name):
+            record = volume.record
+            head, chunk_size = record.head, record.chunk_size
+            yield NamedRoot(
+                *(volume.name, head.root, head.height, record.size, chunk_size),
+                _commits(head.commit),
+            )
+            names = {snapshot.seq: snapshot.name for snapshot in history.snapshots(record.number)}
+            for row in history.versions(record.number):
+                ref = names.get(row.seq, f"seq:{row.seq}")
+                yield NamedRoot(
+                    *(f"{volume.name}@{ref}", row.root, row.height, row.size, chunk_size),
+                    _commits(row.commit),
+                )
 
     def _busy(self) -> bool:
         """Whether clients have written or read in the last second."""
