@@ -66,7 +66,6 @@ def run(
 def _status_fields(found: "GcStatus") -> list[tuple[str, str]]:
     state = f"{found.phase}, {found.progress:.0%}" if found.running else "idle"
     fields = [("state", state), ("next run", _next_run(found))]
-    fields.append(("condemned", f"{format_size(found.condemned_bytes)}, for a later run"))
     if found.last is None or found.ended_s is None:
         return [*fields, ("last run", "none since the start")]
     ended = age(0, int(found.ended_s * 1e9))
@@ -82,17 +81,19 @@ def _next_run(found: "GcStatus") -> str:
 
 
 def _report_fields(report: "GcReport") -> list[tuple[str, str]]:
-    removed = f"{report.chunks_removed} chunks, {report.packs_removed} packs"
-    copied = f"{report.packs_copied} packs, {format_size(report.copied_bytes)} of them still needed"
-    condemned = f"{report.condemned_chunks} chunks, {format_size(report.condemned_bytes)}"
+    removed = f"{_count(report.chunks_removed, 'chunk')}, {_count(report.packs_removed, 'pack')}"
+    copied = f"{format_size(report.copied_bytes)} out of {_count(report.packs_copied, 'pack')}"
+    condemned = f"{_count(report.condemned_chunks, 'chunk')}, {format_size(report.condemned_bytes)}"
+    needed = f"{_count(report.chunks_live, 'chunk')}, by {_count(report.roots, 'version')}"
     fields = [
         ("would remove" if report.dry else "removed", removed),
         ("would copy" if report.dry else "copied", copied),
         ("condemned", f"{condemned}, for a later run"),
-        ("needed", f"{report.chunks_live} chunks, by {report.roots} versions"),
+        ("needed", needed),
     ]
     if report.history_dropped:
-        dropped = f"{report.history_dropped} versions without a name, for lack of room"
+        count = _count(report.history_dropped, "version")
+        dropped = f"{count} without a name, for lack of room"
         fields.append(("forgotten", dropped))
     before, after = format_size(report.bytes_before), format_size(report.bytes_after)
     if not report.dry:
@@ -106,9 +107,14 @@ def _attention(report: "GcReport") -> list[str]:
     if report.error is not None:
         found.append(f"ended early, having removed nothing that is needed: {report.error}")
     if report.packs_damaged:
-        found.append(f"{report.packs_damaged} damaged packs were left alone; see blockd scrub")
+        packs = _count(report.packs_damaged, "damaged pack")
+        found.append(f"{packs} left alone; see blockd scrub")
     if report.out_of_space:
         found.append("there was no room to copy what is needed out of half-empty packs")
     if report.stopped:
         found.append("was stopped; the rest is for the next run")
     return found
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -72,11 +72,13 @@ def following(
             errors.append(error)
 
     thread = threading.Thread(target=work, daemon=True)
-    with bar() as shown:
-        thread.start()
-        while thread.is_alive():
-            shown(*progress())
-            thread.join(POLL_S)
+    thread.start()
+    thread.join(SHOWN_AFTER_S)
+    if thread.is_alive():
+        with bar() as shown:
+            while thread.is_alive():
+                shown(*progress())
+                thread.join(POLL_S)
     if errors:
         raise errors[0]
     return results[0]
