@@ -32,7 +32,7 @@ def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
         "compression": store.compression and store.compression.value,
     }
     options = StoreOptions(**{name: value for name, value in given.items() if value is not None})
-    return VolumeStore.open(config.data.absolute(), options, scheduler)
+    return VolumeStore.open(config.data.absolute(), options, scheduler)  # type: ignore[return-value]
 
 
 class ConfiguredPolicies:

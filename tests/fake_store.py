@@ -4,10 +4,11 @@ It keeps no data; versions are in tests.fake_versions. `clients` of a volume is 
 everything else follows the calls.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from blockd.device import BlockDevice
-from tests.fake_versions import FakeSnapshots, FakeVersions
+from tests.fake_versions import NOW_NS, FakeSnapshots, FakeVersions
 from volume.errors import (
     InvalidName,
     InvalidSize,
@@ -19,8 +20,21 @@ from volume.errors import (
 )
 from volume.gc import GcReport, GcStatus
 from volume.model import MAX_VOLUME_SIZE, SpaceReport, StoreStatus, VolumeInfo
+from volume.scrub import Location, ScrubStatus
 
 NO_SPACE_USED = SpaceReport((), (), 0, 0, 0, 0, 0)
+NO_SCRUB_YET = ScrubStatus(
+    running=False,
+    requested=False,
+    progress=1.0,
+    scanned_bytes=0,
+    total_bytes=1 << 26,
+    started_ns=None,
+    finished_ns=None,
+    next_ns=None,
+    damage_count=0,
+    damages=(),
+)
 NO_GC_YET = GcStatus(
     running=False,
     phase="idle",
@@ -43,6 +57,8 @@ class FakeStore:
         self.space_report = NO_SPACE_USED
         self.gc = NO_GC_YET
         self.gc_report = GcReport()
+        self.scrub = NO_SCRUB_YET
+        self.locations: list[Location] = []
         self.fail_with: Exception | None = None
         self.state = "ok"
         self.closed = False
@@ -55,6 +71,8 @@ class FakeStore:
         self.space_report = NO_SPACE_USED
         self.gc = NO_GC_YET
         self.gc_report = GcReport()
+        self.scrub = NO_SCRUB_YET
+        self.locations = []
         self.fail_with = None
         self.state = "ok"
 
@@ -183,6 +201,30 @@ class FakeStore:
     def collect(self, *, dry_run: bool = False) -> GcReport:
         self._fail()
         return replace(self.gc_report, dry=dry_run)
+
+    def scrub_status(self) -> ScrubStatus:
+        """A pass that somebody asked for has ended when it is looked at for the second time."""
+        self._fail()
+        found = self.scrub
+        if found.requested and found.progress >= 0.5:
+            self.scrub = replace(found, running=False, requested=False, finished_ns=NOW_NS + 1)
+        elif found.requested:
+            self.scrub = replace(found, progress=0.5)
+        return found
+
+    def start_scrub(self) -> None:
+        self._fail()
+        self.scrub = replace(
+            self.scrub, running=True, requested=True, progress=0.0, started_ns=NOW_NS, next_ns=None
+        )
+
+    def stop_scrub(self) -> None:
+        self._fail()
+        self.scrub = replace(self.scrub, requested=False)
+
+    def damage_locations(self) -> Iterable[Location]:
+        self._fail()
+        return self.locations
 
     def close(self) -> None:
         self.closed = True

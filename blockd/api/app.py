@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blockd.api import connections, errors, snapshots, space, status, versions, volumes
+from blockd.api import connections, errors, scrub, snapshots, space, status, versions, volumes
 from blockd.api.node import Node
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def create_app(node: Node, version: str) -> FastAPI:
     )
     errors.install(app)
     app.add_middleware(Boundary)
-    for noun in (volumes, snapshots, versions, space, status, connections):
+    for noun in (volumes, snapshots, versions, space, scrub, status, connections):
         app.include_router(noun.router(node), prefix="/v1", responses=default)
     return app
 

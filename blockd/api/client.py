@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from blockd.api.types import ConnectionInfo, NodeStatus, VersionDiff, from_json
+from blockd.api.types import (
+    ConnectionInfo,
+    DamageLocations,
+    NodeStatus,
+    ScrubInfo,
+    VersionDiff,
+    from_json,
+)
 from volume.errors import NoSuchVersion, NoSuchVolume
 from volume.model import (
     HistoryPolicy,
@@ -177,6 +184,22 @@ class Client:
         from volume.gc import GcReport
 
         return from_json(GcReport, self._long("POST", "/v1/gc", json={"dry_run": dry_run}))
+
+    def scrub_status(self) -> ScrubInfo:
+        return from_json(ScrubInfo, self._call("GET", "/v1/scrub"))
+
+    def start_scrub(self) -> ScrubInfo:
+        """Check everything from the beginning; returns at once."""
+        return from_json(ScrubInfo, self._call("POST", "/v1/scrub"))
+
+    def stop_scrub(self) -> ScrubInfo:
+        """The pass that goes on takes its time from now on."""
+        return from_json(ScrubInfo, self._call("DELETE", "/v1/scrub"))
+
+    def damage_locations(self, *, limit: int = 1000) -> DamageLocations:
+        """What the damage that scrub knows of hits; the first `limit` places."""
+        query = _query(limit=limit)
+        return from_json(DamageLocations, self._long("GET", "/v1/scrub/hit", params=query))
 
     # -- the daemon
 

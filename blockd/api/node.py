@@ -4,7 +4,7 @@
 `blockd.daemon.Daemon` satisfies `Node`; its calls are quick and belong to the event loop's thread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from blockd.api.types import ConnectionInfo, NodeStatus
@@ -21,6 +21,7 @@ from volume.model import (
     VersionLog,
     VolumeInfo,
 )
+from volume.scrub import Location, ScrubStatus
 
 
 class Snapshots(Protocol):
@@ -84,6 +85,17 @@ class Store(Exports, Protocol):
     def gc_status(self) -> GcStatus: ...
     def collect(self, *, dry_run: bool = False) -> GcReport:
         """One whole run of gc, or what it would do. Waits for its end: takes long."""
+
+    def scrub_status(self) -> ScrubStatus: ...
+    def start_scrub(self) -> None:
+        """Check everything once, from the beginning; returns at once."""
+
+    def stop_scrub(self) -> None:
+        """No more hurry: what is being checked goes on at its usual pace."""
+
+    def damage_locations(self) -> Iterable[Location]:
+        """What of which volumes and versions the damage that scrub knows of hits. Lazy: walks
+        trees as it is asked for more."""
 
     def close(self) -> None: ...
 

@@ -66,6 +66,60 @@ class VersionDiff:
     """(offset, length), ascending; the first so many of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class DamageInfo:
+    """Something that is stored and is not what it should be."""
+
+    pack: int
+    offset: int
+    """Of the entry in the pack, bytes; 0 when the pack as a whole is meant."""
+    chunk: str | None
+    """Its id (hex); None: the pack as a whole."""
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubInfo:
+    """How far scrub is. Times are nanoseconds since 1970."""
+
+    running: bool
+    requested: bool
+    """Somebody asked for this pass; otherwise it takes its time."""
+    progress: float
+    """Of the pass, 0.0 to 1.0."""
+    scanned_bytes: int
+    total_bytes: int
+    started_ns: int | None
+    finished_ns: int | None
+    """When the last pass came to its end."""
+    next_ns: int | None
+    """When the next pass begins; None while one goes on."""
+    damage_count: int
+    damages: tuple[DamageInfo, ...]
+    """The first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DamageLocation:
+    """Where damage shows."""
+
+    name: str
+    """A volume, or volume@version."""
+    offset: int | None
+    """Bytes in the volume; None: only the version's commit is hit, its data is not."""
+    length: int
+    chunk: str
+    """Id (hex)."""
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class DamageLocations:
+    locations: tuple[DamageLocation, ...]
+    more: bool
+    """There are others, which were left out because of the limit."""
+
+
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     """`data` as dataclass `cls`. Unknown fields (of a newer daemon) are ignored.
 

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from blockd.cli import completion, doctor, exits, gc, serve, snapshot, space, status, volume
+from blockd.cli import completion, doctor, exits, gc, scrub, serve, snapshot, space, status, volume
 from blockd.cli.output import print_error
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(volume.app, name="volume")
 app.add_typer(snapshot.app, name="snapshot")
 app.command()(space.space)
 app.add_typer(gc.app, name="gc")
+app.add_typer(scrub.app, name="scrub")
 app.command()(status.status)
 app.command()(doctor.doctor)
 app.command()(status.version)

@@ -210,6 +210,8 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/diff",
         "/v1/space",
         "/v1/gc",
+        "/v1/scrub",
+        "/v1/scrub/hit",
         "/v1/status",
         "/v1/health",
         "/v1/connections",
