@@ -185,6 +185,16 @@ class StoreConfig:
     """Destage when nothing was written for this long."""
     gc_interval_s: Seconds | None = None
     """At least this long between two garbage collections."""
+    gc_condemn_s: Seconds | None = None
+    """What nothing reaches is removed when it has been so for this long."""
+    scrub_interval_s: Seconds | None = None
+    """Every stored byte is read and verified once in this time."""
+    window: Size | None = None
+    """Disk space for the any-write window; as much again for versions that only a policy keeps."""
+    window_s: Seconds | None = None
+    """Of new volumes: single writes of at least this long can be restored, while there is room."""
+    keep: str | None = None
+    """Of new volumes: what stays of versions after that, as "60m,24h,7d"."""
     read_threads: Annotated[int, Range(1, 64)] | None = None
     compression: Compression | None = None
     accept_journal_loss: bool | None = None

@@ -27,12 +27,17 @@ def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
         "destage_age_s": store.destage_age_s,
         "destage_idle_s": store.destage_idle_s,
         "gc_interval_s": store.gc_interval_s,
+        "gc_condemn_s": store.gc_condemn_s,
+        "scrub_interval_s": store.scrub_interval_s,
+        "window_bytes": store.window,
+        "window_s": None if store.window_s is None else int(store.window_s),
+        "history_keep": store.keep,
         "accept_journal_loss": store.accept_journal_loss,
         "read_threads": store.read_threads,
         "compression": store.compression and store.compression.value,
     }
     options = StoreOptions(**{name: value for name, value in given.items() if value is not None})
-    return VolumeStore.open(config.data.absolute(), options, scheduler)  # type: ignore[return-value]
+    return VolumeStore.open(config.data.absolute(), options, scheduler)
 
 
 class ConfiguredPolicies:

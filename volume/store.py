@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from native import Journal, PlaceTable
-from volume import codecs
+from volume import codecs, retention
 from volume.backlog import WriteBacklog
 from volume.builder import TreeBuilder
 from volume.catalog import Catalog, Machinery
@@ -148,7 +148,11 @@ class Store:
         epoch = meta.begin_epoch()
         self._history = history = History(
             meta_kv,
-            Settings(options.window_s, options.history_keep, codecs.number(options.compression)),
+            Settings(
+                options.window_s,
+                str(retention.parse(options.history_keep)),
+                codecs.number(options.compression),
+            ),
         )
         self._note_first_versions(checkpoint)
         packs = Packs(self._disk, meta.uuid, pack_bytes=options.pack_bytes)
