@@ -8,7 +8,7 @@ from dataclasses import asdict
 import typer
 
 from blockd.api.client import Client
-from blockd.api.types import DamageLocations, ScrubInfo
+from blockd.api.types import DamageInfo, DamageLocations, ScrubInfo
 from blockd.cli.exits import DAMAGED
 from blockd.cli.options import ControlOption, JsonOption, connect
 from blockd.cli.output import print_fields, print_json, print_table
@@ -142,13 +142,19 @@ def _print_damage(found: ScrubInfo) -> None:
                 f"{damage.pack:08x}",
                 str(damage.offset),
                 damage.chunk[:ID_DIGITS] if damage.chunk is not None else "(the pack)",
-                damage.what,
+                _reason(damage),
             )
             for damage in shown
         ),
         right=("OFFSET",),
     )
     _print_more(found.damage_count, shown)
+
+
+def _reason(damage: DamageInfo) -> str:
+    """What is wrong, without what the other columns say."""
+    where = f"chunk {damage.chunk} at offset {damage.offset} of pack {damage.pack:08x}: "
+    return damage.what.removeprefix(where)
 
 
 def _print_hit(hit: DamageLocations) -> None:

@@ -22,7 +22,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def damage(node: FakeNode, count: int = 1) -> None:
     """Let scrub know of `count` damaged chunks, of which each hits two versions."""
-    damages = [Damage(3, 4096 + number, CHUNK, "fails its checksum") for number in range(count)]
+    damages = [
+        Damage(3, at, CHUNK, f"chunk {CHUNK.hex()} at offset {at} of pack 00000003: is rotten")
+        for at in range(4096, 4096 + count)
+    ]
     node.store.scrub = replace(
         node.store.scrub, damage_count=count + 1, damages=(*damages, Damage(9, 0, None, "is gone"))
     )
@@ -72,7 +75,7 @@ def test_damage_is_named(node: FakeNode, blockd: Blockd) -> None:
         "damage     2",
         "",
         "PACK      OFFSET  CHUNK             DAMAGE",
-        "00000003    4096  0001020304050607  fails its checksum",
+        "00000003    4096  0001020304050607  is rotten",
         "00000009       0  (the pack)        is gone",
         "",
         "HIT            OFFSET  LENGTH  CHUNK",
@@ -84,7 +87,7 @@ def test_damage_is_named(node: FakeNode, blockd: Blockd) -> None:
 def test_much_damage_is_cut_off_on_a_screen_only(node: FakeNode, blockd: Blockd) -> None:
     damage(node, 100)
     out = blockd("scrub", "status").out
-    assert out.count("fails its checksum") == 40
+    assert out.count("is rotten") == 40
     assert "... and 61 more (--json shows them)" in out
     assert "... and 160 more (--json shows them)" in out
     found = blockd("scrub", "status", "--json").json
