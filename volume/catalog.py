@@ -78,8 +78,8 @@ class Catalog:
         seal: Seal,
         going: Callable[[int], None],
     ) -> None:
-        """`going(number)`: a volume is deleted, or gets another head; past versions of it that are
-        open must not be read on."""
+        """`going(number)`: a volume is deleted; past versions of it that are open must not be read
+        on."""
         self.lock = threading.Lock()
         self._parts = machinery
         self._meta = meta
@@ -131,6 +131,13 @@ class Catalog:
         if volume is None:
             raise NoSuchVolume(name)
         return volume
+
+    def numbered(self, number: int) -> Volume:
+        """The volume of that number, whatever it is called now."""
+        for volume in self._volumes.values():
+            if volume.record.number == number:
+                return volume
+        raise NoSuchVolume(f"number {number}")
 
     def __len__(self) -> int:
         return len(self._volumes)
@@ -342,7 +349,6 @@ class Catalog:
             volume.core.revive()
             raise
         volume.deleted = True
-        self._going(number)
         self._parts.table.drop_volume(number)
         successor = self._make(record)
         self._volumes = {**self._volumes, record.name: successor}

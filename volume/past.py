@@ -39,6 +39,8 @@ from volume.volume import Compare
 
 Done = Callable[[list[Request]], None]
 Extents = list[tuple[int, int]]
+Key = tuple[int, str]
+"""(number of the volume, which version of it): what a name means, since names change hands."""
 
 FIRST_NUMBER = 1 << 31  # volume numbers count from 1: what is opened for a while is above them
 LINGER_S = 10.0  # an open version without clients stays that long: the next connection finds it
@@ -226,6 +228,7 @@ class PastVolume:
 
     def __init__(
         self,
+        key: Key,
         name: str,
         version: Version,
         core: VolumeCore,
@@ -234,6 +237,7 @@ class PastVolume:
         clock: Clock,
         compare: Compare,
     ) -> None:
+        self.key = key
         self.name = name
         self.number = number
         self.version = version
@@ -300,7 +304,7 @@ class PastVolume:
 
     def changes_since(self, ref: str) -> Changes:
         """What differs from version `ref` of its volume; see `blockd.device.TracksChanges`."""
-        return self._compare(self.version.record.name, ref, self._side)
+        return self._compare(self.version.record.number, ref, self._side)
 
     def _side(self, offset: int, length: int) -> tuple[Side, int]:
         row, hot = self.version.row, hot_ranges(self._core, offset, length)
@@ -312,7 +316,7 @@ class PastVolume:
 
 
 class OpenVersions:
-    """Past versions that are open as devices, by the name they were asked for. Thread-safe."""
+    """Past versions that are open as devices, by what they were asked for. Thread-safe."""
 
     def __init__(
         self,
@@ -329,33 +333,33 @@ class OpenVersions:
         self._reader = reader
         self._clock = clock
         self._lock = threading.Lock()
-        self._open: dict[str, PastVolume] = {}
+        self._open: dict[Key, PastVolume] = {}
         self._empty = log.new_journal()
 
-    def find(self, name: str) -> PastVolume | None:
-        """The device of that name, if it is open: connections of one client get the same."""
+    def find(self, key: Key) -> PastVolume | None:
+        """The device of that key, if it is open: connections of one client get the same."""
         with self._lock:
-            return self._found(name)
+            return self._found(key)
 
-    def _found(self, name: str) -> PastVolume | None:
-        found = self._open.get(name)
+    def _found(self, key: Key) -> PastVolume | None:
+        found = self._open.get(key)
         if found is not None:
             found.touch()
         return found
 
-    def open(self, name: str, version: Version) -> PastVolume:
+    def open(self, key: Key, name: str, version: Version) -> PastVolume:
         """`version` as a device, which closes it some time after its last client has gone."""
         with self._lock:
-            found = self._found(name)
+            found = self._found(key)
             if found is None and len(self._open) < MAX_OPEN:
                 number, core = version.number, version.overlay
                 if core is None:
                     number = next(_numbers)
                     core = new_core(self._empty, self._table, number, version.record, version.row)
                 found = PastVolume(
-                    name, version, core, number, self._reader, self._clock, self._compare
+                    key, name, version, core, number, self._reader, self._clock, self._compare
                 )
-                self._open[name] = found
+                self._open[key] = found
                 return found
         self._past.close(version)
         if found is None:
@@ -382,9 +386,9 @@ class OpenVersions:
         with self._lock:
             if idle and device.idle_s() <= LINGER_S:
                 return  # somebody has found it meanwhile
-            if self._open.get(device.name) is not device:
+            if self._open.get(device.key) is not device:
                 return
-            del self._open[device.name]
+            del self._open[device.key]
         device.retire()
         self._table.drop_volume(device.number)
         self._past.close(device.version)

@@ -182,8 +182,8 @@ class Store:
         tracker = ChangeTracker()
         receives = Receives(meta_kv, clock)
 
-        def compare(volume: str, ref: str, look: Look) -> Changes:
-            return self.versions.compare(volume, ref, look)
+        def compare(number: int, ref: str, look: Look) -> Changes:
+            return self.versions.compare(number, ref, look)
 
         opened = OpenVersions(past, logs, self._table, self._reader, clock, compare)
         self._catalog = Catalog(

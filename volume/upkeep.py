@@ -575,7 +575,7 @@ class Upkeep:
 
     def _needed(self, number: int, rounds: list[int]) -> tuple[list[VersionRow], set[int]]:
         """Version rows of a volume, oldest first, and the seqs of those that must stay: those with
-        a name, the newest, and what the log is replayed over."""
+        a name, the newest, what the log is replayed over, and what it does not tell."""
         history = self._parts.history
         # Before the rows: a point that a round settles meanwhile has its version in both or none.
         points = [seq for point_number, seq in history.points if point_number == number]
@@ -583,10 +583,17 @@ class Upkeep:
         needed = {snapshot.seq for snapshot in history.snapshots(number)}
         needed.update(self._base_of(number, seq) for seq in points)
         needed.update(row.seq for row in rows[-1:])
+        epoch = 0
         for row, later in pairwise(rows):
             following = bisect_right(rounds, row.lsn)
             if following < len(rounds) and rounds[following] <= later.lsn:
                 needed.add(row.seq)
+            # No record says what a restore has set, nor the size before a resize: inside the
+            # window these rows are all there is of it.
+            in_window = bool(rounds) and rounds[0] <= later.lsn + 1
+            if in_window and (row.epoch != epoch or row.size != later.size):
+                needed.add(row.seq)
+            epoch = row.epoch
         return rows, needed
 
     def _base_of(self, number: int, seq: int) -> int:

@@ -224,13 +224,15 @@ class Versions:
         """A past version "vol@ref" as a read-only device. VersionsBusy.
 
         It closes itself some time after its last client has detached; attach it soon."""
-        found = self._opened.find(name)
-        if found is not None:
-            return found
         ref = refs.parse(name, self._clock.now_ns())
         if isinstance(ref, HeadRef):
             raise NoSuchVersion(ref.volume, "", "name a version of it, as volume@snapshot")
-        return self._opened.open(name, self._resolve(ref))
+        record = self._catalog.named(ref.volume).record
+        what = refs.split(name)[1] or ""
+        if isinstance(ref, SnapshotRef):  # a name that was free again may have another version
+            what = f"{what} = seq:{self._snapshot_seq(record, ref)}"
+        key = (record.number, what)
+        return self._opened.find(key) or self._opened.open(key, name, self._resolve(ref))
 
     def restore(self, volume: str, ref: str, *, force: bool = False) -> RestoreInfo:
         """Make version `ref` of `volume` its head; durable on return, all or nothing.
@@ -283,8 +285,9 @@ class Versions:
                 changed_bytes=sum(length for _, length in found),
             )
 
-    def compare(self, volume: str, ref: str, look: Look) -> Changes:
-        """What a device, seen by `look`, has that version `ref` of `volume` has not."""
+    def compare(self, number: int, ref: str, look: Look) -> Changes:
+        """What a device, seen by `look`, has that version `ref` of that volume has not."""
+        volume = self._catalog.numbered(number).name
         parsed = refs.parse_version(volume, ref, self._clock.now_ns())
         with self.resolved(str(parsed)) as version:
             changes = Changes(

@@ -24,7 +24,7 @@ from volume.scheduler import Scheduler
 Done = Callable[[list[Request]], None]
 
 
-Compare = Callable[[str, str, Look], Changes]
+Compare = Callable[[int, str, Look], Changes]
 
 
 class Backlog(Protocol):
@@ -50,7 +50,7 @@ class Volume:
         backlog: Backlog,
         compare: Compare,
     ) -> None:
-        """`compare(name, ref, look)`: the changes of volume `name` since its version `ref`."""
+        """`compare(number, ref, look)`: the changes of that volume since its version `ref`."""
         self.core = core
         self.record = record
         self._clock = clock
@@ -125,7 +125,7 @@ class Volume:
 
     def changes_since(self, ref: str) -> Changes:
         """What differs from version `ref` of this volume; see `blockd.device.TracksChanges`."""
-        return self._compare(self.name, ref, self._side)
+        return self._compare(self.record.number, ref, self._side)
 
     def _side(self, offset: int, length: int) -> tuple[Side, int]:
         # The hot maps first: what a round moves from them meanwhile is in the later head.

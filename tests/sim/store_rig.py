@@ -13,6 +13,7 @@ its last sync, after kill -9 as it was (`index_at`), and the store must know whe
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from blockd.device import BlockDevice
 from native import (
     FLAG_FUA,
     OP_BLOCK_STATUS,
@@ -115,6 +116,27 @@ def index_at(
     return base
 
 
+def read_device(device: BlockDevice, offset: int, length: int) -> bytes:
+    """Bytes of any device; the read must succeed, and at once."""
+    request = _read(device, offset, length)
+    assert request.error == 0, (request.error, request.message)
+    assert isinstance(request.data, (bytes, bytearray))
+    return bytes(request.data)
+
+
+def read_error(device: BlockDevice, offset: int, length: int) -> int:
+    """The errno of a read of any device."""
+    return _read(device, offset, length).error
+
+
+def _read(device: BlockDevice, offset: int, length: int) -> Request:
+    finished: list[Request] = []
+    request = Request(OP_READ, offset, length)
+    device.submit([request], finished.extend)
+    assert finished == [request], "the read waits"
+    return request
+
+
 class StoreRig:
     """An open store on `image` and the meta that belongs to it; new ones by default."""
 
@@ -127,15 +149,16 @@ class StoreRig:
         options: StoreOptions = SMALL,
         scheduler: Scheduler | None = None,
         disk: SimDisk | None = None,
+        clock: SimClock | None = None,
         boot: str = "boot-1",
         seed: int = 0,
     ) -> None:
         """`index`: what is left of it, if `boot` is still the boot that wrote it. Stores of the
-        same `seed` have the same uuid."""
+        same `seed` have the same uuid. `clock`: one that goes on, instead of a new one."""
         self.options = options
         self.boot = boot
         self.disk = disk or SimDisk(image)
-        self.clock = SimClock(seed)
+        self.clock = clock or SimClock(seed)
         self.base_meta, self.base_index = dict(meta or {}), dict(index or {})
         self.meta = TracedKeyValue(self.disk, meta)
         self.index = UnsyncedKeyValue(self.disk, index)
@@ -163,6 +186,7 @@ class StoreRig:
             self.meta.snapshot(),
             self.index.snapshot(),
             options=options or self.options,
+            clock=self.clock,
             boot=self.boot,
         )
 
@@ -174,6 +198,7 @@ class StoreRig:
             image or self.disk.image(),
             self.meta.snapshot(),
             options=options or self.options,
+            clock=self.clock,
             boot=self.boot + "'",
         )
 
@@ -236,6 +261,17 @@ class StoreRig:
         assert request.error == 0, request.message
         assert isinstance(request.data, list)
         return request.data
+
+    # -- versions
+
+    def read_version(self, ref: str) -> bytes:
+        """All bytes of a version, opened and closed for that. What `open_version` raises."""
+        device = self.store.open_version(ref)
+        device.attach("reader")
+        try:
+            return read_device(device, 0, device.size)
+        finally:
+            device.detach("reader")
 
     # -- upkeep
 

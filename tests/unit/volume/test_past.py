@@ -1,0 +1,105 @@
+"""Past versions: that each shows its own bytes, at its own size, whatever happens around it."""
+
+from dataclasses import replace
+
+import pytest
+
+from native import OP_BLOCK_STATUS, Request
+from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig, read_device
+from volume.errors import NoSuchVersion
+from volume.refs import format_time
+
+WINDOW = replace(SMALL, window_bytes=6 * SEGMENT_BYTES, window_s=600)
+CHANGED = 1  # flag of an extent, as in volume.changes
+
+
+@pytest.fixture
+def rig() -> StoreRig:
+    rig = StoreRig(options=WINDOW)
+    rig.store.create_volume("v", 32 * KIB, chunk_size=4 * KIB)
+    rig.tend()
+    return rig
+
+
+def write(rig: StoreRig, name: str, letter: bytes, length: int = 512) -> int:
+    """Write `letter` at the beginning, a second after what was before; the seq."""
+    rig.clock.advance(1.0)
+    assert rig.write(name, 0, letter * length) == 0
+    return rig.store.info(name).seq
+
+
+def test_open_version_is_read_on_when_its_volume_is_restored(rig: StoreRig) -> None:
+    seq = write(rig, "v", b"a")
+    write(rig, "v", b"b")
+    device = rig.store.open_version(f"v@seq:{seq}")
+    device.attach("backup")
+    rig.store.versions.restore("v", f"seq:{seq}")
+    write(rig, "v", b"c")
+    rig.settle()
+    assert read_device(device, 0, 512) == b"a" * 512
+
+
+def test_ref_means_the_volume_that_has_the_name_now(rig: StoreRig) -> None:
+    write(rig, "v", b"a")
+    rig.store.create_volume("w", 16 * KIB)
+    write(rig, "w", b"b")
+    assert rig.read_version("v@seq:1")[:1] == b"a"
+    rig.store.rename_volume("v", "old")
+    rig.store.rename_volume("w", "v")
+    assert rig.read_version("v@seq:1")[:1] == b"b"
+    assert rig.read_version("old@seq:1")[:1] == b"a"
+
+
+def test_snapshot_made_again_under_its_name_is_the_new_one(rig: StoreRig) -> None:
+    write(rig, "v", b"a")
+    rig.store.snapshots.create("s", ["v"])
+    assert rig.read_version("v@s")[:1] == b"a"
+    rig.store.snapshots.delete("v", "s")
+    with pytest.raises(NoSuchVersion):
+        rig.store.open_version("v@s")
+    write(rig, "v", b"b")
+    rig.store.snapshots.create("s", ["v"])
+    assert rig.read_version("v@s")[:1] == b"b"
+
+
+def test_changes_of_an_open_version_are_its_volumes_whatever_it_is_called(rig: StoreRig) -> None:
+    write(rig, "v", b"a")
+    rig.store.snapshots.create("s", ["v"])
+    write(rig, "v", b"b")
+    device = rig.store.open_version("v@seq:2")
+    device.attach("backup")
+    rig.store.rename_volume("v", "old")
+    rig.store.create_volume("v", 32 * KIB)
+    rig.store.snapshots.create("s", ["v"])
+    rig.store.destage()
+    request = Request(OP_BLOCK_STATUS, 0, 32 * KIB)
+    request.data = device.changes_since("s")
+    answers: list[Request] = []
+    device.submit([request], answers.extend)
+    assert [answer.data for answer in answers] == [[(4 * KIB, CHANGED), (28 * KIB, 0)]]
+
+
+def test_state_between_two_restores_is_not_forgotten_in_the_window(rig: StoreRig) -> None:
+    """No record leads to it: its row is all there is."""
+    seq = write(rig, "v", b"a")
+    write(rig, "v", b"b")
+    first = rig.store.versions.restore("v", f"seq:{seq}")
+    rig.clock.advance(1.0)
+    between_ns = rig.clock.now_ns()
+    rig.clock.advance(1.0)
+    second = rig.store.versions.restore("v", first.kept)
+    for kept in (first.kept, second.kept):
+        rig.store.snapshots.delete("v", kept)
+    rig.settle()
+    assert rig.read_version(f"v@seq:{first.volume.seq}")[:1] == b"a"
+    assert rig.read_version(f"v@{format_time(between_ns)}")[:1] == b"a"
+    assert rig.read("v")[:1] == b"b"
+
+
+def test_versions_before_a_resize_keep_their_size_in_the_window(rig: StoreRig) -> None:
+    seq = write(rig, "v", b"a")
+    rig.clock.advance(1.0)
+    rig.store.resize_volume("v", 4 * KIB, force=True)
+    rig.settle()
+    assert len(rig.read_version(f"v@seq:{seq}")) == 32 * KIB
+    assert len(rig.read_version(f"v@seq:{seq + 1}")) == 4 * KIB
