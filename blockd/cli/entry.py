@@ -7,14 +7,32 @@ a bug of ours and shows its traceback.
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from blockd.cli import completion, doctor, exits, gc, scrub, serve, snapshot, space, status, volume
 from blockd.cli.output import print_error
 
+ORDER = (
+    *("serve", "volume", "snapshot", "space", "import", "export", "send", "receive"),
+    *("gc", "scrub", "status", "doctor", "version"),
+)
+
+
+class _Ordered(TyperGroup):
+    """Shows the commands that people need first before the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return [name for name in ORDER if name in names] + [
+            name for name in names if name not in ORDER
+        ]
+
+
 app = typer.Typer(
+    cls=_Ordered,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

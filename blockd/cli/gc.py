@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
+    short_help="Free what no version needs any more; runs by itself.",
     help="Free what no version needs any more. Runs by itself, at a pace that clients do not "
     "notice; these commands are for the curious and the impatient.",
 )

@@ -19,18 +19,16 @@ from blockd.sizes import exact_size, format_size
 MAX_SHOWN = 40  # rows of each table; --json has all
 ID_DIGITS = 16  # of a chunk's 64: enough to find it in the log
 
-app = typer.Typer(
-    help="Read everything that is stored, and check it. Runs by itself, all of it every 14 days, "
-    "at a pace that clients do not notice."
-)
+app = typer.Typer(short_help="Check everything that is stored; runs by itself.")
 
 
 @app.callback(invoke_without_command=True)
 def scrub(
     context: typer.Context, control: ControlOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check everything now, and say what is damaged; exit code 7 when something is.
+    """Read everything that is stored, and check it now; exit code 7 when something is damaged.
 
+    Runs by itself as well, all of it every 14 days, at a pace that clients do not notice.
     Without a command it waits for the end, with a progress bar; Ctrl-C leaves the daemon at work.
     """
     if context.invoked_subcommand is not None:

@@ -27,6 +27,7 @@ DEFAULT_KEEP = "24h,7d,4w"
 
 app = typer.Typer(
     no_args_is_help=True,
+    short_help="Name the states of volumes, by hand or on a schedule.",
     help="Name the state of a volume, by hand or on a schedule. It takes milliseconds and no "
     "space: what is written later is what costs.",
 )
@@ -89,9 +90,7 @@ def _targets(snapshot: str, group: list[str]) -> tuple[str, list[str]]:
 def list_snapshots(
     volume: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[VOL]", help="Those of one volume.", autocompletion=complete_volume
-        ),
+        typer.Argument(metavar="VOL", help="Those of one volume.", autocompletion=complete_volume),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the newest N.")

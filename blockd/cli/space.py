@@ -27,7 +27,7 @@ _ORDER = {"head": 0, "snapshot": 1, "history": 2}
 def space(
     volume: Annotated[
         str | None,
-        typer.Argument(metavar="[VOL]", help="Only one volume.", autocompletion=complete_volume),
+        typer.Argument(metavar="VOL", help="Only one volume.", autocompletion=complete_volume),
     ] = None,
     control: ControlOption = None,
     as_json: JsonOption = False,

@@ -233,6 +233,13 @@ def test_help_documents_the_exit_codes(blockd: Blockd) -> None:
         assert f"{code}  {meaning.split(';')[0]}" in out
 
 
+def test_help_shows_what_people_need_first(blockd: Blockd) -> None:
+    lines = blockd("--help").out.splitlines()
+    shown = [line.split()[1] for line in lines if line.startswith("│ ") and line[2].isalpha()]
+    assert shown[:4] == ["serve", "volume", "snapshot", "space"]
+    assert shown[-1] == "version"
+
+
 def test_every_exit_code_of_an_error_is_documented() -> None:
     assert set(exits.EXIT_CODE.values()) <= set(exits.MEANING)
 
