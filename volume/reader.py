@@ -123,16 +123,20 @@ class ChunkResolver:
     ) -> None:
         """Cache the places of chunks of `head` (index, id) before they are asked for.
 
-        At most WARM_CHUNKS. CorruptData, OSError."""
+        At most WARM_CHUNKS; none after one that is not as it should be, which a read of it reports:
+        what only saves time must not break a round. CorruptData and OSError of `chunk_ids`."""
         put = target.core.put_place
         for index, chunk_id in islice(chunk_ids, WARM_CHUNKS):
             if chunk_id == ZERO_ID:
                 put(index, head.generation, CHUNK_HOLE, None, 0, target.chunk_size, b"")
                 continue
-            if self._chunks.place(chunk_id) is not None:
+            try:
                 located = self._chunks.locate(chunk_id)
                 _check_stored(located, chunk_id, target.chunk_size)
-                self._put_stored(target, head, index, located)
+            except (VolumeError, OSError) as error:
+                log.warning("not cached ahead volume=%s error=%s", target.name, error)
+                return
+            self._put_stored(target, head, index, located)
 
     def stored_chunks(self, head: HeadState) -> Iterator[tuple[int, ChunkId]]:
         """All chunks of a head that are not zeros, in order. Lazy."""

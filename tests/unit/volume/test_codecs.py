@@ -182,6 +182,25 @@ def test_a_chunk_that_unpacks_to_something_shorter_is_an_error(compression: str)
     assert rig.read_error("v", 64 * KIB - 512, 512) == 5
 
 
+@pytest.mark.parametrize(
+    ("codec", "said"), [(77, "codec 77"), (codecs.CODEC_LZ4, "cannot take 65536")]
+)
+def test_entries_of_another_time_or_hand_are_errors(
+    codec: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A codec that is not known yet, and a packed chunk as long as a raw one."""
+    rig = StoreRig(options=options("lz4"))
+    rig.store.create_volume("v", 128 * KIB, block_size=512)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codecs, "compress", lambda _codec, data, _length: (codec, bytes(data)))
+        destaged(rig, 0, words(64 * KIB))  # which ends well: only places were not cached ahead
+    caplog.clear()
+    with caplog.at_level(logging.ERROR):
+        assert rig.read_error("v", 0, 512) == 5
+    assert said in caplog.text
+    assert rig.read("v", 64 * KIB, 64 * KIB) == bytes(64 * KIB)
+
+
 # -- the functions
 
 
