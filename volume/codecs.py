@@ -28,7 +28,7 @@ CODEC_NAMES: Final[Mapping[int, str]] = {
     CODEC_ZSTD: "zstd",
     CODEC_IGZIP: "igzip",
 }
-DEFAULT_CODEC: Final = CODEC_NONE
+DEFAULT_CODEC: Final = CODEC_LZ4
 """Of new volumes; docs/benchmarks.md ("Codecs") says why."""
 
 MAX_STORED_PERCENT = 88  # of the raw length: what is larger is stored raw

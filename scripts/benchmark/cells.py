@@ -17,11 +17,14 @@ class Cell:
     block: str
     depth: int
     jobs: int = 1
+    size: int | None = None
+    """Bytes of the volume's beginning that are used; None: all of it."""
 
     @property
     def title(self) -> str:
         connections = f", {self.jobs} connections" if self.jobs > 1 else ""
-        return f"{self.block} {self.rw}, QD{self.depth}{connections}"
+        part = f", over {self.size >> 20} MiB" if self.size is not None else ""
+        return f"{self.block} {self.rw}, QD{self.depth}{connections}{part}"
 
 
 CELLS = {
@@ -54,7 +57,7 @@ class Sample:
 
 def measure(cell: Cell, server: Running, seconds: int, folder: Path) -> Sample:
     """Run fio's job once. Raises CalledProcessError when fio could not."""
-    size = (folder / "volume.raw").stat().st_size
+    size = cell.size or (folder / "volume.raw").stat().st_size
     before = server.cpu_s()
     done = subprocess.run(
         [

@@ -71,11 +71,11 @@ def _processor() -> str:
     return os.uname().machine
 
 
-def write(page: Path, lines: Sequence[str]) -> None:
-    """Put `lines` between the page's markers."""
+def write(page: Path, lines: Sequence[str], *, begin: str = BEGIN, end: str = END) -> None:
+    """Put `lines` between two markers of the page."""
     text = page.read_text()
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{page.name}: no lines {BEGIN!r} and {END!r} to write between")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text("\n".join([before + BEGIN, "", *lines, END + after]))
+    if begin not in text or end not in text:
+        raise SystemExit(f"{page.name}: no lines {begin!r} and {end!r} to write between")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    page.write_text("\n".join([before + begin, "", *lines, end + after]))

@@ -83,7 +83,12 @@ def make_volume(folder: Path, size: int) -> None:
         for _ in range(size >> 20):
             file.write(os.urandom(1 << 20))
         os.fsync(file.fileno())
-    with Running(SERVERS[-1], folder) as blockd:
+    fill_volume(SERVERS[-1], folder)
+
+
+def fill_volume(server: Server, folder: Path) -> None:
+    """Copy the raw file into the volume of a blockd, and wait until it is at rest."""
+    with Running(server, folder) as blockd:
         subprocess.run(
             ["nbdcopy", "--flush", str(folder / RAW), blockd.uri], check=True, stdout=sys.stderr
         )

@@ -40,14 +40,14 @@ BUDGET = Budget(exhaustive=6, singles=2, prefixes=2, tears=1, random_ops=1, rand
 NESTED_EVERY = 6  # images of which the recovery is cut off as well
 
 OPTIONS = {
-    1: SMALL,
+    1: replace(SMALL, compression="none"),
     2: replace(SMALL, compression="none", pack_bytes=20 * KIB),
     3: replace(SMALL, journal_limit=5 * SEGMENT_BYTES),
     4: replace(SMALL, cache_bytes=128 * KIB, manifest_cache_bytes=0),
     5: SMALL,
     6: replace(SMALL, journal_limit=12 * SEGMENT_BYTES, pack_bytes=24 * KIB),
     7: replace(SMALL, journal_limit=5 * SEGMENT_BYTES, compression="none"),
-    8: SMALL,
+    8: replace(SMALL, compression="zstd"),
 }
 """Seed -> the store's geometry."""
 
