@@ -88,6 +88,7 @@ class ChunkStore:
     """
 
     def __init__(self, packs: Packs, index: ChunkIndex, *, codec: int = codecs.CODEC_NONE) -> None:
+        packs.pass_over(index.newest_pack)
         self.packs = packs
         self.index = index
         self.codec = codec

@@ -77,6 +77,10 @@ class ChunkIndex:
             kv.update({layout.INDEX_KEY_FORMAT: mark})
         elif found != mark:
             raise UnknownFormat(path, f"format mark is {found!r}, not {mark!r}")
+        newest = kv.get(layout.INDEX_KEY_NEWEST)
+        self.newest_pack = -1 if newest is None else self._number(newest)
+        """The highest pack that a place was ever in; -1 before the first. Its number must not be
+        used again, even if somebody removes its file: two chunks would have the same place."""
 
     def get(self, chunk_id: ChunkId) -> Place | None:
         value = self._kv.get(layout.INDEX_PREFIX_CHUNK + chunk_id)
@@ -113,12 +117,15 @@ class ChunkIndex:
         """Set places; their entries must be durable. Whole batches of MAX_BATCH at a time."""
         items = iter(places.items())
         while batch := dict(islice(items, MAX_BATCH)):
-            self._kv.update(
-                {
-                    layout.INDEX_PREFIX_CHUNK + chunk_id: layout.INDEX_PLACE.pack(*place)
-                    for chunk_id, place in batch.items()
-                }
-            )
+            values = {
+                layout.INDEX_PREFIX_CHUNK + chunk_id: layout.INDEX_PLACE.pack(*place)
+                for chunk_id, place in batch.items()
+            }
+            newest = max(place.pack for place in batch.values())
+            if newest > self.newest_pack:
+                values[layout.INDEX_KEY_NEWEST] = layout.META_U32.pack(newest)
+            self._kv.update(values)
+            self.newest_pack = max(newest, self.newest_pack)
 
     def remove(self, chunk_ids: Iterable[ChunkId]) -> None:
         """Forget chunks; ids that are not there are fine."""
@@ -128,7 +135,7 @@ class ChunkIndex:
 
     def count(self) -> int:
         """Number of chunks known."""
-        return self._kv.count() - 1  # the format mark
+        return self._kv.count() - 1 - (self.newest_pack >= 0)  # the format mark, the newest pack
 
     def rebuild(
         self, packs: PackTables, progress: Callable[[int, int], None] | None = None
@@ -150,10 +157,18 @@ class ChunkIndex:
     def close(self) -> None:
         self._kv.close()
 
+    def _number(self, value: bytes) -> int:
+        if len(value) != layout.META_U32.size:
+            raise CorruptData(
+                f"{self._path}: the number of the newest pack is {len(value)} bytes long; stop the "
+                "daemon, then: blockd doctor --repair-index"
+            )
+        return int(layout.META_U32.unpack(value)[0])
+
     def _place(self, chunk_id: ChunkId, value: bytes) -> Place:
         if len(value) != layout.INDEX_PLACE.size:
             raise CorruptData(
                 f"{self._path}: place of chunk {chunk_id.hex()} is {len(value)} bytes long; "
-                "delete the folder while the daemon is stopped: it is rebuilt from the packs"
+                "stop the daemon, then: blockd doctor --repair-index; it is rebuilt from the packs"
             )
         return Place(*layout.INDEX_PLACE.unpack(value))

@@ -120,6 +120,7 @@ INDEX_VERSION = 1
 INDEX_FORMAT = struct.Struct("<8s I 16s")
 """magic, version, store uuid."""
 INDEX_MAGIC = b"BLKDINDX"
+INDEX_KEY_NEWEST = b"newest"  # -> u32, the highest pack that a place was ever in
 INDEX_PREFIX_CHUNK = b"c"  # + chunk id -> place
 INDEX_PLACE = struct.Struct("<I I I I I B B 2x")
 """pack number, offset, stored length, raw length, ordinal in the pack, codec, kind, reserved."""

@@ -311,6 +311,10 @@ class Packs:
             return count, self.size(number) - HEADER_LENGTH - footer
         return sum(1 for _ in self.places(number)), self.size(number) - HEADER_LENGTH
 
+    def pass_over(self, number: int) -> None:
+        """Give no new pack this number or a lower one."""
+        self._next = max(self._next, number + 1)
+
     def newest(self) -> int:
         """The highest number given to a pack so far; -1 before the first."""
         return self._next - 1
