@@ -146,6 +146,10 @@ class ChunkResolver:
                 for index in range(first, first + count):
                     yield index, self.chunk_id(head, index)
 
+    def note_damage(self, chunk_id: ChunkId) -> None:
+        """What is stored of a chunk is damaged: the same data, written again, is stored anew."""
+        self._chunks.note_damage(chunk_id)
+
     def forget_pack(self, number: int) -> None:
         with self._lock:
             self._pack_files.pop(number, None)
@@ -340,6 +344,7 @@ class Reader:
                 f"hold what was written at offset {offset}"
             )
         chunk = self._resolver.chunk_id(target.head(), offset // target.chunk_size)
+        self._resolver.note_damage(chunk)
         return CorruptChunk(
             f"volume {target.name}: chunk {chunk.hex()} (pack {number:08x} at {place}) is damaged "
             f"at offset {offset}; restore it from a copy"

@@ -5,7 +5,8 @@ A *pass* looks at all sealed packs, oldest first, then at the index:
     pack    whole, in large reads past the page cache: header, footer, and each entry's header, page
             checksums and, unpacked, BLAKE3; footer against entries; what the index says of the
             same chunks against the footer. Without a sound footer: what can be salvaged.
-    index   whether every pack that it names is there.
+    index   whether every pack that it names is there, and has the entry that it names: the newest
+            pack is cut behind its last whole entry when a store is opened.
 
 Only what is in use is damage: an entry that the index does not name is garbage, and passed over.
 The pack that is appended to is left alone: it will be sealed.
@@ -361,7 +362,7 @@ class Scrubber:
         memory = self._memory
         memory.requested = requested
         memory.started_ns = max(self._clock.now_ns(), memory.finished_ns + 1)
-        memory.scanned_bytes = memory.next_pack = 0
+        memory.scanned_bytes = memory.next_pack = memory.forgotten = 0
         self._work = self._new_pass()
 
     def _new_pass(self) -> Iterator[int]:
@@ -387,9 +388,11 @@ class Scrubber:
 
     def _pass(self, mine: int) -> Iterator[int]:
         """All packs, then the index; yields the bytes that were read."""
+        seen = Marks()  # entries that index and pack agree about
+        newest = self._packs.newest()
         while (number := self._next_pack(mine)) is not None:
             found: list[Damage] = []
-            yield from self._pack(number, found)
+            yield from self._pack(number, found, seen)
             with self._lock:
                 if self._passes != mine:
                     return
@@ -398,14 +401,17 @@ class Scrubber:
             if found:
                 self.save()
         missing: dict[int, int] = {}
+        strays: list[Damage] = []
         width = 1 if self._index.count() < MANY_CHUNKS else 2
         for group in range(256**width):
-            self._look_through(group.to_bytes(width, "big"), missing)
+            for chunk_id, place in self._index.group(group.to_bytes(width, "big")):
+                if place.pack <= newest and not seen.marked(place):
+                    self._look_for(chunk_id, place, missing, strays)
             yield 0
         there = set(self._packs.numbers())
         with self._lock:
             if self._passes == mine:
-                self._conclude(there, missing)
+                self._conclude(there, missing, strays)
 
     def _next_pack(self, mine: int) -> int | None:
         """The first that has not been read in this pass."""
@@ -415,9 +421,13 @@ class Scrubber:
             wanted = self._memory.next_pack
         return min((number for number in self._packs.sealed() if number >= wanted), default=None)
 
-    def _conclude(self, there: set[int], missing: dict[int, int]) -> None:
-        """What is known of packs that are not there; `_lock` is held."""
+    def _conclude(self, there: set[int], missing: dict[int, int], strays: list[Damage]) -> None:
+        """What is known of packs and entries that are not there; `_lock` is held."""
         memory = self._memory
+        for pack in {damage.pack for damage in strays}:
+            known = [damage for damage in memory.damages if damage.pack == pack]
+            new = [damage for damage in strays if damage.pack == pack and damage not in known]
+            self._note(pack, known + new)
         for pack in {damage.pack for damage in memory.damages} - there - missing.keys():
             self._note(pack, [])
         for pack, count in sorted(missing.items()):
@@ -438,7 +448,7 @@ class Scrubber:
 
     # -- one pack
 
-    def _pack(self, number: int, found: list[Damage]) -> Iterator[int]:
+    def _pack(self, number: int, found: list[Damage], seen: Marks) -> Iterator[int]:
         """Read a whole pack; what is wrong with it goes to `found`."""
         try:
             file = self._packs.open_uncached(number)
@@ -447,13 +457,15 @@ class Scrubber:
                 found.append(Damage(number, 0, None, str(error), gone=True))
             return
         try:
-            yield from self._opened_pack(number, file, found)
+            yield from self._opened_pack(number, file, found, seen)
         finally:
             file.close()
         if number not in self._packs.sealed():
             found.clear()  # gc has removed it meanwhile
 
-    def _opened_pack(self, number: int, file: File, found: list[Damage]) -> Iterator[int]:
+    def _opened_pack(
+        self, number: int, file: File, found: list[Damage], seen: Marks
+    ) -> Iterator[int]:
         pages = _Pages(file)
         try:
             self._packs.check_header(number, pages.read(packfile.HEADER_LENGTH, 0))
@@ -464,6 +476,8 @@ class Scrubber:
             batch = rows[at : at + LOOKUP_BATCH]
             there = self._index.get_many([chunk_id for chunk_id, _ in batch])
             for (chunk_id, place), known in zip(batch, there, strict=True):
+                if known is not None and known.pack == number:
+                    seen.mark(known)
                 damage = self._entry(pages, chunk_id, place, known)
                 if damage is not None:
                     found.append(damage)
@@ -494,12 +508,14 @@ class Scrubber:
             what = f"the index has it at {known}, the pack at {place}"
         else:
             length = packfile.entry_length(place.stored_length)
+            name = f"pack {place.pack:08x}"
             try:
                 data = pages.read(length, place.offset)
-                stored = packfile.stored_bytes(data, f"pack {place.pack:08x}", place, chunk_id)
+                stored = packfile.stored_bytes(data, name, place, chunk_id)
                 unpacked(chunk_id, StoredChunk(place.kind, place.codec, place.raw_length, stored))
             except (CorruptData, UnknownFormat) as error:
-                what = str(error)
+                what = str(error).removeprefix(f"{packfile.describe(name, place, chunk_id)}: ")
+                what = what.removeprefix(f"chunk {chunk_id.hex()}: ")
             except OSError as error:
                 what = f"cannot be read: {error.strerror}"
         if what is None or self._index.get(chunk_id) != known:
@@ -508,17 +524,25 @@ class Scrubber:
 
     # -- the index
 
-    def _look_through(self, prefix: bytes, missing: dict[int, int]) -> None:
-        """Count the chunks of missing packs in one part of the index."""
-        there = set(self._packs.numbers())
-        for chunk_id, place in self._index.group(prefix):
-            if place.pack not in there and self._is_missing(chunk_id):
-                missing[place.pack] = missing.get(place.pack, 0) + 1
-
-    def _is_missing(self, chunk_id: ChunkId) -> bool:
-        """Whether a chunk's pack is not there, now that both are looked at once more."""
-        place = self._index.get(chunk_id)
-        return place is not None and place.pack not in self._packs.numbers()
+    def _look_for(
+        self, chunk_id: ChunkId, place: Place, missing: dict[int, int], strays: list[Damage]
+    ) -> None:
+        """An entry that no look at a pack has shown in this pass: see whether it is there."""
+        if place.pack == self._packs.unsealed():
+            return
+        try:
+            self._packs.locate(place, chunk_id)
+            return
+        except (CorruptData, UnknownFormat) as error:
+            what = str(error).removeprefix(f"chunk {chunk_id.hex()}: ")
+        except OSError as error:
+            what = f"cannot be read: {error.strerror}"
+        if self._index.get(chunk_id) != place:
+            return  # gc has moved it meanwhile
+        if place.pack not in self._packs.numbers():
+            missing[place.pack] = missing.get(place.pack, 0) + 1
+        elif len(strays) < MAX_DAMAGE:
+            strays.append(Damage(place.pack, place.offset, chunk_id, what))
 
 
 class _Pages:
@@ -553,21 +577,34 @@ def described(damage: Damage) -> str:
 
 
 def locate(
-    chunks: ChunkStore, manifests: Manifests, damages: Iterable[Damage], roots: Iterable[NamedRoot]
+    chunks: ChunkStore,
+    manifests: Manifests,
+    damages: Iterable[Damage],
+    roots: Iterable[NamedRoot],
+    *,
+    absent: bool = False,
 ) -> Iterator[Location]:
     """Which parts of which roots need a damaged chunk, root by root. Lazy, any thread.
 
     Reads the trees; a subtree without any is looked at once, however many versions share it. A
-    node that cannot be read shows as all that is below it, whether scrub knew of it or not."""
-    search = _Search(chunks, manifests, damages)
+    node that cannot be read shows as all that is below it, whether scrub knew of it or not.
+    `absent`: what is in no pack is damage as well, which takes a lookup for each chunk."""
+    search = _Search(chunks, manifests, damages, absent)
     for root in roots:
         yield from search.run(root)
 
 
 class _Search:
-    def __init__(self, chunks: ChunkStore, manifests: Manifests, damages: Iterable[Damage]) -> None:
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        manifests: Manifests,
+        damages: Iterable[Damage],
+        absent: bool,
+    ) -> None:
         self._index = chunks.index
         self._manifests = manifests
+        self._absent = absent
         self._by_id: dict[ChunkId, str] = {}
         self._by_pack: dict[int, str] = {}
         for damage in damages:
@@ -633,11 +670,14 @@ class _Search:
 
     def _damaged(self, chunk_ids: list[ChunkId]) -> list[str | None]:
         """What is wrong with each."""
-        if not self._by_pack and self._by_id.keys().isdisjoint(chunk_ids):
+        by_place = bool(self._by_pack) or self._absent
+        if not by_place and self._by_id.keys().isdisjoint(chunk_ids):
             return [None] * len(chunk_ids)
         wrong = [self._by_id.get(chunk_id) for chunk_id in chunk_ids]
-        if self._by_pack:
+        if by_place:
             for at, slot in enumerate(self._index.slots(chunk_ids)):
-                if slot is not None and wrong[at] is None:
-                    wrong[at] = self._by_pack.get(slot.pack)
+                if slot is None:
+                    wrong[at] = wrong[at] or ("no pack has it" if self._absent else None)
+                else:
+                    wrong[at] = wrong[at] or self._by_pack.get(slot.pack)
         return wrong
