@@ -1,17 +1,25 @@
-"""`blockd doctor`: checks of this machine, and the way out of a sealed data directory."""
+"""`blockd doctor`: checks of this machine; ways out of a sealed directory and a damaged index."""
 
+import contextlib
 import os
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockd.cli.exits import FAILED
+from blockd.cli.exits import DAMAGED, FAILED
 from blockd.cli.options import ControlOption, JsonOption, UsageError, candidates
 from blockd.cli.output import print_json
+from blockd.cli.progress import bar
 
 if TYPE_CHECKING:
     from blockd.doctor import Finding
+
+SHOWN_MISSING = 20
+LINE_EVERY_S = 5.0
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Data directory. [./blockd-data]")
@@ -30,11 +38,21 @@ def doctor(
             "--unseal", help="Take writes again after a failed sync. Check the disk first!"
         ),
     ] = False,
+    repair_index: Annotated[
+        bool,
+        typer.Option(
+            "--repair-index",
+            help="Make the index anew from the packs, then look for what is missing from them.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check the data directory, the configuration and what clients need here."""
     if unseal:
         _unseal(data, as_json)
+    if repair_index:
+        _repair_index(data, as_json)
+    if unseal or repair_index:
         return
     from blockd.config import DEFAULT_DATA, ServeConfig, load_config
     from blockd.doctor import FAIL, Finding, Machine, examine
@@ -95,6 +113,68 @@ def _unseal(data: Path | None, as_json: bool) -> None:
             f"{data}: takes writes again when it is served; run a file system check in its "
             "volumes, since writes after the failed sync may be lost"
         )
+
+
+def _repair_index(data: Path | None, as_json: bool) -> None:
+    if data is None:
+        raise UsageError("doctor --repair-index: name the data directory with --data DIR")
+    from volume.repair import rebuild_index
+
+    with _progress() as shown:
+        report = rebuild_index(data, shown)
+    if as_json:
+        print_json(
+            {
+                "packs": report.packs,
+                "chunks": report.chunks,
+                "unreadable": report.unreadable,
+                "versions": report.versions,
+                "missing_count": report.missing_count,
+                "missing": [
+                    {
+                        "name": each.name,
+                        "chunk": each.chunk_id.hex(),
+                        "offset": each.offset,
+                        "length": each.length,
+                        "what": each.what,
+                    }
+                    for each in report.missing
+                ],
+            }
+        )
+    else:
+        print(f"{data}: {report.chunks} chunks of {report.packs} packs are in the index")
+        for why in report.unreadable:
+            print(f"unreadable: {why}")
+        for each in report.missing[:SHOWN_MISSING]:
+            where = "commit" if each.offset is None else f"offset {each.offset} +{each.length}"
+            print(f"missing: {each.name} {where}: chunk {each.chunk_id.hex()}: {each.what}")
+        if report.missing_count > SHOWN_MISSING:
+            print(f"missing: {report.missing_count - SHOWN_MISSING} more (--json shows them)")
+        if not report.missing_count:
+            print(f"all {report.versions} versions are whole")
+        else:
+            print("reads of these fail with an I/O error; restore the packs from a copy")
+    if report.unreadable or report.missing_count:
+        raise typer.Exit(DAMAGED)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, plain lines every few seconds elsewhere; both on stderr."""
+    if sys.stderr.isatty():
+        with bar() as shown:
+            yield lambda what, done, total: shown(f"{what} {done}/{total}", done / total)
+        return
+    told_at = time.monotonic()
+
+    def line(what: str, done: int, total: int) -> None:
+        nonlocal told_at
+        if done == total or time.monotonic() - told_at >= LINE_EVERY_S:
+            told_at = time.monotonic()
+            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+
+    yield line
 
 
 def _print(findings: "list[Finding]") -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import os
+import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,13 +16,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from blockd.cli import exits
 from blockd.config import ServeConfig, StoreConfig, TlsChoice, TlsConfig
 from blockd.doctor import FAIL, MODULES, OK, TOOLS, WARN, Finding, Machine, examine
 from blockd.toml_decode import ConfigError
+from native import OP_WRITE, Request
+from tests.command import Blockd
 from volume.disk import SystemClock
 from volume.kv import LmdbKeyValue
 from volume.meta import Meta
-from volume.store import META_MAP_BYTES
+from volume.store import META_MAP_BYTES, Store
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -244,3 +249,52 @@ def test_tls_files_that_serve_refuses_fail(data: Path, machine: Machine, tmp_pat
     finding = look("tls", data, machine, ServeConfig(data=data, tls=tls))
     assert finding.level == FAIL
     assert "none.pem" in finding.message
+
+
+# -- doctor --repair-index
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A data directory with a volume that has chunks in packs."""
+    path = tmp_path / "stored"
+    store = Store.open(path)
+    store.create_volume("vm1", 1 << 20)
+    volume = store.get("vm1")
+    assert volume is not None
+    written = threading.Event()
+    volume.submit([Request(OP_WRITE, 0, 65536, os.urandom(65536))], lambda _: written.set())
+    assert written.wait(30.0)
+    store.upkeep.submit(store.destage)
+    store.close()
+    return path
+
+
+def test_repair_index_tells_what_it_made(stored: Path, blockd: Blockd) -> None:
+    shutil.rmtree(stored / "index")
+    result = blockd("doctor", "--repair-index", "--data", str(stored))
+    assert result.code == 0
+    assert "3 chunks of 1 packs are in the index" in result.out
+    assert "versions are whole" in result.out
+    assert "packs: 1 of 1" in result.err
+    again = blockd("doctor", "--repair-index", "--data", str(stored), "--json").json
+    assert (again["chunks"], again["missing"]) == (3, [])
+
+
+def test_repair_index_fails_when_something_is_missing(stored: Path, blockd: Blockd) -> None:
+    (stored / "packs" / "00000000.pack").unlink()
+    result = blockd("doctor", "--repair-index", "--data", str(stored))
+    assert result.code == exits.DAMAGED
+    assert "missing: vm1 offset 0 +1048576: chunk" in result.out
+    assert "restore the packs" in result.out
+
+
+def test_repair_index_wants_a_directory_that_nobody_serves(stored: Path, blockd: Blockd) -> None:
+    assert blockd("doctor", "--repair-index").code == exits.USAGE
+    store = Store.open(stored)
+    try:
+        result = blockd("doctor", "--repair-index", "--data", str(stored))
+    finally:
+        store.close()
+    assert result.code != 0
+    assert "in use" in result.err
