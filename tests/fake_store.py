@@ -4,10 +4,12 @@ It keeps no data; versions are in tests.fake_versions. `clients` of a volume is 
 everything else follows the calls.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from blockd.api.node import Incoming
 from blockd.device import BlockDevice
+from tests.fake_streams import FakeStreams
 from tests.fake_versions import NOW_NS, FakeSnapshots, FakeVersions
 from volume.errors import (
     InvalidName,
@@ -19,7 +21,7 @@ from volume.errors import (
     VolumeHasSnapshots,
 )
 from volume.gc import GcReport, GcStatus
-from volume.model import MAX_VOLUME_SIZE, SpaceReport, StoreStatus, VolumeInfo
+from volume.model import MAX_VOLUME_SIZE, ReceiveInfo, SpaceReport, StoreStatus, VolumeInfo
 from volume.scrub import Location, ScrubStatus
 
 NO_SPACE_USED = SpaceReport((), (), 0, 0, 0, 0, 0)
@@ -54,6 +56,7 @@ class FakeStore:
         self._numbers = 0
         self.snapshots = FakeSnapshots(self)
         self.versions = FakeVersions(self)
+        self.streams = FakeStreams()
         self.space_report = NO_SPACE_USED
         self.gc = NO_GC_YET
         self.gc_report = GcReport()
@@ -68,6 +71,7 @@ class FakeStore:
         self._volumes.clear()
         self.snapshots = FakeSnapshots(self)
         self.versions = FakeVersions(self)
+        self.streams = FakeStreams()
         self.space_report = NO_SPACE_USED
         self.gc = NO_GC_YET
         self.gc_report = GcReport()
@@ -164,6 +168,22 @@ class FakeStore:
         changed = VolumeInfo(**(fields | changes))
         self._volumes[changed.name] = changed
         return changed
+
+    def send(
+        self, source: str, base: str | None = None, resume: str | None = None
+    ) -> Iterator[bytes]:
+        self._fail()
+        return self.streams.send(source, base, resume)
+
+    def receive(self, name: str) -> Incoming:
+        self._fail()
+        return self.streams.receive(name)
+
+    def receives(self) -> list[ReceiveInfo]:
+        return self.streams.receives()
+
+    def abort_receive(self, name: str) -> None:
+        self.streams.abort_receive(name)
 
     def status(self) -> StoreStatus:
         self._fail()

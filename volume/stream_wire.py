@@ -425,6 +425,8 @@ class Scanner:
         self.fraction: float | None = None
         """Of the volume, up to the last frame begun; None before the first."""
         self.frames = 0
+        self.ended = False
+        """The end frame has gone by."""
         self._wanted = HEADER.size
         self._head = b""
         self._skip = 0
@@ -470,7 +472,9 @@ class Scanner:
             self._skip = 1 << 62
             return
         self._skip = stored
-        if kind != KIND_END and self._chunks:
+        if kind == KIND_END:
+            self.ended = True
+        elif self._chunks:
             self.frames += 1
             self.fraction = min(1.0, end / self._chunks)
 

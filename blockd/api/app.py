@@ -5,9 +5,20 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blockd.api import connections, errors, scrub, snapshots, space, status, versions, volumes
+from blockd.api import (
+    connections,
+    errors,
+    scrub,
+    snapshots,
+    space,
+    status,
+    transfer,
+    versions,
+    volumes,
+)
 from blockd.api.node import Node
 
 logger = logging.getLogger(__name__)
@@ -27,7 +38,16 @@ def create_app(node: Node, version: str) -> FastAPI:
     )
     errors.install(app)
     app.add_middleware(Boundary)
-    for noun in (volumes, snapshots, versions, space, scrub, status, connections):
+    for noun in (
+        volumes,
+        snapshots,
+        versions,
+        space,
+        transfer,
+        scrub,
+        status,
+        connections,
+    ):
         app.include_router(noun.router(node), prefix="/v1", responses=default)
     return app
 
@@ -45,16 +65,24 @@ class Boundary:
         if scope["type"] != "http":
             return
         started = False
+        stream = _is_stream(scope)
 
         async def sending(message: Message) -> None:
             nonlocal started
+            if stream and message["type"] == "http.response.start":
+                # The rest of the body, as long as it may be, would be read and thrown away.
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             started = True
             await send(message)
 
         try:
-            if _declared_length(scope) > MAX_BODY_BYTES:
-                raise _too_large()
-            await self._app(scope, _bounded(receive), sending)
+            if not stream:
+                if _declared_length(scope) > MAX_BODY_BYTES:
+                    raise _too_large()
+                receive = _bounded(receive)
+            await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            pass  # in the middle of its request: nobody is left to be answered
         except HTTPException as error:
             response = errors.error_response(error.status_code, "body_too_large", error.detail)
             await response(scope, receive, send)
@@ -64,6 +92,12 @@ class Boundary:
                 message = "the daemon failed on this request; its log has the details"
                 response = errors.error_response(500, "internal_error", message)
                 await response(scope, receive, send)
+
+
+def _is_stream(scope: Scope) -> bool:
+    """Whether the body is as long as it likes and is not held anywhere."""
+    path: str = scope["path"]
+    return scope["method"] == "POST" and path.startswith("/v1/receive/")
 
 
 def _declared_length(scope: Scope) -> int:

@@ -6,7 +6,8 @@ when it refuses. httpx is imported when a client is made: commands that need non
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from blockd.api.types import (
 from volume.errors import NoSuchVersion, NoSuchVolume
 from volume.model import (
     HistoryPolicy,
+    ReceiveInfo,
     RestoreInfo,
     ScheduleInfo,
     SnapshotInfo,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from volume.gc import GcReport, GcStatus
 
 TIMEOUT_S = 60.0  # a change waits for a checkpoint or a full disk queue at worst
+STREAM_TIMEOUT_S = 600.0  # without a byte: before the first, trees are walked and writes destaged
+STREAM_PIECE_BYTES = 256 * 1024
 LONG_TIMEOUT_S = 6 * 3600.0  # what reads everything a large store has may take hours
 
 T = TypeVar("T")
@@ -201,6 +205,37 @@ class Client:
         query = _query(limit=limit)
         return from_json(DamageLocations, self._long("GET", "/v1/scrub/hit", params=query))
 
+    # -- streams
+
+    @contextmanager
+    def send(
+        self, source: str, base: str | None = None, resume: str | None = None
+    ) -> Iterator[Iterator[bytes]]:
+        """The stream of a version, while the block runs. One without its end frame was broken
+        off by the daemon, whose log says why."""
+        query = _query(source=source, base=base, resume=resume)
+        path = "/v1/stream"
+        with (
+            self._failures("GET", path),
+            self._http.stream("GET", path, params=query, timeout=STREAM_TIMEOUT_S) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                _answer(response)
+            yield response.iter_raw(STREAM_PIECE_BYTES)
+
+    def receive(self, name: str, pieces: Iterable[bytes]) -> VolumeInfo:
+        """Send a stream's bytes, to be volume `name`; waits for `pieces` as long as they take."""
+        path = _receive_path(name)
+        made = self._call("POST", path, content=pieces, timeout=STREAM_TIMEOUT_S)
+        return from_json(VolumeInfo, made)
+
+    def receives(self) -> list[ReceiveInfo]:
+        return _list(ReceiveInfo, self._call("GET", "/v1/receive"))
+
+    def abort_receive(self, name: str) -> None:
+        self._call("DELETE", _receive_path(name))
+
     # -- the daemon
 
     def status(self) -> NodeStatus:
@@ -214,10 +249,17 @@ class Client:
         return self._call(method, path, timeout=LONG_TIMEOUT_S, **options)
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
+        with self._failures(method, path):
+            response = self._http.request(method, path, **options)
+        return _answer(response)
+
+    @contextmanager
+    def _failures(self, method: str, path: str) -> Iterator[None]:
+        """Turns failures to talk to the daemon into errors of our own."""
         import httpx
 
         try:
-            response = self._http.request(method, path, **options)
+            yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise _no_daemon(self._path) from error
         except httpx.HTTPError as error:
@@ -226,7 +268,6 @@ class Client:
                 f"control socket {self._path}: {method} {path}: "
                 f"{str(error) or type(error).__name__}; the daemon's log may say why",
             ) from error
-        return _answer(response)
 
 
 def _answer(response: "httpx.Response") -> Any:
@@ -265,6 +306,12 @@ def _snapshot_path(volume: str, name: str) -> str:
     if not _in_path(name):
         raise NoSuchVersion(volume, name or '""')
     return _path(volume, "snapshots", name)
+
+
+def _receive_path(name: str) -> str:
+    if not _in_path(name):
+        raise NoSuchVolume(name or '""')
+    return "/v1/receive/" + quote(name, safe="")
 
 
 def _in_path(name: str) -> bool:

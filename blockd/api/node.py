@@ -4,7 +4,7 @@
 `blockd.daemon.Daemon` satisfies `Node`; its calls are quick and belong to the event loop's thread.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from blockd.api.types import ConnectionInfo, NodeStatus
@@ -13,6 +13,7 @@ from volume.gc import GcReport, GcStatus
 from volume.model import (
     DiffInfo,
     HistoryPolicy,
+    ReceiveInfo,
     RestoreInfo,
     ScheduleInfo,
     SnapshotInfo,
@@ -53,6 +54,19 @@ class Versions(Protocol):
         self, volume: str, *, window_s: int | None = None, keep: str | None = None
     ) -> HistoryPolicy:
         """None leaves that part as it is."""
+
+
+class Incoming(Protocol):
+    """A version stream that is being received; see `volume.receive.Receiver`."""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes; waits until there is room for more."""
+
+    def end(self) -> VolumeInfo:
+        """No more bytes come. StreamInterrupted, unless that was the end."""
+
+    def close(self) -> None:
+        """Let go of it, whether it has ended or not. From any thread, any number of times."""
 
 
 class Store(Exports, Protocol):
@@ -96,6 +110,22 @@ class Store(Exports, Protocol):
     def damage_locations(self) -> Iterable[Location]:
         """What of which volumes and versions the damage that scrub knows of hits. Lazy: walks
         trees as it is asked for more."""
+
+    def send(
+        self, source: str, base: str | None = None, resume: str | None = None
+    ) -> Iterator[bytes]:
+        """The stream of version `source` (vol@ref; vol for its head) as a difference to version
+        `base`, from where token `resume` says, which names both and needs no base. Versions that
+        are in the journal only are destaged first. To be closed when not used up."""
+
+    def receive(self, name: str) -> Incoming:
+        """Begin to receive a stream into volume `name`."""
+
+    def receives(self) -> list[ReceiveInfo]:
+        """Streams that are coming in, or were cut off and can be gone on with."""
+
+    def abort_receive(self, name: str) -> None:
+        """Forget a stream that was cut off."""
 
     def close(self) -> None: ...
 

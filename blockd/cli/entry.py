@@ -12,7 +12,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from blockd.cli import completion, doctor, exits, gc, scrub, serve, snapshot, space, status, volume
+from blockd.cli import (
+    completion,
+    doctor,
+    exits,
+    gc,
+    scrub,
+    serve,
+    snapshot,
+    space,
+    status,
+    transfer,
+    volume,
+)
 from blockd.cli.output import print_error
 
 ORDER = (
@@ -41,6 +53,10 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.add_typer(volume.app, name="volume")
 app.add_typer(snapshot.app, name="snapshot")
+app.command()(transfer.send)
+app.command()(transfer.receive)
+app.command("export")(transfer.export_image)
+app.command("import")(transfer.import_image)
 app.command()(space.space)
 app.add_typer(gc.app, name="gc")
 app.add_typer(scrub.app, name="scrub")
