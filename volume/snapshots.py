@@ -21,7 +21,7 @@ from volume.errors import (
     SnapshotPinned,
     VolumeError,
 )
-from volume.history import History, Settings, SnapshotRow
+from volume.history import History, Settings, SnapshotRow, VersionRow
 from volume.model import ScheduleInfo, SnapshotInfo
 from volume.seal import Seal
 from volume.volume import Volume
@@ -88,11 +88,18 @@ class Snapshots:
         return [info for each in found for info in self._of(each)]
 
     def _of(self, volume: Volume) -> list[SnapshotInfo]:
-        rows = sorted(
-            self._history.snapshots(volume.record.number),
-            key=lambda row: (row.created_ns, row.name),
-        )
-        return [self._info(volume, row) for row in rows]
+        """The versions are read in one go: a look at each took three times as long."""
+        number = volume.record.number
+        rows = sorted(self._history.snapshots(number), key=lambda row: (row.created_ns, row.name))
+        # In this order: a round may make a version of a point between the two looks.
+        states = {row.seq: row for row in self._history.points_of(number)}
+        versions = {row.seq: row for row in self._history.versions(number)}
+        states.update(versions)
+        return [
+            _snapshot_info(volume, row, states[row.seq], row.seq in versions)
+            for row in rows
+            if row.seq in states  # else it was deleted meanwhile
+        ]
 
     def names(self, volume: str | None, limit: int) -> list[str]:
         """As "vol@name", of one volume or of all; for each newest first, at most `limit` in all."""
@@ -139,17 +146,7 @@ class Snapshots:
         # A round may have made a version of the point between the two looks.
         state = state or self._history.version(row.number, row.seq)
         assert state is not None, "a snapshot's version stays with it"
-        return SnapshotInfo(
-            volume=volume.name,
-            name=row.name,
-            seq=row.seq,
-            epoch=state.epoch,
-            size=state.size,
-            created_ns=row.created_ns,
-            commit=state.commit.hex() if version is not None else None,
-            pinned=row.pinned,
-            scheduled=row.scheduled,
-        )
+        return _snapshot_info(volume, row, state, version is not None)
 
     # -- schedules
 
@@ -242,6 +239,23 @@ class Snapshots:
         for row, kept in zip(rows, stays, strict=True):
             if not kept and not row.pinned:
                 yield row
+
+
+def _snapshot_info(
+    volume: Volume, row: SnapshotRow, state: VersionRow, stored: bool
+) -> SnapshotInfo:
+    """`stored`: `state` is a version, in chunks; not a point, whose bytes are in the journal."""
+    return SnapshotInfo(
+        volume=volume.name,
+        name=row.name,
+        seq=row.seq,
+        epoch=state.epoch,
+        size=state.size,
+        created_ns=row.created_ns,
+        commit=state.commit.hex() if stored else None,
+        pinned=row.pinned,
+        scheduled=row.scheduled,
+    )
 
 
 def _schedule_info(volume: str, settings: Settings) -> ScheduleInfo | None:
