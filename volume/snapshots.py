@@ -43,13 +43,15 @@ class Snapshots:
         clock: Clock,
         seal: Seal,
         wake: Callable[[], None],
+        dropped: Callable[[], None],
     ) -> None:
-        """`wake()`: there are points to be brought into chunks."""
+        """`wake()`: there are points to be brought into chunks; `dropped()`: names are gone."""
         self._catalog = catalog
         self._history = history
         self._clock = clock
         self._seal = seal
         self._wake = wake
+        self._dropped = dropped
         self._next_due_ns = 0  # looked at again whenever it has passed
 
     def create(
@@ -124,6 +126,7 @@ class Snapshots:
             if row.pinned and not force:
                 raise SnapshotPinned(volume, name)
             self._history.drop_snapshots([row])
+        self._dropped()
 
     def pin(self, volume: str, name: str, pinned: bool) -> SnapshotInfo:
         """Protect a snapshot from schedules and from `delete` without force, or no longer."""
@@ -230,6 +233,7 @@ class Snapshots:
             gone = list(self._too_many(number, settings.schedule_keep, now_ns))
             if gone:
                 self._history.drop_snapshots(gone)
+                self._dropped()
                 log.info("scheduled snapshots removed volume=%s count=%d", volume.name, len(gone))
 
     def _too_many(self, number: int, keep: str, now_ns: int) -> Iterator[SnapshotRow]:

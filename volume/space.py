@@ -11,6 +11,8 @@ from volume.disk import Disk
 
 OVERHEAD = 1.07  # chunk tables, manifest nodes, index: measured 3 %, and something to be sure
 
+SHORT_SHARE = 20  # space is short when less than one SHORT_SHARE-th of the disk is left
+
 
 class SpaceGuard:
     """Recomputes the limit. `refresh` from any thread; the fields are for people to look at."""
@@ -25,6 +27,11 @@ class SpaceGuard:
     @property
     def full(self) -> bool:
         return self.left_bytes <= 0
+
+    @property
+    def short(self) -> bool:
+        """Old versions that nobody named give way, long before clients get ENOSPC."""
+        return self.left_bytes < self._disk.total_bytes() // SHORT_SHARE
 
     def refresh(self, hot_bytes: int, reserved_segments: int, *, stuck: bool = False) -> None:
         """Look at the disk. `stuck`: the destager just found no space, so nothing more fits.

@@ -218,7 +218,9 @@ class Store:
             control=self._catalog.lock,
         )
         self.snapshots = Snapshots(
-            self._catalog, history, clock, self._seal, lambda: self.upkeep.points_added()
+            *(self._catalog, history, clock, self._seal),
+            wake=lambda: self.upkeep.points_added(),
+            dropped=lambda: self.upkeep.dropped(),
         )
         self.versions = Versions(
             self._catalog,
@@ -229,7 +231,8 @@ class Store:
             self._manifests,
             clock,
             self._seal,
-            lambda number, seq: self.upkeep.settle(number, seq),
+            settle=lambda number, seq: self.upkeep.settle(number, seq),
+            dropped=lambda: self.upkeep.dropped(),
         )
         self.upkeep = Upkeep(
             Upkept(
@@ -414,7 +417,7 @@ class Store:
     def delete_volume(self, name: str, *, force: bool = False) -> None:
         """As `Catalog.delete`."""
         self._catalog.delete(name, force=force)
-        self.upkeep.volume_gone()
+        self.upkeep.dropped()
 
     def rename_volume(self, name: str, new_name: str) -> VolumeInfo:
         """As `Catalog.rename`."""

@@ -6,7 +6,7 @@ Two threads (`volume.background`) call `tend` and `destage_if_due`; tests and si
 
 The any-write window: segments that the checkpoint has passed are held until they take more than
 `window_bytes`, and longer, up to twice as much, while a record in them is younger than the longest
-window that a volume asks for. When the disk is full all of them go, but for what points and open
+window that a volume asks for. When space is short all of them go, but for what points and open
 versions still read. Rounds whose segment has gone leave the history: a replay cannot begin there.
 
 Thinning: versions that no snapshot names stay as their volume's policy says, and beside that those
@@ -130,7 +130,7 @@ class Upkeep:
                 dropped=self._dropped,
                 history_budget=self._history_budget,
                 busy=self._busy,
-                full=self._full,
+                full=self._short,
                 should_stop=lambda: self.stopping,
             ),
             parts.clock.monotonic,
@@ -145,7 +145,7 @@ class Upkeep:
             pace=ScrubPace(parts.options.scrub_interval_s),
         )
         self._window_at = now
-        self._trimmed_rounds = 0
+        self._trimmed = (0, True)
         self._points_at = now
         self._wanted = False
         self._gc_pauses = 0
@@ -214,7 +214,7 @@ class Upkeep:
         if parts.backlog.count and (parts.journal.state()[3] > 1 or parts.space.full):
             parts.backlog.wake()
         now = parts.clock.monotonic()
-        if now - self._window_at >= WINDOW_INTERVAL_S or parts.space.full:
+        if now - self._window_at >= WINDOW_INTERVAL_S:
             self._window_at = now
             self.trim_window()
         if parts.seal.reason is None:
@@ -229,18 +229,19 @@ class Upkeep:
             parts.history.settings(volume.record.number).window_s for volume in parts.catalog.all()
         ]
         window_s = max(settings, default=0)
-        keep = parts.window_segments if window_s and not parts.space.full else 0
+        keep = parts.window_segments if window_s and not parts.space.short else 0
         expired = parts.pool.expire(
             keep,
             older_ns=parts.clock.now_ns() - window_s * _NS,
             hard=2 * keep,
             floor=parts.past.floor(),
-            shrink=parts.space.full,
+            shrink=parts.space.short,
         )
         if expired:
             self.refresh_space()
-        if expired or parts.destager.rounds != self._trimmed_rounds:
-            self._trimmed_rounds = parts.destager.rounds
+        looked_at = (parts.destager.rounds, keep > 0)
+        if expired or looked_at != self._trimmed:
+            self._trimmed = looked_at
             self._drop_rounds(wanted=keep > 0)
 
     def _drop_rounds(self, *, wanted: bool) -> None:
@@ -269,6 +270,7 @@ class Upkeep:
                     kept_at = at
             if gone:
                 parts.history.drop_rounds(gone)
+                self.collector.note_change()
 
     def released(self, slots: list[int]) -> None:
         """The checkpoint has passed these segments: they are the window's."""
@@ -445,8 +447,8 @@ class Upkeep:
 
     # -- gc
 
-    def volume_gone(self) -> None:
-        """There is something for gc although no round has run."""
+    def dropped(self) -> None:
+        """A volume, a snapshot or a policy is gone: there is something for gc, without a round."""
         self.collector.note_change()
 
     def collect(self) -> gc.GcReport:
@@ -503,13 +505,13 @@ class Upkeep:
             self._busy_seen, self._busy_at = seen, now
         return now - self._busy_at < BUSY_S
 
-    def _full(self) -> bool:
-        return self._parts.space.full
+    def _short(self) -> bool:
+        return self._parts.space.short
 
     def _history_budget(self) -> int:
         """Bytes in packs that versions without a name may have to themselves."""
         parts = self._parts
-        return 0 if parts.space.full else parts.window_segments * parts.geometry.segment_bytes
+        return 0 if parts.space.short else parts.window_segments * parts.geometry.segment_bytes
 
     def roots(self) -> Iterator[gc.Root]:
         """Every tree that anyone can still read: heads, versions, what is open or comes in.

@@ -54,8 +54,10 @@ class Versions:
         clock: Clock,
         seal: Seal,
         settle: Callable[[int, int], None],
+        dropped: Callable[[], None],
     ) -> None:
-        """`settle(number, seq)`: run destage rounds until that point is in chunks, or raise."""
+        """`settle(number, seq)`: run destage rounds until that point is in chunks, or raise;
+        `dropped()`: a policy has changed, so that versions may go."""
         self._catalog = catalog
         self._history = history
         self._past = past
@@ -65,6 +67,7 @@ class Versions:
         self._clock = clock
         self._seal = seal
         self._settle = settle
+        self._dropped = dropped
 
     # -- finding
 
@@ -316,6 +319,7 @@ class Versions:
                 keep=settings.keep if policy is None else policy,
             )
             self._history.put_settings(number, settings)
+            self._dropped()
             return HistoryPolicy(settings.window_s, settings.keep)
 
 

@@ -101,7 +101,9 @@ def history(
     volume: VolumeArgument,
     window: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Every single write of so long stays restorable."),
+        typer.Option(
+            metavar="TIME", help="Every single write of so long stays restorable; 0: none."
+        ),
     ] = None,
     keep: Annotated[
         str | None,
@@ -111,7 +113,7 @@ def history(
     as_json: JsonOption = False,
 ) -> None:
     """Show or set how long versions without a name stay. Snapshots stay until they are deleted."""
-    window_s = None if window is None else parse_duration(window)
+    window_s = None if window is None else 0 if window == "0" else parse_duration(window)
     with connect(control) as client:
         if window_s is None and keep is None:
             policy = client.history(volume)
@@ -124,9 +126,11 @@ def history(
 
 
 def history_fields(policy: HistoryPolicy) -> list[tuple[str, str]]:
-    window = f"every write of {format_duration(policy.window_s)}, while there is room"
+    window = "none"
+    if policy.window_s:
+        window = f"every write of {format_duration(policy.window_s)}, while there is room"
     return [
-        ("window", window if policy.window_s else "none"),
+        ("window", window),
         ("keep", policy.keep or "nothing older that has no name"),
     ]
 

@@ -65,13 +65,22 @@ def disk_usage(folder: Path) -> int:
     return int(run_tool("du", "-s", "--block-size=1", folder).split()[0])
 
 
-def test_trim_of_a_gibibyte_shrinks_the_directory(daemon: StartDaemon) -> None:
-    server = daemon("--volume", "demo=2G")
+def test_trim_of_a_gibibyte_shrinks_the_directory(
+    daemon: StartDaemon, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = tmp_path_factory.mktemp("c") / "blockd.toml"
+    config.write_text("[store]\ngc_interval_s = 1\ngc_condemn_s = 1\n")
+    server = daemon("--volume", "demo=2G", "--config", str(config))
     assert fill(server, 0, GiB) == GiB
     server.wait_for("destage of what was written", lambda s: s.hot_bytes == 0)
     full = disk_usage(server.data / "packs")
+    before = server.store()
     assert full >= GiB
     run_libnbd(server.uri(), "h = connected()\nh.trim(1 << 30, 0)\nh.flush()")
+    server.wait_for("destage of the trim", lambda s: s.checkpoint_lsn > before.checkpoint_lsn)
+    (history,) = [row for row in server.run_json("space")["rows"] if row["kind"] == "history"]
+    assert history["exclusive_bytes"] >= GiB  # the versions before the trim have it
+    server.run("volume", "history", "demo", "--window", "0", "--keep", "")
     server.wait_for("collection of what was trimmed", lambda s: s.pack_bytes < GiB // 8)
     assert disk_usage(server.data / "packs") < GiB // 8
 
