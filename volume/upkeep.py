@@ -585,14 +585,14 @@ class Upkeep:
         needed = {snapshot.seq for snapshot in history.snapshots(number)}
         needed.update(self._base_of(number, seq) for seq in points)
         needed.update(row.seq for row in rows[-1:])
-        epoch = 0
+        epoch = rows[0].epoch if rows else 0
         for row, later in pairwise(rows):
             following = bisect_right(rounds, row.lsn)
             if following < len(rounds) and rounds[following] <= later.lsn:
                 needed.add(row.seq)
             # No record says what a restore has set, nor the size before a resize: inside the
             # window these rows are all there is of it.
-            in_window = bool(rounds) and rounds[0] <= later.lsn + 1
+            in_window = bool(rounds) and rounds[0] <= row.lsn
             if in_window and (row.epoch != epoch or row.size != later.size):
                 needed.add(row.seq)
             epoch = row.epoch
