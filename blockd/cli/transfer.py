@@ -16,12 +16,12 @@ import typer
 
 from blockd.api.client import Client
 from blockd.cli import images
+from blockd.cli.completion import complete_snapshot, complete_version
 from blockd.cli.meter import Meter
 from blockd.cli.options import (
     ControlOption,
     JsonOption,
     UsageError,
-    complete_volume,
     connect,
     size_argument,
 )
@@ -45,7 +45,7 @@ def send(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="VOL[@VERSION]", help="What to send.", autocompletion=complete_volume
+            metavar="VOL[@VERSION]", help="What to send.", autocompletion=complete_version
         ),
     ],
     base: Annotated[
@@ -54,6 +54,7 @@ def send(
             "--from",
             metavar="VOL@VERSION",
             help="Send only what this version lacks; the receiver must have it.",
+            autocompletion=complete_snapshot,
         ),
     ] = None,
     resume: Annotated[
@@ -188,7 +189,7 @@ def export_image(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="VOL[@VERSION]", help="What to export.", autocompletion=complete_volume
+            metavar="VOL[@VERSION]", help="What to export.", autocompletion=complete_version
         ),
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The image; - for stdout (raw).")],
