@@ -86,6 +86,9 @@ class Catalog:
         self._history = history
         self._seal = seal
         self._going = going
+        self.protect: Callable[[VersionRow], bool] = lambda _row: True
+        """Told of a version whose tree has just become a head: gc may be about to give it up
+        (`volume.gc`). Set by `volume.upkeep`."""
         self._volumes = {record.name: self._make(record) for record in meta.volumes()}
 
     def _make(self, record: VolumeRecord) -> Volume:
@@ -171,13 +174,17 @@ class Catalog:
             schedule_keep="",
             schedule_next_ns=0,
         )
-        return self._add(name, row.size, source.block_size, source.chunk_size, head, settings)
+        info = self._add(name, row.size, source.block_size, source.chunk_size, head, settings)
+        self.protect(row)
+        return info
 
     def receive(self, name: str, block_size: int, chunk_size: int, row: VersionRow) -> VolumeInfo:
         """Make a volume whose first version is `row`, which came from elsewhere."""
         _check_sizes(row.size, block_size, chunk_size)
         head = Head(row.commit, row.root, row.height, 0)
-        return self._add(name, row.size, block_size, chunk_size, head, self._history.defaults())
+        info = self._add(name, row.size, block_size, chunk_size, head, self._history.defaults())
+        self.protect(row)
+        return info
 
     def _add(
         self,
@@ -353,6 +360,7 @@ class Catalog:
         successor = self._make(record)
         self._volumes = {**self._volumes, record.name: successor}
         self._history.noted(points, names)
+        self.protect(row)
         log.info("volume has another head volume=%s from_seq=%d kept=%s", record.name, seq, kept)
         return self.info_of(successor)
 

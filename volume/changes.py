@@ -78,9 +78,12 @@ class ChangeTracker:
 
     def __init__(self) -> None:
         self._live: weakref.WeakSet[Changes] = weakref.WeakSet()
+        self.protect: Callable[[VersionRow], bool] = lambda _row: True
+        """As `volume.catalog.Catalog.protect`."""
 
     def add(self, changes: Changes) -> Changes:
         self._live.add(changes)
+        self.protect(changes.row)
         return changes
 
     def rows(self) -> Iterator[VersionRow]:

@@ -335,6 +335,8 @@ class OpenVersions:
         self._lock = threading.Lock()
         self._open: dict[Key, PastVolume] = {}
         self._empty = log.new_journal()
+        self.protect: Callable[[VersionRow], bool] = lambda _row: True
+        """As `Catalog.protect`: a version that is opened may be one that gc gives up."""
 
     def find(self, key: Key) -> PastVolume | None:
         """The device of that key, if it is open: connections of one client get the same."""
@@ -349,6 +351,7 @@ class OpenVersions:
 
     def open(self, key: Key, name: str, version: Version) -> PastVolume:
         """`version` as a device, which closes it some time after its last client has gone."""
+        opened: PastVolume | None = None
         with self._lock:
             found = self._found(key)
             if found is None and len(self._open) < MAX_OPEN:
@@ -360,7 +363,14 @@ class OpenVersions:
                     key, name, version, core, number, self._reader, self._clock, self._compare
                 )
                 self._open[key] = found
-                return found
+                opened = found
+        if opened is not None:
+            if not self.protect(version.row):
+                self._close(opened)
+                raise NoSuchVersion(
+                    version.record.name, f"seq:{version.row.seq}", "it was not kept"
+                )
+            return opened
         self._past.close(version)
         if found is None:
             raise VersionsBusy(name, MAX_OPEN)

@@ -136,6 +136,8 @@ class Upkeep:
             parts.clock.monotonic,
             gc.Pace(parts.options.gc_interval_s, parts.options.gc_condemn_s),
         )
+        for holder in (parts.catalog, parts.opened, parts.tracker):
+            holder.protect = self._protect
         self.scrubber = Scrubber(
             parts.chunks,
             _ScrubState(parts.history),
@@ -537,6 +539,10 @@ class Upkeep:
         optional.sort(key=lambda row: row.time_ns, reverse=True)
         for row in optional:
             yield replace(_root(row), optional=True, tag=row)
+
+    def _protect(self, row: VersionRow) -> bool:
+        """The tree of `row` has a new holder, which `roots` may have been asked too early for."""
+        return self.collector.protect(_root(row))
 
     def _dropped(self, root: gc.Root) -> bool:
         """gc has no room for a version that only a policy keeps."""
