@@ -145,6 +145,8 @@ class Versions:
             if version.overlay is not None:
                 with self._catalog.lock:
                     self._seal.check()
+                    self._catalog.numbered(record.number)  # not deleted meanwhile
+                    self._seal.sync_journal()  # a point never outlives the records it needs
                     if self._history.point(record.number, version.row.seq) is None:
                         self._history.add_points([_point(version.row)], [])
             return record, version.row.seq
@@ -250,9 +252,17 @@ class Versions:
             if found.record.number != row.number:
                 raise NoSuchVersion(volume, ref, "the volume was deleted meanwhile")
             self._check_free(found, force)
-            kept = f"before-restore-{found.core.state()[0]}"
+            kept = self._free_name(row.number, f"before-restore-{found.core.state()[0]}")
             info = self._catalog.replace_head(found, row, kept)
         return RestoreInfo(info, row.seq, kept)
+
+    def _free_name(self, number: int, wanted: str) -> str:
+        """A name for a snapshot that no other one of the volume has."""
+        name, count = wanted, 1
+        while self._history.snapshot(number, name) is not None:
+            count += 1
+            name = f"{wanted}-{count}"
+        return name
 
     @staticmethod
     def _check_free(volume: Volume, force: bool) -> None:

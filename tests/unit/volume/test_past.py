@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 
 from native import OP_BLOCK_STATUS, Request
-from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig, read_device
+from tests.sim.crash import CrashState
+from tests.sim.store_rig import (
+    KIB,
+    SEGMENT_BYTES,
+    SMALL,
+    MetaCommitted,
+    StoreRig,
+    meta_at,
+    read_device,
+)
+from tests.sim.trace import Mark
 from volume.errors import NoSuchVersion
 from volume.refs import format_time
 
@@ -103,3 +113,34 @@ def test_versions_before_a_resize_keep_their_size_in_the_window(rig: StoreRig) -
     rig.settle()
     assert len(rig.read_version(f"v@seq:{seq}")) == 32 * KIB
     assert len(rig.read_version(f"v@seq:{seq + 1}")) == 4 * KIB
+
+
+def test_restore_overwrites_no_snapshot_that_has_the_name_it_wants(rig: StoreRig) -> None:
+    seq = write(rig, "v", b"a")
+    rig.store.snapshots.create(f"before-restore-{seq + 1}", ["v"])
+    write(rig, "v", b"b")
+    kept = rig.store.versions.restore("v", f"seq:{seq}").kept
+    assert rig.read_version(f"v@before-restore-{seq + 1}")[:1] == b"a"
+    assert rig.read_version(f"v@{kept}")[:1] == b"b"
+
+
+def test_point_does_not_outlive_the_records_it_needs(rig: StoreRig) -> None:
+    """The power is cut wherever a clone of a version that is in the journal only writes to meta/,
+    and all that was not synced is lost."""
+    seq = write(rig, "v", b"a")
+    write(rig, "v", b"b")
+    before = len(rig.disk.trace.ops)
+    rig.store.versions.clone(f"v@seq:{seq}", "twin")
+    state, noted = CrashState(rig.disk.trace), 0
+    for point, op in enumerate(rig.disk.trace.ops, start=1):
+        state.apply(op)
+        if point > before and isinstance(op, Mark) and isinstance(op.value, MetaCommitted):
+            marks = rig.disk.trace.marks(point)
+            cut = StoreRig(state.image("all lost", ()), meta_at(marks, {}), boot="boot-2")
+            newest = cut.store.info("v").seq
+            assert all(row_seq <= newest for _, row_seq in cut.store._history.points)
+            cut.fill("v", 0, b"c" * 4096 * 3)
+            cut.settle()
+            assert not cut.store._history.points, "the log is held for ever"
+            noted += 1
+    assert noted
