@@ -106,8 +106,11 @@ class Transfers:
         self, source: str, *, base: str | None = None, resume: str | None = None
     ) -> Iterator[bytes]:
         """The stream of version `source`, as a difference to version `base`, from token `resume`
-        on. Errors come with the first piece. Use it up or close it: until then both stay."""
+        on; a token names its base, so that only one of another volume must be given. Errors come
+        with the first piece. Use it up or close it: until then both stay."""
         token = None if resume is None else ResumeToken.decode(resume)
+        if base is None and token is not None and token.base is not None:
+            base = f"{source.partition('@')[0]}@commit:{token.base.hex()}"
         with ExitStack() as held:
             _, row = held.enter_context(self._versions.settled(source))
             base_row = None
