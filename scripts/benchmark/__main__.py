@@ -8,6 +8,7 @@ per request tells more.
 
 import argparse
 import shutil
+import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -87,4 +88,10 @@ def run_rounds(
     return samples
 
 
-main()
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["versions"]:
+        from versions import command
+
+        command.main(sys.argv[2:], PAGE, ROOT / "build")
+    else:
+        main()

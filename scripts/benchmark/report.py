@@ -41,19 +41,25 @@ def table(cell: Cell, servers: Sequence[Server], samples: Samples) -> list[str]:
 
 def facts(servers: Sequence[Server], size: int, rounds: int, seconds: int) -> list[str]:
     """What the figures depend on; nothing that names the machine."""
-    kernel = re.match(r"[\d.]+", os.uname().release)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    versions = {server.program: _version(server.version) for server in servers}
+    versions = {server.program: version_of(server.version) for server in servers}
     return [
-        f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB of memory, "
-        f"Linux {kernel.group() if kernel else os.uname().release}; "
-        f"{', '.join(versions.values())}, {_version(('fio', '--version'))}. "
+        f"{machine()}; {', '.join(versions.values())}, {version_of(('fio', '--version'))}. "
         f"Volume of {size >> 20} MiB, {rounds} rounds, {seconds} s a cell.",
         "",
     ]
 
 
-def _version(command: Sequence[str]) -> str:
+def machine() -> str:
+    """The machine in words, without its name."""
+    kernel = re.match(r"[\d.]+", os.uname().release)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return (
+        f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB of memory, "
+        f"Linux {kernel.group() if kernel else os.uname().release}"
+    )
+
+
+def version_of(command: Sequence[str]) -> str:
     """The first line that has a number, up to it: "qemu-nbd 7.2.22"."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     text = done.stdout or done.stderr
