@@ -126,6 +126,13 @@ class Journal:
     def freeze(self, volumes: list[VolumeCore], /) -> tuple[Cut, list[int]]:
         """Freeze the volumes' hot maps at one position of the log; it, and the volumes' seqs."""
 
+    def append_point(
+        self, volumes: list[VolumeCore], tail: Buffer, now_ns: int, /
+    ) -> tuple[int, list[int]]:
+        """Append a POINT record that tells where the volumes are, all at this moment; (its lsn,
+        the volumes' seqs). Its payload: u32 count, (u32 number, u64 seq) each, then `tail` (at most
+        64 KiB). BlockingIOError when no segment is ready."""
+
     def append_head(
         self, number: int, epoch: int, seq: int, payload: bytes, now_ns: int, /
     ) -> None: ...
@@ -145,15 +152,17 @@ class Journal:
         end_seq: int = 0,
         rows_volume: int = 0,
         row_limit: int = 0,
-    ) -> tuple[ReplayState, int, int, int, bool, list[LogRow]]:
+        points: bool = False,
+    ) -> tuple[ReplayState, int, int, int, bool, list[LogRow], list[tuple[int, bytes]]]:
         """Apply the records of a segment from `state` on, up to the first that does not fit.
 
         A record whose seq the volume has already, or of an epoch before the volume's, is skipped.
         Stops as well before the first record after `end_lsn`, the first MARK of a later time than
         `end_ns`, the first record of volume `end_volume` after `end_seq` (0: no such end).
         Returns (state there, records, skipped, time of the last MARK or 0, whether one of the ends
-        was reached, the newest `row_limit` records of `rows_volume`). A row has time 0 when no MARK
-        of this segment is before it."""
+        was reached, the newest `row_limit` records of `rows_volume`, with `points` the lsn and
+        payload of each POINT record). A row has time 0 when no MARK of this segment is before
+        it."""
 
     def proves(self, slot: int, position: int, lsn: int, /) -> bool:
         """Whether a mark in the segment, from `position` on, says that `lsn` was durable."""

@@ -112,7 +112,7 @@ def _decode_zstd(stored: bytes) -> bytes:
 # -- journal
 
 VERSION = 1
-WRITE, UNMAP, ZERO, MARK, HEAD = range(1, 6)
+WRITE, UNMAP, ZERO, MARK, HEAD, POINT = range(1, 7)
 RECORD_BYTES = 64
 SEGMENT_HEADER_BYTES = 4096
 MAX_PAYLOAD = 1 << 20
@@ -144,7 +144,7 @@ class Record:
 
     @property
     def payload_bytes(self) -> int:
-        return self.length if self.op in (WRITE, HEAD) else 0
+        return self.length if self.op in (WRITE, HEAD, POINT) else 0
 
     @property
     def footprint(self) -> int:
@@ -171,9 +171,9 @@ def decode_record(data: bytes) -> Record | None:
         *(op, lsn, seq, offset, length, volume, payload_crc, chain, node_epoch, volume_epoch),
         *(flags, header_crc, version),
     )
-    if version != VERSION or op not in (WRITE, UNMAP, ZERO, MARK, HEAD):
+    if version != VERSION or op not in (WRITE, UNMAP, ZERO, MARK, HEAD, POINT):
         raise UnknownRecord(record)
-    if op in (WRITE, HEAD) and not 0 < length <= MAX_PAYLOAD:
+    if op in (WRITE, HEAD, POINT) and not 0 < length <= MAX_PAYLOAD:
         raise UnknownRecord(record)
     if op in (WRITE, UNMAP, ZERO) and not 0 < length < (1 << 64) - offset:
         raise UnknownRecord(record)

@@ -4,11 +4,12 @@ The same for a live head, whose frozen map is what was written since the last ro
 version, whose map was replayed from the log: old bytes where the map has none, its bytes over them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from native import ReadFault, VolumeCore
 from volume.chunks import ChunkStore
-from volume.errors import CorruptJournal
+from volume.errors import CorruptJournal, StoreClosing
 from volume.layout import FAN_OUT, ZERO_ID, ChunkId
 from volume.manifest import Manifests, height_for
 from volume.reader import ChunkResolver, HeadState
@@ -45,7 +46,16 @@ class Built:
 class TreeBuilder:
     """Builds trees. On the destager's thread. Errors: those of `ChunkStore`, and CorruptJournal."""
 
-    def __init__(self, chunks: ChunkStore, manifests: Manifests, resolver: ChunkResolver) -> None:
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        manifests: Manifests,
+        resolver: ChunkResolver,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`should_stop()`: the store is closing; what was built is built again at the next start.
+        Raises StoreClosing then."""
+        self._should_stop = should_stop
         self._chunks = chunks
         self._manifests = manifests
         self._resolver = resolver
@@ -82,6 +92,8 @@ class TreeBuilder:
         window = max(1, WINDOW_BYTES // size)
         buffer = bytearray(min(window, stop - first) * size)
         for start in range(first, stop, window):
+            if self._should_stop():
+                raise StoreClosing
             count = min(window, stop - start)
             view = memoryview(buffer)[: count * size]
             if not core.frozen_covers(start * size, count * size):

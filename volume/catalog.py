@@ -20,6 +20,7 @@ from volume.errors import (
     JournalFull,
     NoSuchVolume,
     ShrinkRefused,
+    SnapshotExists,
     StoreSealed,
     VolumeBusy,
     VolumeHasSnapshots,
@@ -45,6 +46,7 @@ from volume.model import (
     MIN_CHUNK_SIZE,
     VolumeInfo,
 )
+from volume.points import PointRecord, encode_tail
 from volume.reader import Reader
 from volume.scheduler import Scheduler
 from volume.seal import Seal
@@ -81,6 +83,7 @@ class Catalog:
         """`going(number)`: a volume is deleted; past versions of it that are open must not be read
         on."""
         self.lock = threading.Lock()
+        self.naming = threading.Lock()  # after `lock`: names are given, or volumes go or change
         self._parts = machinery
         self._meta = meta
         self._history = history
@@ -235,12 +238,13 @@ class Catalog:
                 raise VolumeBusy(name, volume.clients)
             if (count := self._history.snapshot_counts.get(number, 0)) and not force:
                 raise VolumeHasSnapshots(name, count)
-            self._meta.delete(name, self._history.keys_of(number))
-            self._history.forgotten(number)
-            volume.deleted = True
-            volume.core.retire()
+            with self.naming:
+                self._meta.delete(name, self._history.keys_of(number))
+                self._history.forgotten(number)
+                volume.deleted = True
+                volume.core.retire()
+                self._volumes = {key: kept for key, kept in self._volumes.items() if key != name}
             self._going(number)
-            self._volumes = {key: kept for key, kept in self._volumes.items() if key != name}
             self._parts.table.drop_volume(number)
             log.info("volume deleted volume=%s", name)
 
@@ -249,9 +253,10 @@ class Catalog:
         with self.lock:
             self._seal.check()
             volume = self.named(name)
-            volume.record = self._meta.rename(name, new_name)
-            others = {key: kept for key, kept in self._volumes.items() if key != name}
-            self._volumes = {**others, new_name: volume}
+            with self.naming:
+                volume.record = self._meta.rename(name, new_name)
+                others = {key: kept for key, kept in self._volumes.items() if key != name}
+                self._volumes = {**others, new_name: volume}
             log.info("volume renamed volume=%s new_name=%s", name, new_name)
             return self.info_of(volume)
 
@@ -269,7 +274,7 @@ class Catalog:
             if size < record.size and not force:
                 raise ShrinkRefused(name, record.size, size)
             if size != record.size:
-                self.add_points([volume], None)
+                self.add_points([name], None)
                 volume.core.resize(max(size, record.size))
                 try:
                     self._unmap(volume, min(size, record.size), max(size, record.size))
@@ -292,41 +297,86 @@ class Catalog:
             raise StoreSealed(f"unmap failed with errno {request.error}")
         self._seal.sync_journal()
 
-    # -- for snapshots and restores; the lock is held
+    # -- for snapshots and restores
 
     def add_points(
         self,
-        volumes: Iterable[Volume],
-        name: str | None,
+        names: Iterable[str],
+        snapshot: str | None,
         *,
         pinned: bool = False,
         scheduled: bool = False,
-    ) -> list[tuple[VersionRow, SnapshotRow | None]]:
-        """Note what `volumes` are at this moment, as snapshots `name` if given; durable on return.
+    ) -> list[tuple[Volume, VersionRow, SnapshotRow | None]]:
+        """Note what the volumes called `names` are at this moment, as snapshots if a name is given.
 
-        A barrier over every write that is acknowledged: all volumes are taken at one position of
-        the log. The log is synced up to there before names are, so a name never outlives what it
-        names."""
-        parts = self._parts
-        taken = list(volumes)
-        now_ns = parts.clock.now_ns()
-        (next_lsn, *_), seqs = parts.journal.point([volume.core for volume in taken])
-        self._seal.sync_journal()
-        points: list[VersionRow] = []
-        made: list[tuple[VersionRow, SnapshotRow | None]] = []
-        for volume, seq in zip(taken, seqs, strict=True):
-            number = volume.record.number
-            row = self._history.version(number, seq) or self._history.point(number, seq)
-            if row is None:
-                epoch, size = volume.record.epoch, volume.record.size
-                row = VersionRow(number, seq, epoch, next_lsn - 1, now_ns, size)
-                points.append(row)
-            named = name and SnapshotRow(number, name, seq, now_ns, pinned, scheduled)
-            made.append((row, named or None))
-        snapshots = [snapshot for _, snapshot in made if snapshot is not None]
-        if points or snapshots:
-            self._history.add_points(points, snapshots)
+        A barrier over every write that is acknowledged: all are taken at one position of the log.
+        It waits for no disk: a record in the journal says so, which is as durable as the writes
+        before it. Only when the journal has no room for that record, it waits until both the log
+        and the names are durable. NoSuchVolume, SnapshotExists: nothing was noted."""
+        parts, history = self._parts, self._history
+        with self.naming:
+            taken = [self.named(name) for name in dict.fromkeys(names)]
+            for volume in taken:
+                number = volume.record.number
+                if snapshot is not None and history.snapshot(number, snapshot) is not None:
+                    raise SnapshotExists(volume.name, snapshot)
+            now_ns = parts.clock.now_ns()
+            tail = encode_tail(
+                now_ns,
+                snapshot or "",
+                pinned=pinned,
+                scheduled=scheduled,
+                states=[(volume.record.epoch, volume.record.size) for volume in taken],
+            )
+            cores = [volume.core for volume in taken]
+            in_journal = True
+            try:
+                lsn, seqs = parts.journal.append_point(cores, tail, now_ns)
+            except BlockingIOError:
+                in_journal = False
+                (next_lsn, *_), seqs = parts.journal.point(cores)
+                lsn = next_lsn - 1
+            points: list[VersionRow] = []
+            made: list[tuple[Volume, VersionRow, SnapshotRow | None]] = []
+            for volume, seq in zip(taken, seqs, strict=True):
+                record = volume.record
+                row = history.version(record.number, seq) or history.point(record.number, seq)
+                if row is None:
+                    row = VersionRow(record.number, seq, record.epoch, lsn, now_ns, record.size)
+                    points.append(row)
+                named = snapshot and SnapshotRow(
+                    record.number, snapshot, seq, now_ns, pinned, scheduled
+                )
+                made.append((volume, row, named or None))
+            snapshots = [each for _, _, each in made if each is not None]
+            if in_journal:
+                history.note_later(points, snapshots, lsn)
+            elif points or snapshots:
+                self._seal.sync_journal()
+                history.add_points(points, snapshots)
         return made
+
+    def replay_point(self, point: PointRecord) -> None:
+        """At a start: what a POINT record says that `meta/` does not have yet."""
+        history = self._history
+        points: list[VersionRow] = []
+        snapshots: list[SnapshotRow] = []
+        known = {volume.record.number for volume in self._volumes.values()}
+        for each in point.volumes:
+            if each.number not in known:
+                continue
+            number, seq = each.number, each.seq
+            if history.version(number, seq) is None and history.point(number, seq) is None:
+                points.append(
+                    VersionRow(number, seq, each.epoch, point.lsn, point.time_ns, each.size)
+                )
+            if point.name and history.snapshot(number, point.name) is None:
+                snapshots.append(
+                    SnapshotRow(
+                        number, point.name, seq, point.time_ns, point.pinned, point.scheduled
+                    )
+                )
+        history.note_later(points, snapshots, point.lsn)
 
     def replace_head(self, volume: Volume, row: VersionRow, kept: str | None) -> VolumeInfo:
         """Make `row`, which is in chunks, the head of `volume`; durable on return, all or nothing.
@@ -334,9 +384,13 @@ class Catalog:
         What it was becomes snapshot `kept`, or a version without a name. Clients of the volume get
         ESHUTDOWN from here on: what they have in their caches is not the volume's any more. The
         lock is held."""
+        self._seal.sync_journal()  # most of it, while clients still write
+        with self.naming:
+            return self._replace_head(volume, row, kept)
+
+    def _replace_head(self, volume: Volume, row: VersionRow, kept: str | None) -> VolumeInfo:
         record = volume.record
         number = record.number
-        self._seal.sync_journal()  # most of it, while clients still write
         volume.core.retire()  # no write is acknowledged from here on
         try:
             now_ns = self._parts.clock.now_ns()

@@ -31,7 +31,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from native import Journal
+from native import Journal, VolumeCore
 from volume.builder import BuildInput, Built, TreeBuilder
 from volume.checkpoint import Checkpoint
 from volume.chunks import ChunkStore
@@ -171,53 +171,76 @@ class Destager:
         """Versions for the points before the cut, but for those at the cut itself."""
         settled: dict[tuple[int, int], VersionRow] = {}
         self.unsettled = 0
+        groups: dict[tuple[int, int], list[tuple[VolumeRecord, VersionRow]]] = {}
+        bases: dict[int, list[int]] = {}
         at_cut = {(volume.record.number, seq) for volume, seq in current.volumes}
         for number, seq in sorted(self._history.points - at_cut):
             record = self._meta.numbered(number)
             point = self._history.point(number, seq)
             if record is None or point is None or point.lsn >= current.checkpoint.lsn:
                 continue
-            base = self._newest_before(number, seq, settled)
-            try:
-                settled[number, seq] = self._build_point(record, point, base)
-            except (CorruptData, NoSuchVersion) as error:
-                self.unsettled += 1
-                log.error(
-                    "version cannot be kept version=%s@seq:%d error=%s", record.name, seq, error
-                )
+            version = self._history.version(number, seq)
+            if version is not None:
+                settled[number, seq] = version
+                continue
+            # What one reading of the log serves: points with one start, and for each volume with
+            # one version before them. (A restore between two points makes another one of it.)
+            start = self._past.start_for(number, seq)
+            before = bases.setdefault(number, [])
+            base = self._newest_before(number, seq).seq
+            if base not in before:
+                before.append(base)
+            key = (0 if start is None else start.lsn, before.index(base))
+            groups.setdefault(key, []).append((record, point))
+        for points in groups.values():
+            points.sort(key=lambda each: (each[1].lsn, each[1].number, each[1].seq))
+            self._settle(points, settled)
         return settled
 
-    def _newest_before(
-        self, number: int, seq: int, settled: dict[tuple[int, int], VersionRow]
-    ) -> VersionRow:
+    def _settle(
+        self,
+        points: list[tuple[VolumeRecord, VersionRow]],
+        settled: dict[tuple[int, int], VersionRow],
+    ) -> None:
+        """Versions for points to which the log leads from one start, in the order of the log."""
+        bases = {}
+        for record, point in reversed(points):
+            bases[record.number] = self._newest_before(record.number, point.seq)
+        records = {record.number: record for record, _ in points}
+        done = 0
+        try:
+            for point, core in self._past.points(points, dict(bases)):
+                record, base = records[point.number], bases[point.number]
+                row = self._build_point(record, point, base, core)
+                settled[point.number, point.seq] = bases[point.number] = row
+                done += 1
+        except (CorruptData, NoSuchVersion) as error:
+            self.unsettled += len(points) - done
+            record, point = points[done]
+            log.error(
+                "versions cannot be kept first=%s@seq:%d count=%d error=%s",
+                *(record.name, point.seq, len(points) - done, error),
+            )
+
+    def _newest_before(self, number: int, seq: int) -> VersionRow:
         base = self._history.base(number, seq)
         assert base is not None, "a volume begins with a version"
-        for (other, _), row in settled.items():
-            if other == number and base.seq < row.seq <= seq:
-                base = row
         return base
 
-    def _build_point(self, record: VolumeRecord, point: VersionRow, base: VersionRow) -> VersionRow:
-        if base.seq == point.seq:
-            return base
-        version = self._past.point(record, point, base)
-        try:
-            core, journal = version.overlay, version.journal
-            assert core is not None, "records lead from the base to the point"
-            assert journal is not None
-            journal.freeze([core])
-            built = self._builder.build(
-                BuildInput(
-                    record.name,
-                    core,
-                    HeadState(base.root, base.height, 0),
-                    point.size,
-                    record.chunk_size,
-                    self._history.settings(record.number).codec,
-                )
+    def _build_point(
+        self, record: VolumeRecord, point: VersionRow, base: VersionRow, core: VolumeCore
+    ) -> VersionRow:
+        built = self._builder.build(
+            BuildInput(
+                record.name,
+                core,
+                HeadState(base.root, base.height, 0),
+                point.size,
+                record.chunk_size,
+                self._history.settings(record.number).codec,
             )
-        finally:
-            self._past.close(version)
+        )
+        core.commit(core.state()[1] + 1)  # the next point is over this one
         return self._row(record, point, base, built)[0]
 
     def _build_head(

@@ -9,7 +9,7 @@
         InvalidDuration
       OutOfSpace
         JournalFull
-      StoreSealed   DirectoryLocked  UnknownFormat
+      StoreSealed   StoreClosing  DirectoryLocked  UnknownFormat
       CorruptData
         CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest
 
@@ -165,6 +165,15 @@ class StoreSealed(VolumeError):
             "then restart with `blockd doctor --unseal`"
         )
         self.reason = reason
+
+
+class StoreClosing(VolumeError):
+    """What takes long was given up, since the store closes. Nothing is lost by it."""
+
+    code = "store_closing"
+
+    def __init__(self) -> None:
+        super().__init__("the store is being closed; try again when it is open")
 
 
 class DirectoryLocked(VolumeError):

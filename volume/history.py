@@ -18,9 +18,11 @@ would have left a row between base and S, as rows are only thinned out where the
 
 Rows are values; nothing is cached, so 100,000 snapshots cost no memory. Every change is one
 transaction of the synced store: durable on return, all or nothing. Some are part of a transaction
-of `volume.meta`: for those, `*_put` give the items to add.
+of `volume.meta`: for those, `*_put` give the items to add. New names are the exception: they are in
+a record of the journal first (`volume.points`), and as durable as the writes before it.
 
-Threads: reads from any; changes under the store's control lock.
+Threads: reads from any; changes under the store's control lock, new names under the catalog's
+`naming`.
 """
 
 import threading
@@ -31,7 +33,7 @@ from dataclasses import dataclass, replace
 
 from volume import layout
 from volume.framing import corrupt_value, framed, unframed
-from volume.kv import KeyValue
+from volume.laterkv import LaterKeyValue
 from volume.layout import ZERO_ID, ChunkId
 
 MAX_KEEP_LENGTH = 64  # bytes of a policy's text
@@ -95,7 +97,7 @@ class Settings:
 class History:
     """The tables of one data directory. Errors of every method: those of `KeyValue`."""
 
-    def __init__(self, kv: KeyValue, defaults: Settings) -> None:
+    def __init__(self, kv: LaterKeyValue, defaults: Settings) -> None:
         """`defaults`: of a volume that has no settings row, such as one of an older release."""
         self._kv = kv
         self._defaults = defaults
@@ -180,6 +182,18 @@ class History:
         rows, names = list(rows), list(snapshots)
         self._kv.update({**points_put(rows), **snapshots_put(names)})
         self.noted(rows, names)
+
+    def note_later(
+        self, points: Iterable[VersionRow], snapshots: Iterable[SnapshotRow], lsn: int
+    ) -> None:
+        """As `add_points`, but durable once the journal is, which has them in record `lsn`."""
+        rows, names = list(points), list(snapshots)
+        self._kv.put_later({**points_put(rows), **snapshots_put(names)}, lsn)
+        self.noted(rows, names)
+
+    def flush(self) -> None:
+        """Make what was noted durable, with the log that it names."""
+        self._kv.flush()
 
     def noted(self, points: Iterable[VersionRow], snapshots: Iterable[SnapshotRow]) -> None:
         """These have been put by a transaction of somebody else."""
@@ -311,12 +325,13 @@ class History:
     def forgotten(self, number: int) -> None:
         """The rows of a volume are gone."""
         self.snapshot_counts.pop(number, None)
-        self.points = {point for point in self.points if point[0] != number}
+        self.points.difference_update([point for point in self.points if point[0] == number])
 
     # -- inside
 
     def _count(self, number: int, change: int) -> None:
-        self.snapshot_counts[number] = self.snapshot_counts.get(number, 0) + change
+        with self._lock:
+            self.snapshot_counts[number] = self.snapshot_counts.get(number, 0) + change
 
     def _get_row(self, prefix: bytes, number: int, seq: int) -> VersionRow | None:
         key = prefix + layout.META_VERSION_KEY.pack(number, seq)

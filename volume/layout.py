@@ -78,6 +78,7 @@ META_KEY_NEXT_VOLUME = b"next-volume"
 META_KEY_CHECKPOINT = b"checkpoint"
 META_KEY_SEALED = b"sealed"
 META_KEY_INDEX_TRUST = b"index-trust"
+META_KEY_POINTS_LSN = b"points-lsn"
 META_PREFIX_VOLUME = b"v/"  # + number, u32 big-endian -> volume record
 META_PREFIX_NAME = b"n/"  # + name, UTF-8 -> number
 
@@ -112,6 +113,18 @@ META_ROUND_ROW = struct.Struct("<Q Q I Q")
 META_SETTINGS_ROW = struct.Struct("<I I Q B B B")
 """window in s, snapshot interval in s (0: none), time of the next one in ns, codec, lengths of the
 two strings that follow: what versions, and what scheduled snapshots, are kept."""
+
+# -- POINT records of the journal (volume.points) --------------------------------------------------
+
+POINT_COUNT = struct.Struct("<I")  # volumes that follow
+POINT_VOLUME = struct.Struct("<I Q")
+"""number and seq; the native journal writes count and volumes."""
+POINT_VERSION = 1
+POINT_HEADER = struct.Struct("<B B Q H")
+"""version, flags (SNAPSHOT_*), time in ns, length of the name. The name (UTF-8, may be empty)
+follows, then of each volume:"""
+POINT_STATE = struct.Struct("<Q Q")
+"""epoch and size."""
 
 # -- index/ (volume.index) ------------------------------------------------------------------------
 

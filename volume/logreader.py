@@ -18,7 +18,7 @@ from native import Journal, VolumeCore
 from volume.errors import CorruptJournal, UnknownFormat
 from volume.history import RoundRow
 from volume.recovery import SEGMENT_HEADER_BYTES
-from volume.segments import SegmentPool, segment_path
+from volume.segments import LogSegment, SegmentPool, segment_path
 
 
 class LogRecord(NamedTuple):
@@ -69,6 +69,10 @@ class LogReader:
         """One to make cores for, before `read` fills them."""
         return Journal(self._uuid, self._segment_bytes, 0)
 
+    def cursor(self, start: RoundRow, journal: Journal) -> "LogCursor":
+        """At `start`; the cores that it is to fill belong to `journal`."""
+        return LogCursor(self._pool.log_from(start.sequence), start, journal)
+
     def read(
         self,
         start: RoundRow,
@@ -82,29 +86,38 @@ class LogReader:
         """Apply the records after `start`, up to `end`, to `cores` (volume number -> core).
 
         The cores belong to `journal`; rows: the newest `row_limit` records of `rows_volume`."""
-        lsn, chain, node_epoch = start.lsn, start.chain, 0
+        cursor = self.cursor(start, journal)
+        return cursor.advance(end, cores, rows_volume=rows_volume, row_limit=row_limit)
+
+
+class LogCursor:
+    """A place in the log that moves forward. Errors as `LogReader`; after one it is of no use."""
+
+    def __init__(self, segments: list[LogSegment], start: RoundRow, journal: Journal) -> None:
+        self._segments = segments
+        self._start = start
+        self._journal = journal
+        self._next = 0  # of `_segments`, to be looked at when the one that is open has ended
+        self._open: LogSegment | None = None
+        self._state = (start.lsn, start.chain, 0, start.position)
+        self._last_ns = start.time_ns
+
+    def advance(
+        self,
+        end: LogEnd,
+        cores: dict[int, VolumeCore],
+        *,
+        rows_volume: int = 0,
+        row_limit: int = 0,
+    ) -> LogRead:
+        """Go on up to `end`, applying the records to `cores`; see `LogReader.read`."""
         rows: list[LogRecord] = []
-        last_ns = start.time_ns
-        first = True
-        at = "the journal"
-        for segment in self._pool.log_from(start.sequence):
-            if lsn > end.lsn:
-                break
-            if segment.sequence == start.sequence and start.sequence:
-                position = start.position
-            elif first and start.sequence:
-                break  # the segment that the log goes on in is not there
-            elif (segment.first_lsn, segment.chain) == (lsn, chain):
-                position = SEGMENT_HEADER_BYTES
-            else:
-                continue
-            first = False
-            at = segment_path(segment.slot)
-            journal.adopt(segment.slot, segment.file.native(), segment.sequence)
+        while self._state[0] <= end.lsn and (self._open is not None or self._open_next()):
+            assert self._open is not None
             try:
-                state, _, _, seen_ns, ended, found = journal.replay(
-                    segment.slot,
-                    (lsn, chain, node_epoch, position),
+                self._state, _, _, seen_ns, ended, found, _ = self._journal.replay(
+                    self._open.slot,
+                    self._state,
                     cores,
                     end_lsn=end.lsn,
                     end_ns=end.time_ns,
@@ -116,20 +129,46 @@ class LogReader:
             except OSError as error:
                 if error.errno != errno.EPROTO:
                     raise
+                at = segment_path(self._open.slot)
                 raise UnknownFormat(at, "a record is of an unknown version or kind") from error
-            lsn, chain, node_epoch, position = state
             for row in found:
                 record = LogRecord(*row)
                 # One before the first MARK of its segment has the time of the last before that.
-                rows.append(record if record.time_ns else record._replace(time_ns=last_ns))
+                rows.append(record if record.time_ns else record._replace(time_ns=self._last_ns))
             if row_limit:
                 del rows[:-row_limit]
-            last_ns = seen_ns or last_ns
+            self._last_ns = seen_ns or self._last_ns
             if ended:
-                return LogRead(journal, lsn - 1, last_ns, rows)
-        if lsn <= end.lsn:
+                return self._read(rows)
+            if self._state[0] <= end.lsn:
+                self._open = None
+        if self._state[0] <= end.lsn:
             raise CorruptJournal(
-                f"{at}: record {lsn} of the log is missing or damaged, so no version between it "
-                f"and record {end.lsn} can be read; later ones are not affected"
+                f"the journal: record {self._state[0]} is missing or damaged, so no version "
+                f"between it and record {end.lsn} can be read; later ones are not affected"
             )
-        return LogRead(journal, lsn - 1, last_ns, rows)
+        return self._read(rows)
+
+    def _read(self, rows: list[LogRecord]) -> LogRead:
+        return LogRead(self._journal, self._state[0] - 1, self._last_ns, rows)
+
+    def _open_next(self) -> bool:
+        """Go on in the next segment of the log; whether there is one."""
+        lsn, chain, node_epoch, position = self._state
+        start = self._start
+        while self._next < len(self._segments):
+            segment = self._segments[self._next]
+            first = self._next == 0 and start.sequence != 0
+            self._next += 1
+            if first:
+                if segment.sequence != start.sequence:
+                    return False  # the segment that the log goes on in is not there
+            elif (segment.first_lsn, segment.chain) != (lsn, chain):
+                continue
+            else:
+                position = SEGMENT_HEADER_BYTES
+            self._state = (lsn, chain, node_epoch, position)
+            self._journal.adopt(segment.slot, segment.file.native(), segment.sequence)
+            self._open = segment
+            return True
+        return False

@@ -142,21 +142,38 @@ class PastVersions:
                 raise _too_old(record, ref, base)
             return self._replayed(record, base, start, end)
 
-    def point(self, record: VolumeRecord, row: VersionRow, base: VersionRow) -> Version:
-        """The version that a point names, over `base`."""
-        end = LogEnd(row.lsn, volume=record.number, seq=row.seq)
+    def points(
+        self, points: Sequence[tuple[VolumeRecord, VersionRow]], bases: dict[int, VersionRow]
+    ) -> Iterator[tuple[VersionRow, VolumeCore]]:
+        """(point, core with what is over the version before it, frozen) for points of one start.
+
+        `points` in the order of the log, which is read once; `bases`: for each volume the version
+        before its first point. Who takes a core calls its `commit` when it is done with it. The log
+        stays pinned until the iterator ends."""
+        journal = self._log.new_journal()
         with self._pinned():
-            start = self.start_for(record.number, row.seq)
+            record, first = points[0]
+            start = self.start_for(record.number, first.seq)
             if start is None:
-                raise _too_old(record, f"seq:{row.seq}", base)
-            version = self._replayed(record, base, start, end)
-        if version.row.seq != row.seq:
-            self.close(version)
-            raise CorruptJournal(
-                f"volume {record.name}: the log ends at seq:{version.row.seq}, before "
-                f"seq:{row.seq}, which was durable"
-            )
-        return version
+                raise _too_old(record, f"seq:{first.seq}", None)
+            cursor = self._log.cursor(start, journal)
+            cores = {
+                record.number: new_core(
+                    journal, self._table, next(_numbers), record, bases[record.number]
+                )
+                for record, _ in points
+            }
+            for record, row in points:
+                core = cores[record.number]
+                cursor.advance(LogEnd(row.lsn), cores)
+                if core.state()[0] != row.seq:
+                    raise CorruptJournal(
+                        f"volume {record.name}: the log ends at seq:{core.state()[0]}, before "
+                        f"seq:{row.seq}, which was durable"
+                    )
+                core.resize(row.size)
+                journal.freeze([core])
+                yield row, core
 
     def writes(self, record: VolumeRecord, limit: int) -> tuple[list[LogRecord], RoundRow | None]:
         """The newest records of a volume that the log has, oldest first, and where it begins."""

@@ -46,6 +46,8 @@ class Recovered:
     before anything is appended."""
     lost: bool = False
     """Flushed records were missing, and that was accepted."""
+    points: Sequence[tuple[int, bytes]] = ()
+    """lsn and payload of the POINT records, in order."""
 
 
 class JournalRecovery:
@@ -151,6 +153,7 @@ class JournalRecovery:
                 f"is (lsn {lsn}),"
             )
         chained: list[int] = []
+        points: list[tuple[int, bytes]] = []
         records = skipped = 0
         started = shown = self._clock.monotonic()
         for number, segment in enumerate(live):
@@ -167,7 +170,7 @@ class JournalRecovery:
             chained.append(segment.slot)
             try:
                 state = self._journal.replay(
-                    segment.slot, (lsn, chain, node_epoch, position), volumes
+                    segment.slot, (lsn, chain, node_epoch, position), volumes, points=True
                 )
             except OSError as error:
                 if error.errno != errno.EPROTO:
@@ -175,7 +178,8 @@ class JournalRecovery:
                 raise UnknownFormat(
                     segment_path(segment.slot), "the next record is of an unknown version or kind"
                 ) from error
-            (lsn, chain, node_epoch, position), found, gone, *_ = state
+            (lsn, chain, node_epoch, position), found, gone, _, _, _, named = state
+            points += named
             self._chain, self._position = chain, position
             records += found
             skipped += gone
@@ -191,7 +195,7 @@ class JournalRecovery:
                 "journal replayed segments=%d records=%d skipped=%d lsn=%d seconds=%.2f",
                 *(len(chained), records, skipped, lsn, self._clock.monotonic() - started),
             )
-        return Recovered(records, skipped, len(chained), lsn), chained
+        return Recovered(records, skipped, len(chained), lsn, points=points), chained
 
     def _check_tail(self, live: list[LogSegment], chained: list[int], lsn: int) -> None:
         """Refuse when anything beyond the tail proves that the record `lsn` was durable."""

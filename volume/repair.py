@@ -24,6 +24,7 @@ from volume.errors import CorruptData, UnknownFormat
 from volume.history import History, Settings
 from volume.index import ChunkIndex
 from volume.kv import LmdbKeyValue
+from volume.laterkv import LaterKeyValue
 from volume.layout import ZERO_ID
 from volume.locking import DirectoryLock
 from volume.manifest import Manifests
@@ -82,7 +83,10 @@ def rebuild_index(
         index.sync()
         meta.mark_index_clean(read_boot_id())
         versions, missing_count, missing = _walked(
-            ChunkStore(packs, index), meta, History(meta_kv, Settings(0, "", 0)), progress
+            ChunkStore(packs, index),
+            meta,
+            History(LaterKeyValue(meta_kv), Settings(0, "", 0)),
+            progress,
         )
         report = RepairReport(
             packs=len(packs.numbers()),

@@ -42,3 +42,11 @@ class Seal:
         except OSError as error:
             self.close(error)
             raise StoreSealed(self.reason or str(error)) from error
+
+    def try_sync(self) -> bool:
+        """Make all that is in the journal durable, unless the store is sealed already: whether it
+        was. StoreSealed when it fails now."""
+        if self.reason is not None:
+            return False
+        self.sync_journal()
+        return True

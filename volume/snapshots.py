@@ -1,8 +1,8 @@
 """Snapshots: names for versions; and the schedules that make and remove them.
 
-A snapshot costs one sync of the journal and one transaction of `meta/`, however large the volume is
-and however many there are: it only notes which record of the volume is the last one in it. Its
-bytes come into chunks with the next destage round (`volume.destager`).
+A snapshot costs one record in the journal, however large the volume is and however many there are:
+it only notes which record of the volume is the last one in it (`volume.points`). The row in `meta/`
+follows, and its bytes come into chunks with the next destage round (`volume.destager`).
 """
 
 import heapq
@@ -55,32 +55,40 @@ class Snapshots:
         self._next_due_ns = 0  # looked at again whenever it has passed
 
     def create(
-        self, name: str, volumes: Sequence[str], *, pinned: bool = False
+        self, name: str, volumes: Sequence[str], *, pinned: bool = False, sync: bool = False
     ) -> list[SnapshotInfo]:
-        """Name what `volumes` are at one instant; durable on return, with all that is in them.
+        """Name what `volumes` are at one instant.
 
-        Every write that was acknowledged before the call is in. SnapshotExists, NoSuchVolume: none
-        was made."""
+        Every write that was acknowledged before the call is in. On return it survives the death of
+        the process, and a power cut as the writes in it do: from the next flush on, which is begun
+        at once. `sync`: waits for that. SnapshotExists, NoSuchVolume: none was made."""
         refs.check_snapshot_name(name)
-        return self._create(name, volumes, pinned=pinned)
+        infos = self._create(name, volumes, pinned=pinned)
+        if sync:
+            self._history.flush()
+        return infos
 
     def _create(
         self, name: str, volumes: Sequence[str], *, pinned: bool = False, scheduled: bool = False
     ) -> list[SnapshotInfo]:
-        with self._catalog.lock:
-            self._seal.check()
-            taken = [self._catalog.named(volume) for volume in dict.fromkeys(volumes)]
-            for volume in taken:
-                if self._history.snapshot(volume.record.number, name) is not None:
-                    raise SnapshotExists(volume.name, name)
-            made = self._catalog.add_points(taken, name, pinned=pinned, scheduled=scheduled)
-            infos = [
-                self._info(volume, row)
-                for volume, (_, row) in zip(taken, made, strict=True)
-                if row is not None
-            ]
+        self._seal.check()
+        made = self._catalog.add_points(volumes, name, pinned=pinned, scheduled=scheduled)
         self._wake()
-        return infos
+        return [
+            SnapshotInfo(
+                volume=volume.name,
+                name=name,
+                seq=row.seq,
+                epoch=row.epoch,
+                size=row.size,
+                created_ns=named.created_ns,
+                commit=row.commit.hex() if any(row.commit) else None,
+                pinned=pinned,
+                scheduled=scheduled,
+            )
+            for volume, row, named in made
+            if named is not None
+        ]
 
     def all(self, volume: str | None = None) -> list[SnapshotInfo]:
         """The snapshots of a volume, or of all; oldest first, by volume. NoSuchVolume."""

@@ -38,6 +38,7 @@ from volume.gc import GcReport, GcStatus
 from volume.history import History, RoundRow, Settings, VersionRow, round_put, versions_put
 from volume.index import ChunkIndex
 from volume.kv import KeyValue, LmdbKeyValue
+from volume.laterkv import LaterKeyValue
 from volume.locking import DirectoryLock
 from volume.logreader import LogReader
 from volume.manifest import Manifests
@@ -53,6 +54,7 @@ from volume.model import (
 from volume.options import StoreOptions, journal_geometry, window_segments
 from volume.packs import Packs
 from volume.past import OpenVersions, PastVersions, PastVolume
+from volume.points import decode as decode_point
 from volume.reader import ChunkResolver, Reader
 from volume.receive import Receiver, Receives
 from volume.recovery import JournalRecovery
@@ -141,13 +143,14 @@ class Store:
 
     def _open(self, meta_kv: KeyValue, open_index: Callable[[bool], KeyValue]) -> None:
         options, clock = self.options, self._clock
-        self._meta = meta = Meta(meta_kv, clock)
+        self._meta_kv = kv = LaterKeyValue(meta_kv)
+        self._meta = meta = Meta(kv, clock)
         if meta.sealed_reason is not None:
             raise StoreSealed(meta.sealed_reason)
         checkpoint = self._checkpoint()
         epoch = meta.begin_epoch()
         self._history = history = History(
-            meta_kv,
+            kv,
             Settings(
                 options.window_s,
                 str(retention.parse(options.history_keep)),
@@ -169,6 +172,7 @@ class Store:
         self._pool = SegmentPool(self._disk, self._journal, self._geometry, meta.uuid)
         self._closers.append(self._pool.close)
         self._seal = Seal(self._journal, meta, self.path)
+        kv.sync_with(self._seal.try_sync)
         self._reader = Reader(resolver, self._scheduler)
         self._flusher = Flusher(self._journal, self._scheduler, self._seal.close)
         self._backlog = WriteBacklog(
@@ -180,7 +184,7 @@ class Store:
             history, logs, self._pool, self._table, lambda: self._journal.state()[0]
         )
         tracker = ChangeTracker()
-        receives = Receives(meta_kv, clock)
+        receives = Receives(kv, clock)
 
         def compare(number: int, ref: str, look: Look) -> Changes:
             return self.versions.compare(number, ref, look)
@@ -207,7 +211,7 @@ class Store:
         self._destager = Destager(
             self._journal,
             self._chunks,
-            TreeBuilder(self._chunks, self._manifests, resolver),
+            TreeBuilder(self._chunks, self._manifests, resolver, lambda: self.upkeep.stopping),
             resolver,
             meta,
             history,
@@ -343,6 +347,11 @@ class Store:
         if recovered.lost:
             self._forget_lost(recovered.checkpoint or checkpoint, recovered.lsn)
         self._seal.sync_journal()  # what was replayed is durable before anything is served
+        known = self._meta_kv.points_lsn
+        for lsn, payload in recovered.points:
+            if lsn > known:
+                self._catalog.replay_point(decode_point(lsn, payload))
+        self._meta_kv.flush()
 
     def _forget_lost(self, checkpoint: Checkpoint, next_lsn: int) -> None:
         """Flushed records are gone for good, and with them what was named in them."""
@@ -369,6 +378,7 @@ class Store:
             )
         )
         self._history.drop_rounds(row for row in rounds if row.lsn > checkpoint.lsn)
+        self._meta_kv.reset_points(min(self._meta_kv.points_lsn, next_lsn - 1))
 
     def _start(self) -> None:
         self._flusher.start()
@@ -541,6 +551,7 @@ class Store:
 
     def _leave_clean(self) -> None:
         """All durable; a last mark vouches for every record before it."""
+        self._meta_kv.flush()
         self._journal.sync()
         with contextlib.suppress(BlockingIOError):  # no segment left for it: it is not needed
             self._journal.append_mark(self._clock.now_ns())

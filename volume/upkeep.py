@@ -35,7 +35,7 @@ from volume.changes import ChangeTracker
 from volume.chunks import ChunkStore
 from volume.destager import Destager
 from volume.disk import Clock
-from volume.errors import CorruptData, NoSuchVersion, OutOfSpace, VolumeError
+from volume.errors import CorruptData, NoSuchVersion, OutOfSpace, StoreClosing, VolumeError
 from volume.history import History, RoundRow, VersionRow
 from volume.kv import NO_SPACE_ERRNOS
 from volume.manifest import Manifests
@@ -61,6 +61,7 @@ SCRUB_SLICE_S = 0.25
 GC_SLICE_S = 0.25  # of gc between two looks at what is hot
 BUSY_S = 1.0  # clients are at work for so long after their last request
 ROUNDS_PER_SEGMENT = 4  # at the most: a replay begins at one of them
+POINT_DELAY_S = 5.0  # points wait that long for others: a round takes them all
 POINT_RETRY_S = 60.0  # before a point that could not be brought into chunks is tried again
 ROOM_WAIT_S = 30.0  # for a round that frees journal space
 SETTLE_FAILURES = 2  # rounds that may fail while somebody waits for a point
@@ -179,8 +180,7 @@ class Upkeep:
         with self._progress:
             self._progress.notify_all()
             while self._calls:
-                error = VolumeError("the store was closed meanwhile; try again when it is open")
-                self._calls.popleft()[0].set_exception(error)
+                self._calls.popleft()[0].set_exception(StoreClosing())
 
     @property
     def stopping(self) -> bool:
@@ -193,9 +193,9 @@ class Upkeep:
             self._destage_worker.wake()
 
     def points_added(self) -> None:
-        """There is a point to be brought into chunks: soon, so that the log need not be held."""
+        """There is a name that is in the journal only; its point gets into chunks by itself."""
         if self._workers:
-            self._destage_worker.wake()
+            self._upkeep_worker.wake()  # makes it durable
 
     # -- beside the rounds
 
@@ -220,6 +220,7 @@ class Upkeep:
             self._window_at = now
             self.trim_window()
         if parts.seal.reason is None:
+            parts.history.flush()
             parts.opened.tend()
             parts.snapshots.tend()
         return made
@@ -295,7 +296,9 @@ class Upkeep:
         parts, options = self._parts, self._parts.options
         states = [volume.core.state() for volume in parts.catalog.all()]
         now = parts.clock.monotonic()
-        if self._wanted or (parts.history.points and now >= self._points_at):
+        if not parts.history.points:
+            self._points_at = now + POINT_DELAY_S
+        if self._wanted or now >= self._points_at:
             self._wanted = False
             return True
         lsn = parts.journal.state()[0]
@@ -352,7 +355,7 @@ class Upkeep:
         self.collector.note_change()
         if parts.history.points:  # those that could not be built; or they came meanwhile
             self._points_at = parts.clock.monotonic() + (
-                0.0 if parts.destager.unsettled == 0 else POINT_RETRY_S
+                POINT_RETRY_S if parts.destager.unsettled else POINT_DELAY_S
             )
         self.refresh_space()
         parts.backlog.wake()
@@ -411,7 +414,7 @@ class Upkeep:
         future: Future[T] = Future()
         with self._progress:
             if self.stopping:
-                raise VolumeError("the store is being closed; try again when it is open")
+                raise StoreClosing
             self._calls.append((future, call))
         self._destage_worker.wake()
         return future.result()

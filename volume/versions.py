@@ -136,7 +136,7 @@ class Versions:
         if isinstance(ref, HeadRef):
             with self._catalog.lock:
                 self._seal.check()
-                ((row, _),) = self._catalog.add_points([self._catalog.named(ref.volume)], None)
+                ((_, row, _),) = self._catalog.add_points([ref.volume], None)
             return record, row.seq
         if isinstance(ref, SnapshotRef):
             return record, self._snapshot_seq(record, ref)

@@ -35,6 +35,7 @@ HTTP_STATUS = {
     "invalid_size": 422,
     "invalid_policy": 422,
     "store_sealed": 503,
+    "store_closing": 503,
     "packs_moving": 503,
     "out_of_space": 507,
 }

@@ -155,6 +155,12 @@ struct bd_replay {
     uint64_t end_seq; /* with end_volume: before the first record of that volume after it */
     bool ended;
 
+    /* POINT records in their order, each as lsn (8), length (4) and payload, little-endian. */
+    bool want_points;
+    uint8_t *points; /* malloc'ed; the caller frees it */
+    size_t points_length;
+    size_t points_capacity;
+
     /* The newest records of volume `rows_volume`, as a ring: row i is rows[i % row_capacity]. */
     struct bd_log_row *rows; /* NULL: none are wanted */
     uint32_t rows_volume;

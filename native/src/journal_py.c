@@ -1,4 +1,5 @@
 /* Python face of the journal. Segment files come in as descriptors or as simulated files. */
+#include "bytes.h"
 #include "journal_py.h"
 
 #include <errno.h>
@@ -207,6 +208,11 @@ static PyObject *seq_list(const unsigned long long *seqs, Py_ssize_t count)
     return list;
 }
 
+enum {
+    max_point_volumes = 1024,
+    max_point_tail = 64 * 1024,
+};
+
 static int look_at_all(struct bd_volume **cores, Py_ssize_t count, unsigned long long *seqs)
 {
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -217,49 +223,60 @@ static int look_at_all(struct bd_volume **cores, Py_ssize_t count, unsigned long
     return 0;
 }
 
+/* Volumes of this journal, from a sequence of VolumeCore objects that *keep holds on to: their
+ * count, or -1 with an exception. The arrays are PyMem's. */
+static Py_ssize_t take_volumes(PyObject *self, PyObject *sequence, PyObject **keep,
+                               struct bd_volume ***cores, unsigned long long **seqs)
+{
+    *cores = NULL;
+    *seqs = NULL;
+    *keep = PySequence_Tuple(sequence); /* our own: nobody takes volumes out of it */
+    if (*keep == NULL)
+        return -1;
+    Py_ssize_t count = PyTuple_GET_SIZE(*keep);
+    *cores = PyMem_New(struct bd_volume *, count + 1);
+    *seqs = PyMem_New(unsigned long long, count + 1);
+    if (*cores == NULL || *seqs == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyTuple_GET_ITEM(*keep, i);
+        if (!PyObject_TypeCheck(item, &bd_volume_type)) {
+            PyErr_SetString(PyExc_TypeError, "a list of VolumeCore objects is wanted");
+            return -1;
+        }
+        (*cores)[i] = ((bd_volume_object *)item)->volume;
+        if ((*cores)[i]->journal != journal_of(self)) {
+            PyErr_SetString(PyExc_ValueError, "volumes of this journal are wanted");
+            return -1;
+        }
+    }
+    return count;
+}
+
 /* (cut, seqs) of the given volumes, all at one position of the log, where `visit` looks at them. */
 static PyObject *at_one_point(PyObject *self, PyObject *sequence,
                               int (*visit)(struct bd_volume **, Py_ssize_t, unsigned long long *))
 {
-    PyObject *volumes = PySequence_Tuple(sequence); /* our own: nobody takes volumes out of it */
-    if (volumes == NULL)
-        return NULL;
+    PyObject *keep;
+    struct bd_volume **cores;
+    unsigned long long *seqs;
     PyObject *result = NULL;
-    Py_ssize_t count = PyTuple_GET_SIZE(volumes);
-    struct bd_volume **cores = PyMem_New(struct bd_volume *, count + 1);
-    unsigned long long *seqs = PyMem_New(unsigned long long, count + 1);
-    if (cores == NULL || seqs == NULL) {
-        PyErr_NoMemory();
-        goto out;
+    Py_ssize_t count = take_volumes(self, sequence, &keep, &cores, &seqs);
+    if (count >= 0) {
+        struct bd_journal *journal = journal_of(self);
+        bd_lock(&journal->lock);
+        struct bd_cut cut = bd_journal_cut(journal);
+        int error = visit(cores, count, seqs);
+        pthread_mutex_unlock(&journal->lock);
+        PyObject *list = error < 0 ? bd_raise_errno(error) : seq_list(seqs, count);
+        if (list != NULL)
+            result = Py_BuildValue("(NN)", cut_tuple(cut), list);
     }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = PyTuple_GET_ITEM(volumes, i);
-        if (!PyObject_TypeCheck(item, &bd_volume_type)) {
-            PyErr_SetString(PyExc_TypeError, "a list of VolumeCore objects is wanted");
-            goto out;
-        }
-        cores[i] = ((bd_volume_object *)item)->volume;
-        if (cores[i]->journal != journal_of(self)) {
-            PyErr_SetString(PyExc_ValueError, "volumes of this journal are wanted");
-            goto out;
-        }
-    }
-    struct bd_journal *journal = journal_of(self);
-    bd_lock(&journal->lock);
-    struct bd_cut cut = bd_journal_cut(journal);
-    int error = visit(cores, count, seqs);
-    pthread_mutex_unlock(&journal->lock);
-    if (error < 0) {
-        bd_raise_errno(error);
-        goto out;
-    }
-    PyObject *list = seq_list(seqs, count);
-    if (list != NULL)
-        result = Py_BuildValue("(NN)", cut_tuple(cut), list);
-out:
     PyMem_Free(cores);
     PyMem_Free(seqs);
-    Py_DECREF(volumes);
+    Py_XDECREF(keep);
     return result;
 }
 
@@ -273,6 +290,59 @@ static PyObject *journal_freeze(PyObject *self, PyObject *volumes)
 static PyObject *journal_point(PyObject *self, PyObject *volumes)
 {
     return at_one_point(self, volumes, look_at_all);
+}
+
+/* A POINT record: count (4), of each volume its number (4) and seq (8), then the caller's bytes. */
+static PyObject *journal_append_point(PyObject *self, PyObject *args)
+{
+    PyObject *sequence;
+    Py_buffer tail;
+    unsigned long long now_ns;
+    if (!PyArg_ParseTuple(args, "Oy*K:append_point", &sequence, &tail, &now_ns))
+        return NULL;
+    PyObject *keep;
+    struct bd_volume **cores;
+    unsigned long long *seqs;
+    uint8_t *payload = NULL;
+    PyObject *result = NULL;
+    Py_ssize_t count = take_volumes(self, sequence, &keep, &cores, &seqs);
+    if (count < 0)
+        goto out;
+    if (count > max_point_volumes || tail.len > max_point_tail) {
+        bd_raise_errno(-EFBIG);
+        goto out;
+    }
+    size_t head = 4 + (size_t)count * 12;
+    payload = PyMem_Malloc(head + (size_t)tail.len);
+    if (payload == NULL) {
+        PyErr_NoMemory();
+        goto out;
+    }
+    memcpy(payload + head, tail.buf, (size_t)tail.len);
+    struct bd_journal *journal = journal_of(self);
+    struct bd_record record = {.op = BD_RECORD_POINT, .length = head + (uint64_t)tail.len};
+    bd_lock(&journal->lock);
+    look_at_all(cores, count, seqs);
+    bd_put32(payload, (uint32_t)count);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        bd_put32(payload + 4 + i * 12, cores[i]->number);
+        bd_put64(payload + 8 + i * 12, seqs[i]);
+    }
+    int error = bd_journal_add(journal, NULL, record, payload, now_ns, NULL);
+    if (error == 0)
+        error = bd_journal_commit(journal);
+    unsigned long long lsn = journal->next_lsn - 1;
+    pthread_mutex_unlock(&journal->lock);
+    PyObject *list = error < 0 ? bd_raise_errno(error) : seq_list(seqs, count);
+    if (list != NULL)
+        result = Py_BuildValue("(KN)", lsn, list);
+out:
+    PyMem_Free(payload);
+    PyMem_Free(cores);
+    PyMem_Free(seqs);
+    Py_XDECREF(keep);
+    PyBuffer_Release(&tail);
+    return result;
 }
 
 static PyObject *journal_append_head(PyObject *self, PyObject *args)
@@ -345,6 +415,23 @@ static PyObject *row_list(const struct bd_replay *replay)
     return list;
 }
 
+static PyObject *point_list(const struct bd_replay *replay)
+{
+    PyObject *list = PyList_New(0);
+    size_t at = 0;
+    while (list != NULL && at < replay->points_length) {
+        const uint8_t *point = replay->points + at;
+        uint32_t length = bd_get32(point + 8);
+        PyObject *item = Py_BuildValue("(Ky#)", (unsigned long long)bd_get64(point),
+                                       (const char *)point + 12, (Py_ssize_t)length);
+        if (item == NULL || PyList_Append(list, item) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+        at += 12 + length;
+    }
+    return list;
+}
+
 /* The volumes of a dict by number, as an array for bd_replay; NULL with an exception. */
 static struct bd_volume **volumes_by_number(PyObject *dict, uint32_t *count)
 {
@@ -378,8 +465,9 @@ static struct bd_volume **volumes_by_number(PyObject *dict, uint32_t *count)
 /* See the stub for arguments and result. */
 static PyObject *journal_replay(PyObject *self, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"slot",       "state",   "volumes",     "end_lsn",   "end_ns",
-                            "end_volume", "end_seq", "rows_volume", "row_limit", NULL};
+    static char *names[] = {"slot",      "state",      "volumes", "end_lsn",
+                            "end_ns",    "end_volume", "end_seq", "rows_volume",
+                            "row_limit", "points",     NULL};
     unsigned int slot;
     unsigned long long lsn;
     unsigned int chain;
@@ -392,9 +480,11 @@ static PyObject *journal_replay(PyObject *self, PyObject *args, PyObject *keywor
     unsigned long long end_seq = 0;
     unsigned int rows_volume = 0;
     unsigned int row_limit = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "I(KIIK)O!|$KKIKII:replay", names, &slot, &lsn,
-                                     &chain, &node_epoch, &position, &PyDict_Type, &dict, &end_lsn,
-                                     &end_ns, &end_volume, &end_seq, &rows_volume, &row_limit))
+    int want_points = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "I(KIIK)O!|$KKIKIIp:replay", names, &slot,
+                                     &lsn, &chain, &node_epoch, &position, &PyDict_Type, &dict,
+                                     &end_lsn, &end_ns, &end_volume, &end_seq, &rows_volume,
+                                     &row_limit, &want_points))
         return NULL;
     if (row_limit > max_rows) {
         PyErr_Format(PyExc_ValueError, "row_limit %u: %u are the most", row_limit, max_rows);
@@ -410,7 +500,8 @@ static PyObject *journal_replay(PyObject *self, PyObject *args, PyObject *keywor
                                .end_volume = end_volume,
                                .end_seq = end_seq,
                                .rows_volume = rows_volume,
-                               .row_capacity = row_limit};
+                               .row_capacity = row_limit,
+                               .want_points = want_points};
     replay.volumes = volumes_by_number(dict, &replay.volume_count);
     if (replay.volumes == NULL)
         return NULL;
@@ -424,15 +515,21 @@ static PyObject *journal_replay(PyObject *self, PyObject *args, PyObject *keywor
     Py_END_ALLOW_THREADS;
     PyMem_Free(replay.volumes);
     PyObject *rows = error < 0 ? NULL : row_list(&replay);
+    PyObject *points = error < 0 ? NULL : point_list(&replay);
     PyMem_Free(replay.rows);
+    free(replay.points);
     if (error < 0)
         return bd_raise_errno(error);
-    if (rows == NULL)
+    if (rows == NULL || points == NULL) {
+        Py_XDECREF(rows);
+        Py_XDECREF(points);
         return NULL;
-    return Py_BuildValue("((KIIK)KKKNN)", (unsigned long long)replay.next_lsn, replay.chain,
+    }
+    return Py_BuildValue("((KIIK)KKKNNN)", (unsigned long long)replay.next_lsn, replay.chain,
                          replay.node_epoch, (unsigned long long)replay.position,
                          (unsigned long long)replay.records, (unsigned long long)replay.skipped,
-                         (unsigned long long)replay.last_ns, PyBool_FromLong(replay.ended), rows);
+                         (unsigned long long)replay.last_ns, PyBool_FromLong(replay.ended), rows,
+                         points);
 }
 
 static PyObject *journal_proves(PyObject *self, PyObject *args)
@@ -536,6 +633,7 @@ static PyMethodDef journal_methods[] = {
     {"cut", journal_cut, METH_NOARGS, NULL},
     {"freeze", journal_freeze, METH_O, NULL},
     {"point", journal_point, METH_O, NULL},
+    {"append_point", journal_append_point, METH_VARARGS, NULL},
     {"append_head", journal_append_head, METH_VARARGS, NULL},
     {"append_mark", journal_append_mark, METH_VARARGS, NULL},
     {"replay", (PyCFunction)(void (*)(void))journal_replay, METH_VARARGS | METH_KEYWORDS, NULL},

@@ -30,7 +30,12 @@ void bd_record_encode(struct bd_record *record, uint8_t *out)
 
 bool bd_record_has_payload(uint8_t op)
 {
-    return op == BD_RECORD_WRITE || op == BD_RECORD_HEAD;
+    return op == BD_RECORD_WRITE || op == BD_RECORD_HEAD || op == BD_RECORD_POINT;
+}
+
+bool bd_record_has_range(uint8_t op)
+{
+    return op == BD_RECORD_WRITE || op == BD_RECORD_UNMAP || op == BD_RECORD_ZERO;
 }
 
 void bd_record_sign(struct bd_record *mark, const uint8_t store_uuid[16])
@@ -63,14 +68,13 @@ int bd_record_decode(const uint8_t *bytes, struct bd_record *record)
     record->chain = bd_get32(bytes + 56);
     record->header_crc = bd_get32(bytes + 60);
     if (bytes[4] != BD_FORMAT_VERSION || record->op < BD_RECORD_WRITE ||
-        record->op > BD_RECORD_HEAD)
+        record->op > BD_RECORD_POINT)
         return -EPROTO;
     if (bd_record_has_payload(record->op) &&
         (record->length == 0 || record->length > BD_RECORD_MAX_PAYLOAD))
         return -EPROTO;
-    bool ranged = record->op == BD_RECORD_WRITE || record->op == BD_RECORD_UNMAP ||
-                  record->op == BD_RECORD_ZERO;
-    if (ranged && (record->length == 0 || record->offset + record->length < record->offset))
+    if (bd_record_has_range(record->op) &&
+        (record->length == 0 || record->offset + record->length < record->offset))
         return -EPROTO;
     return 0;
 }

@@ -23,6 +23,7 @@ enum bd_record_op {
     BD_RECORD_MARK = 4,  /* offset: wall clock in ns; seq: highest lsn known to be durable; in the
                             bytes of length, volume and payload_crc: the store's uuid */
     BD_RECORD_HEAD = 5,  /* payload: a volume's new head (commit id and description) */
+    BD_RECORD_POINT = 6, /* payload: volumes, where they are, and the name that this gets */
 };
 
 struct bd_record {
@@ -62,6 +63,9 @@ int bd_record_decode(const uint8_t *bytes, struct bd_record *record);
 uint64_t bd_record_footprint(const struct bd_record *record);
 
 bool bd_record_has_payload(uint8_t op);
+
+/* Whether it changes a range of a volume. */
+bool bd_record_has_range(uint8_t op);
 
 /* A MARK is of one store: what looks like one in a payload (a guest may keep another journal on its
  * volume, or mean harm) says nothing. */

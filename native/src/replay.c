@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bytes.h"
 #include "crc32c.h"
 #include "journal.h"
 #include "locks.h"
@@ -84,13 +85,33 @@ static void note_row(struct bd_replay *replay, const struct bd_record *record)
                             .op = record->op};
 }
 
+static int note_point(struct bd_replay *replay, const struct bd_record *record,
+                      const uint8_t *payload)
+{
+    size_t needed = replay->points_length + 12 + (size_t)record->length;
+    if (needed > replay->points_capacity) {
+        size_t capacity = needed * 2;
+        uint8_t *grown = realloc(replay->points, capacity);
+        if (grown == NULL)
+            return -ENOMEM;
+        replay->points = grown;
+        replay->points_capacity = capacity;
+    }
+    uint8_t *at = replay->points + replay->points_length;
+    bd_put64(at, record->lsn);
+    bd_put32(at + 8, (uint32_t)record->length);
+    memcpy(at + 12, payload, (size_t)record->length);
+    replay->points_length = needed;
+    return 0;
+}
+
 static bool beyond_end(const struct bd_replay *replay, const struct bd_record *record)
 {
     if (replay->end_lsn != 0 && record->lsn > replay->end_lsn)
         return true;
     if (record->op == BD_RECORD_MARK)
         return replay->end_ns != 0 && record->offset > replay->end_ns;
-    return record->op != BD_RECORD_HEAD && replay->end_volume != 0 &&
+    return bd_record_has_range(record->op) && replay->end_volume != 0 &&
            record->volume == replay->end_volume && record->seq > replay->end_seq;
 }
 
@@ -103,6 +124,8 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
     }
     if (record->op == BD_RECORD_HEAD)
         return 0; /* what it says is in meta as well, which is read first */
+    if (record->op == BD_RECORD_POINT)
+        return replay->want_points ? note_point(replay, record, payload) : 0;
     note_row(replay, record);
     struct bd_volume *volume =
         record->volume < replay->volume_count ? replay->volumes[record->volume] : NULL;
