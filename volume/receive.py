@@ -9,8 +9,8 @@ A batch, on the writer's thread between destage rounds, and what a crash after e
     2  packs synced, then the index                  the same
     3  progress in meta/ (forest, position)          to go on from here
 
-The end frame: the forest must be the whole tree; then commit, sync, and `Landing.finish` makes the
-head move. Before that nothing of a stream is visible anywhere.
+`end`, when the end frame was the last thing that came: the forest must be the whole tree; then
+commit, sync, and `Landing.finish` makes the head move. Before that nothing of a stream is visible.
 
 gc: nothing that was received is in a head yet. The progress records are roots of their own
 (`Receives.roots`), exact ones: a forest is a short list of whole subtrees (see `volume.forest`),
@@ -367,7 +367,9 @@ class Receiver:
                 raise
 
     def end(self) -> VolumeInfo:
-        """The stream has ended. StreamInterrupted, with a token, when its end is missing."""
+        """The stream has ended: make the volume, or its next version, of it.
+
+        StreamInterrupted, with a token, when its end frame is missing."""
         with self._lock:
             if self._result is not None:
                 return self._result
@@ -378,6 +380,9 @@ class Receiver:
                     f"volume {self.name}: the stream ended before it said what it is; did its "
                     "sender fail?"
                 )
+            if self._decoder.ended:
+                self._result = self._submit(self._finish)
+                return self._result
             self._flush()
             raise StreamInterrupted(
                 f"volume {self.name}: the stream ended before its end; {self._hint()}",
@@ -416,12 +421,14 @@ class Receiver:
             self._take_frame(event)
         else:
             assert isinstance(event, End)
-            self._flush()
-            self._result = self._submit(self._finish)
+            self._flush()  # what follows it, if anything does, spoils it all: so `end` finishes
 
     def _take_frame(self, frame: Frame) -> None:
         if frame.position <= self._last:
-            raise InvalidStream(f"the stream makes no sense: {frame.position} comes out of order")
+            raise InvalidStream(
+                "the stream makes no sense: what ends at chunk "
+                f"{frame.position.end} comes out of order"
+            )
         self._last = frame.position
         if frame.position <= self._progress().forest.position:
             return  # it is here: a whole stream goes on with a receive as well as the rest of one

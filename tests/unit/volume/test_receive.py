@@ -443,6 +443,16 @@ def test_a_flipped_bit_anywhere_is_a_clean_error() -> None:
         assert sink.contents(target) == source.contents(target)
 
 
+@pytest.mark.parametrize("piece", [1 << 20, 1])
+def test_bytes_behind_the_end_spoil_a_stream(piece: int) -> None:
+    source, sink = Site(), Site()
+    data = source.stream(source.commit({1: 1}))
+    with pytest.raises(InvalidStream, match=r"follow its end.*go on with"):
+        sink.receive(data + b"x", piece=piece)
+    assert sink.heads == {}
+    sink.receive(data)
+
+
 def test_damage_on_the_way_names_the_byte_and_the_way_on() -> None:
     source, sink = Site(), Site()
     data = bytearray(source.stream(source.commit(SPARSE)))
