@@ -43,7 +43,7 @@ class FakeSnapshots:
         self._now_ns = NOW_NS
 
     def create(
-        self, name: str, volumes: Sequence[str], *, pinned: bool = False
+        self, name: str, volumes: Sequence[str], *, pinned: bool = False, sync: bool = False
     ) -> list[SnapshotInfo]:
         refs.check_snapshot_name(name)
         infos = [self._store.info(volume) for volume in volumes]

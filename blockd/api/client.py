@@ -116,10 +116,10 @@ class Client:
         return from_json(SnapshotInfo, self._call("GET", _snapshot_path(volume, name)))
 
     def create_snapshot(
-        self, name: str, volumes: Sequence[str], *, pinned: bool = False
+        self, name: str, volumes: Sequence[str], *, pinned: bool = False, sync: bool = False
     ) -> list[SnapshotInfo]:
         """One of each volume, all at one instant."""
-        body = {"name": name, "volumes": list(volumes), "pinned": pinned}
+        body = {"name": name, "volumes": list(volumes), "pinned": pinned, "sync": sync}
         return _list(SnapshotInfo, self._call("POST", "/v1/snapshots", json=body))
 
     def pin_snapshot(self, volume: str, name: str, pinned: bool) -> SnapshotInfo:

@@ -29,7 +29,7 @@ class Snapshots(Protocol):
     """Named versions, and the schedules that make some of them."""
 
     def create(
-        self, name: str, volumes: Sequence[str], *, pinned: bool = False
+        self, name: str, volumes: Sequence[str], *, pinned: bool = False, sync: bool = False
     ) -> list[SnapshotInfo]:
         """The state of all `volumes` at one instant, with every write acknowledged before."""
 

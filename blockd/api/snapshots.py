@@ -26,6 +26,10 @@ class SnapshotCreate(BaseModel):
     name: str
     volumes: list[str] = Field(min_length=1, max_length=MAX_GROUP)
     pinned: bool = Field(default=False, description="Only deleted by force.")
+    sync: bool = Field(
+        default=False,
+        description="Answer when it survives a power cut; otherwise that follows by itself.",
+    )
 
 
 class SnapshotChange(BaseModel):
@@ -65,7 +69,7 @@ def _add_snapshots(routes: APIRouter, store: Store) -> None:
     @routes.post("/snapshots", status_code=201)
     async def create_snapshot(body: SnapshotCreate) -> list[SnapshotInfo]:
         return await asyncio.to_thread(
-            store.snapshots.create, body.name, body.volumes, pinned=body.pinned
+            store.snapshots.create, body.name, body.volumes, pinned=body.pinned, sync=body.sync
         )
 
 

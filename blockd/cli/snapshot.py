@@ -66,7 +66,7 @@ def create(
     """Name the state of a volume, with every write that was acknowledged until now."""
     name, volumes = _targets(snapshot, group or [])
     with connect(control) as client:
-        made = client.create_snapshot(name, volumes, pinned=pin)
+        made = client.create_snapshot(name, volumes, pinned=pin, sync=True)
     if as_json:
         print_json(made)
         return
