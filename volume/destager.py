@@ -68,11 +68,11 @@ class _Built:
 
 @dataclass(slots=True)
 class _Round:
-    """What was frozen together: the cut, when, and each volume with its seq there."""
+    """What was frozen together: the cut, when, and each volume with its seq and size there."""
 
     checkpoint: Checkpoint
     time_ns: int
-    volumes: list[tuple[Volume, int]]
+    volumes: list[tuple[Volume, int, int]]
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ class Destager:
             changed = []
             for volume, seq in zip(everyone, seqs, strict=True):
                 if seq != volume.record.head.seq:
-                    changed.append((volume, seq))
+                    changed.append((volume, seq, volume.record.size))
                 else:
                     volume.core.commit(volume.head().generation)  # nothing was frozen
             checkpoint = Checkpoint(*cut, self._segment_bytes)
@@ -158,9 +158,9 @@ class Destager:
         """Step 2 for each volume that still exists, points first."""
         settled = self._settle_points(current)
         heads = []
-        for volume, seq in current.volumes:
+        for volume, seq, size in current.volumes:
             if self._meta.numbered(volume.record.number) is not None:
-                heads.append(self._build_head(volume, seq, current, settled))
+                heads.append(self._build_head(volume, seq, size, current, settled))
         for built in heads:  # a point at the cut is the head
             key = (built.row.number, built.row.seq)
             if key in self._history.points:
@@ -173,7 +173,7 @@ class Destager:
         self.unsettled = 0
         groups: dict[tuple[int, int], list[tuple[VolumeRecord, VersionRow]]] = {}
         bases: dict[int, list[int]] = {}
-        at_cut = {(volume.record.number, seq) for volume, seq in current.volumes}
+        at_cut = {(volume.record.number, seq) for volume, seq, _ in current.volumes}
         for number, seq in sorted(self._history.points - at_cut):
             record = self._meta.numbered(number)
             point = self._history.point(number, seq)
@@ -247,6 +247,7 @@ class Destager:
         self,
         volume: Volume,
         seq: int,
+        size: int,
         current: _Round,
         settled: dict[tuple[int, int], VersionRow],
     ) -> _Built:
@@ -256,13 +257,13 @@ class Destager:
                 record.name,
                 volume.core,
                 volume.head(),
-                record.size,
+                size,
                 record.chunk_size,
                 self._history.settings(record.number).codec,
             )
         )
         lsn = current.checkpoint.lsn - 1
-        point = VersionRow(record.number, seq, record.epoch, lsn, current.time_ns, record.size)
+        point = VersionRow(record.number, seq, record.epoch, lsn, current.time_ns, size)
         old = record.head
         base = replace(point, seq=old.seq, commit=old.commit, root=old.root, height=old.height)
         for (number, _), row in settled.items():
@@ -320,7 +321,7 @@ class Destager:
             self._meta.move_heads(heads, cut.encode(), puts, gone)
             self._history.points.difference_update(results.settled)
             self._round = None
-            for volume, _ in current.volumes:
+            for volume, _, _ in current.volumes:
                 if not volume.deleted:
                     volume.move_head(self._meta.numbered(volume.record.number) or volume.record)
         for each in results.heads:

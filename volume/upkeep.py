@@ -376,7 +376,9 @@ class Upkeep:
         parts = self._parts
         key = (number, seq)
         if not self._workers:
-            self.destage()
+            for _ in range(2):  # a round that stands, and the one that has the point
+                if key in parts.history.points:
+                    self.destage()
             return
         with self._progress:
             failures = self._failures
@@ -524,7 +526,7 @@ class Upkeep:
         Versions that only a policy keeps come last, newest first, and are optional."""
         parts = self._parts
         optional: list[VersionRow] = []
-        rounds = [row.lsn for row in parts.history.rounds()]
+        rounds = list(parts.history.rounds())
         for volume in parts.catalog.all():
             head = volume.record.head
             yield gc.Root(head.root, head.height, _commits(head.commit))
@@ -562,7 +564,7 @@ class Upkeep:
         """Forget the versions that nothing keeps; how many."""
         parts = self._parts
         count = 0
-        rounds = [row.lsn for row in parts.history.rounds()]
+        rounds = list(parts.history.rounds())
         for volume in parts.catalog.all():
             # Not under the lock: that may take long, and a new name is only ever given to the
             # newest state, or to a version that is held.
@@ -574,8 +576,8 @@ class Upkeep:
                     count += len(gone)
         return count
 
-    def _thinned(self, number: int, rounds: list[int]) -> Iterator[VersionRow]:
-        """Version rows of a volume that may go; `rounds`: their lsns, ascending."""
+    def _thinned(self, number: int, rounds: list[RoundRow]) -> Iterator[VersionRow]:
+        """Version rows of a volume that may go; `rounds`: oldest first."""
         rows, needed = self._needed(number, rounds)
         policy = retention.parse(self._parts.history.settings(number).keep)
         now_ns = self._parts.clock.now_ns()
@@ -584,7 +586,7 @@ class Upkeep:
             if not kept and row.seq not in needed:
                 yield row
 
-    def _needed(self, number: int, rounds: list[int]) -> tuple[list[VersionRow], set[int]]:
+    def _needed(self, number: int, rounds: list[RoundRow]) -> tuple[list[VersionRow], set[int]]:
         """Version rows of a volume, oldest first, and the seqs of those that must stay: those with
         a name, the newest, what the log is replayed over, and what it does not tell."""
         history = self._parts.history
@@ -594,14 +596,19 @@ class Upkeep:
         needed = {snapshot.seq for snapshot in history.snapshots(number)}
         needed.update(self._base_of(number, seq) for seq in points)
         needed.update(row.seq for row in rows[-1:])
-        epoch = rows[0].epoch if rows else 0
+        epoch = 0
+        lsns = [cut.lsn for cut in rounds]
         for row, later in pairwise(rows):
-            following = bisect_right(rounds, row.lsn)
-            if following < len(rounds) and rounds[following] <= later.lsn:
-                needed.add(row.seq)
-            # No record says what a restore has set, nor the size before a resize: inside the
-            # window these rows are all there is of it.
-            in_window = bool(rounds) and rounds[0] <= row.lsn
+            following = bisect_right(lsns, row.lsn)
+            for cut in rounds[following : following + 1]:
+                # A restore that came right after a round has its lsn: only the time is another.
+                if cut.lsn <= later.lsn or row.time_ns <= cut.time_ns < later.time_ns:
+                    needed.add(row.seq)
+            # No record says what a volume began with, what a restore has set, nor the size before
+            # a resize: inside the window these rows are all there is of it.
+            in_window = bool(rounds) and (
+                rounds[0].lsn <= row.lsn or rounds[0].time_ns < row.time_ns
+            )
             if in_window and (row.epoch != epoch or row.size != later.size):
                 needed.add(row.seq)
             epoch = row.epoch

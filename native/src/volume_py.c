@@ -272,6 +272,15 @@ out:
 
 /* Slow path and destager */
 
+/* Of a frozen map, which may be that of a larger volume: it was shrunk since. */
+static int check_frozen_range(unsigned long long offset, unsigned long long length)
+{
+    if (offset <= MAX_VOLUME_BYTES && length <= MAX_VOLUME_BYTES - offset)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "range %llu+%llu is past the end of any volume", offset, length);
+    return -1;
+}
+
 static int check_range(const struct bd_volume *volume, unsigned long long offset,
                        unsigned long long length)
 {
@@ -527,7 +536,7 @@ static PyObject *volume_frozen_covers(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "KK:frozen_covers", &offset, &length))
         return NULL;
     struct bd_volume *volume = volume_of(self);
-    if (check_range(volume, offset, length) < 0)
+    if (check_frozen_range(offset, length) < 0)
         return NULL;
     return PyBool_FromLong(volume->frozen != NULL && bd_map_covers(volume->frozen, offset, length));
 }
@@ -541,7 +550,7 @@ static PyObject *volume_overlay_frozen(PyObject *self, PyObject *args)
     struct bd_volume *volume = volume_of(self);
     int error = -EINVAL;
     struct bd_read_fault fault = {0};
-    if (check_range(volume, offset, (unsigned long long)data.len) == 0) {
+    if (check_frozen_range(offset, (unsigned long long)data.len) == 0) {
         Py_BEGIN_ALLOW_THREADS;
         error = bd_volume_read_frozen(volume, offset, (uint64_t)data.len, data.buf, &fault);
         Py_END_ALLOW_THREADS;

@@ -23,6 +23,7 @@ from native.reference import HotMap
 from tests.unit.native.rig import MemoryFile, Rig
 
 SIZE = 256 * 1024
+LARGEST = 1 << 62  # bytes that any volume may have
 SECTORS = SIZE // 512
 
 
@@ -164,11 +165,12 @@ def test_ranges_are_checked() -> None:
         with pytest.raises(ValueError, match="past the end"):
             rig.core.hot_extents(offset, length, 5)
         with pytest.raises(ValueError, match="past the end"):
-            rig.core.frozen_covers(offset, length)
-        with pytest.raises(ValueError, match="past the end"):
             rig.core.missing(offset, length)
+    for offset, length in ((LARGEST, 1), (LARGEST - 1, 2), (0, (1 << 64) - 1), ((1 << 64) - 1, 1)):
+        with pytest.raises(ValueError, match="past the end"):
+            rig.core.frozen_covers(offset, length)
     with pytest.raises(ValueError, match="past the end"):
-        rig.core.overlay_frozen(SIZE - 100, bytearray(101))
+        rig.core.overlay_frozen(LARGEST - 100, bytearray(101))
     with pytest.raises((TypeError, BufferError)):
         rig.core.overlay_frozen(0, bytes(10))
 
@@ -179,8 +181,20 @@ def test_the_overlay_releases_its_buffer() -> None:
     rig.core.overlay_frozen(0, data)
     data.append(1)
     with pytest.raises(ValueError, match="past the end"):
-        rig.core.overlay_frozen(rig.size, data)
+        rig.core.overlay_frozen(LARGEST, data)
     data.append(1)
+
+
+def test_frozen_map_is_read_beyond_the_end_of_a_volume_that_was_shrunk() -> None:
+    """The round that froze it still makes the larger version of it."""
+    rig = Rig()
+    rig.write(SIZE - 4096, b"x" * 4096)
+    rig.journal.freeze([rig.core])
+    rig.core.resize(4096)
+    assert rig.core.frozen_covers(SIZE - 4096, 4096)
+    data = bytearray(4096)
+    rig.core.overlay_frozen(SIZE - 4096, data)
+    assert data == b"x" * 4096
 
 
 def test_missing_is_bounded() -> None:

@@ -1,11 +1,13 @@
 """Past versions: that each shows its own bytes, at its own size, whatever happens around it."""
 
+import errno
 from dataclasses import replace
 
 import pytest
 
 from native import OP_BLOCK_STATUS, Request
 from tests.sim.crash import CrashState
+from tests.sim.faults import Fail, Fault
 from tests.sim.store_rig import (
     KIB,
     SEGMENT_BYTES,
@@ -16,7 +18,7 @@ from tests.sim.store_rig import (
     read_device,
 )
 from tests.sim.trace import Mark
-from volume.errors import NoSuchVersion
+from volume.errors import NoSuchVersion, OutOfSpace
 from volume.refs import format_time
 
 WINDOW = replace(SMALL, window_bytes=6 * SEGMENT_BYTES, window_s=600)
@@ -144,3 +146,36 @@ def test_point_does_not_outlive_the_records_it_needs(rig: StoreRig) -> None:
             assert not cut.store._history.points, "the log is held for ever"
             noted += 1
     assert noted
+
+
+@pytest.mark.parametrize("again", [4 * KIB, 32 * KIB, 64 * KIB])
+def test_round_that_is_tried_again_after_a_resize_has_the_size_of_its_cut(
+    rig: StoreRig, again: int
+) -> None:
+    rig.fill("v", 0, b"a" * 32 * KIB)
+    seq = rig.store.info("v").seq
+    rig.disk.faults.add(Fault("pwrite", Fail(errno.ENOSPC), "packs/*", count=None))
+    with pytest.raises(OutOfSpace):
+        rig.store.destage()
+    rig.disk.faults.clear()
+    rig.tend()
+    rig.store.resize_volume("v", 4 * KIB, force=True)
+    rig.store.resize_volume("v", again)
+    rig.store.destage()
+    assert rig.read_version(f"v@seq:{seq}") == b"a" * 32 * KIB
+    assert rig.read_version(f"v@seq:{seq + 1}") == b"a" * 4 * KIB
+    for _ in range(2):
+        assert rig.read("v") == b"a" * 4 * KIB + bytes(again - 4 * KIB)
+        rig.settle()
+
+
+def test_version_after_the_cut_of_a_round_that_stands_can_be_cloned(rig: StoreRig) -> None:
+    write(rig, "v", b"a")
+    rig.disk.faults.add(Fault("pwrite", Fail(errno.ENOSPC), "packs/*", count=None))
+    with pytest.raises(OutOfSpace):
+        rig.store.destage()
+    rig.disk.faults.clear()
+    rig.tend()
+    write(rig, "v", b"b")
+    rig.store.versions.clone("v", "twin")
+    assert rig.read("twin")[:1] == b"b"
