@@ -25,14 +25,11 @@ from dataclasses import dataclass, replace
 
 from volume import layout
 from volume.disk import Clock
-from volume.errors import InvalidName, NoSuchVolume, UnknownFormat, VolumeExists
+from volume.errors import NoSuchVolume, UnknownFormat, VolumeExists
 from volume.framing import corrupt_value, framed, unframed
 from volume.kv import KeyValue
 from volume.layout import ZERO_ID, ChunkId
-
-MAX_NAME_LENGTH = 128  # characters; also keeps LMDB keys below their limit of 511 bytes
-_NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_NAME_REST = _NAME_FIRST | frozenset("._-:")
+from volume.refs import check_volume_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +59,6 @@ class VolumeRecord:
     created_ns: int
     epoch: int
     head: Head
-
-
-def check_name(name: str) -> None:
-    """Raise InvalidName unless `name` may name a volume."""
-    if not name:
-        raise InvalidName(name, "is empty")
-    if len(name) > MAX_NAME_LENGTH:
-        raise InvalidName(name, f"is {len(name)} characters long")
-    if name[0] not in _NAME_FIRST:
-        raise InvalidName(name, f"starts with {name[0]!r}")
-    for character in name:
-        if character not in _NAME_REST:
-            raise InvalidName(name, f"contains {character!r}")
 
 
 class Meta:
@@ -180,7 +164,7 @@ class Meta:
         """A new volume with a number of its own, in epoch 1. VolumeExists, InvalidName.
 
         `rows(number)` are put in the same transaction."""
-        check_name(name)
+        check_volume_name(name)
         with self._lock:
             if name in self._numbers:
                 raise VolumeExists(name)
@@ -210,7 +194,7 @@ class Meta:
 
     def rename(self, old: str, new: str) -> VolumeRecord:
         """Give a volume another name that is free."""
-        check_name(new)
+        check_volume_name(new)
         with self._lock:
             record = self._volumes[self._number(old)]
             if old == new:

@@ -50,8 +50,8 @@ from volume.gc import Root
 from volume.kv import KeyValue
 from volume.layout import FAN_OUT, KIND_COMMIT, KIND_DATA, ZERO_ID, ChunkId
 from volume.manifest import Manifests, decode_node
-from volume.meta import check_name
 from volume.model import ReceiveInfo, VolumeInfo
+from volume.refs import check_volume_name
 from volume.stream import Tree
 from volume.stream_errors import InvalidStream, StreamInterrupted, StreamRefused
 from volume.stream_wire import (
@@ -200,7 +200,7 @@ class Receives:
 
     def claim(self, name: str) -> None:
         """Begin to receive into `name`; `release` ends that. StreamRefused, InvalidName."""
-        check_name(name)
+        check_volume_name(name)
         with self._lock:
             if name in self._active:
                 raise StreamRefused(f"volume {name}: another stream is being received into it")
@@ -288,7 +288,7 @@ def _info(progress: Progress, active: bool) -> ReceiveInfo:
 def _shown_name(name: str) -> str:
     """A name from a commit of elsewhere, if a volume could have it; it is shown in commands."""
     with contextlib.suppress(InvalidName):
-        check_name(name)
+        check_volume_name(name)
         return name
     return "VOLUME"
 

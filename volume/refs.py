@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from volume.errors import InvalidDuration, InvalidName, InvalidSnapshotName, NoSuchVersion
 from volume.retention import parse_duration
 
-MAX_NAME_LENGTH = 128  # characters of a volume's or a snapshot's name
+MAX_NAME_LENGTH = 128  # characters of a volume's or a snapshot's name; LMDB keys have 511 bytes
 MAX_SEQ = (1 << 64) - 1
 MIN_COMMIT_DIGITS = 8
 COMMIT_DIGITS = 64

@@ -6,7 +6,8 @@ from tests.sim.simclock import SimClock
 from volume.errors import CorruptData, InvalidName, NoSuchVolume, UnknownFormat, VolumeExists
 from volume.kv import MemoryKeyValue
 from volume.layout import META_CRC, META_KEY_NODE_EPOCH, ZERO_ID
-from volume.meta import Head, Meta, VolumeRecord, check_name
+from volume.meta import Head, Meta, VolumeRecord
+from volume.refs import check_volume_name
 
 GIB = 1 << 30
 
@@ -201,7 +202,7 @@ def test_somebody_elses_environment_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["a", "vm-1.disk_2:x", "9" * 128])
 def test_good_names(name: str) -> None:
-    check_name(name)
+    check_volume_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "-a", ".a", "a b", "a/b", "ä", "a@b", "a" * 129])
