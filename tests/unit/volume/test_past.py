@@ -117,6 +117,24 @@ def test_versions_before_a_resize_keep_their_size_in_the_window(rig: StoreRig) -
     assert len(rig.read_version(f"v@seq:{seq + 1}")) == 4 * KIB
 
 
+@pytest.mark.parametrize("cloned", [False, True])
+def test_window_holds_the_first_writes_of_a_volume(rig: StoreRig, cloned: bool) -> None:
+    """They are replayed over what it began with, which no record tells."""
+    write(rig, "v", b"a")
+    rig.settle()
+    if cloned:
+        rig.store.versions.clone("v", "w")
+    else:
+        rig.store.create_volume("w", 32 * KIB, chunk_size=4 * KIB)
+    rig.store.versions.set_policy("w", keep="")
+    first = rig.read_version("w@seq:0")
+    seq = write(rig, "w", b"b")
+    write(rig, "w", b"c")
+    rig.settle()
+    assert rig.read_version("w@seq:0") == first
+    assert rig.read_version(f"w@seq:{seq}") == b"b" * 512 + first[512:]
+
+
 def test_restore_overwrites_no_snapshot_that_has_the_name_it_wants(rig: StoreRig) -> None:
     seq = write(rig, "v", b"a")
     rig.store.snapshots.create(f"before-restore-{seq + 1}", ["v"])
