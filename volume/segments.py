@@ -17,6 +17,7 @@ import logging
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from native import Journal, decode_segment_header
@@ -30,6 +31,7 @@ FOLDER = "journal"
 READY_TARGET = 2  # segments kept ready beyond the one that is written
 TRIM_RESERVE = 1  # ready segments that only records without payload may begin
 _ZEROS = bytes(1024 * 1024)
+_NO_PIN = 1 << 64  # above every sequence
 
 
 def segment_path(slot: int) -> str:
@@ -152,27 +154,49 @@ class SegmentPool:
                 del self._pins[sequence]
 
     def expire(
-        self, keep: int, older_ns: int, hard: int, floor: int | None, *, shrink: bool = False
+        self,
+        keep: int,
+        older_ns: int,
+        hard: int,
+        floor: int | None,
+        forget: Callable[[int | None], None],
+        *,
+        shrink: bool = False,
     ) -> int:
         """Let go of the oldest held segments; how many.
 
         Those beyond `keep` go when they were checkpointed before `older_ns`, those beyond `hard` in
         any case; none from sequence `floor`, or from a pinned one, on. `shrink`: give their space
-        back rather than use them again."""
-        count = 0
-        while True:
+        back rather than use them again.
+
+        `forget(oldest)` comes before: from there on the log stays, or None when none of it does. It
+        makes durable that no replay begins earlier, as a crash may leave any of the segments that
+        go, in any order, and the log would have a hole."""
+        with self._lock:
+            going = self._going(keep, older_ns, hard, floor)
+            if not going:
+                return 0
+            staying = self._held[len(going) :]
+        forget(staying[0].sequence if staying else None)
+        for count, held in enumerate(going):
             with self._lock:
-                if len(self._held) <= min(keep, hard):
-                    return count
-                oldest = self._held[0]
-                if len(self._held) <= hard and oldest.until_ns >= older_ns:
-                    return count
-                floors = [*self._pins, *([] if floor is None else [floor])]
-                if floors and oldest.sequence >= min(floors):
-                    return count
+                if self._held[:1] != [held] or held.sequence >= min(self._pins, default=_NO_PIN):
+                    return count  # a reader was quicker: next time
                 del self._held[0]
-            self._let_go(oldest, shrink)
-            count += 1
+            self._let_go(held, shrink)
+        return len(going)
+
+    def _going(self, keep: int, older_ns: int, hard: int, floor: int | None) -> list[_Held]:
+        """What `expire` may let go. The lock is held."""
+        floors = [*self._pins, *([] if floor is None else [floor])]
+        going: list[_Held] = []
+        for held in self._held:
+            left = len(self._held) - len(going)
+            young = left <= hard and held.until_ns >= older_ns
+            if left <= min(keep, hard) or young or held.sequence >= min(floors, default=_NO_PIN):
+                break
+            going.append(held)
+        return going
 
     def _let_go(self, held: _Held, shrink: bool) -> None:
         """Use a segment again, or remove it when the journal has enough without it."""

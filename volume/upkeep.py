@@ -238,18 +238,20 @@ class Upkeep:
             older_ns=parts.clock.now_ns() - window_s * _NS,
             hard=2 * keep,
             floor=parts.past.floor(),
+            forget=lambda oldest: self._drop_rounds(oldest, wanted=keep > 0),
             shrink=parts.space.short,
         )
         if expired:
             self.refresh_space()
         looked_at = (parts.destager.rounds, keep > 0)
-        if expired or looked_at != self._trimmed:
+        if looked_at != self._trimmed:
             self._trimmed = looked_at
-            self._drop_rounds(wanted=keep > 0)
+            self._drop_rounds(parts.pool.oldest_held, wanted=keep > 0)
 
-    def _drop_rounds(self, *, wanted: bool) -> None:
+    def _drop_rounds(self, oldest: int | None, *, wanted: bool) -> None:
         """Forget the rounds from which no replay can begin any more, or should (unless `wanted`),
-        and those so close together that one of them will do: their versions can be thinned out."""
+        and those so close together that one of them will do: their versions can be thinned out.
+        `oldest`: sequence of the oldest segment that stays in the window."""
         parts = self._parts
         with parts.catalog.lock:
             needed = {
@@ -257,7 +259,6 @@ class Upkeep:
                 for number, seq in parts.history.points
                 if (start := parts.past.start_for(number, seq)) is not None
             }
-            oldest = parts.pool.oldest_held
             rounds = list(parts.history.rounds())
             gone: list[RoundRow] = []
             apart = parts.geometry.segment_bytes // ROUNDS_PER_SEGMENT

@@ -135,6 +135,35 @@ def test_window_holds_the_first_writes_of_a_volume(rig: StoreRig, cloned: bool) 
     assert rig.read_version(f"w@seq:{seq}") == b"b" * 512 + first[512:]
 
 
+@pytest.mark.parametrize("survives", ["none", "all", "last"])
+def test_crash_while_segments_expire_leaves_no_hole_in_the_window(survives: str) -> None:
+    """The power is cut at each step of upkeep that lets segments go; `survives`: which of what was
+    not synced. An unlink, or a header that is written anew, may survive without those before it."""
+    rig = StoreRig(options=WINDOW)
+    rig.store.create_volume("v", 32 * KIB, chunk_size=4 * KIB)
+    for letter in b"abcdefgh":
+        for _ in range(2):
+            rig.fill("v", 0, bytes([letter]) * 4096 * 3)
+        rig.settle()
+        rig.clock.advance(1.0)
+    before, held = len(rig.disk.trace.ops), rig.store._pool.held_count
+    rig.clock.advance(WINDOW.window_s - 3.0)  # some of it is older
+    rig.tend()
+    assert held - rig.store._pool.held_count >= 2
+    state = CrashState(rig.disk.trace)
+    for point, op in enumerate(rig.disk.trace.ops, start=1):
+        state.apply(op)
+        if point > before:
+            pending = state.pending()
+            kept = {"none": [], "all": pending, "last": pending[-1:]}[survives]
+            meta = meta_at(rig.disk.trace.marks(point), {})
+            cut = StoreRig(
+                state.image(survives, kept), meta, options=WINDOW, clock=rig.clock, boot="boot-2"
+            )
+            assert cut.store.versions.log("v", writes=True).versions
+            assert cut.read("v", 0, 512) == b"h" * 512
+
+
 def test_restore_overwrites_no_snapshot_that_has_the_name_it_wants(rig: StoreRig) -> None:
     seq = write(rig, "v", b"a")
     rig.store.snapshots.create(f"before-restore-{seq + 1}", ["v"])
