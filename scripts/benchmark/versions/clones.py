@@ -98,19 +98,20 @@ def make_chain(path: Path, count: int, size: int) -> list[float]:
 
 
 def reads(settings: Settings, path: Path, count: int) -> tuple[list[FioResult], list[FioResult]]:
-    """fio on the first and the last clone, a run of each a round; the first round is thrown away:
-    it brings packs and places into memory."""
+    """fio on the first and the last clone, a run of each a round, the order alternating; the first
+    round is thrown away: it brings packs and places into memory."""
     results: dict[str, list[FioResult]] = {"v1": [], f"v{count}": []}
-    seconds, rounds = settings.pick(5, 1), settings.pick(5, 2)
+    seconds, rounds = settings.pick(4, 1), settings.pick(8, 2)
     server = daemon(path)
     try:
         for number in range(rounds + 1):
-            for name, found in results.items():
+            names = list(results)
+            for name in names if number % 2 else reversed(names):
                 uri = server.uri(name)
                 result = Fio(uri, settings.folder, "randread", DEPTH, seconds=seconds).run()
                 assert not result.errors
                 if number:
-                    found.append(result)
+                    results[name].append(result)
     finally:
         server.discard()
     return results["v1"], results[f"v{count}"]
