@@ -26,7 +26,7 @@ class LaterKeyValue:
     def __init__(self, base: KeyValue) -> None:
         self._base = base
         self._lock = threading.Lock()  # _later and _lsn
-        self._flushing = threading.Lock()
+        self._flushing = threading.RLock()  # a sync that fails seals the store, by an update
         self._later: dict[bytes, bytes] = {}
         self._lsn = 0
         self._sync: Callable[[], bool] = _no_sync

@@ -189,6 +189,9 @@ class Store:
         def compare(number: int, ref: str, look: Look) -> Changes:
             return self.versions.compare(number, ref, look)
 
+        def settle(number: int, seq: int, timeout_s: float = float("inf")) -> None:
+            self.upkeep.settle(number, seq, timeout_s)
+
         opened = OpenVersions(past, logs, self._table, self._reader, clock, compare)
         self._catalog = Catalog(
             Machinery(
@@ -235,7 +238,7 @@ class Store:
             self._manifests,
             clock,
             self._seal,
-            settle=lambda number, seq: self.upkeep.settle(number, seq),
+            settle=settle,
             dropped=lambda: self.upkeep.dropped(),
         )
         self.upkeep = Upkeep(

@@ -370,8 +370,9 @@ class Upkeep:
                 self._failure = failure
             self._progress.notify_all()
 
-    def settle(self, number: int, seq: int) -> None:
-        """Wait until a point is in chunks, or is not there any more. From any other thread.
+    def settle(self, number: int, seq: int, timeout_s: float = float("inf")) -> None:
+        """Wait until a point is in chunks, or is not there any more, or `timeout_s` is over. From
+        any other thread.
 
         Raises what a round failed with, when that happens again and again."""
         parts = self._parts
@@ -385,9 +386,13 @@ class Upkeep:
             failures = self._failures
             self._points_at = parts.clock.monotonic()
             rounds = parts.destager.rounds
+            deadline = parts.clock.monotonic() + timeout_s
             while key in parts.history.points and not self.stopping:
+                left_s = deadline - parts.clock.monotonic()
+                if left_s <= 0.0:
+                    return
                 self._destage_worker.wake()
-                self._progress.wait(DESTAGE_INTERVAL_S)
+                self._progress.wait(min(DESTAGE_INTERVAL_S, left_s))
                 parts.seal.check()
                 if self._failures >= failures + SETTLE_FAILURES and self._failure is not None:
                     raise self._failure

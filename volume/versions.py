@@ -8,15 +8,16 @@ chunks already, a clone is one transaction, whatever its size.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Protocol
 
 from volume import refs, retention
 from volume.catalog import Catalog
 from volume.changes import Changes, ChangeTracker, Look
 from volume.diff import Side, changed_extents
 from volume.disk import Clock
-from volume.errors import InvalidSize, NoSuchVersion, VolumeBusy
+from volume.errors import InvalidSize, NoSuchVersion, VolumeBusy, VolumeError
 from volume.history import History, VersionRow
 from volume.logreader import LogRecord
 from volume.manifest import Manifests
@@ -34,8 +35,13 @@ from volume.refs import CommitRef, HeadRef, Ref, SeqRef, SnapshotRef, TimeRef
 from volume.seal import Seal
 from volume.volume import Volume
 
+SETTLE_S = 5.0  # for a snapshot that somebody opens, to come into chunks
 MAX_LOG = 100_000  # versions in one answer
 _RECORD_KINDS = {1: "write", 2: "unmap", 3: "zero"}  # ops of journal records
+
+
+class Settle(Protocol):
+    def __call__(self, number: int, seq: int, timeout_s: float = ...) -> None: ...
 
 
 class Versions:
@@ -53,10 +59,10 @@ class Versions:
         manifests: Manifests,
         clock: Clock,
         seal: Seal,
-        settle: Callable[[int, int], None],
+        settle: Settle,
         dropped: Callable[[], None],
     ) -> None:
-        """`settle(number, seq)`: run destage rounds until that point is in chunks, or raise;
+        """`settle`: run destage rounds until a point is in chunks or the time is over, or raise;
         `dropped()`: a policy has changed, so that versions may go."""
         self._catalog = catalog
         self._history = history
@@ -94,7 +100,13 @@ class Versions:
                 raise NoSuchVersion(ref.volume, text, "that is in the future")
             return self._past.at_time(record, ref.time_ns, text)
         if isinstance(ref, SnapshotRef):
-            return self._past.at_seq(record, self._snapshot_seq(record, ref), text)
+            seq = self._snapshot_seq(record, ref)
+            # Its tree says exactly what it has in common with others; an overlay does not. When
+            # there is no room, or too much to do, the overlay is good enough to be read.
+            if (record.number, seq) in self._history.points:
+                with suppress(VolumeError):
+                    self._settle(record.number, seq, SETTLE_S)
+            return self._past.at_seq(record, seq, text)
         return Version(record, self._commit_row(record.number, ref))
 
     def _commit_row(self, number: int, ref: CommitRef) -> VersionRow:
