@@ -285,6 +285,12 @@ class SimDisk:
         with self._lock:
             self._off = True
 
+    @property
+    def is_off(self) -> bool:
+        """The power has been cut. C code that was writing turned that into an I/O error."""
+        with self._lock:
+            return self._off
+
     def flip_bit(self, path: str, offset: int, bit: int = 0) -> None:
         """Corrupt one bit of a file on the medium, behind the back of every cache."""
         with self._lock:
