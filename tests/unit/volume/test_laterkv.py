@@ -58,7 +58,7 @@ def test_nothing_follows_into_a_sealed_store(kv: LaterKeyValue, base: MemoryKeyV
 def test_a_sync_that_fails_can_note_so_in_the_same_store(
     kv: LaterKeyValue, base: MemoryKeyValue
 ) -> None:
-    sealed = []
+    sealed: list[bool] = []
 
     def sync() -> bool:
         if sealed:
