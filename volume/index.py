@@ -150,6 +150,10 @@ class ChunkIndex:
             if progress is not None:
                 progress(done, len(numbers))
 
+    def release_memory(self) -> None:
+        """Let go of the pages that lookups have mapped; the next ones map them again."""
+        self._kv.release_memory()
+
     def sync(self) -> None:
         """Make all of it durable: only needed before `Meta.mark_index_clean`."""
         self._kv.sync()

@@ -54,6 +54,9 @@ class KeyValue(Protocol):
     def count(self) -> int:
         """Number of keys."""
 
+    def release_memory(self) -> None:
+        """Let go of memory that can be had again: reads may be a little slower after it."""
+
     def sync(self) -> None:
         """Make every finished update durable."""
 
@@ -197,6 +200,18 @@ class LmdbKeyValue:
         finally:
             self._leave()
 
+    def release_memory(self) -> None:
+        # Pages that were read stay mapped, and count as the process's own, for as long as the map
+        # does. Setting its size, to what it is, maps the file anew.
+        with self._writing:
+            self._stop_readers()
+            try:
+                self._env.set_mapsize(self._env.info()["map_size"])
+            except lmdb.Error as error:
+                raise self._translated(error) from error
+            finally:
+                self._admit_readers()
+
     def sync(self) -> None:
         try:
             self._env.sync(True)
@@ -284,6 +299,9 @@ class MemoryKeyValue:
 
     def count(self) -> int:
         return len(self._items)
+
+    def release_memory(self) -> None:
+        pass
 
     def sync(self) -> None:
         pass

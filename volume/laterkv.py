@@ -113,6 +113,9 @@ class LaterKeyValue:
     def count(self) -> int:
         return self._base.count() + len(self._later)
 
+    def release_memory(self) -> None:
+        self._base.release_memory()
+
     def sync(self) -> None:
         self.flush()
         self._base.sync()

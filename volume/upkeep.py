@@ -55,6 +55,7 @@ T = TypeVar("T")
 
 UPKEEP_INTERVAL_S = 0.1
 DESTAGE_INTERVAL_S = 0.25
+RELEASE_INTERVAL_S = 10.0  # between two times that pages of the index are given back
 WINDOW_INTERVAL_S = 1.0
 SCRUB_INTERVAL_S = 0.5
 SCRUB_SLICE_S = 0.25
@@ -148,6 +149,7 @@ class Upkeep:
             pace=ScrubPace(parts.options.scrub_interval_s),
         )
         self._window_at = now
+        self._released_at = now
         self._trimmed = (0, True)
         self._points_at = now
         self._wanted = False
@@ -223,6 +225,9 @@ class Upkeep:
             parts.history.flush()
             parts.opened.tend()
             parts.snapshots.tend()
+        if now - self._released_at >= RELEASE_INTERVAL_S and not self._busy():
+            self._released_at = now
+            parts.chunks.index.release_memory()
         return made
 
     def trim_window(self) -> None:
@@ -384,13 +389,13 @@ class Upkeep:
             return
         with self._progress:
             failures = self._failures
-            self._points_at = parts.clock.monotonic()
             rounds = parts.destager.rounds
             deadline = parts.clock.monotonic() + timeout_s
             while key in parts.history.points and not self.stopping:
                 left_s = deadline - parts.clock.monotonic()
                 if left_s <= 0.0:
                     return
+                self._wanted = True  # again each time: a round that was under way has not got it
                 self._destage_worker.wake()
                 self._progress.wait(min(DESTAGE_INTERVAL_S, left_s))
                 parts.seal.check()

@@ -81,6 +81,41 @@ def test_map_grows_beside_readers(tmp_path: Path) -> None:
     kv.close()
 
 
+def test_floor_is_the_last_item_of_the_prefix_not_after_the_key(kv: KeyValue) -> None:
+    kv.update({b"a1": b"1", b"a3": b"3", b"b1": b"x"})
+    assert kv.floor(b"a", b"a3") == (b"a3", b"3")
+    assert kv.floor(b"a", b"a2") == (b"a1", b"1")
+    assert kv.floor(b"a", b"a9") == (b"a3", b"3")
+    assert kv.floor(b"a", b"a0") is None
+    assert kv.floor(b"b", b"b9") == (b"b1", b"x")
+    assert kv.floor(b"c", b"c9") is None
+
+
+def test_memory_is_released_beside_readers(tmp_path: Path) -> None:
+    kv = LmdbKeyValue(tmp_path / "kv", synced=False, map_size=1 << 24)
+    keys = [b"%08d" % n for n in range(2000)]
+    kv.update({key: key * 100 for key in keys})
+    wrong: list[bytes] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            wrong.extend(key for key in keys if kv.get(key) != key * 100)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for _ in range(50):
+        kv.release_memory()
+        kv.update({b"other": b"x"})
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+    assert kv.map_size == 1 << 24
+    kv.close()
+
+
 def test_a_reopened_environment_holds_what_it_held(tmp_path: Path) -> None:
     kv = LmdbKeyValue(tmp_path / "kv", synced=True, map_size=1 << 20)
     kv.update({b"k": b"v"})
