@@ -31,9 +31,9 @@ from tests.sim.versions_model import VolumeModel
 from volume.options import StoreOptions
 
 STEPS = 90
-POINTS = 40  # of each life, at which the power is cut
-KILLS = 15  # of each life
-STATES = 60  # distinct disks that each life must come to, at least
+POINTS = 24  # of each life, at which the power is cut
+KILLS = 10  # of each life
+STATES = 40  # distinct disks that each life must come to, at least
 SAMPLE = 5  # versions of each volume that are opened after each crash
 MAX_VOLUMES = 4
 MAX_SNAPSHOTS = 5

@@ -253,6 +253,7 @@ class VersionsLife:
 
     def tend(self) -> None:
         self.rig.tend()
+        self._names_flushed()
 
     def settle(self) -> None:
         self.destage()
@@ -279,10 +280,14 @@ class VersionsLife:
         for info in infos:
             volume = self.model.named(info.volume)
             assert (info.name, info.seq, info.size) == (name, volume.seq, volume.size)
+        self._done()
         if sync:
-            self._flushed()
-        else:
-            self._done()
+            self._names_flushed()
+
+    def _names_flushed(self) -> None:
+        self._check_power()
+        self.model.names_flushed()
+        self._mark()
 
     def delete_snapshot(self, volume: VolumeModel, name: str) -> None:
         self._later()
@@ -296,6 +301,7 @@ class VersionsLife:
         self.rig.store.snapshots.pin(volume.name, name, pinned)
         volume.snapshots[name] = replace(volume.snapshots[name], pinned=pinned)
         self._done()
+        self._names_flushed()  # no change of what has a name is there before the name
 
     def clone(self, ref: str, volume: VolumeModel, seq: int, name: str) -> None:
         """`ref` names version `seq` of `volume`, which must be there."""
