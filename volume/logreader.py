@@ -101,6 +101,7 @@ class LogCursor:
         self._open: LogSegment | None = None
         self._state = (start.lsn, start.chain, 0, start.position)
         self._last_ns = start.time_ns
+        self._at = f"the segment with sequence {start.sequence}"
 
     def advance(
         self,
@@ -127,10 +128,12 @@ class LogCursor:
                     row_limit=row_limit,
                 )
             except OSError as error:
-                if error.errno != errno.EPROTO:
-                    raise
                 at = segment_path(self._open.slot)
-                raise UnknownFormat(at, "a record is of an unknown version or kind") from error
+                if error.errno == errno.EPROTO:
+                    raise UnknownFormat(at, "a record is of an unknown version or kind") from error
+                if error.errno == errno.EIO:
+                    raise self._damaged(f"{at} cannot be read ({error.strerror})") from error
+                raise
             for row in found:
                 record = LogRecord(*row)
                 # One before the first MARK of its segment has the time of the last before that.
@@ -138,16 +141,21 @@ class LogCursor:
             if row_limit:
                 del rows[:-row_limit]
             self._last_ns = seen_ns or self._last_ns
-            if ended:
+            reached = end.seq and end.volume in cores and _seq(cores[end.volume]) >= end.seq
+            if ended or reached:  # what is behind the last record wanted may be damaged
                 return self._read(rows)
             if self._state[0] <= end.lsn:
+                self._at = f"{segment_path(self._open.slot)} from offset {self._state[3]} on"
                 self._open = None
         if self._state[0] <= end.lsn:
-            raise CorruptJournal(
-                f"the journal: record {self._state[0]} is missing or damaged, so no version "
-                f"between it and record {end.lsn} can be read; later ones are not affected"
-            )
+            raise self._damaged(f"{self._at}, or the segment after it, is missing or damaged")
         return self._read(rows)
+
+    def _damaged(self, what: str) -> CorruptJournal:
+        return CorruptJournal(
+            f"the journal: {what}, so record {self._state[0]} of the log is lost, and with it the "
+            "versions up to the next destage round; the others are not affected"
+        )
 
     def _read(self, rows: list[LogRecord]) -> LogRead:
         return LogRead(self._journal, self._state[0] - 1, self._last_ns, rows)
@@ -172,3 +180,7 @@ class LogCursor:
             self._open = segment
             return True
         return False
+
+
+def _seq(core: VolumeCore) -> int:
+    return core.state()[0]

@@ -13,6 +13,7 @@ hand. Everything else is cheap and may be called from any thread.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -125,7 +126,13 @@ class SegmentPool:
     def read_header(self, slot: int) -> LogSegment | None:
         """What is in a slot's header; None for none of this store. OSError."""
         file = self._files[slot]
-        header = decode_segment_header(file.pread(512, 0))
+        try:
+            header = decode_segment_header(file.pread(512, 0))
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            log.warning("segment cannot be read path=%s error=%s", segment_path(slot), error)
+            return None
         if header is None:
             return None
         uuid, own_slot, node_epoch, sequence, first_lsn, synced_lsn, chain, size = header

@@ -48,6 +48,7 @@ from volume.packfile import entry_length
 from volume.refs import format_time
 
 STEP_S = 0.01
+SCRUB_SLICE_S = 60.0
 MAX_WAITS = 4  # rounds after which there must be room in the journal for a write
 EVERYTHING_IDLE_S = 700.0  # the longest time that anything is kept for its age
 ALL = 10_000  # more versions than any life has
@@ -250,6 +251,25 @@ class VersionsLife:
 
     def collect(self) -> None:
         self.rig.store.collect()
+
+    def collect_slices(self, count: int) -> None:
+        """Go on with a run of gc, or begin one; it may be left in the middle."""
+        upkeep = self.rig.store.upkeep
+        if not upkeep.collector.status().running:
+            upkeep.thin()
+            upkeep.collector.run_now()
+        for _ in range(count):
+            upkeep.collector.step(0.0)
+        last = upkeep.collector.status().last
+        assert last is None or last.error is None, last
+
+    def scrub(self) -> None:
+        """A whole pass, which finds nothing."""
+        scrubber = self.rig.store.upkeep.scrubber
+        scrubber.run_now()
+        while scrubber.step(SCRUB_SLICE_S):
+            pass
+        assert scrubber.status().damage_count == 0, scrubber.status()
 
     def tend(self) -> None:
         self.rig.tend()

@@ -128,6 +128,14 @@ class VersionsMachine(RuleBasedStateMachine):
     def collect(self) -> None:
         self.life.collect()
 
+    @rule(count=st.integers(1, 40))
+    def collect_slices(self, count: int) -> None:
+        self.life.collect_slices(count)
+
+    @rule()
+    def scrub(self) -> None:
+        self.life.scrub()
+
     @rule()
     def settle(self) -> None:
         self.life.settle()
