@@ -29,6 +29,7 @@ from tests.sim.simclock import SimClock
 from tests.sim.simdisk import SimDisk
 from volume.kv import KeyValue, MemoryKeyValue
 from volume.options import StoreOptions
+from volume.past import MAX_OPEN
 from volume.scheduler import InlineScheduler, Scheduler
 from volume.store import Store
 from volume.volume import Volume
@@ -272,6 +273,15 @@ class StoreRig:
             return read_device(device, 0, device.size)
         finally:
             device.detach("reader")
+            if len(self.store.versions._opened.all()) > MAX_OPEN // 2:
+                self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the versions that nobody reads, before their time."""
+        opened = self.store.versions._opened
+        for device in opened.all():
+            if not device.clients:
+                opened._close(device)
 
     # -- upkeep
 

@@ -67,7 +67,7 @@ def lived() -> Life:
         rig.clock.advance(0.01)
         at = number * 5 % 8 * 4096
         data[at : at + 2048] = bytes([number]) * 2048
-        assert rig.write("v", at, data[at : at + 2048]) == 0
+        assert rig.write("v", at, bytes(data[at : at + 2048])) == 0
         states[number] = bytes(data)
         places[number] = rig.store._journal.cut()[1]  # sequence of the segment
         if number % 8 == 0:
