@@ -111,7 +111,8 @@ class History:
             layout.META_VERSION_KEY.unpack(key[len(layout.META_PREFIX_POINT) :])
             for key, _ in kv.items(layout.META_PREFIX_POINT)
         }
-        """(volume number, seq) of every point: work for the next round."""
+        """(volume number, seq) of every point: work for the next round. Any thread may add to it
+        at any time, so loops go over a copy."""
 
     @contextmanager
     def held(self, number: int, seq: int) -> Iterator[None]:
@@ -325,7 +326,7 @@ class History:
     def forgotten(self, number: int) -> None:
         """The rows of a volume are gone."""
         self.snapshot_counts.pop(number, None)
-        self.points.difference_update([point for point in self.points if point[0] == number])
+        self.points.difference_update([point for point in list(self.points) if point[0] == number])
 
     # -- inside
 

@@ -261,7 +261,7 @@ class Upkeep:
         with parts.catalog.lock:
             needed = {
                 start.lsn
-                for number, seq in parts.history.points
+                for number, seq in list(parts.history.points)
                 if (start := parts.past.start_for(number, seq)) is not None
             }
             rounds = list(parts.history.rounds())
@@ -602,7 +602,7 @@ class Upkeep:
         a name, the newest, what the log is replayed over, and what it does not tell."""
         history = self._parts.history
         # Before the rows: a point that a round settles meanwhile has its version in both or none.
-        points = [seq for point_number, seq in history.points if point_number == number]
+        points = [seq for point_number, seq in list(history.points) if point_number == number]
         rows = list(history.versions(number))
         needed = {snapshot.seq for snapshot in history.snapshots(number)}
         needed.update(self._base_of(number, seq) for seq in points)
