@@ -30,7 +30,7 @@ static void seal(uint8_t *bytes)
 
 static void test_round_trip(void)
 {
-    for (uint8_t op = BD_RECORD_WRITE; op <= BD_RECORD_HEAD; op++) {
+    for (uint8_t op = BD_RECORD_WRITE; op <= BD_RECORD_POINT; op++) {
         struct bd_record in = sample(op);
         struct bd_record out;
         uint8_t bytes[BD_RECORD_HEADER];
@@ -89,6 +89,8 @@ static void test_hostile_sizes(void)
     CHECK_EQ(decode_with(BD_RECORD_WRITE, 0, UINT64_MAX), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_HEAD, 0, 0), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_HEAD, 0, BD_RECORD_MAX_PAYLOAD + 1), -EPROTO);
+    CHECK_EQ(decode_with(BD_RECORD_POINT, 0, 0), -EPROTO);
+    CHECK_EQ(decode_with(BD_RECORD_POINT, 0, BD_RECORD_MAX_PAYLOAD + 1), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_MARK, UINT64_MAX, UINT64_MAX), 0); /* no range: a time */
 }
 
@@ -106,7 +108,7 @@ static void test_unknown_versions_and_ops(void)
         CHECK_EQ(out.chain, record.chain);
     }
     for (int op = 0; op < 256; op++) {
-        bool known = op >= BD_RECORD_WRITE && op <= BD_RECORD_HEAD;
+        bool known = op >= BD_RECORD_WRITE && op <= BD_RECORD_POINT;
         CHECK_EQ(decode_with((uint8_t)op, 0, 512), known ? 0 : -EPROTO);
     }
 }
