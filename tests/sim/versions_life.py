@@ -11,7 +11,7 @@ Time goes on by STEP_S before each change: no two of them have the same time.
 import contextlib
 import errno
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from blockd.device import BlockDevice
@@ -20,7 +20,7 @@ from tests.sim.crash import CrashState
 from tests.sim.faults import Fail, Fault
 from tests.sim.image import Image
 from tests.sim.simclock import SimClock
-from tests.sim.simdisk import PowerCut
+from tests.sim.simdisk import PowerCut, SimDisk
 from tests.sim.store_rig import (
     SMALL,
     StoreRig,
@@ -29,6 +29,7 @@ from tests.sim.store_rig import (
     read_device,
     read_error,
 )
+from tests.sim.trace import Trace
 from tests.sim.versions_model import (
     Model,
     Pending,
@@ -95,6 +96,8 @@ class VersionsLife:
         self.model = model or Model()
         self.opened: list[Opened] = []
         self.written = 0
+        self.stepped = False
+        """Somebody has set the clock: times do not tell any more what came first."""
         self._clients = 0
         self._marks = marks
 
@@ -126,6 +129,11 @@ class VersionsLife:
         """Let time go on; the time now."""
         self.rig.clock.advance(STEP_S)
         return self.rig.clock.now_ns()
+
+    def step_clock(self, seconds: float) -> None:
+        """Somebody sets the date."""
+        self.rig.clock.step_wall_clock(seconds)
+        self.stepped = True
 
     # -- volumes
 
@@ -351,6 +359,10 @@ class VersionsLife:
         self._check_seq(volume)
         self.model.check_head(self.rig, volume)
 
+    def set_policy(self, volume: VolumeModel, window_s: int, keep: str) -> None:
+        policy = self.rig.store.versions.set_policy(volume.name, window_s=window_s, keep=keep)
+        assert policy.window_s == window_s
+
     # -- what is there
 
     def window_start_ns(self, volume: VolumeModel) -> int | None:
@@ -364,7 +376,7 @@ class VersionsLife:
 
     def must_open(self, volume: VolumeModel) -> set[int]:
         """Seqs that have to be there: named, newest, listed, or inside the window."""
-        start = self.window_start_ns(volume)
+        start = None if self.stepped else self.window_start_ns(volume)
         inside = {
             seq
             for seq, state in volume.states.items()
@@ -385,6 +397,8 @@ class VersionsLife:
 
     def check_time(self, volume: VolumeModel, seq: int, after_ms: int) -> None:
         """The version of a time at or right after that of `seq`, before anything else happened."""
+        if self.stepped:
+            return
         time_ns = volume.states[seq].time_ns + after_ms * 1_000_000
         time_ns = min(time_ns, self.rig.clock.now_ns())  # a time to come is refused
         until = max(each for each, state in volume.states.items() if state.time_ns <= time_ns)
@@ -524,17 +538,33 @@ class VersionsLife:
         self.rig = self.rig.killed()
         self._reopened(killed=True)
 
-    def power_cut(self, rng: random.Random, how: str) -> None:
-        """Cut the power now; `how`: "none", "all", or "drawn" of what was not synced survives."""
-        trace = self.rig.disk.trace
-        state = CrashState(trace)
-        for op in trace.ops:
-            state.apply(op)
-        if how == "drawn":
-            image = state.drawn(how, rng)
-        else:
-            image = state.image(how, state.pending() if how == "all" else ())
-        self.rig = self._after_cut(image)
+    def power_cut(self, rng: random.Random, how: str, recoveries: Sequence[int] = ()) -> None:
+        """Cut the power now; `how`: "none", "all", or "drawn" of what was not synced survives.
+
+        `recoveries`: then in each recovery after that many operations of the disk, and at last
+        leave it in peace."""
+        rig = self.rig
+        disk, boot = rig.disk, rig.boot
+        meta: Mapping[bytes, bytes] = rig.base_meta
+        index: Mapping[bytes, bytes] = rig.base_index
+        for count in [*recoveries, None]:
+            image = _left_by_cut(disk.trace, rng, how)
+            marks = disk.trace.marks(image.point)
+            meta, index, boot = meta_at(marks, meta), index_at(marks, index), boot + "'"
+            disk = SimDisk(image)
+            if count is not None:
+                disk.crash_at(count)
+            try:
+                self.rig = StoreRig(
+                    *(None, meta, index),
+                    options=rig.options,
+                    disk=disk,
+                    clock=rig.clock,
+                    boot=boot,
+                )
+            except (Exception, PowerCut):
+                if not disk.is_off:
+                    raise
         self._reopened(killed=False)
 
     def cut_during(
@@ -549,20 +579,19 @@ class VersionsLife:
                 raise
         self.power_cut(rng, how)
 
-    def _after_cut(self, image: Image) -> StoreRig:
-        rig = self.rig
-        marks = rig.disk.trace.marks(image.point)
-        return StoreRig(
-            *(image, meta_at(marks, rig.base_meta), index_at(marks, rig.base_index)),
-            options=rig.options,
-            clock=rig.clock,
-            boot=rig.boot + "'",
-        )
-
     def _reopened(self, *, killed: bool) -> None:
         self.opened = []
         self.model.recovered(self.rig, killed=killed)
         self.rig.tend()
+
+
+def _left_by_cut(trace: Trace, rng: random.Random, how: str) -> Image:
+    state = CrashState(trace)
+    for op in trace.ops:
+        state.apply(op)
+    if how == "drawn":
+        return state.drawn(how, rng)
+    return state.image(how, state.pending() if how == "all" else ())
 
 
 def known_at(marks: Sequence[object]) -> Known | None:

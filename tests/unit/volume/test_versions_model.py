@@ -42,8 +42,12 @@ class VersionsMachine(RuleBasedStateMachine):
         blocks=st.integers(8, MAX_SIZE // BLOCK),
         compression=st.sampled_from(["none", "lz4"]),
         window=st.sampled_from(sorted(WINDOWS)),
+        clock=st.sampled_from(["runs", "runs", "runs", "is set"]),
     )
-    def begin(self, chunk_size: int, blocks: int, compression: str, window: str) -> None:
+    def begin(
+        self, chunk_size: int, blocks: int, compression: str, window: str, clock: str
+    ) -> None:
+        self.clock_is_set = clock == "is set"
         self.life = VersionsLife(replace(WINDOWS[window], compression=compression))
         self.chunk_size = chunk_size
         self.life.create(self.new_name(), blocks * BLOCK, chunk_size)
@@ -149,6 +153,19 @@ class VersionsMachine(RuleBasedStateMachine):
         self.life.rig.clock.advance(seconds)
         self.life.tend()
 
+    @precondition(lambda self: self.clock_is_set)
+    @rule(seconds=st.sampled_from([-90_000, -3600, -1, 3600, 90_000]))
+    def step_clock(self, seconds: float) -> None:
+        self.life.step_clock(seconds)
+
+    @rule(
+        n=number,
+        window_s=st.sampled_from([0, 1, 600, 100_000]),
+        keep=st.sampled_from(["", "10s", "60m,24h"]),
+    )
+    def set_policy(self, n: int, window_s: int, keep: str) -> None:
+        self.life.set_policy(self.pick(n), window_s, keep)
+
     # -- volumes
 
     @precondition(lambda self: len(self.life.model.volumes) < MAX_VOLUMES)
@@ -248,9 +265,9 @@ class VersionsMachine(RuleBasedStateMachine):
     def kill(self) -> None:
         self.life.kill()
 
-    @rule(seed=st.integers(0, 255), how=how)
-    def power_cut(self, seed: int, how: str) -> None:
-        self.life.power_cut(random.Random(seed), how)
+    @rule(seed=st.integers(0, 255), how=how, recoveries=st.lists(st.integers(1, 12), max_size=2))
+    def power_cut(self, seed: int, how: str, recoveries: list[int]) -> None:
+        self.life.power_cut(random.Random(seed), how, recoveries)
 
     @rule(
         step=st.integers(0, 9),
