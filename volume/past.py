@@ -43,6 +43,7 @@ Key = tuple[int, str]
 """(number of the volume, which version of it): what a name means, since names change hands."""
 
 FIRST_NUMBER = 1 << 31  # volume numbers count from 1: what is opened for a while is above them
+MIN_LINGER_S = 1.0  # who has opened one is about to attach to it
 LINGER_S = 10.0  # an open version without clients stays that long: the next connection finds it
 MAX_OPEN = 64  # each takes memory for its hot map and a descriptor for each segment
 READING_OPS = frozenset((OP_READ, OP_BLOCK_STATUS, OP_FLUSH, OP_CACHE))
@@ -368,6 +369,7 @@ class OpenVersions:
 
     def open(self, key: Key, name: str, version: Version) -> PastVolume:
         """`version` as a device, which closes it some time after its last client has gone."""
+        self._make_room()
         opened: PastVolume | None = None
         with self._lock:
             found = self._found(key)
@@ -392,6 +394,14 @@ class OpenVersions:
         if found is None:
             raise VersionsBusy(name, MAX_OPEN)
         return found
+
+    def _make_room(self) -> None:
+        """When too many are open, close the one that nobody has used for the longest time."""
+        with self._lock:
+            idle = [device for device in self._open.values() if device.idle_s() > MIN_LINGER_S]
+            crowded = len(self._open) >= MAX_OPEN
+        if crowded and idle:
+            self._close(max(idle, key=lambda device: device.idle_s()))
 
     def all(self) -> list[PastVolume]:
         with self._lock:

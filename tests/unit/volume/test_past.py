@@ -18,7 +18,8 @@ from tests.sim.store_rig import (
     read_device,
 )
 from tests.sim.trace import Mark
-from volume.errors import NoSuchVersion, OutOfSpace
+from volume.errors import NoSuchVersion, OutOfSpace, VersionsBusy
+from volume.past import MAX_OPEN
 from volume.refs import format_time
 
 WINDOW = replace(SMALL, window_bytes=6 * SEGMENT_BYTES, window_s=600)
@@ -226,3 +227,23 @@ def test_version_after_the_cut_of_a_round_that_stands_can_be_cloned(rig: StoreRi
     write(rig, "v", b"b")
     rig.store.versions.clone("v", "twin")
     assert rig.read("twin")[:1] == b"b"
+
+
+def test_many_versions_can_be_opened_one_after_the_other(rig: StoreRig) -> None:
+    for number in range(MAX_OPEN + 3):
+        write(rig, "v", bytes([number + 1]))
+        if number % 8 == 7:
+            rig.settle()
+    newest = rig.store.info("v").seq
+    rig.store.destage()
+    for seq in range(1, newest + 1):
+        device = rig.store.open_version(f"v@seq:{seq}")
+        device.attach("client")
+        assert read_device(device, 0, 512)[:1] == bytes([seq])
+        device.detach("client")
+        rig.clock.advance(2.0)
+    held = [rig.store.open_version(f"v@seq:{seq}") for seq in range(1, MAX_OPEN + 1)]
+    for device in held:
+        device.attach("client")
+    with pytest.raises(VersionsBusy):
+        rig.store.open_version(f"v@seq:{newest}")
