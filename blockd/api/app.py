@@ -1,6 +1,7 @@
 """The control API as an ASGI application: routers, error bodies, the bound on requests."""
 
 import logging
+import time
 from typing import Any
 
 from fastapi import FastAPI
@@ -56,6 +57,8 @@ class Boundary:
     """The layer around the routes: requests larger than the bound end here, and so do our own bugs.
 
     A bug is logged once, with its traceback, and answered with 500; the daemon goes on serving.
+    Answers say how long they took (Server-Timing), so that a slow caller can be told from a slow
+    daemon.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -65,6 +68,7 @@ class Boundary:
         if scope["type"] != "http":
             return
         started = False
+        began = time.perf_counter()
         stream = _is_stream(scope)
 
         async def sending(message: Message) -> None:
@@ -72,6 +76,9 @@ class Boundary:
             if stream and message["type"] == "http.response.start":
                 # The rest of the body, as long as it may be, would be read and thrown away.
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            if message["type"] == "http.response.start":
+                took = f"app;dur={(time.perf_counter() - began) * 1e3:.3f}".encode()
+                message["headers"] = [*message.get("headers", ()), (b"server-timing", took)]
             started = True
             await send(message)
 

@@ -7,7 +7,7 @@ when it refuses. httpx is imported when a client is made: commands that need non
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -67,6 +67,8 @@ class Client:
         _probe(path, timeout_s)
         import httpx
 
+        self.server_ms: dict[str, float] = {}
+        """Of the last answer: what the daemon says it took. "app" is all of it."""
         self._path = path
         self._http = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(path)),
@@ -251,6 +253,7 @@ class Client:
     def _call(self, method: str, path: str, **options: Any) -> Any:
         with self._failures(method, path):
             response = self._http.request(method, path, **options)
+        self.server_ms = _server_ms(response)
         return _answer(response)
 
     @contextmanager
@@ -268,6 +271,16 @@ class Client:
                 f"control socket {self._path}: {method} {path}: "
                 f"{str(error) or type(error).__name__}; the daemon's log may say why",
             ) from error
+
+
+def _server_ms(response: "httpx.Response") -> dict[str, float]:
+    """What the Server-Timing headers say: milliseconds by name."""
+    found = {}
+    for entry in response.headers.get("server-timing", "").split(","):
+        name, _, duration = entry.strip().partition(";dur=")
+        with suppress(ValueError):
+            found[name] = float(duration)
+    return found
 
 
 def _answer(response: "httpx.Response") -> Any:

@@ -6,6 +6,7 @@ a commit) is a ref and goes into queries and bodies, see `blockd.api.versions`.
 
 import asyncio
 import heapq
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -67,10 +68,17 @@ def _add_snapshots(routes: APIRouter, store: Store) -> None:
         return streamed_list(found, SnapshotInfo)
 
     @routes.post("/snapshots", status_code=201)
-    async def create_snapshot(body: SnapshotCreate) -> list[SnapshotInfo]:
-        return await asyncio.to_thread(
-            store.snapshots.create, body.name, body.volumes, pinned=body.pinned, sync=body.sync
-        )
+    async def create_snapshot(body: SnapshotCreate, response: Response) -> list[SnapshotInfo]:
+        def create() -> tuple[list[SnapshotInfo], float]:
+            began = time.perf_counter()
+            made = store.snapshots.create(
+                body.name, body.volumes, pinned=body.pinned, sync=body.sync
+            )
+            return made, (time.perf_counter() - began) * 1e3
+
+        made, took_ms = await asyncio.to_thread(create)
+        response.headers["server-timing"] = f"create;dur={took_ms:.3f}"
+        return made
 
 
 def _add_one_snapshot(routes: APIRouter, store: Store) -> None:

