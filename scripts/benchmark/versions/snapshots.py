@@ -80,7 +80,7 @@ def measure(settings: Settings) -> list[str]:
     return [
         "The first three are the creation itself, as the daemon tells in its answer. The call is "
         "over the control API, by a client that stays connected and shares two processors with the "
-        f"daemon and fio, which writes 4 KiB at QD{DEPTH}; an empty one is `GET /v1/volumes/bench`.",
+        f"daemon and fio, which writes 4 KiB at QD{DEPTH}; an empty one only asks for the volume.",
         "",
         *table(head, rows),
         f"p99 below {TARGET_MS:.0f} ms: {met(max(p99s) < TARGET_MS)}. "
