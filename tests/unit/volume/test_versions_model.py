@@ -7,6 +7,7 @@ looked at; now and then, after each crash and at the end, everything (see tests/
 
 import itertools
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import settings
@@ -117,61 +118,57 @@ class VersionsMachine(RuleBasedStateMachine):
     def flush(self, n: int) -> None:
         self.life.flush(self.pick(n))
 
-    # -- upkeep
+    # -- upkeep, and what is done to volumes: few rules, so that the others come often
 
-    @rule()
-    def destage(self) -> None:
-        self.life.destage()
+    @rule(
+        kind=st.sampled_from(
+            ["destage", "destage", "collect", "slices", "settle", "tend", "scrub", "no space"]
+        ),
+        count=st.integers(1, 40),
+    )
+    def upkeep(self, kind: str, count: int) -> None:
+        life = self.life
+        steps: dict[str, Callable[[], None]] = {
+            "destage": life.destage,
+            "collect": life.collect,
+            "slices": lambda: life.collect_slices(count),
+            "settle": life.settle,
+            "tend": life.tend,
+            "scrub": life.scrub,
+            "no space": life.destage_without_space,
+        }
+        steps[kind]()
 
-    @rule()
-    def destage_without_space(self) -> None:
-        """The round stands, and is tried again by the next one, whatever happens until then."""
-        self.life.destage_without_space()
-
-    @rule()
-    def collect(self) -> None:
-        self.life.collect()
-
-    @rule(count=st.integers(1, 40))
-    def collect_slices(self, count: int) -> None:
-        self.life.collect_slices(count)
-
-    @rule()
-    def scrub(self) -> None:
-        self.life.scrub()
-
-    @rule()
-    def settle(self) -> None:
-        self.life.settle()
-
-    @rule()
-    def tend(self) -> None:
-        self.life.tend()
-
-    @rule(seconds=st.sampled_from([0.001, 1, 60, 700, 90_000]))
-    def wait(self, seconds: float) -> None:
+    @rule(
+        seconds=st.sampled_from([0.001, 1, 60, 700, 90_000]),
+        step=st.sampled_from([-90_000, -3600, -1, 3600, 90_000]),
+    )
+    def wait(self, seconds: float, step: float) -> None:
+        """Time goes by; or somebody sets the clock, in the lives in which that happens."""
+        if self.clock_is_set:
+            self.life.step_clock(step)
         self.life.rig.clock.advance(seconds)
         self.life.tend()
 
-    @precondition(lambda self: self.clock_is_set)
-    @rule(seconds=st.sampled_from([-90_000, -3600, -1, 3600, 90_000]))
-    def step_clock(self, seconds: float) -> None:
-        self.life.step_clock(seconds)
-
     @rule(
+        kind=st.sampled_from(["create", "rename", "pin", "policy"]),
         n=number,
+        which=number,
         window_s=st.sampled_from([0, 1, 600, 100_000]),
         keep=st.sampled_from(["", "10s", "60m,24h"]),
     )
-    def set_policy(self, n: int, window_s: int, keep: str) -> None:
-        self.life.set_policy(self.pick(n), window_s, keep)
-
-    # -- volumes
-
-    @precondition(lambda self: len(self.life.model.volumes) < MAX_VOLUMES)
-    @rule(blocks=st.integers(1, MAX_SIZE // BLOCK))
-    def create(self, blocks: int) -> None:
-        self.life.create(self.new_name(), blocks * BLOCK, self.chunk_size)
+    def manage(self, kind: str, n: int, which: int, window_s: int, keep: str) -> None:
+        volume = self.pick(n)
+        if kind == "create" and len(self.volumes()) < MAX_VOLUMES:
+            size = (1 + which % (MAX_SIZE // BLOCK)) * BLOCK
+            self.life.create(self.new_name(), size, self.chunk_size)
+        elif kind == "rename":
+            self.life.rename(volume, self.new_name())
+        elif kind == "pin" and volume.snapshots:
+            names = sorted(volume.snapshots)
+            self.life.pin(volume, names[which % len(names)], bool(n % 2))
+        elif kind == "policy":
+            self.life.set_policy(volume, window_s, keep)
 
     @precondition(lambda self: len(self.life.model.volumes) > 1)
     @rule(n=number)
@@ -180,16 +177,9 @@ class VersionsMachine(RuleBasedStateMachine):
         self.life.delete(volume)
         self.last = self.volumes()[0].number
 
-    @rule(n=number)
-    def rename(self, n: int) -> None:
-        self.life.rename(self.pick(n), self.new_name())
-
     @rule(n=number, blocks=st.integers(1, MAX_SIZE // BLOCK))
     def resize(self, n: int, blocks: int) -> None:
-        self.resize_to(self.pick(n), blocks * BLOCK)
-
-    def resize_to(self, volume: VolumeModel, size: int) -> None:
-        self.life.resize(volume, size)
+        self.life.resize(self.pick(n), blocks * BLOCK)
 
     # -- versions
 
@@ -209,22 +199,16 @@ class VersionsMachine(RuleBasedStateMachine):
             names = sorted(volume.snapshots)
             self.life.delete_snapshot(volume, names[which % len(names)])
 
-    @rule(n=number, which=number, pinned=st.booleans())
-    def pin(self, n: int, which: int, pinned: bool) -> None:
-        volume = self.pick(n)
-        if volume.snapshots:
-            names = sorted(volume.snapshots)
-            self.life.pin(volume, names[which % len(names)], pinned)
-
     @precondition(lambda self: len(self.life.model.volumes) < MAX_VOLUMES)
     @rule(n=number, which=number, kind=number)
     def clone(self, n: int, which: int, kind: int) -> None:
         volume = self.pick(n)
-        ref, seq = self.pick_ref(volume, which, kind)
-        self.life.clone(f"{volume.name}@{ref}", volume, seq, self.new_name())
+        if kind % 4 == 3:
+            self.clone_head(n)
+        else:
+            ref, seq = self.pick_ref(volume, which, kind)
+            self.life.clone(f"{volume.name}@{ref}", volume, seq, self.new_name())
 
-    @precondition(lambda self: len(self.life.model.volumes) < MAX_VOLUMES)
-    @rule(n=number)
     def clone_head(self, n: int) -> None:
         volume = self.pick(n)
         self.life.clone(volume.name, volume, volume.seq, self.new_name())
@@ -243,17 +227,27 @@ class VersionsMachine(RuleBasedStateMachine):
         ref, seq = self.pick_ref(volume, which, kind)
         self.life.open(f"{volume.name}@{ref}", volume, seq)
 
+    @precondition(lambda self: len(self.life.opened) < MAX_OPENED)
+    @rule(n=number, which=number, kind=number)
+    def outlive(self, n: int, which: int, kind: int) -> None:
+        """An open version whose name goes, and whose chunks and segments nothing else needs."""
+        volume = self.pick(n)
+        ref, seq = self.pick_ref(volume, which, kind)
+        self.life.open(f"{volume.name}@{ref}", volume, seq)
+        if ref in volume.snapshots:
+            self.life.delete_snapshot(volume, ref)
+        for each in self.volumes():
+            self.life.set_policy(each, 0, "")
+        for _ in range(3):
+            self.life.write(volume, 0, volume.size)
+            self.life.rig.clock.advance(60.0)
+            self.life.settle()
+        self.life.check_opened()
+
     @precondition(lambda self: self.life.opened)
     @rule(which=number)
     def close(self, which: int) -> None:
         self.life.close(which % len(self.life.opened))
-
-    @rule(n=number, m=number, old=number, new=number, settled=st.booleans())
-    def diff(self, n: int, m: int, old: int, new: int, settled: bool) -> None:
-        if settled:
-            self.life.destage()
-        a, b = self.pick(n), self.pick(m)
-        self.life.check_diff(a, self.pick_seq(a, old), b, self.pick_seq(b, new))
 
     # -- crashes
 
@@ -280,12 +274,12 @@ class VersionsMachine(RuleBasedStateMachine):
     def cut_during(self, step: int, n: int, which: int, count: int, seed: int, how: str) -> None:
         steps = [
             lambda: self.write(n, which, 40, False),
-            self.destage,
-            self.settle,
+            self.life.destage,
+            self.life.settle,
             lambda: self.snapshot(n, bool(which % 2), False, bool(which % 3)),
             lambda: self.restore(n, which, which),
             lambda: self.resize(n, 1 + which % (MAX_SIZE // BLOCK)),
-            self.collect,
+            self.life.collect,
             lambda: self.clone_head(n),
             lambda: self.delete_snapshot(n, which),
             lambda: self.delete(n),
@@ -307,16 +301,20 @@ class VersionsMachine(RuleBasedStateMachine):
     def open_versions_do_not_change(self) -> None:
         self.life.check_opened()
 
-    @rule(n=number, which=number)
-    def look_at_version(self, n: int, which: int) -> None:
+    @rule(n=number, which=number, after_ms=st.integers(0, 9))
+    def look_at_version(self, n: int, which: int, after_ms: int) -> None:
+        """By its seq, and by a time."""
         volume = self.pick(n)
         seq = self.pick_seq(volume, which, there=False)
         self.life.check_seq(self.life.rig, volume, seq, seq in self.life.must_open(volume))
+        self.life.check_time(volume, seq, after_ms)
 
-    @rule(n=number, which=number, after_ms=st.integers(0, 9))
-    def look_at_time(self, n: int, which: int, after_ms: int) -> None:
-        volume = self.pick(n)
-        self.life.check_time(volume, self.pick_seq(volume, which, there=False), after_ms)
+    @rule(n=number, m=number, old=number, new=number, settled=st.booleans())
+    def diff(self, n: int, m: int, old: int, new: int, settled: bool) -> None:
+        if settled:
+            self.life.destage()
+        a, b = self.pick(n), self.pick(m)
+        self.life.check_diff(a, self.pick_seq(a, old), b, self.pick_seq(b, new))
 
     @rule()
     def look_at_all(self) -> None:
