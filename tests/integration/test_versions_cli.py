@@ -112,7 +112,7 @@ def test_log_restore_and_clone(server: Daemon) -> None:
     assert list(by_seq) == [seq + 2, seq + 1, seq, *([0] if 0 in by_seq else [])]
     assert (by_seq[seq]["kind"], by_seq[seq]["offset"], by_seq[seq]["bytes"]) == ("write", 0, MiB)
     assert by_seq[seq + 1]["snapshots"] == ["b"]
-    assert by_seq[seq + 2]["kind"] == "head"
+    assert by_seq[seq + 2]["kind"] in ("head", "commit")  # as far as destaging has come
     assert "b" in server.run("volume", "log", "demo").decode()
     assert str(seq) in server.run("volume", "log", "demo", "--writes").decode()
 
