@@ -26,8 +26,14 @@ MAX_HOT_EXTENTS = 1 << 20  # of a hot map, asked for at once
 
 def hot_ranges(core: VolumeCore, offset: int, length: int) -> list[tuple[int, int]]:
     """(offset, length) of what the hot maps cover of a range."""
-    found = core.hot_extents(offset, length, MAX_HOT_EXTENTS)
-    return [(start, run) for start, run, kind in found if kind >= 0]
+    ranges: list[tuple[int, int]] = []
+    end = offset + length
+    while offset < end:
+        found = core.hot_extents(offset, end - offset, MAX_HOT_EXTENTS)
+        ranges += [(start, run) for start, run, kind in found if kind >= 0]
+        start, run, _ = found[-1]
+        offset = start + run
+    return ranges
 
 
 class Changes:

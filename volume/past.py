@@ -33,6 +33,7 @@ from volume.errors import CorruptJournal, NoSuchVersion, VersionsBusy
 from volume.history import History, RoundRow, VersionRow
 from volume.logreader import LogEnd, LogReader, LogRecord
 from volume.meta import VolumeRecord
+from volume.model import MAX_VOLUME_SIZE
 from volume.reader import HeadState, Reader, ReadTarget
 from volume.segments import SegmentPool
 from volume.volume import Compare
@@ -69,10 +70,11 @@ class Version:
     """The overlay's."""
 
     def hot_extents(self) -> Extents:
-        """(offset, length) of what the overlay covers."""
+        """(offset, length) of what the overlay covers; also beyond the end, where the tree may
+        have what a shrink has cut off."""
         if self.overlay is None:
             return []
-        return hot_ranges(self.overlay, 0, self.row.size)
+        return hot_ranges(self.overlay, 0, MAX_VOLUME_SIZE)
 
 
 class PastVersions:

@@ -272,8 +272,8 @@ out:
 
 /* Slow path and destager */
 
-/* Of a frozen map, which may be that of a larger volume: it was shrunk since. */
-static int check_frozen_range(unsigned long long offset, unsigned long long length)
+/* Of a hot map, which may reach beyond the volume's end: it was larger when it was filled. */
+static int check_map_range(unsigned long long offset, unsigned long long length)
 {
     if (offset <= MAX_VOLUME_BYTES && length <= MAX_VOLUME_BYTES - offset)
         return 0;
@@ -443,7 +443,7 @@ static PyObject *volume_hot_extents(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "KKn:hot_extents", &offset, &length, &limit))
         return NULL;
     struct bd_volume *volume = volume_of(self);
-    if (check_range(volume, offset, length) < 0)
+    if (check_map_range(offset, length) < 0)
         return NULL;
     struct extent_list out = {PyList_New(0), limit};
     if (out.list == NULL)
@@ -536,7 +536,7 @@ static PyObject *volume_frozen_covers(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "KK:frozen_covers", &offset, &length))
         return NULL;
     struct bd_volume *volume = volume_of(self);
-    if (check_frozen_range(offset, length) < 0)
+    if (check_map_range(offset, length) < 0)
         return NULL;
     return PyBool_FromLong(volume->frozen != NULL && bd_map_covers(volume->frozen, offset, length));
 }
@@ -550,7 +550,7 @@ static PyObject *volume_overlay_frozen(PyObject *self, PyObject *args)
     struct bd_volume *volume = volume_of(self);
     int error = -EINVAL;
     struct bd_read_fault fault = {0};
-    if (check_frozen_range(offset, (unsigned long long)data.len) == 0) {
+    if (check_map_range(offset, (unsigned long long)data.len) == 0) {
         Py_BEGIN_ALLOW_THREADS;
         error = bd_volume_read_frozen(volume, offset, (uint64_t)data.len, data.buf, &fault);
         Py_END_ALLOW_THREADS;

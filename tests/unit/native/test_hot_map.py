@@ -163,12 +163,12 @@ def test_ranges_are_checked() -> None:
     rig.core.overlay_frozen(SIZE - 4096, bytearray(4096))  # the last chunk is filled up
     for offset, length in ((SIZE, 1), (SIZE - 1, 2), (0, (1 << 64) - 1), ((1 << 64) - 1, 1)):
         with pytest.raises(ValueError, match="past the end"):
-            rig.core.hot_extents(offset, length, 5)
-        with pytest.raises(ValueError, match="past the end"):
             rig.core.missing(offset, length)
     for offset, length in ((LARGEST, 1), (LARGEST - 1, 2), (0, (1 << 64) - 1), ((1 << 64) - 1, 1)):
         with pytest.raises(ValueError, match="past the end"):
             rig.core.frozen_covers(offset, length)
+        with pytest.raises(ValueError, match="past the end"):
+            rig.core.hot_extents(offset, length, 5)
     with pytest.raises(ValueError, match="past the end"):
         rig.core.overlay_frozen(LARGEST - 100, bytearray(101))
     with pytest.raises((TypeError, BufferError)):
@@ -185,12 +185,17 @@ def test_the_overlay_releases_its_buffer() -> None:
     data.append(1)
 
 
-def test_frozen_map_is_read_beyond_the_end_of_a_volume_that_was_shrunk() -> None:
+def test_hot_maps_are_read_beyond_the_end_of_a_volume_that_was_shrunk() -> None:
     """The round that froze it still makes the larger version of it."""
     rig = Rig()
     rig.write(SIZE - 4096, b"x" * 4096)
     rig.journal.freeze([rig.core])
     rig.core.resize(4096)
+    assert rig.core.hot_extents(4096, LARGEST - 4096, 5) == [
+        (4096, SIZE - 8192, -1),
+        (SIZE - 4096, 4096, 0),
+        (SIZE, LARGEST - SIZE, -1),
+    ]
     assert rig.core.frozen_covers(SIZE - 4096, 4096)
     data = bytearray(4096)
     rig.core.overlay_frozen(SIZE - 4096, data)

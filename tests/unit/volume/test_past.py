@@ -18,6 +18,7 @@ from tests.sim.store_rig import (
     read_device,
 )
 from tests.sim.trace import Mark
+from volume import changes
 from volume.errors import NoSuchVersion, OutOfSpace, VersionsBusy
 from volume.past import MAX_OPEN
 from volume.refs import format_time
@@ -247,3 +248,25 @@ def test_many_versions_can_be_opened_one_after_the_other(rig: StoreRig) -> None:
         device.attach("client")
     with pytest.raises(VersionsBusy):
         rig.store.open_version(f"v@seq:{newest}")
+
+
+def test_diff_tells_what_a_shrink_has_cut_off_before_it_is_in_chunks(rig: StoreRig) -> None:
+    rig.fill("v", 0, b"a" * 32 * KIB)
+    rig.store.snapshots.create("large", ["v"])
+    rig.store.destage()
+    rig.store.resize_volume("v", 4 * KIB + 512, force=True)
+    for _ in range(2):
+        found = rig.store.versions.diff("v@large", "v")
+        assert found.extents == ((4 * KIB, 28 * KIB),)
+        assert rig.store.versions.diff("v", "v@large").extents == found.extents
+        rig.settle()
+
+
+def test_hot_ranges_are_all_told_however_many_there_are(
+    rig: StoreRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "MAX_HOT_EXTENTS", 2)
+    for index in (0, 2, 4, 6):
+        assert rig.write("v", index * 4 * KIB, b"a" * 512) == 0
+    found = changes.hot_ranges(rig.volume("v").core, 0, 32 * KIB)
+    assert found == [(index * 4 * KIB, 512) for index in (0, 2, 4, 6)]
