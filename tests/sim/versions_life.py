@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from blockd.device import BlockDevice
-from native import FLAG_FUA, OP_UNMAP, OP_WRITE, OP_WRITE_ZEROES, Request
+from native import FLAG_FUA, OP_BLOCK_STATUS, OP_UNMAP, OP_WRITE, OP_WRITE_ZEROES, Request
 from tests.sim.crash import CrashState
 from tests.sim.faults import Fail, Fault
 from tests.sim.image import Image
@@ -41,12 +41,15 @@ from tests.sim.versions_model import (
     stamped,
     touched_chunks,
 )
+from volume.changes import Changes
+from volume.disk import SECTOR_SIZE
 from volume.errors import NoSuchVersion, OutOfSpace
 from volume.gcrun import MIN_LIVE, SMALL_PACK
 from volume.layout import ZERO_ID
 from volume.options import StoreOptions
 from volume.packfile import entry_length
 from volume.refs import format_time
+from volume.volume import Volume
 
 STEP_S = 0.01
 SCRUB_SLICE_S = 60.0
@@ -79,6 +82,16 @@ class Opened:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """A question for what has changed since a version."""
+
+    number: int
+    device: Volume
+    changes: Changes
+    data: bytes
+
+
 class VersionsLife:
     """`rig` and `model`; both are replaced by a crash."""
 
@@ -95,6 +108,7 @@ class VersionsLife:
         self.rig = rig or StoreRig(options=options)
         self.model = model or Model()
         self.opened: list[Opened] = []
+        self.tracked: list[Tracked] = []
         self.written = 0
         self.stepped = False
         """Somebody has set the clock: times do not tell any more what came first."""
@@ -527,6 +541,46 @@ class VersionsLife:
         assert chunks <= differing | hot, f"chunks {chunks - differing - hot} do not differ"
         assert found.changed_bytes == sum(length for _, length in found.extents)
 
+    def track(self, volume: VolumeModel, seq: int) -> None:
+        """Ask for what changes since a version, as a client does that holds on to it."""
+        device = self.rig.volume(volume.name)
+        changes = device.changes_since(f"seq:{seq}")
+        self.tracked = [
+            *self.tracked[-2:],
+            Tracked(volume.number, device, changes, volume.states[seq].data),
+        ]
+        self.check_tracked()
+
+    def check_tracked(self) -> None:
+        """Every sector that differs from then is said to have changed."""
+        for each in self.tracked:
+            volume = self.model.volumes.get(each.number)
+            if volume is None or self.rig.volume(volume.name) is not each.device:
+                continue  # deleted, or restored: its clients are sent away
+            changed = self._changed_bytes(each, volume.size)
+            new, old = volume.head.data, each.data.ljust(volume.size, b"\0")
+            for start in range(0, volume.size, SECTOR_SIZE):
+                sector = slice(start, start + SECTOR_SIZE)
+                said = changed[start]
+                assert said or new[sector] == old[sector], f"sector at {start} has changed"
+
+    @staticmethod
+    def _changed_bytes(tracked: "Tracked", size: int) -> bytearray:
+        """1 for each byte that is said to have changed."""
+        found = bytearray()
+        while len(found) < size:
+            request = Request(OP_BLOCK_STATUS, len(found), size - len(found))
+            request.data = tracked.changes
+            done: list[Request] = []
+            tracked.device.submit([request], done.extend)
+            assert done == [request]
+            assert request.error == 0, request.message
+            assert isinstance(request.data, list)
+            for length, flags in request.data:
+                found += bytes([flags & 1]) * length
+        assert len(found) == size
+        return found
+
     # -- crashes
 
     def reopen(self) -> None:
@@ -580,7 +634,7 @@ class VersionsLife:
         self.power_cut(rng, how)
 
     def _reopened(self, *, killed: bool) -> None:
-        self.opened = []
+        self.opened, self.tracked = [], []
         self.model.recovered(self.rig, killed=killed)
         self.rig.tend()
 

@@ -300,6 +300,7 @@ class VersionsMachine(RuleBasedStateMachine):
     @invariant()
     def open_versions_do_not_change(self) -> None:
         self.life.check_opened()
+        self.life.check_tracked()
 
     @rule(n=number, which=number, after_ms=st.integers(0, 9))
     def look_at_version(self, n: int, which: int, after_ms: int) -> None:
@@ -314,6 +315,7 @@ class VersionsMachine(RuleBasedStateMachine):
         if settled:
             self.life.destage()
         a, b = self.pick(n), self.pick(m)
+        self.life.track(a, self.pick_seq(a, old))
         self.life.check_diff(a, self.pick_seq(a, old), b, self.pick_seq(b, new))
 
     @rule()
