@@ -460,6 +460,7 @@ class VersionsLife:
 
     def check_garbage(self) -> None:
         """I9, the other half: when all history is let go, nothing is left but what heads reach."""
+        self.tracked = []
         while self.opened:
             self.close(0)
         for volume in self.model.volumes.values():
