@@ -11,7 +11,7 @@ from volume.disk import Disk
 
 OVERHEAD = 1.07  # chunk tables, manifest nodes, index: measured 3 %, and something to be sure
 
-SHORT_SHARE = 20  # space is short when less than one SHORT_SHARE-th of the disk is left
+SHORT_SHARE = 10  # space is short when less than one SHORT_SHARE-th of the disk is left
 
 
 class SpaceGuard:
