@@ -39,6 +39,10 @@ class BlockDevice(Protocol):
     def block_size(self) -> int: ...
     @property
     def read_only(self) -> bool: ...
+    @property
+    def seq(self) -> int:
+        """Number of the last write, trim or zeroing that the device took: 0 if it never changes.
+        What a read tells that is submitted afterwards is not older. See FLAG_IF_SEQ."""
 
     def submit(self, batch: Sequence[Request], done: Done) -> None:
         """Execute a batch; see the module's text for when `done` is called.
@@ -107,3 +111,19 @@ class Versions(Protocol):
     def version_names(self, volume: str | None, limit: int) -> list[str]:
         """Names of snapshots, as "vol@snapshot", of one volume or of all: for each volume newest
         first, at most `limit` in all. VolumeError, OSError."""
+
+
+@runtime_checkable
+class ClonesRanges(Protocol):
+    """A BlockDevice that can share what another device of the same store holds."""
+
+    def clone_range(
+        self, offset: int, source: BlockDevice, source_offset: int, length: int
+    ) -> int:
+        """Make [offset, offset + length) read as the source does at `source_offset`, by reference.
+
+        Returns how many bytes from the start were done so; 0 when nothing can be shared (another
+        store, not aligned to chunks). What was done is in the journal on return, as a write is.
+        Waits for the disk, on any thread. The range in the source is that of one moment between
+        call and return. VolumeError, OSError.
+        """

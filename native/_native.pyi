@@ -16,6 +16,10 @@ OP_BLOCK_STATUS: Final = 6
 FLAG_FUA: Final = 1
 FLAG_NO_HOLE: Final = 2
 FLAG_FAST_ZERO: Final = 4
+FLAG_IF_SEQ: Final = 8
+"""WRITE, UNMAP, WRITE_ZEROES: only when `Request.seq` is still the volume's, that is, when nothing
+was written to it since; else the error is ECANCELED. What a read told that was submitted after that
+`seq` had been taken is then still so: a read, a decision and a write become one step."""
 
 class Request:
     """One block request, from the front end to the volume and back.
@@ -34,6 +38,8 @@ class Request:
     cookie: int
     offset: int
     length: int
+    seq: int
+    """0, unless somebody sets it; for FLAG_IF_SEQ."""
     data: object
     error: int
     message: str | None

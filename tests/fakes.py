@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from blockd.device import STATE_CHANGED, STATE_HOLE, STATE_ZERO, BlockDevice, Changes, Done
 from blockd.nbd.access import ExportPolicy
 from native import (
+    FLAG_IF_SEQ,
     FLAG_NO_HOLE,
     OP_BLOCK_STATUS,
     OP_READ,
@@ -67,6 +68,7 @@ class MemoryDevice:
         self.block_size = block_size
         self.read_only = read_only
         self.deferred = deferred
+        self.seq = 0
         self.clients: list[str] = []
         self.closes = 0
         """How often the last client went: a version is closed by that, and must not be twice."""
@@ -151,6 +153,7 @@ class MemoryDevice:
         return bytes(data)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
+        self.seq += 1
         done = 0
         while done < len(data):
             number, at = divmod(offset + done, self.block_size)
@@ -169,6 +172,8 @@ class MemoryDevice:
             request.error = _PAST_END.get(request.op, errno.EINVAL)
         elif self.read_only and request.op in _WRITING:
             request.error = errno.EPERM
+        elif request.flags & FLAG_IF_SEQ and request.seq != self.seq:
+            request.error = errno.ECANCELED
         elif request.op == OP_READ:
             request.data = self.read(request.offset, request.length)
         elif request.op == OP_WRITE:
@@ -184,6 +189,7 @@ class MemoryDevice:
             request.data = [(run, STATE_CHANGED if hit else 0) for run, hit in runs]
 
     def _zero(self, offset: int, length: int, *, keep: bool) -> None:
+        self.seq += 1
         end = offset + length
         first, last = -(-offset // self.block_size), end // self.block_size  # whole blocks
         self._note_change(number for number in self._blocks if first <= number < last)

@@ -286,6 +286,10 @@ class PastVolume:
         return True
 
     @property
+    def seq(self) -> int:
+        return self.version.row.seq
+
+    @property
     def clients(self) -> list[str]:
         return sorted(self._clients)
 

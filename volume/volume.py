@@ -80,6 +80,11 @@ class Volume:
         return False
 
     @property
+    def seq(self) -> int:
+        """Of the last record of the journal; see `blockd.device.BlockDevice.seq`."""
+        return self.core.state()[0]
+
+    @property
     def clients(self) -> list[str]:
         """Who is attached, sorted; one entry for each connection."""
         return sorted(self._clients.elements())

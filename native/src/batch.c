@@ -30,6 +30,14 @@ static int append_write(struct bd_volume *volume, struct bd_action *action, uint
 
 static int append(struct bd_volume *volume, struct bd_action *action, uint64_t now_ns)
 {
+    if (action->if_seq) {
+        /* Of several records the first could be in the log and the rest wait for space: submitted
+         * again, it would find its own condition broken. */
+        if (action->length > volume->journal->max_payload - BD_PAGE)
+            return -EINVAL;
+        if (bd_journal_seq(volume->journal, volume) != action->seq)
+            return -ECANCELED;
+    }
     if (action->kind == BD_ACTION_WRITE)
         return append_write(volume, action, now_ns);
     struct bd_record record = {.op = action->kind == BD_ACTION_UNMAP ? BD_RECORD_UNMAP

@@ -28,10 +28,12 @@ enum bd_action_kind {
 struct bd_action {
     uint8_t kind;
     uint8_t state;
-    bool sync; /* WRITE, UNMAP, ZERO: durable before it is done (FUA) */
+    bool sync;   /* WRITE, UNMAP, ZERO: durable before it is done (FUA) */
+    bool if_seq; /* WRITE, UNMAP, ZERO: -ECANCELED when the volume is past `seq` */
     int status;
     uint64_t offset;
     uint64_t length;
+    uint64_t seq;
     uint8_t *data; /* WRITE: the payload; READ: where the bytes go */
 };
 

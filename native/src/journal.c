@@ -457,6 +457,12 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
     return 0;
 }
 
+uint64_t bd_journal_seq(const struct bd_journal *journal, const struct bd_volume *volume)
+{
+    const struct bd_group *group = &journal->group;
+    return group->count > 0 && group->volume == volume ? group->seq : volume->seq;
+}
+
 int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
 {
     /* What another sync has taken over is not dirty any more, but not durable yet either. */

@@ -190,6 +190,9 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
                    const void *payload, uint64_t now_ns, int *status);
 int bd_journal_commit(struct bd_journal *journal);
 
+/* The seq of the volume's last record, gathered ones included. The lock is held. */
+uint64_t bd_journal_seq(const struct bd_journal *journal, const struct bd_volume *volume);
+
 /* Whether the disk can take so many bytes of payload beside what is gathered. The lock is held. */
 bool bd_journal_has_space(const struct bd_journal *journal, uint64_t payload_bytes);
 

@@ -46,6 +46,7 @@ static int request_init(PyObject *self_object, PyObject *args, PyObject *kwargs)
     self->offset = offset;
     self->length = length;
     self->cookie = cookie;
+    self->seq = 0;
     self->error = 0;
     Py_INCREF(data);
     Py_XSETREF(self->data, data);
@@ -112,6 +113,7 @@ static PyMemberDef request_members[] = {
     {"cookie", T_ULONGLONG, offsetof(bd_request, cookie), 0, NULL},
     {"offset", T_ULONGLONG, offsetof(bd_request, offset), 0, NULL},
     {"length", T_ULONGLONG, offsetof(bd_request, length), 0, NULL},
+    {"seq", T_ULONGLONG, offsetof(bd_request, seq), 0, NULL},
     {"data", T_OBJECT_EX, offsetof(bd_request, data), 0, NULL},
     {"error", T_INT, offsetof(bd_request, error), 0, NULL},
     {"message", T_OBJECT_EX, offsetof(bd_request, message), 0, NULL},
@@ -145,7 +147,8 @@ int bd_request_register(PyObject *module)
         PyModule_AddIntConstant(module, "OP_BLOCK_STATUS", BD_OP_BLOCK_STATUS) < 0 ||
         PyModule_AddIntConstant(module, "FLAG_FUA", BD_FLAG_FUA) < 0 ||
         PyModule_AddIntConstant(module, "FLAG_NO_HOLE", BD_FLAG_NO_HOLE) < 0 ||
-        PyModule_AddIntConstant(module, "FLAG_FAST_ZERO", BD_FLAG_FAST_ZERO) < 0)
+        PyModule_AddIntConstant(module, "FLAG_FAST_ZERO", BD_FLAG_FAST_ZERO) < 0 ||
+        PyModule_AddIntConstant(module, "FLAG_IF_SEQ", BD_FLAG_IF_SEQ) < 0)
         return -1;
     return PyModule_AddObjectRef(module, "Request", (PyObject *)&bd_request_type);
 }

@@ -21,12 +21,14 @@ enum bd_request_flag {
     BD_FLAG_FUA = 1,
     BD_FLAG_NO_HOLE = 2,
     BD_FLAG_FAST_ZERO = 4,
+    BD_FLAG_IF_SEQ = 8, /* WRITE, UNMAP, WRITE_ZEROES: only if nothing was written since `seq` */
 };
 
 typedef struct {
     PyObject_HEAD uint64_t cookie;
     uint64_t offset;
     uint64_t length;
+    uint64_t seq; /* of the volume, for BD_FLAG_IF_SEQ */
     uint32_t op;
     uint32_t flags;
     int32_t error;

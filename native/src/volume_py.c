@@ -116,6 +116,8 @@ static int prepare(struct bd_volume *volume, struct submission *submission, Py_s
     action->offset = request->offset;
     action->length = request->length;
     action->sync = (request->flags & BD_FLAG_FUA) != 0;
+    action->if_seq = (request->flags & BD_FLAG_IF_SEQ) != 0;
+    action->seq = request->seq;
     if (request->op != BD_OP_FLUSH) {
         action->status = range_error(volume, request);
         if (action->status < 0)

@@ -73,6 +73,36 @@ static void test_writes_of_a_batch_are_one_pwritev(void)
     rig_destroy(&rig);
 }
 
+static void test_a_condition_holds_until_something_is_written(void)
+{
+    struct rig rig;
+    rig_init(&rig, SEGMENT, 2, VOLUME);
+    struct bd_action actions[5];
+    for (int i = 0; i < 5; i++) {
+        actions[i] = write_of(i, 0, 512);
+        actions[i].if_seq = true;
+    }
+    actions[0].seq = 1; /* nothing was written yet */
+    actions[1].seq = 0;
+    actions[2].seq = 0; /* the one before it is in the same batch */
+    actions[3].seq = 1;
+    actions[3].kind = BD_ACTION_UNMAP;
+    actions[4].seq = 2;
+    actions[4].length = SEGMENT; /* would be several records */
+    bd_batch_execute(rig.volume, actions, 5, 1);
+    const int expected[] = {-ECANCELED, 0, -ECANCELED, 0, -EINVAL};
+    for (int i = 0; i < 5; i++) {
+        CHECK_EQ(actions[i].state, BD_ACTION_DONE);
+        CHECK_EQ(actions[i].status, expected[i]);
+    }
+    CHECK_EQ(rig.volume->seq, 2);
+    actions[2].seq = 2;
+    bd_batch_execute(rig.volume, &actions[2], 1, 1);
+    CHECK_EQ(actions[2].status, 0);
+    rig_expect(&rig, 0, 512, 3);
+    rig_destroy(&rig);
+}
+
 static void test_more_writes_than_a_group_holds(void)
 {
     struct rig rig;
@@ -230,6 +260,7 @@ int main(void)
 {
     test_a_read_sees_the_writes_before_it_only();
     test_writes_of_a_batch_are_one_pwritev();
+    test_a_condition_holds_until_something_is_written();
     test_more_writes_than_a_group_holds();
     test_states();
     test_a_failed_group_fails_all_its_requests();

@@ -9,6 +9,7 @@ import pytest
 
 from native import (
     FLAG_FUA,
+    FLAG_IF_SEQ,
     OP_BLOCK_STATUS,
     OP_CACHE,
     OP_FLUSH,
@@ -269,3 +270,22 @@ def test_fill_takes_reads_only() -> None:
         with pytest.raises(ValueError, match="fill"):
             rig.core.fill(read, start, length)
     assert rig.core.fill(read, 0, 4096) is False
+
+
+def test_a_conditional_write_is_done_only_while_nothing_was_written_since() -> None:
+    rig = Rig(size=SIZE)
+    first = Request(OP_WRITE, 0, 512, b"a" * 512)
+    assert rig.submit(first) == (1, 0, 0, 0)
+    read = Request(OP_READ, 0, 512)
+    seq = rig.core.state()[0]
+    rig.submit(read)
+    late = Request(OP_WRITE, 512, 512, b"b" * 512, FLAG_IF_SEQ)
+    late.seq = seq
+    other = Request(OP_WRITE_ZEROES, 4096, 512)
+    rig.submit(other)
+    rig.submit(late)
+    assert late.error == errno.ECANCELED
+    late.seq = rig.core.state()[0]
+    rig.submit(late)
+    assert late.error == 0
+    assert rig.core.state()[0] == seq + 2
