@@ -1,0 +1,85 @@
+"""Targets: names, who may log in, where they are reached.
+
+Values that the daemon's target registry makes and login and discovery look at.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from blockd.scsi.target import TargetDevice
+
+IQN_PREFIX = "iqn.2026-11.io.blockd:"
+MAX_NAME_BYTES = 223  # RFC 7143 4.2.7.1
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A CHAP name and its secret. The secret is shown by nothing, `repr` included."""
+
+    user: str
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may log in to a target. An empty `initiators` lets in everybody whom CHAP lets in."""
+
+    initiators: tuple[str, ...] = ()
+    """iSCSI names; a trailing * matches any rest."""
+    addresses: tuple[str, ...] = ()
+    """Networks as 192.0.2.0/24; empty: all."""
+    chap: tuple[Credentials, ...] = ()
+    """Any of these proves the initiator. Empty: no authentication is asked for."""
+    mutual: Credentials | None = None
+    """What the target proves itself by when the initiator asks for that."""
+
+    def admits(self, initiator: str, address: str) -> bool:
+        """Whether name and address are on the lists; CHAP comes after this."""
+        raise AssertionError  # written with its users
+
+
+@dataclass(frozen=True, slots=True)
+class Portal:
+    """An address that a portal group is reached at."""
+
+    host: str
+    port: int
+    group: int
+    """Target portal group tag, 1 to 65535."""
+
+    def __str__(self) -> str:
+        """As TargetAddress has it: HOST:PORT,TPGT; IPv6 in brackets (RFC 7143 13.8)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port},{self.group}"
+
+
+@dataclass(eq=False, slots=True)
+class Target:
+    """One iSCSI target node."""
+
+    name: str
+    """IQN."""
+    access: Access
+    device: TargetDevice
+    alias: str = ""
+    redirect: str | None = None
+    """TargetAddress (host:port) that logins are sent to, with "target moved temporarily"."""
+
+
+class Targets(Protocol):
+    """All targets. Quick: called on the event loop."""
+
+    @property
+    def discovery(self) -> Access:
+        """Who may log in for discovery."""
+
+    def get(self, name: str) -> Target | None:
+        """The target of that IQN that is there already, or None."""
+
+    def all(self) -> Sequence[Target]:
+        """In listing order."""
+
+    def portals(self, arrived_at: Portal) -> Sequence[Portal]:
+        """Where targets are reached, as seen by a client that reached us at `arrived_at`: a
+        portal that listens on a wildcard address is shown under the address the client used."""

@@ -1,0 +1,68 @@
+"""CDBs: which there are, how long they are, which bits of them mean something.
+
+Every module with commands has a tuple `OPCODES` of `Opcode`; `blockd.scsi.opcodes` puts them
+together into the table that units dispatch by and REPORT SUPPORTED OPERATION CODES tells.
+Fields are read with `int.from_bytes` or the functions below; a CDB is always `MAX_CDB` bytes here,
+padded with zeros, so that no reader looks beyond its end.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from blockd.scsi.sense import invalid_field
+from blockd.scsi.task import Prepared, Result, Single
+
+if TYPE_CHECKING:
+    from blockd.scsi.nexus import Nexus
+    from blockd.scsi.unit import LogicalUnit
+
+MAX_CDB: Final = 260  # SPC-4 4.2.1: the longest variable length CDB
+
+Prepare = Callable[["LogicalUnit", "Nexus", bytes], Result | Single | Prepared]
+
+
+@dataclass(frozen=True, slots=True)
+class Opcode:
+    """One command, or one service action of one."""
+
+    code: int
+    action: int | None
+    """Service action; None for commands without (or where all are one entry)."""
+    name: str
+    usage: bytes
+    """CDB usage data (SPC-4 6.35.3): its length is the CDB's; a bit is 1 where the field is looked
+    at. Bits that are 0 in here and 1 in a CDB make INVALID FIELD IN CDB. The first byte is the
+    operation code, the service action is as it stands in a CDB."""
+    prepare: Prepare
+    changes_medium: bool = False
+    """Writes: refused when the unit is read-only."""
+    reservation: str = "write"
+    """What it takes under a persistent reservation of somebody else (SPC-4 5.13.4): "allowed",
+    "read" (allowed for Write Exclusive types), "write" (a conflict)."""
+    skips_attention: bool = False
+    """INQUIRY, REPORT LUNS, REQUEST SENSE: a pending unit attention stays pending."""
+
+
+def check_reserved(opcode: Opcode, cdb: bytes) -> None:
+    """Refuse a CDB with bits set that mean nothing: CheckCondition names the first of them."""
+    for index, mask in enumerate(opcode.usage):
+        if index == 0:
+            continue
+        wrong = cdb[index] & ~mask
+        if wrong:
+            if index == len(opcode.usage) - 1 and wrong == 0x04 and not mask & 0x04:
+                raise invalid_field(index, 2)  # NACA: ACA is not supported
+            raise invalid_field(index, wrong.bit_length() - 1)
+
+
+def u16(cdb: bytes, at: int) -> int:
+    return int.from_bytes(cdb[at : at + 2], "big")
+
+
+def u32(cdb: bytes, at: int) -> int:
+    return int.from_bytes(cdb[at : at + 4], "big")
+
+
+def u64(cdb: bytes, at: int) -> int:
+    return int.from_bytes(cdb[at : at + 8], "big")

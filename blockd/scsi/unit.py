@@ -1,0 +1,180 @@
+"""LogicalUnit: one volume as a SCSI direct-access device.
+
+`prepare` makes the checks that every command goes through, in the order of SAM-5 5.3.3:
+
+    operation code and service action known      20/00, or 24/00 at the service action
+    no unit attention pending for this nexus     06/xx, which is cleared by being told
+    no reservation in the way                    RESERVATION CONFLICT
+    no bit set that means nothing                24/00 with a pointer at it
+    not a write to a read-only unit              07/2700
+
+and then the command's own `prepare`. One unit serves all nexuses of all targets that have the
+volume, so that reservations and mode pages are those of the volume, through whatever portal.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from blockd.device import BlockDevice
+from blockd.scsi import sense
+from blockd.scsi.cdb import MAX_CDB, Opcode, check_reserved
+from blockd.scsi.modes import ModePages
+from blockd.scsi.nexus import Nexus
+from blockd.scsi.reservations import Reservations
+from blockd.scsi.sense import CheckCondition, ReservationConflict, Sense
+from blockd.scsi.task import CHECK_CONDITION, RESERVATION_CONFLICT, Prepared, Result, Single
+
+MAX_ATTENTIONS: Final = 8  # pending for one nexus; more of them say nothing new
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a unit is called, for ever: VPD pages 80h and 83h come from it."""
+
+    uuid: bytes
+    """16 bytes: the volume's; a past version of one has an own, made from it and the version."""
+    name: str
+    """Of the volume; may change."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceFacts:
+    """Of the store behind the unit, bytes."""
+
+    used_bytes: int
+    available_bytes: int
+    short: bool
+    """The soft threshold is reached: initiators are told (06/3807)."""
+
+
+class Surroundings(Protocol):
+    """What a unit needs beside its device."""
+
+    def space(self) -> SpaceFacts:
+        """Quick; of a moment ago."""
+
+    def load(self, key: str) -> bytes | None:
+        """What was kept under that key (quick: read when the server started)."""
+
+    def save(self, key: str, value: bytes | None) -> None:
+        """Keep it durably, None forgets it. Waits for the disk: call it in a `task.Work`."""
+
+    def unit(self, identifier: bytes) -> "LogicalUnit | None":
+        """The unit whose NAA designator (16 bytes) that is, for EXTENDED COPY."""
+
+
+class LogicalUnit:
+    """See the module's text. All calls come from one thread."""
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        identity: Identity,
+        surroundings: Surroundings,
+        opcodes: "dict[int, Opcode | dict[int, Opcode]]",
+    ) -> None:
+        """`opcodes`: `blockd.scsi.opcodes.TABLE`; by operation code, and by service action where
+        there are several."""
+        self.device = device
+        self.identity = identity
+        self.surroundings = surroundings
+        self.opcodes = opcodes
+        self.modes = ModePages()
+        self.reservations = Reservations(self)
+        self.reserved_by: Nexus | None = None  # RESERVE (6) and (10)
+        self.aborting: list[Callable[[Nexus], None]] = []
+        """Called with a nexus whose tasks on this unit are to be aborted (PREEMPT AND ABORT)."""
+        self._attentions: dict[Nexus, deque[Sense]] = {}
+        self._known_size = device.size
+        self._was_short = False
+
+    @property
+    def block_size(self) -> int:
+        return self.device.block_size
+
+    @property
+    def block_count(self) -> int:
+        return self.device.size // self.device.block_size
+
+    @property
+    def read_only(self) -> bool:
+        return self.device.read_only or self.modes.software_write_protect
+
+    # -- nexuses and their unit attentions
+
+    def attach(self, nexus: Nexus) -> None:
+        self._attentions[nexus] = deque(maxlen=MAX_ATTENTIONS)
+
+    def detach(self, nexus: Nexus) -> None:
+        """The nexus is gone: what it alone held is let go of (SAM-5 6.3.4)."""
+        self._attentions.pop(nexus, None)
+        if self.reserved_by is nexus:
+            self.reserved_by = None
+
+    @property
+    def nexuses(self) -> list[Nexus]:
+        return list(self._attentions)
+
+    def attention(self, what: Sense, *, to: Nexus | None = None, but: Nexus | None = None) -> None:
+        """Establish a unit attention for one nexus, or for all but one."""
+        for nexus, pending in self._attentions.items():
+            if nexus is not but and (to is None or nexus is to) and what not in pending:
+                pending.append(what)
+
+    def next_attention(self, nexus: Nexus) -> Sense | None:
+        """Take the oldest pending unit attention of a nexus."""
+        self._look_around()
+        pending = self._attentions.get(nexus)
+        return pending.popleft() if pending else None
+
+    def reset(self, what: Sense = sense.DEVICE_RESET, *, but: Nexus | None = None) -> None:
+        """LOGICAL UNIT RESET (SAM-5 6.3.3), after the transport has aborted the tasks."""
+        self.reserved_by = None
+        self.modes.reset()
+        self.attention(what, but=but)
+
+    def _look_around(self) -> None:
+        """Notice what happened behind the unit's back."""
+        size = self.device.size
+        if size != self._known_size:
+            self._known_size = size
+            self.attention(sense.CAPACITY_CHANGED)
+        short = self.surroundings.space().short
+        if short != self._was_short:
+            self._was_short = short
+            if short:
+                self.attention(sense.THIN_THRESHOLD)
+
+    # -- commands
+
+    def prepare(self, nexus: Nexus, cdb: bytes) -> Result | Single | Prepared:
+        """Begin a command; `cdb` has as many bytes as came, at least 6."""
+        cdb = cdb[:MAX_CDB].ljust(MAX_CDB, b"\0")
+        try:
+            opcode = self.lookup(cdb)
+            if not opcode.skips_attention and (pending := self.next_attention(nexus)):
+                raise CheckCondition(pending)
+            self.reservations.check(nexus, opcode, cdb)
+            check_reserved(opcode, cdb)
+            if opcode.changes_medium and self.read_only:
+                raise CheckCondition(sense.WRITE_PROTECTED)
+            return opcode.prepare(self, nexus, cdb)
+        except CheckCondition as error:
+            return Result(CHECK_CONDITION, sense=error.sense)
+        except ReservationConflict:
+            return Result(RESERVATION_CONFLICT)
+
+    def lookup(self, cdb: bytes) -> Opcode:
+        """The entry of the command table. CheckCondition."""
+        found = self.opcodes.get(cdb[0])
+        if found is None:
+            raise CheckCondition(sense.INVALID_OPCODE)
+        if isinstance(found, Opcode):
+            return found
+        at, mask = (8, 0xFFFF) if cdb[0] == 0x7F else (1, 0x1F)
+        action = int.from_bytes(cdb[8:10], "big") if at == 8 else cdb[1] & mask
+        if action not in found:
+            raise sense.invalid_field(at, 4)
+        return found[action]
