@@ -13,6 +13,7 @@ from volume.errors import (
     SnapshotExists,
     SnapshotPinned,
     VolumeBusy,
+    WouldWait,
 )
 from volume.model import (
     DiffInfo,
@@ -40,11 +41,21 @@ class FakeSnapshots:
         self._store = store
         self._snapshots: dict[tuple[str, str], SnapshotInfo] = {}
         self._schedules: dict[str, ScheduleInfo] = {}
+        self.busy = False
+        """Whether `create` would have to wait."""
         self._now_ns = NOW_NS
 
     def create(
-        self, name: str, volumes: Sequence[str], *, pinned: bool = False, sync: bool = False
+        self,
+        name: str,
+        volumes: Sequence[str],
+        *,
+        pinned: bool = False,
+        sync: bool = False,
+        wait: bool = True,
     ) -> list[SnapshotInfo]:
+        if not wait and self.busy:
+            raise WouldWait()
         refs.check_snapshot_name(name)
         infos = [self._store.info(volume) for volume in volumes]
         for volume in volumes:

@@ -6,9 +6,10 @@ while it freezes them or moves their heads. It is not held while a disk is waite
 one such transaction, or one sync of the journal.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from native import OP_UNMAP, Journal, PlaceTable, Request, VolumeCore
@@ -24,6 +25,7 @@ from volume.errors import (
     StoreSealed,
     VolumeBusy,
     VolumeHasSnapshots,
+    WouldWait,
 )
 from volume.flusher import Flusher
 from volume.history import (
@@ -306,15 +308,17 @@ class Catalog:
         *,
         pinned: bool = False,
         scheduled: bool = False,
+        wait: bool = True,
     ) -> list[tuple[Volume, VersionRow, SnapshotRow | None]]:
         """Note what the volumes called `names` are at this moment, as snapshots if a name is given.
 
         A barrier over every write that is acknowledged: all are taken at one position of the log.
         It waits for no disk: a record in the journal says so, which is as durable as the writes
         before it. Only when the journal has no room for that record, it waits until both the log
-        and the names are durable. NoSuchVolume, SnapshotExists: nothing was noted."""
+        and the names are durable. Without `wait` it raises WouldWait instead, also where it would
+        wait for somebody else who gives names. NoSuchVolume, SnapshotExists: nothing was noted."""
         parts, history = self._parts, self._history
-        with self.naming:
+        with self._may_name(wait=wait):
             taken = [self.named(name) for name in dict.fromkeys(names)]
             for volume in taken:
                 number = volume.record.number
@@ -333,6 +337,8 @@ class Catalog:
             try:
                 lsn, seqs = parts.journal.append_point(cores, tail, now_ns)
             except BlockingIOError:
+                if not wait:
+                    raise WouldWait() from None
                 in_journal = False
                 (next_lsn, *_), seqs = parts.journal.point(cores)
                 lsn = next_lsn - 1
@@ -355,6 +361,15 @@ class Catalog:
                 self._seal.sync_journal()
                 history.add_points(points, snapshots)
         return made
+
+    @contextlib.contextmanager
+    def _may_name(self, *, wait: bool) -> Iterator[None]:
+        if not self.naming.acquire(blocking=wait):
+            raise WouldWait()
+        try:
+            yield
+        finally:
+            self.naming.release()
 
     def replay_point(self, point: PointRecord) -> None:
         """At a start: what a POINT record says that `meta/` does not have yet."""

@@ -13,6 +13,8 @@
       CorruptData
         CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest
 
+`WouldWait` beside them is no failure.
+
 Each message names the object, the value and the way out. Front ends translate once: one table in
 `blockd/nbd` makes NBD errors, `blockd/api` makes HTTP statuses by `code`.
 """
@@ -22,6 +24,10 @@ class VolumeError(Exception):
     """Base of all errors that volume raises on purpose. `code` is stable and machine-readable."""
 
     code = "volume_error"
+
+
+class WouldWait(Exception):
+    """Asked not to wait, a call that would have to: call it again on a thread that may."""
 
 
 class NoSuchVolume(VolumeError):

@@ -55,24 +55,41 @@ class Snapshots:
         self._next_due_ns = 0  # looked at again whenever it has passed
 
     def create(
-        self, name: str, volumes: Sequence[str], *, pinned: bool = False, sync: bool = False
+        self,
+        name: str,
+        volumes: Sequence[str],
+        *,
+        pinned: bool = False,
+        sync: bool = False,
+        wait: bool = True,
     ) -> list[SnapshotInfo]:
         """Name what `volumes` are at one instant.
 
         Every write that was acknowledged before the call is in. On return it survives the death of
         the process, and a power cut as the writes in it do: from the next flush on, which is begun
-        at once. `sync`: waits for that. SnapshotExists, NoSuchVolume: none was made."""
+        at once. `sync`: waits for that. Without `wait` it is quick enough for an event loop: where
+        it would wait for a disk or for somebody else, it raises WouldWait instead. WouldWait,
+        SnapshotExists, NoSuchVolume: none was made."""
+        assert wait or not sync
         refs.check_snapshot_name(name)
-        infos = self._create(name, volumes, pinned=pinned)
+        infos = self._create(name, volumes, pinned=pinned, wait=wait)
         if sync:
             self._history.flush()
         return infos
 
     def _create(
-        self, name: str, volumes: Sequence[str], *, pinned: bool = False, scheduled: bool = False
+        self,
+        name: str,
+        volumes: Sequence[str],
+        *,
+        pinned: bool = False,
+        scheduled: bool = False,
+        wait: bool = True,
     ) -> list[SnapshotInfo]:
         self._seal.check()
-        made = self._catalog.add_points(volumes, name, pinned=pinned, scheduled=scheduled)
+        made = self._catalog.add_points(
+            volumes, name, pinned=pinned, scheduled=scheduled, wait=wait
+        )
         self._wake()
         return [
             SnapshotInfo(

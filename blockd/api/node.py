@@ -29,9 +29,16 @@ class Snapshots(Protocol):
     """Named versions, and the schedules that make some of them."""
 
     def create(
-        self, name: str, volumes: Sequence[str], *, pinned: bool = False, sync: bool = False
+        self,
+        name: str,
+        volumes: Sequence[str],
+        *,
+        pinned: bool = False,
+        sync: bool = False,
+        wait: bool = True,
     ) -> list[SnapshotInfo]:
-        """The state of all `volumes` at one instant, with every write acknowledged before."""
+        """The state of all `volumes` at one instant, with every write acknowledged before. Without
+        `wait` it is quick, or raises WouldWait."""
 
     def all(self, volume: str | None = None) -> list[SnapshotInfo]: ...
     def get(self, volume: str, name: str) -> SnapshotInfo: ...

@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from blockd.api.node import Node, Store
 from blockd.api.streaming import streamed_list
+from volume.errors import WouldWait
 from volume.model import ScheduleInfo, SnapshotInfo
 
 MAX_GROUP = 1024  # volumes of one snapshot; all their writers wait for the one instant
+QUICK_GROUP = 16  # volumes that are named on the event loop: some 0.2 ms, and 0.03 for each more
 
 
 class SnapshotCreate(BaseModel):
@@ -69,14 +71,21 @@ def _add_snapshots(routes: APIRouter, store: Store) -> None:
 
     @routes.post("/snapshots", status_code=201)
     async def create_snapshot(body: SnapshotCreate, response: Response) -> list[SnapshotInfo]:
-        def create() -> tuple[list[SnapshotInfo], float]:
+        def create(*, wait: bool = True) -> tuple[list[SnapshotInfo], float]:
             began = time.perf_counter()
             made = store.snapshots.create(
-                body.name, body.volumes, pinned=body.pinned, sync=body.sync
+                *(body.name, body.volumes), pinned=body.pinned, sync=body.sync, wait=wait
             )
             return made, (time.perf_counter() - began) * 1e3
 
-        made, took_ms = await asyncio.to_thread(create)
+        try:
+            if body.sync or len(body.volumes) > QUICK_GROUP:
+                raise WouldWait()
+            # Two tenths of a millisecond here; a thread would wait for the interpreter lock again
+            # and again while clients keep the loop busy, and the snapshot with it.
+            made, took_ms = create(wait=False)
+        except WouldWait:
+            made, took_ms = await asyncio.to_thread(create)
         response.headers["server-timing"] = f"create;dur={took_ms:.3f}"
         return made
 

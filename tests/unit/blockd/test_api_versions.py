@@ -57,6 +57,13 @@ def test_answers_say_how_long_the_daemon_took(http: httpx.Client) -> None:
     assert http.get("/snapshots").headers["server-timing"].startswith("app;dur=")
 
 
+def test_a_snapshot_that_would_wait_is_made_on_a_thread(node: FakeNode, http: httpx.Client) -> None:
+    node.store.snapshots.busy = True
+    made = http.post("/snapshots", json={"name": "one", "volumes": ["a"]})
+    assert made.status_code == 201
+    assert [info["name"] for info in http.get("/snapshots").json()] == ["one"]
+
+
 def test_version_errors_have_their_own_status(http: httpx.Client) -> None:
     body = {"name": "one", "volumes": ["a"]}
     http.post("/snapshots", json=body)

@@ -7,7 +7,7 @@ import pytest
 from tests.sim.crash import CrashState
 from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig, meta_at
 from volume import points
-from volume.errors import CorruptJournal, NoSuchVersion, SnapshotExists
+from volume.errors import CorruptJournal, NoSuchVersion, SnapshotExists, WouldWait
 from volume.logreader import LogCursor
 
 OPTIONS = replace(SMALL, window_bytes=20 * SEGMENT_BYTES, window_s=600)
@@ -136,3 +136,11 @@ def test_a_record_that_makes_no_sense_is_refused(cut: int) -> None:
     broken = [payload[:-1], payload + b"x", b"\xff\xff\xff\xff" + payload[4:], payload[:16]][cut]
     with pytest.raises(CorruptJournal, match="record 9"):
         points.decode(9, broken)
+
+
+def test_snapshot_that_may_not_wait_is_made_at_once_or_not_at_all(rig: StoreRig) -> None:
+    write(rig, "a", b"1")
+    rig.store.snapshots.create("s", ["a"], wait=False)
+    with rig.store._catalog.naming, pytest.raises(WouldWait):
+        rig.store.snapshots.create("t", ["a"], wait=False)
+    assert [info.name for info in rig.store.snapshots.all()] == ["s"]
