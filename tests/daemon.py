@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from blockd.api.client import Client
+from blockd.iscsi.targets import IQN_PREFIX
 from volume.model import StoreStatus
 
 READY_S = 60.0  # a start with a full journal to replay, under sanitizers, on a busy machine
@@ -145,6 +146,15 @@ class Daemon:
     @property
     def socket(self) -> str:
         return next(str(address) for address in self.ready["nbd"] if _is_path(address))
+
+    @property
+    def iscsi_address(self) -> str:
+        """HOST:PORT of the first iSCSI portal."""
+        return str(self.ready["iscsi"][0])
+
+    def iscsi_url(self, volume: str = "demo", lun: int = 0) -> str:
+        """URL of the unit that every volume has without any configuration, as libiscsi takes it."""
+        return f"iscsi://{self.iscsi_address}/{IQN_PREFIX}{volume}/{lun}"
 
     def create(self, volume: str, size: int, block_size: int = 512) -> None:
         """Make a volume; by default one whose clients may write single sectors."""
