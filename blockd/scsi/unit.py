@@ -4,6 +4,7 @@
 
     operation code and service action known      20/00, or 24/00 at the service action
     no unit attention pending for this nexus     06/xx, which is cleared by being told
+    no sanitize going on, or failed              02/041B, 03/3103; see `blockd.scsi.sanitize`
     no reservation in the way                    RESERVATION CONFLICT
     no bit set that means nothing                24/00 with a pointer at it
     not a write to a read-only unit              07/2700
@@ -20,11 +21,13 @@ from typing import Final, Protocol
 from blockd.device import BlockDevice
 from blockd.scsi import sense
 from blockd.scsi.cdb import MAX_CDB, Opcode, check_reserved
+from blockd.scsi.copy import CopyResults
 from blockd.scsi.modes import ModePages
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.reservations import Reservations
+from blockd.scsi.sanitize import Sanitizing
 from blockd.scsi.sense import CheckCondition, ReservationConflict, Sense
-from blockd.scsi.task import CHECK_CONDITION, RESERVATION_CONFLICT, Prepared, Result, Single
+from blockd.scsi.task import CHECK_CONDITION, RESERVATION_CONFLICT, Prepared, Result, Single, Steps
 
 MAX_ATTENTIONS: Final = 8  # pending for one nexus; more of them say nothing new
 
@@ -64,6 +67,11 @@ class Surroundings(Protocol):
     def unit(self, identifier: bytes) -> "LogicalUnit | None":
         """The unit whose NAA designator (16 bytes) that is, for EXTENDED COPY."""
 
+    def run(self, steps: Steps) -> None:
+        """Carry out steps that belong to no session, such as a sanitize, until they end; the result
+        is of no interest. When the server stops before that, the generator is closed. Called on
+        the event loop; returns before the first step, and others get their turn between steps."""
+
 
 class LogicalUnit:
     """See the module's text. All calls come from one thread."""
@@ -83,6 +91,8 @@ class LogicalUnit:
         self.opcodes = opcodes
         self.modes = ModePages()
         self.reservations = Reservations(self)
+        self.sanitizing = Sanitizing(self)
+        self.copies = CopyResults()
         self.reserved_by: Nexus | None = None  # RESERVE (6) and (10)
         self.aborting: list[Callable[[Nexus], None]] = []
         """Called with a nexus whose tasks on this unit are to be aborted (PREEMPT AND ABORT)."""
@@ -110,6 +120,7 @@ class LogicalUnit:
     def detach(self, nexus: Nexus) -> None:
         """The nexus is gone: what it alone held is let go of (SAM-5 6.3.4)."""
         self._attentions.pop(nexus, None)
+        self.copies.forget(nexus)
         if self.reserved_by is nexus:
             self.reserved_by = None
 
@@ -156,6 +167,7 @@ class LogicalUnit:
             opcode = self.lookup(cdb)
             if not opcode.skips_attention and (pending := self.next_attention(nexus)):
                 raise CheckCondition(pending)
+            self.sanitizing.check(opcode)
             self.reservations.check(nexus, opcode, cdb)
             check_reserved(opcode, cdb)
             if opcode.changes_medium and self.read_only:
