@@ -1,8 +1,8 @@
 """Sense data: why a command failed, as facts; encoded once, in the format that is asked for.
 
-SPC-4 4.5: fixed format (70h, 18 bytes) or descriptor format (72h), by the D_SENSE bit of the Control
-mode page or the DESC bit of REQUEST SENSE. An LBA that does not fit into 32 bits leaves the VALID
-bit of the fixed format clear: the descriptor format has all of it.
+SPC-4 4.5: fixed format (70h, 18 bytes) or descriptor format (72h), by the D_SENSE bit of the
+Control mode page or the DESC bit of REQUEST SENSE. An LBA that does not fit into 32 bits leaves the
+VALID bit of the fixed format clear: the descriptor format has all of it.
 """
 
 import struct
@@ -24,6 +24,7 @@ MISCOMPARE: Final = 0xE
 
 _FIXED = struct.Struct(">BBBIBIBBB3s")
 _INFORMATION_DESCRIPTOR = struct.Struct(">BBBBQ")
+_COMMAND_DESCRIPTOR = struct.Struct(">BBHQ")
 _KEY_SPECIFIC_DESCRIPTOR = struct.Struct(">BBBB3sB")
 
 
@@ -44,6 +45,8 @@ class Sense:
     """Whether `field` is of the CDB; else it is of the parameter list."""
     progress: int | None = None
     """How far a long operation is, of 65536; only with NO SENSE or NOT READY."""
+    command_specific: int | None = None
+    """COMMAND-SPECIFIC INFORMATION: the number of the segment that a copy ended in."""
 
     def encode(self, *, descriptor: bool = False) -> bytes:
         """Sense data as REQUEST SENSE and a CHECK CONDITION carry it."""
@@ -51,13 +54,16 @@ class Sense:
         if not descriptor:
             information = self.information if self.information is not None else 0
             valid = self.information is not None and information < 1 << 32
+            command = (self.command_specific or 0) & 0xFFFFFFFF
             return _FIXED.pack(
                 *(0x70 | 0x80 * valid, 0, self.key, information if valid else 0),
-                *(_FIXED.size - 8, 0, self.asc, self.ascq, 0, specific.ljust(3, b"\0")),
+                *(_FIXED.size - 8, command, self.asc, self.ascq, 0, specific.ljust(3, b"\0")),
             )
         descriptors = b""
         if self.information is not None:
             descriptors += _INFORMATION_DESCRIPTOR.pack(0, 0x0A, 0x80, 0, self.information)
+        if self.command_specific is not None:
+            descriptors += _COMMAND_DESCRIPTOR.pack(1, 0x0A, 0, self.command_specific)
         if specific:
             descriptors += _KEY_SPECIFIC_DESCRIPTOR.pack(2, 6, 0, 0, specific, 0)
         return bytes((0x72, self.key, self.asc, self.ascq, 0, 0, 0, len(descriptors))) + descriptors

@@ -89,8 +89,8 @@ class Prepared:
     """Begin, with the data-out that came: `data_out_length` bytes, or fewer when the initiator
     announced fewer. The memory is the task's until it ends. CheckCondition, ReservationConflict."""
     exact: bool = False
-    """The data is not a run of blocks of which some could be missing or left over: an initiator that
-    announced another length than `data_out_length` gets 05/2400, before any data is asked for."""
+    """The data is no run of blocks of which some may be missing or left over: an initiator that
+    announced another length than `data_out_length` gets 05/2400, before data is asked for."""
 
 
 class Task:
