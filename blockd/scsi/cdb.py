@@ -7,7 +7,7 @@ padded with zeros, so that no reader looks beyond its end.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from blockd.scsi.sense import invalid_field
@@ -42,18 +42,22 @@ class Opcode:
     "read" (allowed for Write Exclusive types), "write" (a conflict)."""
     skips_attention: bool = False
     """INQUIRY, REPORT LUNS, REQUEST SENSE: a pending unit attention stays pending."""
+    reserved: int = field(init=False, repr=False)
+    """The bits of a CDB that mean nothing, as one number: every command is checked for them."""
+
+    def __post_init__(self) -> None:
+        reserved = ~int.from_bytes(self.usage, "big") & ((1 << 8 * len(self.usage)) - 1)
+        object.__setattr__(self, "reserved", reserved)
 
 
 def check_reserved(opcode: Opcode, cdb: bytes) -> None:
     """Refuse a CDB with bits set that mean nothing: CheckCondition names the first of them."""
-    for index, mask in enumerate(opcode.usage):
-        if index == 0:
-            continue
-        wrong = cdb[index] & ~mask
-        if wrong:
-            if index == len(opcode.usage) - 1 and wrong == 0x04 and not mask & 0x04:
-                raise invalid_field(index, 2)  # NACA: ACA is not supported
-            raise invalid_field(index, wrong.bit_length() - 1)
+    length = len(opcode.usage)
+    wrong = int.from_bytes(cdb[:length], "big") & opcode.reserved
+    if wrong:
+        # NACA is among them: ACA is not supported.
+        highest = wrong.bit_length() - 1
+        raise invalid_field(length - 1 - highest // 8, highest % 8)
 
 
 def u16(cdb: bytes, at: int) -> int:

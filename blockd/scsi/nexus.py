@@ -1,7 +1,10 @@
 """I_T nexus: one initiator port at one target port, as units know it (SAM-5 4.8)."""
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from blockd.scsi.target import TargetDevice
 
 TRANSPORT_ID_ISCSI_NAME: Final = 0x05  # SPC-4 7.6.4.6: format 00b, protocol iSCSI: device name
 TRANSPORT_ID_ISCSI_PORT: Final = 0x45  # format 01b: name, ",i,0x", ISID
@@ -18,6 +21,8 @@ class Nexus:
     """6 bytes."""
     port_group: int
     """Target portal group tag; also the relative target port identifier."""
+    target: "TargetDevice | None" = field(default=None, repr=False)
+    """The device that it is a way to; `TargetDevice.attach` sets it."""
 
     @property
     def port(self) -> str:

@@ -100,6 +100,7 @@ def invalid_field(byte: int, bit: int | None = None, *, in_cdb: bool = True) -> 
     )
 
 
+NOTHING: Final = Sense(NO_SENSE, 0x00, 0x00)
 INVALID_OPCODE: Final = Sense(ILLEGAL_REQUEST, 0x20, 0x00, field=0)
 LBA_OUT_OF_RANGE: Final = Sense(ILLEGAL_REQUEST, 0x21, 0x00)
 UNIT_NOT_SUPPORTED: Final = Sense(ILLEGAL_REQUEST, 0x25, 0x00)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from blockd.device import BlockDevice
-from blockd.scsi import sense
+from blockd.scsi import modes, sense
 from blockd.scsi.cdb import MAX_CDB, Opcode, check_reserved
 from blockd.scsi.copy import CopyResults
 from blockd.scsi.modes import ModePages
@@ -50,6 +50,8 @@ class SpaceFacts:
     available_bytes: int
     short: bool
     """The soft threshold is reached: initiators are told (06/3807)."""
+    threshold_bytes: int = 0
+    """What `available_bytes` falls below then; 0: there is no such threshold."""
 
 
 class Surroundings(Protocol):
@@ -89,7 +91,7 @@ class LogicalUnit:
         self.identity = identity
         self.surroundings = surroundings
         self.opcodes = opcodes
-        self.modes = ModePages()
+        self.modes = ModePages(surroundings.load(modes.KEY))
         self.reservations = Reservations(self)
         self.sanitizing = Sanitizing(self)
         self.copies = CopyResults()
@@ -115,7 +117,9 @@ class LogicalUnit:
     # -- nexuses and their unit attentions
 
     def attach(self, nexus: Nexus) -> None:
-        self._attentions[nexus] = deque(maxlen=MAX_ATTENTIONS)
+        """Know a nexus from now on: it gets the unit attentions that come. `TargetDevice.attach`
+        does this for all units of a target."""
+        self._attentions.setdefault(nexus, deque(maxlen=MAX_ATTENTIONS))
 
     def detach(self, nexus: Nexus) -> None:
         """The nexus is gone: what it alone held is let go of (SAM-5 6.3.4)."""
@@ -140,10 +144,19 @@ class LogicalUnit:
         pending = self._attentions.get(nexus)
         return pending.popleft() if pending else None
 
+    def forget_attention(self, what: Sense, nexus: Nexus) -> None:
+        """Take one back that is still pending, if it is."""
+        pending = self._attentions.get(nexus)
+        if pending and what in pending:
+            pending.remove(what)
+
     def reset(self, what: Sense = sense.DEVICE_RESET, *, but: Nexus | None = None) -> None:
         """LOGICAL UNIT RESET (SAM-5 6.3.3), after the transport has aborted the tasks."""
         self.reserved_by = None
         self.modes.reset()
+        for nexus, pending in self._attentions.items():
+            if nexus is not but:
+                pending.clear()  # the reset says it all (SAM-5 5.14.4)
         self.attention(what, but=but)
 
     def _look_around(self) -> None:
