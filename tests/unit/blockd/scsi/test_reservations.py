@@ -1,0 +1,861 @@
+"""Persistent reservations and RESERVE / RELEASE, as initiators see them."""
+
+import pytest
+
+from blockd.scsi import sense
+from blockd.scsi.nexus import Nexus
+from blockd.scsi.persistent import NO_REGISTRATION_RESOURCES
+from blockd.scsi.pr_codec import MAX_LIST_BYTES, MAX_REGISTRATIONS
+from blockd.scsi.reservations import (
+    CLEAR,
+    OPCODES,
+    PREEMPT_AND_ABORT,
+    REGISTER,
+    REGISTER_AND_IGNORE,
+    RELEASE,
+    RESERVE,
+)
+from blockd.scsi.task import GOOD, RESERVATION_CONFLICT, Prepared, Result
+from tests.pr_client import (
+    ALL_PORTS,
+    BLOCK_OF_DATA,
+    READ,
+    TEST_UNIT_READY,
+    UNREGISTER,
+    WITH_OTHERS,
+    WRITE,
+    Host,
+    in_cdb,
+    move_list,
+    out_cdb,
+    out_list,
+    transport_id,
+)
+from tests.scsi_rig import Rig, nexus
+
+WE, EA, WERO, EARO, WEAR, EAAR = 1, 3, 5, 6, 7, 8
+TYPES = (WE, EA, WERO, EARO, WEAR, EAAR)
+PREEMPTED = (0x2A, 0x03)
+RELEASED = (0x2A, 0x04)
+REGISTRATION_PREEMPTED = (0x2A, 0x05)
+
+RESERVE_6, RELEASE_6 = bytes((0x16, 0, 0, 0, 0, 0)), bytes((0x17, 0, 0, 0, 0, 0))
+RESERVE_10, RELEASE_10 = bytes((0x56, *bytes(9))), bytes((0x57, *bytes(9)))
+INQUIRY = bytes((0x12, 0, 0, 0, 36, 0))
+REQUEST_SENSE = bytes((0x03, 0, 0, 0, 18, 0))
+MODE_SENSE_6 = bytes((0x1A, 0, 0x3F, 0, 255, 0))
+READ_CAPACITY_10 = bytes((0x25, *bytes(9)))
+READ_CAPACITY_16 = bytes((0x9E, 0x10, *bytes(8), 0, 0, 0, 32, 0, 0))
+SYNCHRONIZE_CACHE = bytes((0x35, *bytes(9)))
+
+
+def hosts(count: int = 3, rig: Rig | None = None) -> list[Host]:
+    """Nexuses of different initiators, with the keys 1, 2, ..., none of them registered."""
+    rig = rig or Rig()
+    joined = [rig.nexus, *(rig.join(number) for number in range(2, count + 1))]
+    return [Host(rig, joined[number], number + 1) for number in range(count)]
+
+
+def registered(count: int = 3, rig: Rig | None = None) -> list[Host]:
+    found = hosts(count, rig)
+    for host in found:
+        assert host.register().status == GOOD
+    return found
+
+
+def fault(result: Result) -> tuple[int, int]:
+    assert result.sense is not None, result
+    return result.sense.asc, result.sense.ascq
+
+
+# -- telling
+
+
+def test_a_new_unit_has_no_keys_and_no_reservation() -> None:
+    [a] = hosts(1)
+    assert a.told(0) == bytes(8)
+    assert a.told(1) == bytes(8)
+    assert a.told(3) == bytes(8)
+
+
+def test_capabilities_are_all_types_and_all_options() -> None:
+    [a] = hosts(1)
+    assert a.told(2) == bytes((0, 8, 0x1D, 0x90, 0xEA, 0x01, 0, 0))
+
+
+def test_capabilities_tell_that_registrations_are_kept() -> None:
+    [a] = hosts(1)
+    a.register(1)
+    assert a.told(2)[3] == 0x91
+
+
+def test_lengths_told_are_of_all_there_is() -> None:
+    a, *_ = registered()
+    assert a.told(0, 8) == bytes((0, 0, 0, 3, 0, 0, 0, 24))
+    assert a.told(0, 20)[8:] == bytes((0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0))
+    assert a.told(3, 0) == b""
+
+
+@pytest.mark.parametrize("action", range(4, 32))
+def test_unknown_service_actions_are_refused(action: int) -> None:
+    [a] = hosts(1)
+    assert fault(a.run(in_cdb(action))) == (0x24, 0)
+    if action > 7:
+        assert fault(a.run(out_cdb(action, 24), bytes(24))) == (0x24, 0)
+
+
+def test_full_status_shows_who_is_registered_through_which_port() -> None:
+    rig = Rig()
+    a, b = Host(rig, rig.nexus, 0xA), Host(rig, rig.join(2, group=7), 0xB)
+    a.register(ALL_PORTS)
+    b.register()
+    b.reserve(WERO)
+    first, second = a.full_status()
+    assert (first.key, first.all_ports, first.holds, first.kind) == (0xA, True, False, 0)
+    assert first.transport_id == transport_id(a.nexus.initiator, a.nexus.isid)
+    assert (second.key, second.all_ports, second.holds, second.kind) == (0xB, False, True, WERO)
+    assert second.target_port == 7
+
+
+@pytest.mark.parametrize("kind", [WEAR, EAAR])
+def test_all_registrants_are_shown_as_holders_and_no_key(kind: int) -> None:
+    a, b, _ = registered()
+    a.reserve(kind)
+    assert b.reservation() == (0, kind)
+    assert [status.holds for status in b.full_status()] == [True] * 3
+
+
+# -- registering
+
+
+def test_register_needs_the_present_key() -> None:
+    [a] = hosts(1)
+    assert a.register(key=5).status == RESERVATION_CONFLICT
+    assert a.register().status == GOOD
+    assert a.register().status == RESERVATION_CONFLICT
+    assert a.out(REGISTER, out_list(1, 9)).status == GOOD
+    assert a.keys() == [9]
+
+
+def test_register_and_ignore_needs_no_key() -> None:
+    [a] = hosts(1)
+    assert a.register_and_ignore().status == GOOD
+    assert a.out(REGISTER_AND_IGNORE, out_list(77, 9)).status == GOOD
+    assert a.keys() == [9]
+    assert a.out(REGISTER_AND_IGNORE, out_list(77, 0)).status == GOOD
+    assert a.keys() == []
+
+
+def test_registering_no_key_changes_nothing() -> None:
+    [a] = hosts(1)
+    assert a.unregister().status == RESERVATION_CONFLICT
+    assert a.out(REGISTER, out_list(0, 0)).status == GOOD
+    assert (a.keys(), a.generation()) == ([], 0)
+
+
+def test_the_same_key_may_be_registered_by_several() -> None:
+    a, b = hosts(2)
+    b.key = a.key
+    a.register()
+    b.register()
+    assert a.keys() == [1, 1]
+
+
+def test_the_generation_counts_what_changes_registrations() -> None:
+    a, b, c = registered()
+    assert a.generation() == 3
+    a.reserve(WE)
+    a.release(WE)
+    b.reserve(EA)
+    a.reserve(EA)  # a conflict
+    assert a.generation() == 3
+    a.preempt(b.key, EA)
+    assert a.generation() == 4
+    c.unregister()
+    assert a.generation() == 5
+    a.clear()
+    assert a.generation() == 6
+
+
+def test_a_registration_counts_only_for_its_target_port() -> None:
+    rig = Rig()
+    one, other = Host(rig, rig.nexus, 1), Host(rig, rig.join(1, group=2), 1)
+    one.register()
+    one.reserve(EARO)
+    assert one.may_write()
+    assert not other.may_read()
+    assert other.register().status == GOOD
+    assert other.may_write()
+    assert one.keys() == [1, 1]
+
+
+def test_a_registration_for_all_target_ports_counts_for_those_yet_to_come() -> None:
+    rig = Rig()
+    one = Host(rig, rig.nexus, 1)
+    one.register(ALL_PORTS)
+    one.reserve(EARO)
+    other = Host(rig, rig.join(1, group=2), 1)
+    assert other.may_write()
+    assert other.register(key=1).status == GOOD
+    assert one.keys() == [1]
+
+
+def test_all_target_ports_take_in_what_one_port_had_registered() -> None:
+    rig = Rig()
+    one, other = Host(rig, rig.nexus, 1), Host(rig, rig.join(1, group=2), 1)
+    other.register()
+    other.reserve(WE)
+    assert one.register(ALL_PORTS).status == RESERVATION_CONFLICT
+    one.key = 2
+    assert one.register_and_ignore(ALL_PORTS).status == GOOD
+    assert one.keys() == [2]
+    assert one.reservation() == (2, WE)
+
+
+def test_a_new_session_of_the_same_initiator_port_is_registered_still() -> None:
+    a, b = registered(2)
+    a.reserve(EA)
+    a.rig.unit.detach(a.nexus)
+    again = Host(a.rig, a.rig.join(1), 1)
+    assert again.may_write()
+    assert not b.may_read()
+    assert again.release(EA).status == GOOD
+
+
+def test_another_isid_is_another_initiator_port() -> None:
+    a, _ = registered(2)
+    a.reserve(EA)
+    renewed = Nexus(a.nexus.initiator, b"\x80\0\0\0\0\x99", 1)
+    a.rig.unit.attach(renewed)
+    host = Host(a.rig, renewed, 1)
+    host.attentions()
+    assert not host.may_read()
+
+
+def test_registrations_by_name_ignore_the_isid() -> None:
+    rig = Rig()
+    rig.unit.reservations.ignore_isids()
+    a, b = registered(2, rig)
+    a.reserve(EA)
+    renewed = Host(rig, Nexus(a.nexus.initiator, b"\x80\0\0\0\0\x99", 1), 1)
+    rig.unit.attach(renewed.nexus)
+    renewed.attentions()
+    assert renewed.may_write()
+    assert not b.may_read()
+    assert a.full_status()[0].transport_id == transport_id(a.nexus.initiator)
+
+
+def test_by_name_the_second_path_registers_what_the_first_one_did() -> None:
+    rig = Rig()
+    rig.unit.reservations.ignore_isids()
+    [a] = registered(1, rig)
+    path = Host(rig, Nexus(a.nexus.initiator, b"\x80\0\0\0\0\x99", 1), 1)
+    rig.unit.attach(path.nexus)
+    path.attentions()
+    assert path.register().status == GOOD
+    path.key = 2
+    assert path.register().status == RESERVATION_CONFLICT
+    assert a.keys() == [1]
+
+
+def test_others_are_registered_along() -> None:
+    a, b, c = hosts(3)
+    listed = transport_id(b.nexus.initiator, b.nexus.isid) + transport_id("iqn.2026-11.test:gone")
+    assert a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed)).status == GOOD
+    assert a.keys() == [1, 1, 1]
+    a.reserve(WERO)
+    assert b.may_write()
+    assert not c.may_write()
+
+
+def test_an_initiator_without_isid_is_all_its_sessions() -> None:
+    a, b = hosts(2)
+    listed = transport_id(b.nexus.initiator)
+    a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed))
+    a.reserve(EARO)
+    assert b.may_write()
+    b.key = 1
+    assert b.unregister().status == GOOD
+    assert not b.may_write()
+
+
+def test_others_who_are_registered_already_refuse_it_all() -> None:
+    a, b, c = hosts(3)
+    b.register()
+    listed = b"".join(transport_id(host.nexus.initiator, host.nexus.isid) for host in (c, b))
+    result = a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed))
+    assert fault(result) == (0x26, 0)
+    assert a.keys() == [2]
+
+
+def test_oneself_among_the_others_is_registered_once() -> None:
+    [a] = hosts(1)
+    listed = transport_id(a.nexus.initiator, a.nexus.isid)
+    assert a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed)).status == GOOD
+    assert a.keys() == [1]
+
+
+def test_the_same_other_twice_is_refused() -> None:
+    [a] = hosts(1)
+    listed = transport_id("iqn.x", bytes(6)) + transport_id("iqn.x")
+    assert fault(a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed))) == (0x26, 0)
+    assert a.keys() == []
+
+
+@pytest.mark.parametrize("action", [RESERVE, RELEASE, CLEAR, 4, 5, REGISTER_AND_IGNORE])
+def test_others_are_for_register_only(action: int) -> None:
+    [a] = registered(1)
+    listed = transport_id("iqn.x")
+    assert fault(a.out(action, out_list(1, 1, WITH_OTHERS, listed), WE)) == (0x26, 0)
+    assert a.keys() == [1]
+
+
+def test_others_are_refused_by_who_is_registered_or_unregisters() -> None:
+    a, b = hosts(2)
+    a.register()
+    listed = transport_id("iqn.x")
+    assert fault(a.out(REGISTER, out_list(1, 5, WITH_OTHERS, listed))) == (0x26, 0)
+    assert fault(a.out(REGISTER, out_list(1, 0, WITH_OTHERS, listed))) == (0x26, 0)
+    assert fault(b.out(REGISTER, out_list(0, 0, WITH_OTHERS, listed))) == (0x26, 0)
+    assert a.keys() == [1]
+
+
+def test_registrations_are_bounded() -> None:
+    a, b = hosts(2)
+    per_command = 250
+    for first in range(0, MAX_REGISTRATIONS - 1, per_command + 1):
+        count = min(per_command, MAX_REGISTRATIONS - 2 - first)
+        listed = b"".join(transport_id(f"iqn.{first + n}", bytes(6)) for n in range(count))
+        path = Host(a.rig, nexus(group=2 + first), 1)
+        a.rig.unit.attach(path.nexus)
+        path.attentions()
+        assert path.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed)).status == GOOD
+    assert len(a.keys()) == MAX_REGISTRATIONS - 1
+    assert a.register().status == GOOD
+    result = b.register()
+    assert result.sense == NO_REGISTRATION_RESOURCES
+    assert len(a.keys()) == MAX_REGISTRATIONS
+    assert a.out(REGISTER, out_list(1, 9)).status == GOOD  # a change needs no room
+    assert a.unregister().status == RESERVATION_CONFLICT
+    a.key = 9
+    assert a.unregister().status == GOOD
+    assert b.register().status == GOOD
+
+
+# -- what a reservation allows: (holder, other registrant, neither) x (read, write)
+
+ACCESS = {
+    WE: ("rw", "r", "r"),
+    EA: ("rw", "", ""),
+    WERO: ("rw", "rw", "r"),
+    EARO: ("rw", "rw", ""),
+    WEAR: ("rw", "rw", "r"),
+    EAAR: ("rw", "rw", ""),
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_who_may_read_and_write(kind: int) -> None:
+    a, b, c = hosts(3)
+    a.register()
+    b.register()
+    assert a.reserve(kind).status == GOOD
+    found = tuple("r" * host.may_read() + "w" * host.may_write() for host in (a, b, c))
+    assert found == ACCESS[kind]
+    assert a.release(kind).status == GOOD
+    assert c.may_write()
+
+
+@pytest.mark.parametrize(
+    ("cdb", "under_we", "under_ea"),
+    [
+        (INQUIRY, True, True),
+        (REQUEST_SENSE, True, True),
+        (TEST_UNIT_READY, True, True),
+        (READ_CAPACITY_10, True, True),
+        (READ_CAPACITY_16, True, True),
+        (in_cdb(3), True, True),
+        (
+            bytes((0xA3, 0x0A, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0)),
+            True,
+            True,
+        ),  # REPORT TARGET PORT GROUPS
+        (bytes((0x4D, 0, 0x40, 0, 0, 0, 0, 1, 0, 0)), True, True),  # LOG SENSE
+        (READ, True, False),
+        (MODE_SENSE_6, True, False),
+        (
+            bytes((0xA3, 0x0C, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0)),
+            True,
+            False,
+        ),  # REPORT SUPPORTED OPCODES
+        (bytes((0x2F, *bytes(9))), True, False),  # VERIFY
+        (bytes((0x34, *bytes(9))), True, False),  # PRE-FETCH
+        (bytes((0x9E, 0x12, *bytes(8), 0, 0, 0, 24, 0, 0)), True, False),  # GET LBA STATUS
+        (SYNCHRONIZE_CACHE, False, False),
+        (bytes((0x42, *bytes(9))), False, False),  # UNMAP
+        (bytes((0x55, 0x10, *bytes(8))), False, False),  # MODE SELECT
+        (bytes((0x93, *bytes(15))), False, False),  # WRITE SAME
+        (bytes((0x48, 0x01, *bytes(8))), False, False),  # SANITIZE
+        (bytes((0x83, *bytes(15))), False, False),  # EXTENDED COPY
+    ],
+)
+def test_which_commands_pass_a_reservation(cdb: bytes, under_we: bool, under_ea: bool) -> None:
+    a, b = hosts(2)
+    a.register()
+    found = []
+    for kind in (WE, EA):
+        a.reserve(kind)
+        begun = b.rig.unit.prepare(b.nexus, cdb)
+        found.append(not (isinstance(begun, Result) and begun.status == RESERVATION_CONFLICT))
+        a.release(kind)
+    assert found == [under_we, under_ea]
+
+
+def test_a_conflict_comes_before_faults_of_the_cdb() -> None:
+    a, b = registered(2)
+    a.reserve(EA)
+    assert b.run(bytes((0x28, 0xE0, *bytes(8)))).status == RESERVATION_CONFLICT
+
+
+def test_a_unit_attention_comes_before_a_conflict() -> None:
+    a, b, c = registered()
+    a.reserve(WE)
+    c.preempt(b.key, WE)
+    assert fault(b.run(WRITE, BLOCK_OF_DATA)) == REGISTRATION_PREEMPTED
+    assert b.run(WRITE, BLOCK_OF_DATA).status == RESERVATION_CONFLICT
+
+
+# -- reserving and releasing
+
+
+def test_only_registrants_reserve_and_only_with_their_key() -> None:
+    a, b = hosts(2)
+    assert a.reserve(WE).status == RESERVATION_CONFLICT
+    a.register()
+    assert a.out(RESERVE, out_list(7), WE).status == RESERVATION_CONFLICT
+    assert a.reserve(WE).status == GOOD
+    assert b.reserve(WE).status == RESERVATION_CONFLICT
+    assert a.reservation() == (1, WE)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_reserving_again_is_good_for_holders_and_of_the_same_type(kind: int) -> None:
+    a, b = registered(2)
+    assert a.reserve(kind).status == GOOD
+    assert a.reserve(kind).status == GOOD
+    other = WE if kind != WE else EA
+    assert a.reserve(other).status == RESERVATION_CONFLICT
+    expected = GOOD if kind in (WEAR, EAAR) else RESERVATION_CONFLICT
+    assert b.reserve(kind).status == expected
+
+
+@pytest.mark.parametrize(("kind", "scope"), [(0, 0), (2, 0), (4, 0), (9, 0), (15, 0), (WE, 1)])
+def test_unknown_types_and_scopes_are_refused(kind: int, scope: int) -> None:
+    [a] = registered(1)
+    result = a.out(RESERVE, out_list(1), kind, scope)
+    assert fault(result) == (0x24, 0)
+    assert result.sense is not None
+    assert result.sense.field == 2
+    assert a.reservation() is None
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_release_is_told_to_registrants_of_shared_types(kind: int) -> None:
+    a, b, c = hosts(3)
+    a.register()
+    b.register()
+    a.reserve(kind)
+    assert a.release(kind).status == GOOD
+    assert a.reservation() is None
+    assert b.attentions() == ([] if kind in (WE, EA) else [RELEASED])
+    assert a.attentions() == c.attentions() == []
+
+
+def test_a_release_names_the_type_that_is_reserved() -> None:
+    [a] = registered(1)
+    a.reserve(WE)
+    assert fault(a.release(EA)) == (0x26, 0x04)
+    assert fault(a.out(RELEASE, out_list(1), WE, 1)) == (0x26, 0x04)
+    assert a.reservation() == (1, WE)
+
+
+def test_a_release_of_what_another_holds_does_nothing() -> None:
+    a, b = registered(2)
+    a.reserve(WE)
+    assert b.release(WE).status == GOOD
+    assert b.release(EA).status == GOOD
+    assert a.reservation() == (1, WE)
+    assert b.out(RELEASE, out_list(9), WE).status == RESERVATION_CONFLICT
+
+
+def test_any_registrant_releases_for_all_registrants() -> None:
+    a, b, c = registered()
+    a.reserve(EAAR)
+    assert b.release(EAAR).status == GOOD
+    assert a.reservation() is None
+    assert a.attentions() == c.attentions() == [RELEASED]
+
+
+# -- leaving
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_reservation_leaves_with_its_holder(kind: int) -> None:
+    a, b = registered(2)
+    a.reserve(kind)
+    a.unregister()
+    left = kind in (WEAR, EAAR)
+    assert (a.reservation() is not None) == left
+    assert b.attentions() == ([RELEASED] if kind in (WERO, EARO) else [])
+    b.unregister()
+    assert a.reservation() is None
+    assert a.may_write()
+
+
+def test_a_reservation_stays_when_another_leaves() -> None:
+    a, b = registered(2)
+    a.reserve(WERO)
+    b.unregister()
+    assert a.reservation() == (1, WERO)
+    assert a.attentions() == []
+
+
+def test_a_reservation_survives_logout_and_reset() -> None:
+    a, b = registered(2)
+    a.reserve(EA)
+    a.rig.unit.detach(a.nexus)
+    a.rig.unit.reset()
+    b.attentions()
+    assert not b.may_read()
+
+
+def test_clear_removes_all_and_tells_the_others() -> None:
+    a, b, c = hosts(3)
+    a.register()
+    b.register()
+    b.reserve(EA)
+    assert c.clear().status == RESERVATION_CONFLICT
+    assert a.clear().status == GOOD
+    assert (a.keys(), a.reservation()) == ([], None)
+    assert b.attentions() == [PREEMPTED]
+    assert a.attentions() == c.attentions() == []
+
+
+# -- preempting
+
+
+def test_preempting_the_holder_takes_its_place() -> None:
+    a, b, c = registered()
+    a.reserve(WE)
+    assert b.preempt(a.key, EA).status == GOOD
+    assert b.reservation() == (2, EA)
+    assert b.keys() == [2, 3]
+    assert a.attentions() == [REGISTRATION_PREEMPTED]
+    assert c.attentions() == [RELEASED]
+    assert b.attentions() == []
+
+
+def test_the_rest_is_not_told_when_the_type_stays() -> None:
+    a, b, c = registered()
+    a.reserve(WERO)
+    b.preempt(a.key, WERO)
+    assert c.attentions() == []
+    assert b.reservation() == (2, WERO)
+
+
+def test_preempting_another_only_removes_it_whatever_type_is_named() -> None:
+    a, b, c = registered()
+    a.reserve(WE)
+    assert b.preempt(c.key, 0).status == GOOD
+    assert a.reservation() == (1, WE)
+    assert a.keys() == [1, 2]
+    assert c.attentions() == [REGISTRATION_PREEMPTED]
+    assert a.attentions() == []
+
+
+def test_preempting_without_a_reservation_makes_none() -> None:
+    a, b = registered(2)
+    assert b.preempt(a.key, EA).status == GOOD
+    assert (b.keys(), b.reservation()) == ([2], None)
+
+
+def test_preempting_removes_all_paths_with_that_key() -> None:
+    rig = Rig()
+    a1, a2 = Host(rig, rig.nexus, 1), Host(rig, rig.join(1, group=2), 1)
+    b = Host(rig, rig.join(2), 2)
+    for host in (a1, a2, b):
+        host.register()
+    a1.reserve(WERO)
+    b.preempt(1, WERO)
+    assert b.keys() == [2]
+    assert a1.attentions() == a2.attentions() == [REGISTRATION_PREEMPTED]
+    assert not a2.may_write()
+
+
+def test_preempting_ones_own_key_keeps_oneself_when_it_holds() -> None:
+    rig = Rig()
+    a1, a2 = Host(rig, rig.nexus, 1), Host(rig, rig.join(1, group=2), 1)
+    a1.register()
+    a2.register()
+    a1.reserve(WE)
+    assert a2.preempt(1, EA).status == GOOD
+    assert (a2.keys(), a2.reservation()) == ([1], (1, EA))
+    assert a2.may_write()
+    assert a1.attentions() == [REGISTRATION_PREEMPTED]
+    assert not a1.may_read()
+
+
+def test_preempting_ones_own_key_removes_oneself_when_another_holds() -> None:
+    a, b = registered(2)
+    a.reserve(WE)
+    assert b.preempt(2, WE).status == GOOD
+    assert a.keys() == [1]
+    assert b.attentions() == []
+
+
+def test_preempting_nobody_is_refused() -> None:
+    a, b, c = hosts(3)
+    a.register()
+    assert a.preempt(99, WE).status == RESERVATION_CONFLICT
+    assert fault(a.preempt(0, WE)) == (0x26, 0)
+    a.reserve(WE)
+    assert fault(a.preempt(0, WE)) == (0x26, 0)
+    assert b.preempt(1, WE).status == RESERVATION_CONFLICT
+    c.register()
+    assert fault(c.preempt(1, 2)) == (0x24, 0)
+    assert (a.keys(), a.reservation()) == ([1, 3], (1, WE))
+
+
+def test_key_zero_preempts_all_registrants_at_once() -> None:
+    a, b, c = registered()
+    a.reserve(WEAR)
+    assert b.preempt(0, EA).status == GOOD
+    assert (b.keys(), b.reservation()) == ([2], (2, EA))
+    assert a.attentions() == c.attentions() == [REGISTRATION_PREEMPTED]
+
+
+def test_a_reservation_of_all_registrants_outlasts_the_preemption_of_one() -> None:
+    a, b, c = registered()
+    a.reserve(WEAR)
+    assert b.preempt(a.key, EA).status == GOOD
+    assert (b.keys(), b.reservation()) == ([2, 3], (0, WEAR))
+    assert c.attentions() == []
+
+
+def test_the_last_registrant_that_preempts_itself_takes_the_reservation_along() -> None:
+    [a] = registered(1)
+    a.reserve(WEAR)
+    assert a.preempt(1, WE).status == GOOD
+    assert (a.keys(), a.reservation()) == ([], None)
+
+
+def test_preempt_and_abort_aborts_what_the_preempted_run() -> None:
+    a, b, c = registered()
+    a.reserve(WE)
+    aborted: list[Nexus] = []
+    a.rig.unit.aborting.append(aborted.append)
+    assert b.preempt(a.key, EA, PREEMPT_AND_ABORT).status == GOOD
+    assert aborted == [a.nexus]
+    assert b.reservation() == (2, EA)
+    b.preempt(c.key, EA)
+    assert aborted == [a.nexus]
+
+
+# -- moving
+
+
+def test_register_and_move_makes_another_the_holder() -> None:
+    a, b, _ = registered()
+    a.reserve(WE)
+    heir = nexus(9, group=4)
+    assert a.move(heir, 0x99).status == GOOD
+    assert a.reservation() == (0x99, WE)
+    assert a.keys() == [1, 2, 3, 0x99]
+    assert not a.may_write()
+    assert b.generation() == 4
+
+
+def test_register_and_move_may_unregister_and_may_name_a_registrant() -> None:
+    a, b = registered(2)
+    a.reserve(WERO)
+    assert a.move(b.nexus, 0x22, UNREGISTER).status == GOOD
+    assert a.keys() == [0x22]
+    assert b.reservation() == (0x22, WERO)
+    assert b.may_write()
+    assert not a.may_write()
+
+
+def test_register_and_move_is_for_the_holder_of_its_own_reservation() -> None:
+    a, b, c = hosts(3)
+    a.register()
+    b.register()
+    heir = nexus(9)
+    assert a.move(heir, 5).status == RESERVATION_CONFLICT  # nothing is reserved
+    a.reserve(WE)
+    assert b.move(heir, 5).status == RESERVATION_CONFLICT
+    assert c.move(heir, 5).status == RESERVATION_CONFLICT
+    a.release(WE)
+    a.reserve(WEAR)
+    assert a.move(heir, 5).status == RESERVATION_CONFLICT
+
+
+def test_register_and_move_refuses_no_key_and_oneself() -> None:
+    a, b = registered(2)
+    a.reserve(WE)
+    assert fault(a.move(b.nexus, 0)) == (0x26, 0)
+    assert fault(a.move(a.nexus, 5)) == (0x26, 0)
+    assert a.reservation() == (1, WE)
+
+
+# -- parameter lists
+
+
+@pytest.mark.parametrize("length", [0, 23, MAX_LIST_BYTES + 1, 1 << 31])
+def test_a_parameter_list_of_no_use_is_refused_before_it_is_sent(length: int) -> None:
+    [a] = hosts(1)
+    begun = a.rig.unit.prepare(a.nexus, out_cdb(REGISTER, length))
+    assert isinstance(begun, Result)
+    assert fault(begun) == (0x1A, 0)
+
+
+def test_a_parameter_list_that_is_cut_off_is_refused() -> None:
+    [a] = hosts(1)
+    assert fault(a.run(out_cdb(REGISTER, 24), out_list(0, 1)[:23])) == (0x1A, 0)
+    data = move_list(1, 2, transport_id("iqn.x"), 3)
+    assert fault(a.run(out_cdb(7, len(data)), data[:-4])) == (0x1A, 0)
+    assert a.keys() == []
+
+
+def test_what_is_registered_counts_when_the_data_is_there() -> None:
+    a, b = registered(2)
+    begun = a.rig.unit.prepare(a.nexus, out_cdb(RESERVE, 24, WE))
+    assert isinstance(begun, Prepared)
+    b.preempt(a.key, WE)
+    with pytest.raises(sense.ReservationConflict):
+        begun.run(memoryview(out_list(1)))
+
+
+# -- RESERVE and RELEASE
+
+
+@pytest.mark.parametrize(("reserve", "release"), [(RESERVE_6, RELEASE_6), (RESERVE_10, RELEASE_10)])
+def test_reserve_keeps_the_others_out(reserve: bytes, release: bytes) -> None:
+    a, b = hosts(2)
+    assert a.run(reserve).status == GOOD
+    assert a.run(reserve).status == GOOD
+    assert a.may_write()
+    assert b.run(reserve).status == RESERVATION_CONFLICT
+    assert not b.may_read()
+    assert b.run(release).status == GOOD  # which does nothing
+    assert not b.may_write()
+    assert a.run(release).status == GOOD
+    assert b.may_write()
+    assert b.run(reserve).status == GOOD
+
+
+@pytest.mark.parametrize(
+    ("cdb", "allowed"),
+    [
+        (INQUIRY, True),
+        (REQUEST_SENSE, True),
+        (READ_CAPACITY_10, True),
+        (READ_CAPACITY_16, True),
+        (TEST_UNIT_READY, False),
+        (MODE_SENSE_6, False),
+        (bytes((0x9E, 0x12, *bytes(8), 0, 0, 0, 24, 0, 0)), False),  # GET LBA STATUS
+        (SYNCHRONIZE_CACHE, False),
+    ],
+)
+def test_which_commands_pass_reserve(cdb: bytes, allowed: bool) -> None:
+    a, b = hosts(2)
+    a.run(RESERVE_6)
+    assert b.run(cdb).status == (GOOD if allowed else RESERVATION_CONFLICT)
+
+
+def test_persistent_reservations_conflict_with_reserve_for_everybody() -> None:
+    a, b = hosts(2)
+    a.run(RESERVE_6)
+    for host in (a, b):
+        assert host.register().status == RESERVATION_CONFLICT
+        assert host.run(in_cdb(0)).status == RESERVATION_CONFLICT
+    a.run(RELEASE_6)
+    assert a.register().status == GOOD
+
+
+def test_reserve_that_comes_before_the_parameter_list_makes_a_conflict() -> None:
+    a, b = hosts(2)
+    begun = a.rig.unit.prepare(a.nexus, out_cdb(REGISTER, 24))
+    assert isinstance(begun, Prepared)
+    b.run(RESERVE_6)
+    with pytest.raises(sense.ReservationConflict):
+        begun.run(memoryview(out_list(0, 1)))
+
+
+@pytest.mark.parametrize("how", ["logout", "reset"])
+def test_reserve_ends_with_its_nexus_and_by_reset(how: str) -> None:
+    a, b = hosts(2)
+    a.run(RESERVE_6)
+    if how == "logout":
+        a.rig.unit.detach(a.nexus)
+    else:
+        a.rig.unit.reset()
+    b.attentions()
+    assert b.may_write()
+
+
+def test_reserve_conflicts_while_anybody_is_registered() -> None:
+    a, b = hosts(2)
+    a.register()
+    for host in (a, b):
+        for cdb in (RESERVE_6, RELEASE_6, RESERVE_10, RELEASE_10):
+            assert host.run(cdb).status == RESERVATION_CONFLICT
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_reserve_does_nothing_for_those_whom_a_reservation_lets_in(kind: int) -> None:
+    a, b, c = hosts(3)
+    a.register()
+    b.register()
+    a.reserve(kind)
+    assert a.run(RESERVE_6).status == GOOD
+    assert a.run(RELEASE_10).status == GOOD
+    shared = kind not in (WE, EA)
+    assert b.run(RESERVE_10).status == (GOOD if shared else RESERVATION_CONFLICT)
+    assert c.run(RELEASE_6).status == RESERVATION_CONFLICT
+    assert a.rig.unit.reserved_by is None
+    assert a.reservation() is not None
+
+
+# -- others
+
+
+def test_permits_tells_what_copies_may_do() -> None:
+    a, b = registered(2)
+    reservations = a.rig.unit.reservations
+    a.reserve(WE)
+    assert reservations.permits(a.nexus, write=True)
+    assert reservations.permits(b.nexus, write=False)
+    assert not reservations.permits(b.nexus, write=True)
+    a.release(WE)
+    a.clear()
+    a.run(RESERVE_6)
+    assert reservations.permits(a.nexus, write=True)
+    assert not reservations.permits(b.nexus, write=False)
+
+
+def test_nexuses_that_come_and_go_are_not_remembered_for_ever() -> None:
+    a, _ = registered(2)
+    a.reserve(WE)
+    unit = a.rig.unit
+    for number in range(3000):
+        passing = Nexus(f"iqn.{number}", bytes(6), 1)
+        assert not unit.reservations.permits(passing, write=True)
+    assert len(unit.reservations._access) <= 1024
+
+
+def test_every_command_is_listed_once_with_its_length() -> None:
+    assert len({(opcode.code, opcode.action) for opcode in OPCODES}) == len(OPCODES) == 16
+    lengths = {0x16: 6, 0x17: 6, 0x56: 10, 0x57: 10, 0x5E: 10, 0x5F: 10}
+    for opcode in OPCODES:
+        assert opcode.usage[0] == opcode.code
+        assert len(opcode.usage) == lengths[opcode.code]
