@@ -150,6 +150,7 @@ class Lives(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.rig = Rig(surroundings=self.surroundings)
+        self.rig.unit.detach(self.rig.nexus)  # only those of the model
         if self.by_name:
             self.rig.unit.reservations.ignore_isids()
         self.hosts = [self._host(number, group) for number, group in NEXUSES]
