@@ -211,7 +211,8 @@ def _block_limits(unit: "LogicalUnit", _: "Nexus") -> bytes:
 
 
 def _characteristics(_unit: "LogicalUnit", _nexus: "Nexus") -> bytes:
-    return b"\x00\x01".ljust(60, b"\0")  # does not rotate
+    # Does not rotate; reads after a block erase or a crypto erase work (WABEREQ, WACEREQ: 01b).
+    return b"\x00\x01\x00\x50".ljust(60, b"\0")
 
 
 _LBPU, _LBPWS, _LBPWS10, _LBPRZ = 0x80, 0x40, 0x20, 0x04  # byte 5
