@@ -3,7 +3,8 @@
 A registration belongs to a `Registrant`: an initiator port (name and ISID) at a target port (the
 relative target port identifier, which is the portal group tag). Either may be left open, so that
 one registration stands for several I_T nexuses: no ISID is any session of that initiator, no target
-port is all of them (ALL_TG_PT). Registrations of one unit never overlap.
+port is all of them (ALL_TG_PT). Registrations of one unit never overlap. A unit that is part of
+several targets counts ports with the same tag as one.
 
 Kept state, all numbers big-endian:
 

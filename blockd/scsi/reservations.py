@@ -118,13 +118,6 @@ class Reservations:
             return
         self._check(nexus, opcode, cdb)
 
-    def permits(self, nexus: Nexus, *, write: bool) -> bool:
-        """Whether a nexus may read, or also write: for commands to another unit that reach into
-        this one (EXTENDED COPY)."""
-        if self.damaged is not None or self._unit.reserved_by not in (None, nexus):
-            return False
-        return self._access_of(nexus) >= (Access.FULL if write else Access.READ)
-
     def _check(self, nexus: Nexus, opcode: Opcode, cdb: bytes) -> None:
         if self.damaged is not None:
             if opcode.skips_attention:
@@ -212,7 +205,7 @@ class Reservations:
             raise ReservationConflict
         notices = self._act(self._single(nexus), cdb, data)
         self._changed()
-        self._tell(nexus, notices, abort=cdb[1] & 0x1F == PREEMPT_AND_ABORT)
+        self._tell(notices, abort=cdb[1] & 0x1F == PREEMPT_AND_ABORT)
         kept = self._persistent.kept
         value = pr_codec.encode_kept(kept) if kept is not None else None
         return Result() if self._keeper.has(value) else self._keep(value)
@@ -237,13 +230,12 @@ class Reservations:
             return state.clear(own, asked.key)
         return state.preempt(own, asked.key, asked.action_key, scope, kind)
 
-    def _tell(self, by: Nexus, notices: list[Notice], *, abort: bool) -> None:
+    def _tell(self, notices: list[Notice], *, abort: bool) -> None:
         """Establish unit attentions, and have tasks aborted."""
         if not notices:
             return
         unit = self._unit
-        nexuses = [nexus for nexus in unit.nexuses if nexus is not by]
-        for nexus in nexuses:
+        for nexus in unit.nexuses:
             single = self._single(nexus)
             for who, what in notices:
                 if not who.overlaps(single):
