@@ -117,12 +117,12 @@ class Persistent:
         """Let registrations be by initiator name only. Where several become one, the reservation
         holder's counts, else the one that came first."""
         reservation = self.reservation
-        keys: dict[Registrant, int] = {}
+        winners: dict[Registrant, Registrant] = {}
         for who in sorted(self.keys, key=lambda who: not self._is_holder(who)):
             wide = replace(who, isid=None)
-            if not any(wide.overlaps(other) for other in keys):
-                keys[wide] = self.keys[who]
-        self.keys = keys
+            if not any(wide.overlaps(other) for other in winners.values()):
+                winners[who] = wide
+        self.keys = {winners[who]: key for who, key in self.keys.items() if who in winners}
         if reservation is not None and reservation.holder is not None:
             holder = replace(reservation.holder, isid=None)
             self.reservation = Reservation(reservation.kind, holder)

@@ -270,3 +270,13 @@ def test_by_name_the_holder_counts_of_several_isids() -> None:
     assert host.keys() == [12]
     assert host.reservation() == (12, 1)
     assert host.may_write()
+
+
+def test_by_name_the_order_of_registration_stays() -> None:
+    a, b = pair()
+    a.register(PERSIST)
+    b.register(PERSIST)
+    b.reserve(1)
+    rig = Rig(surroundings=a.rig.surroundings)
+    rig.unit.reservations.ignore_isids()
+    assert Host(rig, rig.nexus, 1).keys() == [1, 2]
