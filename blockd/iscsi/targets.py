@@ -3,6 +3,7 @@
 Values that the daemon's target registry makes and login and discovery look at.
 """
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -36,7 +37,27 @@ class Access:
 
     def admits(self, initiator: str, address: str) -> bool:
         """Whether name and address are on the lists; CHAP comes after this."""
-        raise AssertionError  # written with its users
+        return self._admits_name(initiator.lower()) and self._admits_address(address)
+
+    def _admits_name(self, initiator: str) -> bool:
+        """iSCSI names are compared in lower case (RFC 7143 4.2.7.2)."""
+        return not self.initiators or any(
+            initiator.startswith(each[:-1].lower())
+            if each.endswith("*")
+            else initiator == each.lower()
+            for each in self.initiators
+        )
+
+    def _admits_address(self, address: str) -> bool:
+        if not self.addresses:
+            return True
+        try:
+            found = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        return any(found in ipaddress.ip_network(each, strict=False) for each in self.addresses)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from blockd.nbd.export_info import Enter
 from blockd.nbd.handshake import Handshake, HangUp, Upgrade
 from blockd.nbd.limits import Limits
 from blockd.nbd.lookups import Answer
-from blockd.nbd.receive import MIN_ROOM, ReceiveBuffer
+from blockd.receive import MIN_ROOM, ReceiveBuffer
 from blockd.nbd.stats import Stats
 from blockd.nbd.transmission import Transmission
 from native import Request

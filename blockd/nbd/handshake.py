@@ -58,7 +58,7 @@ from blockd.nbd.options import (
     decode_export_query,
     decode_name,
 )
-from blockd.nbd.receive import ReceiveBuffer
+from blockd.receive import ReceiveBuffer
 
 # PEEK_EXPORT was withdrawn and is unknown here, as to qemu and nbdkit.
 _WITHOUT_PAYLOAD = frozenset(

@@ -21,7 +21,7 @@ from blockd.nbd import contexts, wire
 from blockd.nbd.export_info import Enter
 from blockd.nbd.handshake import HangUp
 from blockd.nbd.limits import Limits
-from blockd.nbd.receive import ReceiveBuffer
+from blockd.receive import ReceiveBuffer
 from blockd.nbd.replies import Aside, ChunkReplies, Refused, Replies, SimpleReplies
 from blockd.nbd.requests import OPS, Rules, op_flags
 from blockd.nbd.stats import Stats

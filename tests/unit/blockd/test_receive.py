@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockd.nbd.receive import MIN_ROOM, ReceiveBuffer
+from blockd.receive import MIN_ROOM, ReceiveBuffer
 
 MIB = 1 << 20
 
