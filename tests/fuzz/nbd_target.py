@@ -19,7 +19,7 @@ from blockd.nbd import wire
 from blockd.nbd.access import ExportPolicy, TlsMode
 from blockd.nbd.contexts import MAX_SELECTED
 from blockd.nbd.limits import Limits
-from blockd.nbd.receive import MESSAGE_SLACK, MIN_ROOM, PAGE
+from blockd.receive import MESSAGE_SLACK, MIN_ROOM, PAGE
 from native import OP_BLOCK_STATUS, OP_READ
 from tests.fakes import MemoryDevice
 from tests.nbd_engine import Engine, open_export
