@@ -235,3 +235,4 @@ def test_a_read_only_unit_refuses_them() -> None:
     rig = Rig(read_only=True)
     for cdb in (cdbs.compare_and_write(0, 1), cdbs.orwrite(0, 1), cdbs.write_atomic(0, 1)):
         assert codes(rig.fault(cdb, bytes(2 * BLOCK))) == (7, 0x27, 0)
+    assert rig.device.seen == []

@@ -142,6 +142,7 @@ def test_a_read_only_unit_reads_and_refuses_to_write() -> None:
     rig.good(cdbs.synchronize())
     for size in cdbs.READS:
         assert codes(rig.fault(cdbs.write(0, 1, size=size), some(1))) == (7, 0x27, 0)
+    assert [seen.op for seen in rig.device.seen] == [OP_READ, OP_FLUSH]
 
 
 @pytest.mark.parametrize("size", [10, 16])

@@ -224,6 +224,7 @@ def test_a_read_only_unit_refuses_all_of_them() -> None:
     rig = Rig(read_only=True)
     for cdb in (cdbs.unmap(24), cdbs.write_same(0, 1), cdbs.write_same(0, 1, size=10)):
         assert codes(rig.fault(cdb, bytes(BLOCK))) == (7, 0x27, 0)
+    assert rig.device.seen == []
 
 
 # -- GET LBA STATUS

@@ -153,6 +153,7 @@ def test_a_read_only_unit_is_not_sanitized() -> None:
     rig = Rig(read_only=True)
     for action in (OVERWRITE, BLOCK_ERASE, CRYPTO_ERASE, EXIT_FAILURE_MODE):
         assert codes(rig.fault(cdbs.sanitize(action))) == (7, 0x27, 0)
+    assert rig.device.seen == []
 
 
 @given(st.binary(max_size=40))

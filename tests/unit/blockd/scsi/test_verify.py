@@ -166,7 +166,10 @@ def test_less_data_than_announced_is_compared_as_far_as_it_goes() -> None:
 def test_only_writing_needs_a_writable_unit() -> None:
     rig = Rig(read_only=True)
     rig.good(cdbs.verify(0, 1, check=1), bytes(BLOCK))
-    assert codes(rig.fault(cdbs.write_and_verify(0, 1), bytes(BLOCK))) == (7, 0x27, 0)
+    for size in cdbs.LONG:
+        refused = rig.fault(cdbs.write_and_verify(0, 1, size=size), bytes(BLOCK))
+        assert codes(refused) == (7, 0x27, 0)
+    assert [seen.op for seen in rig.device.seen] == [OP_READ]
 
 
 @given(st.binary(min_size=1, max_size=300), st.data())
