@@ -81,6 +81,8 @@ class LoggedIn:
     parameters: Parameters
     user: str | None = None
     """Who the initiator proved to be, by CHAP."""
+    address: str = ""
+    """The initiator's host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +373,7 @@ class Login:
             stat_sn=self._stat_sn + 1 & 0xFFFFFFFF,
             parameters=self._negotiation.settled(),
             user=None if self._chap is None else self._chap.user,
+            address=self._peer_address,
         )
         tsih = self._open_session(candidate)
         response = self._response(request.flags & 0x8F, SUCCESS, answers, tsih)

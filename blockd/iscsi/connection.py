@@ -1,0 +1,355 @@
+"""One connection: framing and digests, login, then the full feature phase. Sans-I/O.
+
+    bytes -> buffer()/received() -> whole PDUs -> login | session -> output(), next_event()
+
+A PDU is looked at when all of it is there. It is bounded: by MaxRecvDataSegmentLength, which we
+declare, and by 255 words of additional header. A header that fails its digest, or announces more
+than that, ends the connection, since nobody knows where the next PDU begins (RFC 7143 7.7, 7.8);
+damaged data ends a command only.
+
+Nothing but Login is answered before the login is over. What ends the connection is told by one
+event `Close`, after which nothing is parsed; commands that a device still has come back to
+`completed` all the same. `wake` is called when a connection has something to say that did not come
+from a call of its own: another session ended its tasks, or itself.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from typing_extensions import Buffer
+
+from blockd.device import BlockDevice
+from blockd.iscsi import pdu, text
+from blockd.iscsi.command import Command
+from blockd.iscsi.events import Close, Event, LookUp
+from blockd.iscsi.limits import MAX_LOGIN_DATA
+from blockd.iscsi.login import LoggedIn, Login, Refused
+from blockd.iscsi.management import Management
+from blockd.iscsi.node import Node, SessionInfo
+from blockd.iscsi.requests import Requests
+from blockd.iscsi.session import ProtocolError, Session
+from blockd.iscsi.stats import Stats
+from blockd.iscsi.targets import Portal, Target
+from blockd.receive import ReceiveBuffer
+from blockd.scsi.nexus import Nexus
+from blockd.scsi.target import TargetDevice
+from native import Request, crc32c
+
+BASE_BUFFER: Final = 384 << 10  # a Data-Out of the longest kind and more
+KEPT_BUFFER: Final = 1 << 20
+DRAIN_NOTICE_S: Final = 3  # what an initiator is told that it has to log out, when we stop
+_LENGTHS = struct.Struct(">4xI")
+
+
+class Connection:
+    """See the module's text. Every method belongs to the event loop's thread."""
+
+    def __init__(self, node: Node, portal: Portal, peer_address: str, peer: str = "") -> None:
+        """`portal`: where the initiator arrived; `peer_address`: its host; `peer`: for people."""
+        self.stats = Stats()
+        self.wake: Callable[[], None] = _nothing
+        self.peer = peer or peer_address
+        self._node = node
+        self._portal = portal
+        self._rx = ReceiveBuffer(BASE_BUFFER, KEPT_BUFFER)
+        self._out: list[Buffer] = []
+        self._events: deque[Event] = deque()
+        self._login: Login | None = Login(
+            node.targets, portal, peer_address, lambda found: node.open(found, portal.group, self)
+        )
+        self._logged_in: LoggedIn | None = None
+        self._session: Session | None = None
+        self._requests: Requests | None = None
+        self._attached: list[BlockDevice] = []
+        self._looking_up = False
+        self._ended = False
+        self._in_round = False
+        self._draining = False
+        self._header_digest = 0
+        self._data_digest = 0
+        self._heard = True  # something came since the last tick
+        self._silent_since: float | None = None
+        self._drain_until: float | None = None
+
+    # -- what the socket side sees
+
+    @property
+    def negotiating(self) -> bool:
+        """The login is not over."""
+        return self._login is not None
+
+    @property
+    def wants_input(self) -> bool:
+        return not self._ended and not self._looking_up
+
+    @property
+    def idle(self) -> bool:
+        """Nothing of it is in a device or on a thread, and no command waits."""
+        return self._session is None or self._session.idle
+
+    @property
+    def export_name(self) -> str | None:
+        """The target's name, for people."""
+        if self._logged_in is not None and self._logged_in.target is not None:
+            return self._logged_in.target.name
+        return None if self._login is None else self._login.target_name
+
+    @property
+    def initiator(self) -> str | None:
+        if self._logged_in is not None:
+            return self._logged_in.initiator
+        return None if self._login is None else self._login.initiator or None
+
+    def buffer(self, size: int) -> memoryview:
+        """Where the next bytes land; at least one."""
+        return self._rx.room(max(1, min(size, BASE_BUFFER)), borrowed=bool(self._events))
+
+    def received(self, count: int) -> None:
+        self._heard = True
+        self._rx.landed(count)
+        self._round()
+
+    def next_event(self) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    def output(self) -> list[Buffer]:
+        """What is to be sent, in order; the caller has it from now on."""
+        out = self._out
+        if not out:
+            return []
+        taken = list(out)
+        out.clear()
+        if self._session is not None:
+            self._session.released()
+            self._flush()
+        return taken
+
+    def completed(self, requests: list[Request]) -> None:
+        assert self._session is not None
+        self._session.completed(requests)
+        self._flush()
+
+    def worked(self, token: int, value: object, error: Exception | None = None) -> None:
+        assert self._session is not None
+        self._session.worked(token, value, error)
+        self._flush()
+
+    def answered(self, target: Target | None) -> None:
+        """What a `LookUp` found."""
+        self._looking_up = False
+        if self._ended or self._login is None:
+            return
+        self._out += self._login.resume(target)
+        self._after_login()
+        self._round()
+
+    def eof(self) -> None:
+        """No more bytes come."""
+        self._close("the initiator closed the connection", clean=self._session is None)
+
+    def drain(self) -> None:
+        """The server stops: ask the initiator to log out (11.9), and close when it is idle."""
+        if self._ended or self._draining:
+            return
+        self._draining = True
+        if self._session is None:
+            self._close("the server stops", clean=True)
+            return
+        times = (DRAIN_NOTICE_S, 0, 0)
+        numbers = self._session.next_numbers()
+        message = pdu.async_message(pdu.ASYNC_LOGOUT_REQUEST, numbers, parameters=times[::-1])
+        self._session.put(message)
+        if self._session.idle:
+            self._close("the server stops", clean=True)
+
+    def trim(self) -> None:
+        """Nothing came for long: give memory back."""
+        if not self._events:
+            self._rx.trim()
+
+    def tick(self, now_s: float) -> None:
+        """Called about once a second: is the initiator still there? (11.19)"""
+        limit = self._node.limits.keepalive_s
+        if self._heard or self._silent_since is None:
+            self._heard, self._silent_since = False, now_s
+            return
+        if self._session is None or self._requests is None or not limit or self._ended:
+            return
+        silent = now_s - self._silent_since
+        if silent >= 2 * limit:
+            self._close(f"the initiator did not answer a ping for {limit:g} s", clean=False)
+        elif silent >= limit:
+            self._requests.ping()
+
+    # -- what other sessions do to this one (blockd.iscsi.node.OpenSession)
+
+    @property
+    def target(self) -> Target | None:
+        return None if self._logged_in is None else self._logged_in.target
+
+    @property
+    def nexus(self) -> Nexus | None:
+        return None if self._session is None else self._session.nexus
+
+    def info(self, tsih: int) -> SessionInfo:
+        logged_in = self._logged_in
+        assert logged_in is not None
+        return SessionInfo(
+            initiator=logged_in.initiator,
+            isid=logged_in.isid.hex(),
+            tsih=tsih,
+            target=None if logged_in.target is None else logged_in.target.name,
+            peer=self.peer,
+            user=logged_in.user,
+            commands=0 if self._session is None else len(self._session.commands),
+        )
+
+    def abort_tasks(self, concerns: Callable[[Command], bool], gone: Callable[[], None]) -> int:
+        if self._session is None:
+            return 0
+        return self._session.abort_tasks(concerns, gone)
+
+    def end(self, reason: str) -> None:
+        self._close(reason, clean=False)
+        self.wake()
+
+    # -- a round
+
+    def _round(self) -> None:
+        """Everything that has come whole."""
+        self._in_round = True
+        try:
+            self._parse()
+        except ProtocolError as error:
+            self._close(f"protocol error: {error}", clean=False)
+        finally:
+            self._in_round = False
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._session is None or self._in_round:
+            return
+        if not self._ended:
+            self._session.submit()
+        if self._draining and self._session.idle:
+            self._close("the server stops", clean=True)
+
+    def _parse(self) -> None:
+        rx = self._rx
+        while not self._ended and not self._looking_up:
+            at = rx.start
+            available = rx.end - at
+            if available < pdu.HEADER_BYTES:
+                rx.need = pdu.HEADER_BYTES
+                return
+            (lengths,) = _LENGTHS.unpack_from(rx.view, at)
+            length = lengths & pdu.MAX_DATA_SEGMENT
+            ahs = lengths >> 24 << 2
+            if length > self._longest:
+                raise ProtocolError(f"a data segment of {length} bytes; {self._longest} was agreed")
+            data_at = pdu.HEADER_BYTES + ahs + self._header_digest
+            whole = data_at + (pdu.padded(length) + self._data_digest if length else 0)
+            if available < whole:
+                rx.need = whole
+                return
+            view = rx.view
+            rx.start = at + whole
+            rx.need = 0
+            if self._header_digest and not _matches(view[at : at + data_at]):
+                raise ProtocolError("a header failed its digest")
+            data = view[at + data_at : at + data_at + length]
+            if self._session is None:
+                self._login_pdu(bytes(view[at : at + pdu.HEADER_BYTES]), bytes(data))
+            elif length and self._data_digest and not _matches(view[at + data_at : at + whole]):
+                self._session.data_digest_failed(view, at)
+            else:
+                self._pdu(self._session, view, at, ahs, data)
+
+    @property
+    def _longest(self) -> int:
+        return MAX_LOGIN_DATA if self._session is None else text.OUR_MAX_RECV
+
+    def _pdu(self, session: Session, view: memoryview, at: int, ahs: int, data: memoryview) -> None:
+        opcode = view[at] & pdu.OPCODE_MASK
+        if opcode == pdu.SCSI_COMMAND:
+            session.scsi_command(view, at, ahs, data)
+        elif opcode == pdu.DATA_OUT:
+            session.data_out(view, at, data)
+        else:
+            assert self._requests is not None
+            ending = self._requests.take(opcode, view, at, data)
+            if ending is not None:
+                self._close(ending, clean=True)
+
+    # -- login
+
+    def _login_pdu(self, bhs: bytes, data: bytes) -> None:
+        assert self._login is not None
+        self._out += self._login.receive(bhs, data)
+        self._after_login()
+
+    def _after_login(self) -> None:
+        login = self._login
+        assert login is not None
+        if login.look_up is not None:
+            self._looking_up = True
+            self._events.append(LookUp(login.look_up))
+        elif isinstance(login.outcome, Refused):
+            refused = login.outcome
+            status = f"{refused.status[0]:02d}{refused.status[1]:02d}"
+            self._close(f"login refused, {status}: {refused.reason}", clean=False)
+        elif login.outcome is not None:
+            self._enter(login.outcome)
+
+    def _enter(self, logged_in: LoggedIn) -> None:
+        """The full feature phase begins."""
+        self._login, self._logged_in = None, logged_in
+        device = TargetDevice() if logged_in.target is None else logged_in.target.device
+        nexus = Nexus(logged_in.initiator, logged_in.isid, self._portal.group)
+        self._session = Session(
+            *(logged_in, device, nexus, self._node.limits, self.stats, self._out, self._events)
+        )
+        if logged_in.target is not None:
+            self._node.watch(device.units.values())
+            device.attach(nexus)
+            self._attached = [unit.device for unit in device.units.values()]
+            for each in self._attached:
+                each.attach(self.peer)
+        self._requests = Requests(
+            self._session,
+            Management(self._node, self._session, self),
+            logged_in,
+            self._node.targets,
+            self._portal,
+            self._node,
+            lambda: self.wake(),
+        )
+        self._header_digest = pdu.DIGEST_BYTES * logged_in.parameters.header_digest
+        self._data_digest = pdu.DIGEST_BYTES * logged_in.parameters.data_digest
+
+    # -- the end
+
+    def _close(self, reason: str, *, clean: bool) -> None:
+        """Once: abort what runs, tell the socket side."""
+        if self._ended:
+            return
+        self._ended = True
+        session, logged_in = self._session, self._logged_in
+        if session is not None and logged_in is not None:
+            session.abort_tasks(lambda _: True, _nothing)
+            session.device.detach(session.nexus)
+            for device in self._attached:
+                device.detach(self.peer)
+            self._node.left(logged_in, self._portal.group, self)
+        self._events.append(Close(reason, clean))
+
+
+def _matches(view: memoryview) -> bool:
+    """Whether the last four bytes are the CRC32C of those before (RFC 7143 13.1)."""
+    return crc32c(view[:-4]) == int.from_bytes(view[-4:], "little")
+
+
+def _nothing() -> None:
+    pass

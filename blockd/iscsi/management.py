@@ -1,0 +1,119 @@
+"""Task management: aborting commands, and resetting units. RFC 7143 4.2.3.3, 11.5, 11.6; SAM-5 7.
+
+The response is sent when what the function ends has nothing left in a device: a write that was
+aborted does not change a block after the initiator was told so. (It may have changed it before.)
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from blockd.iscsi import pdu
+from blockd.iscsi.command import Command
+from blockd.scsi import sense
+from blockd.scsi.nexus import Nexus
+
+if TYPE_CHECKING:
+    from blockd.iscsi.node import Node, OpenSession
+    from blockd.iscsi.session import Session
+    from blockd.scsi.unit import LogicalUnit
+
+_ON_A_UNIT: Final = (pdu.ABORT_TASK_SET, pdu.CLEAR_TASK_SET, pdu.LOGICAL_UNIT_RESET)
+_RESETS: Final = (pdu.TARGET_WARM_RESET, pdu.TARGET_COLD_RESET)
+
+Respond = Callable[[int], None]
+"""Send the function's response, now or later."""
+
+
+class _Countdown:
+    """Calls `done` when `count` aborted commands have nothing left in a device."""
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self.count = 1  # until everything was looked at
+
+    def gone(self) -> None:
+        self.count -= 1
+        if not self.count:
+            self._done()
+
+
+class Management:
+    """The functions as one session asks for them."""
+
+    def __init__(self, node: "Node", session: "Session", connection: "OpenSession") -> None:
+        self._node = node
+        self._session = session
+        self._connection = connection
+
+    def run(
+        self, function: int, lun: int | None, referenced: int, ref_cmd_sn: int, respond: Respond
+    ) -> None:
+        """Do `function`; `respond` is called once. `referenced`: the tag of the task that ABORT
+        TASK is about, `ref_cmd_sn` the number that its command has."""
+        unit = None if lun is None else self._session.device.units.get(lun)
+        if function == pdu.ABORT_TASK:
+            self._abort_task(lun, referenced, ref_cmd_sn, respond)
+        elif function in _ON_A_UNIT:
+            if unit is None:
+                respond(pdu.NO_SUCH_LUN)
+            elif function == pdu.ABORT_TASK_SET:
+                self._abort_own(lambda command: command.unit is unit, respond)
+            elif function == pdu.CLEAR_TASK_SET:
+                self._clear([unit], respond)
+            else:
+                self._reset([unit], sense.DEVICE_RESET, respond)
+        elif function in _RESETS:
+            units = list(self._session.device.units.values())
+            self._reset(units, sense.SCSI_BUS_RESET, respond)
+        elif function == pdu.TASK_REASSIGN:
+            respond(pdu.REASSIGN_NOT_SUPPORTED)  # ErrorRecoveryLevel 2
+        else:
+            respond(pdu.FUNCTION_NOT_SUPPORTED)  # CLEAR ACA: there is no ACA here
+
+    def _abort_task(
+        self, lun: int | None, referenced: int, ref_cmd_sn: int, respond: Respond
+    ) -> None:
+        command = self._session.commands.get(referenced)
+        if command is not None and command.lun == lun:
+            self._abort_own(lambda each: each is command, respond)
+        elif (
+            command is None
+            and self._session.in_window(ref_cmd_sn)
+            and (ref_cmd_sn == self._session.exp_cmd_sn)
+        ):
+            # 11.6.1: the command has not come yet; its number is taken as used.
+            self._session.count(ref_cmd_sn)
+            self._session.retire()
+            respond(pdu.FUNCTION_COMPLETE)
+        else:
+            respond(pdu.NO_SUCH_TASK)
+
+    def _abort_own(self, concerns: Callable[[Command], bool], respond: Respond) -> None:
+        countdown = _Countdown(lambda: respond(pdu.FUNCTION_COMPLETE))
+        countdown.count += self._session.abort_tasks(concerns, countdown.gone)
+        countdown.gone()
+
+    def _clear(self, units: "list[LogicalUnit]", respond: Respond) -> None:
+        """Everybody's tasks; the others are told (SAM-5 5.14)."""
+        hit = self._abort_all(units, respond)
+        for unit, nexuses in hit:
+            for nexus in nexuses:
+                if nexus is not self._session.nexus:
+                    unit.attention(sense.COMMANDS_CLEARED, to=nexus)
+
+    def _reset(self, units: "list[LogicalUnit]", what: sense.Sense, respond: Respond) -> None:
+        self._abort_all(units, respond)
+        for unit in units:
+            unit.reset(what, but=self._session.nexus)
+
+    def _abort_all(
+        self, units: "list[LogicalUnit]", respond: Respond
+    ) -> "list[tuple[LogicalUnit, list[Nexus]]]":
+        countdown = _Countdown(lambda: respond(pdu.FUNCTION_COMPLETE))
+        hit: list[tuple[LogicalUnit, list[Nexus]]] = []
+        for unit in units:
+            waiting, nexuses = self._node.abort_unit(unit, None, countdown.gone)
+            countdown.count += waiting
+            hit.append((unit, nexuses))
+        countdown.gone()
+        return hit

@@ -1,0 +1,268 @@
+"""What a session is asked beside SCSI commands: NOP-Out, Text, Task Management, Logout. RFC 7143.
+
+None of these waits for a device but task management, whose response may come later. Pings are
+answered from what was received and are bounded by it: nothing is read while replies are not taken.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from blockd.iscsi import pdu, text
+from blockd.iscsi.login import LoggedIn
+from blockd.iscsi.management import Management
+from blockd.iscsi.session import Session
+from blockd.iscsi.targets import Portal, Target, Targets
+from blockd.iscsi.text import Negotiation, TextError
+from blockd.scsi.target import decode_lun
+
+if TYPE_CHECKING:
+    from blockd.iscsi.node import Node
+
+DISCOVERY_TAKES: Final = (pdu.TEXT, pdu.LOGOUT, pdu.NOP_OUT)  # 4.3.3: and nothing else
+
+
+class Requests:
+    """See the module's text."""
+
+    def __init__(
+        self,
+        session: Session,
+        management: Management,
+        logged_in: LoggedIn,
+        targets: Targets,
+        portal: Portal,
+        node: "Node",
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` is called when something is to be sent that did not come of `take`."""
+        self._wake = wake
+        self._session = session
+        self._management = management
+        self._logged_in = logged_in
+        self._targets = targets
+        self._portal = portal
+        self._node = node
+        self._pinged: int | None = None  # TTT of a ping that was not answered
+        self._next_ttt = 0
+        self._text = bytearray()  # of requests with the C bit
+        self._answer: tuple[int, memoryview] | None = None  # TTT, and what is left to be sent
+
+    def take(self, opcode: int, view: memoryview, at: int, data: memoryview) -> str | None:
+        """A PDU that is neither a SCSI command nor data; why the connection ends, if it does."""
+        first, flags, _, lun_field, itt, ttt, cmd_sn, _ = pdu.COMMON_BHS.unpack_from(view, at)
+        session = self._session
+        handler = _HANDLERS.get(opcode)
+        if handler is None or (self._logged_in.discovery and opcode not in DISCOVERY_TAKES):
+            if opcode != pdu.SNACK and not first & pdu.IMMEDIATE and session.count(cmd_sn):
+                session.retire()
+            # SNACK: ErrorRecoveryLevel 0 has none (11.16).
+            reason = pdu.REJECT_SNACK if opcode == pdu.SNACK else pdu.REJECT_NOT_SUPPORTED
+            session.reject(reason, view, at)
+            return None
+        if not first & pdu.IMMEDIATE:
+            if not session.count(cmd_sn):
+                return None
+            session.retire()
+        return handler(self, view, at, flags, lun_field, itt, ttt, data)
+
+    # -- NOP
+
+    def ping(self) -> None:
+        """Ask the initiator for a sign of life, unless it owes one already."""
+        if self._pinged is None:
+            self._pinged = self._ttt()
+            numbers = self._session.numbers
+            self._session.put(pdu.nop_in(0, bytes(8), pdu.RESERVED_TAG, self._pinged, numbers))
+
+    def _nop_out(
+        self,
+        view: memoryview,
+        at: int,
+        flags: int,
+        lun_field: bytes,
+        itt: int,
+        ttt: int,
+        data: memoryview,
+    ) -> str | None:
+        if itt == pdu.RESERVED_TAG:  # the answer to a ping of ours, or nothing that wants one
+            if ttt == self._pinged:
+                self._pinged = None
+            return None
+        if ttt != pdu.RESERVED_TAG:
+            self._session.reject(pdu.REJECT_INVALID_FIELD, view, at)
+            return None
+        echo = bytes(data[: self._session.parameters.max_recv_data_segment_length])
+        numbers = self._session.next_numbers()
+        self._session.put(pdu.nop_in(len(echo), lun_field, itt, pdu.RESERVED_TAG, numbers), echo)
+        return None
+
+    # -- Text
+
+    def _text_request(
+        self,
+        view: memoryview,
+        at: int,
+        flags: int,
+        lun_field: bytes,
+        itt: int,
+        ttt: int,
+        data: memoryview,
+    ) -> str | None:
+        """11.10: one exchange at a time; the C bit continues a request, a TTT a response."""
+        final, more = flags & pdu.FINAL, flags & pdu.CONTINUE
+        if (final and more) or len(self._text) + len(data) > text.MAX_TEXT:
+            self._forget_text()
+            self._session.reject(pdu.REJECT_PROTOCOL_ERROR, view, at)
+            return None
+        if ttt != pdu.RESERVED_TAG and self._answer is not None and ttt == self._answer[0]:
+            if not len(data):
+                self._send_text(itt, lun_field, self._answer[1])
+                return None
+        elif ttt == pdu.RESERVED_TAG:
+            self._forget_text()  # a new exchange ends one that was left (11.10.4)
+        elif not self._text:
+            self._session.reject(pdu.REJECT_INVALID_FIELD, view, at)
+            return None
+        self._text += data
+        if more:
+            numbers = self._session.next_numbers()
+            self._session.put(pdu.text_response(0, 0, lun_field, itt, self._ttt(), numbers))
+            return None
+        try:
+            pairs = text.parse(bytes(self._text))
+            answers = self._answers(pairs)
+        except TextError:
+            self._forget_text()
+            self._session.reject(pdu.REJECT_PROTOCOL_ERROR, view, at)
+            return None
+        self._text.clear()
+        self._send_text(itt, lun_field, memoryview(text.encode(answers)))
+        return None
+
+    def _forget_text(self) -> None:
+        self._text.clear()
+        self._answer = None
+
+    def _send_text(self, itt: int, lun_field: bytes, left: memoryview) -> None:
+        """As much as fits into one PDU; the rest when the initiator asks for it."""
+        piece = left[: self._session.parameters.max_recv_data_segment_length]
+        rest = left[len(piece) :]
+        if len(rest):
+            ttt, flags = self._ttt(), pdu.CONTINUE
+            self._answer = (ttt, rest)
+        else:
+            ttt, flags = pdu.RESERVED_TAG, pdu.FINAL
+            self._answer = None
+        numbers = self._session.next_numbers()
+        self._session.put(
+            pdu.text_response(flags, len(piece), lun_field, itt, ttt, numbers), bytes(piece)
+        )
+
+    def _answers(self, pairs: dict[str, str]) -> list[tuple[str, str]]:
+        answers: list[tuple[str, str]] = []
+        negotiation = Negotiation(self._logged_in.discovery, self._session.parameters)
+        for key, value in pairs.items():
+            if key == "SendTargets":
+                answers += self._send_targets(value)
+                continue
+            answer = negotiation.renewed(key, value)
+            if answer is not None:
+                answers.append(answer)
+        if negotiation.parameters != self._session.parameters:
+            self._session.renegotiated(negotiation.parameters)
+        return answers
+
+    def _send_targets(self, wanted: str) -> list[tuple[str, str]]:
+        """Appendix C. All is for discovery; a normal session may ask for its own target."""
+        own = self._logged_in.target
+        found: list[Target]
+        if self._logged_in.discovery:
+            if wanted == "All":
+                found = list(self._targets.all())
+            else:
+                target = self._targets.get(wanted)
+                found = [] if target is None else [target]
+            found = [each for each in found if self._may_see(each)]
+        elif wanted == "" or (own is not None and wanted == own.name):
+            found = [] if own is None else [own]
+        else:
+            return [("SendTargets", text.REJECT)]
+        return text.send_targets(found, self._targets.portals(self._portal))
+
+    def _may_see(self, target: Target) -> bool:
+        """Discovery shows what could be logged in to."""
+        return target.access.admits(self._logged_in.initiator, self._logged_in.address)
+
+    # -- task management, logout
+
+    def _task_management(
+        self,
+        view: memoryview,
+        at: int,
+        flags: int,
+        lun_field: bytes,
+        itt: int,
+        referenced: int,
+        data: memoryview,
+    ) -> str | None:
+        session = self._session
+        function = flags & 0x7F
+        ref_cmd_sn = int.from_bytes(
+            view[pdu.REF_CMD_SN_AT + at : pdu.REF_CMD_SN_AT + at + 4], "big"
+        )
+
+        def respond(response: int) -> None:
+            session.put(pdu.task_management_response(response, itt, session.next_numbers()))
+            own = self._logged_in.target
+            self._wake()
+            if function == pdu.TARGET_COLD_RESET and response == 0 and own is not None:
+                self._node.end_sessions(own, "the target was reset")
+
+        self._management.run(function, decode_lun(lun_field), referenced, ref_cmd_sn, respond)
+        return None
+
+    def _logout(
+        self,
+        view: memoryview,
+        at: int,
+        flags: int,
+        lun_field: bytes,
+        itt: int,
+        ttt: int,
+        data: memoryview,
+    ) -> str | None:
+        """11.14. `ttt` has the CID in its upper half."""
+        reason, cid = flags & 0x7F, ttt >> 16
+        response = pdu.LOGOUT_OK
+        if reason == pdu.REMOVE_FOR_RECOVERY:
+            response = pdu.LOGOUT_NO_RECOVERY
+        elif reason == pdu.CLOSE_CONNECTION and cid != self._logged_in.cid:
+            response = pdu.LOGOUT_NO_SUCH_CID
+        elif reason > pdu.REMOVE_FOR_RECOVERY:
+            self._session.reject(pdu.REJECT_INVALID_FIELD, view, at)
+            return None
+        if response == pdu.LOGOUT_OK:
+            self._session.abort_tasks(lambda _: True, lambda: None)
+        parameters = self._session.parameters
+        self._session.put(
+            pdu.logout_response(
+                response,
+                itt,
+                self._session.next_numbers(),
+                time2wait=parameters.default_time2wait,
+                time2retain=parameters.default_time2retain,
+            )
+        )
+        return "logout" if response == pdu.LOGOUT_OK else None
+
+    def _ttt(self) -> int:
+        self._next_ttt = (self._next_ttt + 1) % pdu.RESERVED_TAG
+        return self._next_ttt
+
+
+_HANDLERS = {
+    pdu.NOP_OUT: Requests._nop_out,
+    pdu.TEXT: Requests._text_request,
+    pdu.TASK_MANAGEMENT: Requests._task_management,
+    pdu.LOGOUT: Requests._logout,
+}
