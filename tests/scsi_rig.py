@@ -54,6 +54,7 @@ class FakeSurroundings:
     units: dict[bytes, LogicalUnit] = field(default_factory=dict)
     fails_to_save: bool = False
     background: list[Steps] = field(default_factory=list)
+    paced_bytes: int = 0
 
     def space(self) -> SpaceFacts:
         return self.facts
@@ -71,6 +72,9 @@ class FakeSurroundings:
 
     def unit(self, identifier: bytes) -> LogicalUnit | None:
         return self.units.get(identifier)
+
+    def pace(self, length: int) -> None:
+        self.paced_bytes += length
 
     def run(self, steps: Steps) -> None:
         self.background.append(steps)

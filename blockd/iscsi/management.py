@@ -104,7 +104,7 @@ class Management:
     def _reset(self, units: "list[LogicalUnit]", what: sense.Sense, respond: Respond) -> None:
         self._abort_all(units, respond)
         for unit in units:
-            unit.reset(what, but=self._session.nexus)
+            unit.reset(what)  # SAM-5 6.3.3: for every nexus, the one that asked as well
 
     def _abort_all(
         self, units: "list[LogicalUnit]", respond: Respond

@@ -152,10 +152,18 @@ class Node:
                 hit.append(session.nexus)
         return waiting, hit
 
-    def _abort_nexus(self, unit: "LogicalUnit", nexus: Nexus) -> None:
+    def _abort_nexus(self, unit: "LogicalUnit", nexus: Nexus) -> bool:
+        aborted = False
+
+        def concerns(command: "Command") -> bool:
+            nonlocal aborted
+            aborted = aborted or command.unit is unit
+            return command.unit is unit
+
         for _, session in list(self._sessions.values()):
             if session.nexus is nexus:
-                session.abort_tasks(lambda command: command.unit is unit, _nothing)
+                session.abort_tasks(concerns, _nothing)
+        return aborted
 
     def _free_tsih(self) -> int:
         taken = {tsih for tsih, _ in self._sessions.values()}

@@ -35,9 +35,9 @@ from blockd.nbd.export_info import Enter
 from blockd.nbd.handshake import Handshake, HangUp, Upgrade
 from blockd.nbd.limits import Limits
 from blockd.nbd.lookups import Answer
-from blockd.receive import MIN_ROOM, ReceiveBuffer
 from blockd.nbd.stats import Stats
 from blockd.nbd.transmission import Transmission
+from blockd.receive import MIN_ROOM, ReceiveBuffer
 from native import Request
 
 JOIN_BYTES = 64 * 1024

@@ -21,10 +21,10 @@ from blockd.nbd import contexts, wire
 from blockd.nbd.export_info import Enter
 from blockd.nbd.handshake import HangUp
 from blockd.nbd.limits import Limits
-from blockd.receive import ReceiveBuffer
 from blockd.nbd.replies import Aside, ChunkReplies, Refused, Replies, SimpleReplies
 from blockd.nbd.requests import OPS, Rules, op_flags
 from blockd.nbd.stats import Stats
+from blockd.receive import ReceiveBuffer
 from native import FLAG_FUA, OP_READ, OP_WRITE, Request
 
 _STATUS_CHARGE = wire.STATUS_EXTENT_EXT.size * contexts.MAX_DESCRIPTORS

@@ -85,8 +85,8 @@ def compare_and_write(unit: "LogicalUnit", _: Nexus, cdb: bytes) -> Result | Pre
     offset, length = block_range(unit, u64(cdb, 2), cdb[13])
     if length > CONDITIONAL_BYTES:  # blocks larger than 4 KiB
         raise invalid_field(13)
-    if not length:
-        return DONE
+    if not length:  # 256 blocks, to an initiator that does not look: its data tells
+        return Prepared(0, lambda _: DONE, exact=True)
     flags = FLAG_FUA if cdb[1] & FUA else 0
     return Prepared(
         2 * length,

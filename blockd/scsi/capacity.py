@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _CAPACITY_10: Final = struct.Struct(">II")
 _CAPACITY_16: Final = struct.Struct(">QIBBBB16x")
 _MAX_LBA_10: Final = (1 << 32) - 1
-_PHYSICAL_BLOCK_BYTES: Final = 4096
 _LBPME: Final = 0x80  # byte 14: UNMAP works
 _LBPRZ: Final = 0x40  # and what is unmapped reads zeros
 
@@ -34,8 +33,8 @@ def read_capacity_10(unit: "LogicalUnit", _nexus: "Nexus", _cdb: bytes) -> Resul
 
 
 def read_capacity_16(unit: "LogicalUnit", _: "Nexus", cdb: bytes) -> Result:
-    exponent = max(_PHYSICAL_BLOCK_BYTES // unit.block_size, 1).bit_length() - 1
-    data = _CAPACITY_16.pack(unit.block_count - 1, unit.block_size, 0, exponent, _LBPME | _LBPRZ, 0)
+    # One logical block for each physical one: no write reads anything first, however small it is.
+    data = _CAPACITY_16.pack(unit.block_count - 1, unit.block_size, 0, 0, _LBPME | _LBPRZ, 0)
     return Result(data=(data[: u32(cdb, 10)],))
 
 

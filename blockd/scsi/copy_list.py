@@ -12,7 +12,7 @@
      4..7   indexes of source and           20..27  first block of the destination
             destination in the CSCD list
 
-STR is about tapes and priority is a hint: both are ignored. Other descriptors and inline data are
+STR is about tapes, priority is a hint, and SPC-4 took the LU ID type back: all are ignored. Other descriptors and inline data are
 refused. Whether the devices that descriptors name exist is found out when a segment needs them.
 """
 
@@ -122,8 +122,6 @@ def _cscd(descriptor: bytes, at: int) -> Cscd:
     disk = descriptor[1] & 0x1F == 0
     if descriptor[0] not in CSCD_TYPES or not disk:
         raise CheckCondition(_UNKNOWN_CSCD)
-    if descriptor[1] & 0xC0:  # not the designator of a logical unit
-        raise invalid_field(at + 1, 7, in_cdb=False)
     length = descriptor[7]
     if length > 20:
         raise invalid_field(at + 7, in_cdb=False)

@@ -2,9 +2,10 @@
 
 A volume reads zeros wherever nothing is mapped (LBPRZ = 1), and any block can be unmapped on its
 own. So WRITE SAME of zeros costs no data: it becomes an UNMAP with the UNMAP bit and a WRITE_ZEROES
-without. Anything else that WRITE SAME carries is written for real, also with the UNMAP bit, as the
-blocks have to read as the data-out afterwards (SBC-3 5.45). ANCHOR is refused by the usage data:
-there is no state between mapped and not mapped.
+without. With the UNMAP bit the blocks are unmapped whatever the data-out is: initiators that set it
+want that, their conformance tests send anything, and the targets that they know do it. Without the
+bit, anything else than zeros is written for real. ANCHOR is refused by the usage data: there is no
+state between mapped and not mapped.
 
 The limits below are in VPD page B0. UNMAP checks its whole parameter list before it begins.
 """
@@ -43,9 +44,9 @@ MAX_UNMAP_BYTES: Final = 4 << 30
 """Of all descriptors of one UNMAP; VPD B0 tells it in blocks. Destaging it visits 64 Ki chunks."""
 MAX_UNMAP_DESCRIPTORS: Final = 256
 """Of one UNMAP: each is a journal record. VPD B0."""
-MAX_WRITE_SAME_BYTES: Final = 1 << 30
-"""Of one WRITE SAME, whatever it writes; VPD B0 tells it in blocks. What is not zero is written for
-real, and initiators wait for a minute at most."""
+MAX_WRITE_SAME_BLOCKS: Final = 0xFFFF
+"""Of one WRITE SAME, whatever it writes; VPD B0. What is not zero is written for real, and
+initiators wait for a minute at most."""
 MAX_STATUS_DESCRIPTORS: Final = 1024
 """Of one GET LBA STATUS: 16 KiB."""
 MAX_STATUS_BYTES: Final = 1 << 40
@@ -123,7 +124,7 @@ def _write_same(
         length = unit.device.size - offset
         if not length:
             raise CheckCondition(sense.LBA_OUT_OF_RANGE)
-    if length > MAX_WRITE_SAME_BYTES:
+    if length > MAX_WRITE_SAME_BLOCKS * unit.block_size:
         raise invalid_field(field)
     unmapping = bool(flags & _UNMAP)
     if flags & _NDOB:
@@ -138,7 +139,7 @@ def _write_same(
 def _write_block(
     unit: "LogicalUnit", offset: int, length: int, block: bytes, unmapping: bool
 ) -> Steps:
-    if is_zero(block):
+    if unmapping or is_zero(block):
         return _write_zeros(unit, offset, length, unmapping)
     return write_pattern(unit, offset, length, block)
 

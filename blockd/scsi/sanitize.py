@@ -28,6 +28,7 @@ import json
 import threading
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from blockd.device import BlockDevice
@@ -183,6 +184,7 @@ class Sanitizing:
         """Each piece is durable before the next one: a volume full of them, waiting in the journal,
         would keep everybody else's FLUSH waiting too."""
         offset = self._done_bytes
+        yield Work(partial(self._unit.surroundings.pace, length))
         if pattern:
             yield from perform(
                 device, Request(OP_WRITE, offset, length, pattern[:length], FLAG_FUA)
@@ -297,10 +299,11 @@ def _begin(unit: "LogicalUnit", nexus: Nexus, cdb: bytes, pattern: bytes) -> Ste
     job = Job(pattern.hex(), unrestricted=bool(cdb[1] & _AUSE))
     steps = unit.sanitizing.begin(job, immediately=bool(cdb[1] & _IMMED))
     for other in unit.nexuses:  # SBC-3 4.11.2: before it begins, commands are terminated
-        if other is not nexus:
-            for abort in list(unit.aborting):
-                abort(other)
-    unit.attention(sense.COMMANDS_CLEARED, but=nexus)
+        if other is nexus:
+            continue
+        aborted = [abort(other) for abort in unit.aborting]
+        if any(aborted):
+            unit.attention(sense.COMMANDS_CLEARED, to=other)
     return steps
 
 

@@ -69,6 +69,10 @@ class Surroundings(Protocol):
     def unit(self, identifier: bytes) -> "LogicalUnit | None":
         """The unit whose NAA designator (16 bytes) that is, for EXTENDED COPY."""
 
+    def pace(self, length: int) -> None:
+        """Wait until a unit that writes by itself may write `length` bytes more, beside clients:
+        call it in a `task.Work`."""
+
     def run(self, steps: Steps) -> None:
         """Carry out steps that belong to no session, such as a sanitize, until they end; the result
         is of no interest. When the server stops before that, the generator is closed. Called on
@@ -96,8 +100,9 @@ class LogicalUnit:
         self.sanitizing = Sanitizing(self)
         self.copies = CopyResults()
         self.reserved_by: Nexus | None = None  # RESERVE (6) and (10)
-        self.aborting: list[Callable[[Nexus], None]] = []
-        """Called with a nexus whose tasks on this unit are to be aborted (PREEMPT AND ABORT)."""
+        self.aborting: list[Callable[[Nexus], bool]] = []
+        """Called with a nexus whose tasks on this unit are to be aborted (PREEMPT AND ABORT); tells
+        whether there were any."""
         self._attentions: dict[Nexus, deque[Sense]] = {}
         self._known_size = device.size
         self._was_short = False

@@ -203,7 +203,7 @@ def _block_limits(unit: "LogicalUnit", _: "Nexus") -> bytes:
         provisioning.MAX_UNMAP_DESCRIPTORS,
         max(_ALLOCATION_BYTES // size, 1),  # optimal unmap granularity
         _UGAVALID,  # counted from LBA 0
-        provisioning.MAX_WRITE_SAME_BYTES // size,
+        provisioning.MAX_WRITE_SAME_BLOCKS,
         atomic.MAX_ATOMIC_BYTES // size,
         *(0, 0),  # atomic alignment and granularity: any
         *(0, 0),  # atomic boundaries: none

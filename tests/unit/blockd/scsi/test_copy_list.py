@@ -52,7 +52,6 @@ def test_other_kinds_of_descriptors_are_refused() -> None:
         ([cdbs.cscd(HERE, flags=0x01)], [segment], (5, 0x26, 7)),
         ([cscd], [cdbs.segment(0, 0, 1, 0, 9, kind=0x03)], (5, 0x26, 9)),
         ([cscd], [cdbs.segment(0, 0, 1, 0, 9, kind=0x03)[:4]], (5, 0x26, 9)),
-        ([cdbs.cscd(HERE, flags=0xC0)], [segment], INVALID_PARAMETER),
         ([cscd[:7] + b"\x15" + cscd[8:]], [segment], INVALID_PARAMETER),
         ([cscd[:20]], [segment], INVALID_PARAMETER),
         ([cscd], [segment[:20]], INVALID_PARAMETER),
@@ -60,6 +59,11 @@ def test_other_kinds_of_descriptors_are_refused() -> None:
     ):
         assert codes(fault(here, cdbs.copy_list(cscds, segments))) == expected
     assert here.device.seen == []
+
+
+def test_the_obsolete_type_of_a_designator_is_ignored() -> None:
+    here, _ = pair()
+    good(here, cdbs.copy_list([cdbs.cscd(HERE, flags=0xC0)], [cdbs.segment(0, 0, 1, 0, 9)]))
 
 
 def test_inline_data_and_strange_list_identifiers_are_refused() -> None:

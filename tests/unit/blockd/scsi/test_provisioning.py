@@ -138,16 +138,22 @@ def test_any_parameter_list_is_answered(parameters: bytes, length: int) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 16])
-@pytest.mark.parametrize("flags", [0, UNMAP])
-def test_one_block_is_written_all_over_a_range(size: int, flags: int) -> None:
+def test_one_block_is_written_all_over_a_range(size: int) -> None:
     rig = filled(blocks=2 * BLOCKS)
     block = bytes(at % 255 for at in range(BLOCK))
-    rig.good(cdbs.write_same(1, 3000, size=size, flags=flags), block)
+    rig.good(cdbs.write_same(1, 3000, size=size), block)
     assert rig.device.read(BLOCK, 3000 * BLOCK) == block * 3000
     assert rig.device.read(0, BLOCK) == b"\xee" * BLOCK
     assert rig.device.read(3001 * BLOCK, BLOCK) == b"\xee" * BLOCK
     assert {seen.op for seen in rig.device.seen} == {OP_WRITE}
     assert max(seen.length for seen in rig.device.seen) <= MIB
+
+
+@pytest.mark.parametrize("size", [10, 16])
+def test_what_is_to_be_unmapped_is_whatever_the_data_is(size: int) -> None:
+    rig = filled()
+    rig.good(cdbs.write_same(1, 5, size=size, flags=UNMAP), b"\xff" * BLOCK)
+    assert [seen.op for seen in rig.device.seen] == [OP_UNMAP]
 
 
 @pytest.mark.parametrize("size", [10, 16])
@@ -191,7 +197,7 @@ def test_a_data_out_of_anything_but_one_block_is_refused(size: int) -> None:
 
 
 def test_more_than_vpd_b0_allows_is_refused() -> None:
-    most = provisioning.MAX_WRITE_SAME_BYTES // BLOCK
+    most = provisioning.MAX_WRITE_SAME_BLOCKS
     rig = Rig(blocks=2 * most)
     rig.good(cdbs.write_same(0, most), bytes(BLOCK))
     for cdb, field in (

@@ -221,7 +221,12 @@ class Lives(RuleBasedStateMachine):
     ) -> None:
         aborted: list[int] = []
         nexus_of = [host.nexus for host in self.hosts]
-        self.rig.unit.aborting[:] = [lambda nexus: aborted.append(nexus_of.index(nexus))]
+
+        def note(nexus: Nexus) -> bool:
+            aborted.append(nexus_of.index(nexus))
+            return False
+
+        self.rig.unit.aborting[:] = [note]
         key = self._right(who, guess)
         found = self.hosts[who].out(4 + abort, out_list(key, victims_key), kind)
         assert found.status == self.model.preempt(who, key, victims_key, kind)

@@ -202,12 +202,18 @@ def test_progress_never_says_that_it_is_over() -> None:
 
 def test_what_others_have_under_way_is_aborted_and_they_are_told() -> None:
     rig = filled()
-    other = rig.join(2)
+    other, idle = rig.join(2), rig.join(3)
     aborted: list[Nexus] = []
-    rig.unit.aborting.append(aborted.append)
+
+    def abort(nexus: Nexus) -> bool:
+        aborted.append(nexus)
+        return nexus is other
+
+    rig.unit.aborting.append(abort)
     rig.good(cdbs.sanitize(BLOCK_ERASE))
-    assert aborted == [other]
+    assert aborted == [other, idle]
     assert codes(rig.fault(TEST_UNIT_READY, nexus=other)) == codes(sense.COMMANDS_CLEARED)
+    rig.good(TEST_UNIT_READY, nexus=idle)
     rig.good(TEST_UNIT_READY)
 
 
