@@ -12,8 +12,9 @@
      4..7   indexes of source and           20..27  first block of the destination
             destination in the CSCD list
 
-STR is about tapes, priority is a hint, and SPC-4 took the LU ID type back: all are ignored. Other descriptors and inline data are
-refused. Whether the devices that descriptors name exist is found out when a segment needs them.
+STR is about tapes, priority is a hint, and SPC-4 took the LU ID type back: all are ignored. Other
+descriptors and inline data are refused. Whether the devices that descriptors name exist is found
+out when a segment needs them.
 """
 
 from collections.abc import Iterator

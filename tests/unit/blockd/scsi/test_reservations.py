@@ -653,7 +653,12 @@ def test_preempt_and_abort_aborts_what_the_preempted_run() -> None:
     a, b, c = registered()
     a.reserve(WE)
     aborted: list[Nexus] = []
-    a.rig.unit.aborting.append(lambda nexus: bool(aborted.append(nexus)))
+
+    def abort(nexus: Nexus) -> bool:
+        aborted.append(nexus)
+        return True
+
+    a.rig.unit.aborting.append(abort)
     assert b.preempt(a.key, EA, PREEMPT_AND_ABORT).status == GOOD
     assert aborted == [a.nexus]
     assert b.reservation() == (2, EA)
