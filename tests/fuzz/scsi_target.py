@@ -88,7 +88,7 @@ class _Command:
     data: bytes
 
 
-class _WatchedDevice(MemoryDevice):
+class WatchedDevice(MemoryDevice):
     """Trusts nobody."""
 
     def submit(self, batch: Sequence[Request], done: Done) -> None:
@@ -162,7 +162,7 @@ class _Site:
             read_only=setup.read_only,
             surroundings=self.surroundings,
         )
-        rig.device = rig.unit.device = _WatchedDevice(
+        rig.device = rig.unit.device = WatchedDevice(
             "vm1",
             blocks * block_size,
             block_size=block_size,
