@@ -1,45 +1,24 @@
-"""One NBD client's connection: moves bytes between the event loop and the engine.
+"""One NBD client's connection, on top of `blockd.client_protocol`: TLS, versions, attachments.
 
-The engine (`blockd.nbd.connection.Connection`) knows the protocol and no sockets; this class knows
-the socket and no protocol. One wake-up of the socket is one round of `_run`:
-
-    bytes land (in the engine's own buffer, or decrypted into it)
-      -> all events of the engine are handled (batches go to their device)
-      -> all replies leave in one write -> decide whether to read on
-
-Reading stops while the engine is at its limits or while the client does not take its replies, so a
-client costs at most the engine's limits plus the write buffer's high-water mark, and nobody waits
-for it. A client that takes none of its replies may stay (`reply_timeout_s` = 0): a stopped virtual
-machine does just that, and cutting it off would turn a pause into I/O errors. A client that is
-gone is found by TCP keepalive or by retransmission giving up.
-
-Closing: last replies, close_notify under TLS, then our end is closed for writing and what still
-comes is thrown away until the peer closes too, at most `LINGER_S`. Closing at once with bytes
-unread would make the kernel reset the connection and take the last replies along.
+Under TLS bytes land in a buffer that all connections share and are decrypted into the engine's own;
+replies are encrypted before they are written, and close_notify comes before the end.
 
 A client that names a version makes the listener look for it on another thread. Meanwhile nothing is
 read of this client; its handshake timer runs on. The version that was opened is attached at once,
 so that one way leads to its being closed again: whatever becomes of the client, it is detached.
-
-A client stays in the listener's book until its socket is closed, its requests have come back from
-the device and its question has been answered. An exception in here is a bug: it is logged with its
-traceback, this connection is cut, the others go on.
 """
 
-import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import Protocol
 
 from typing_extensions import Buffer
 
+from blockd.client_protocol import RECEIVE_BYTES, ClientProtocol, Host, scratch
 from blockd.device import BlockDevice
-from blockd.log_limiter import LogLimiter
 from blockd.nbd.connection import Connection
 from blockd.nbd.events import (
     Attached,
-    Close,
     Detached,
     LookUp,
     Opened,
@@ -49,33 +28,10 @@ from blockd.nbd.events import (
 )
 from blockd.nbd.lookups import Answer, Question, VersionOpened
 from blockd.tls import TlsChannel, TlsError
-from native import Request
-
-RECEIVE_BYTES = 256 << 10  # room offered to one recv: two batches of 32 writes of 4 KiB
-WRITE_HIGH_BYTES = 4 << 20  # unsent replies of one client beyond which its requests wait
-WRITE_LOW_BYTES = 1 << 20
-LINGER_S = 2.0  # how long a closed client may take to close its end
-
-# Ciphertext, and bytes nobody wants, land here: both loops call buffer_updated() right after the
-# recv() into get_buffer(), so one buffer serves all connections of a process's one event loop.
-_scratch = memoryview(bytearray(RECEIVE_BYTES))
 
 
-class Host(Protocol):
-    """What a connection needs of its listener."""
-
-    @property
-    def limiter(self) -> LogLimiter: ...
-    @property
-    def handshake_timeout_s(self) -> float: ...
-    @property
-    def reply_timeout_s(self) -> float: ...
-
-    def admit(self, client: "NbdProtocol", transport: asyncio.Transport) -> Connection | None:
-        """Enter a new client into the book; its engine, or None to turn it away."""
-
-    def left(self, client: "NbdProtocol") -> None:
-        """Take the client out of the book."""
+class NbdHost(Host["NbdProtocol", Connection], Protocol):
+    """What an NBD connection needs of its listener."""
 
     def tls_channel(self) -> TlsChannel:
         """TLS for one connection."""
@@ -84,180 +40,85 @@ class Host(Protocol):
         """Answer `question` on another thread; `done` is called later, on the loop, once."""
 
 
-class NbdProtocol(asyncio.BufferedProtocol):
-    """See the module's text. The listener reads `peer`, `since`, `tls` and `in_flight`."""
+class NbdProtocol(ClientProtocol[Connection]):
+    """See the module's text. The listener reads `tls` as well."""
 
-    def __init__(self, host: Host) -> None:
-        self.peer = ""  # set by Host.admit
-        self.since = time.monotonic()
-        self.in_flight = 0  # requests that the device has not given back
+    unopened = "no export opened"
+
+    def __init__(self, host: NbdHost) -> None:
+        super().__init__(host)  # type: ignore[arg-type] # the book has clients of this class only
         self.tls: TlsChannel | None = None
         self._host = host
-        self._loop = asyncio.get_running_loop()
-        self._engine: Connection | None = None
-        self._transport = cast(asyncio.Transport, None)  # connection_made() comes first
         self._device: BlockDevice | None = None  # attached to
         self._held: BlockDevice | None = None  # a version opened for the negotiation, attached too
         self._on_version = False  # `_device` was opened for this client alone
         self._looking_up = False
-        self._running = False  # inside _run: a device's synchronous done() must not nest
-        self._draining = False
-        self._input_ended = False  # the engine knows that no more bytes come
-        self._socket_eof = False  # the peer closed its end of the socket
-        self._ending = False  # the engine is done: close after the next write
-        self._closing = False  # nothing is read or written any more; waiting for the peer's end
-        self._explained = False  # the log knows why this connection ends, or need not
-        self._lost = False  # the transport is gone
-        self._broken = False  # the engine failed and is not called any more
-        self._write_paused = False
-        self._quiet_intervals = 0  # calls of trim() since the last byte came
-        self._timer: asyncio.TimerHandle | None = None  # handshake, then linger
-        self._stall_timer: asyncio.TimerHandle | None = None
-
-    # What operators see.
-
-    @property
-    def engine(self) -> Connection:
-        """Only for clients that were admitted."""
-        assert self._engine is not None
-        return self._engine
-
-    @property
-    def unsent_bytes(self) -> int:
-        """Replies in the write buffer that the client has not taken."""
-        return 0 if self._lost else self._transport.get_write_buffer_size()
 
     @property
     def open_versions(self) -> int:
         """Versions that are open for this client, or being opened."""
         return self._looking_up + (self._held is not None) + self._on_version
 
-    # Called by the event loop.
+    # Between the socket and the engine.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._engine = self._host.admit(self, self._transport)
-        if self._engine is None:
-            self._closing = True
-            self._transport.abort()
-            return
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
-        self._timer = self._loop.call_later(self._host.handshake_timeout_s, self._handshake_expired)
-        self._guarded(self._run)
+    def _direct(self) -> bool:
+        return self.tls is None
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        if self.tls is None and not self._closing:
-            try:
-                return self.engine.buffer(RECEIVE_BYTES)
-            except Exception:
-                self._fail()
-        return _scratch
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if not self._closing:
-            self._guarded(self._received, nbytes)
-
-    def eof_received(self) -> bool:
-        """The client closed its end: answer what it still waits for, then close ours."""
-        self._socket_eof = True
-        if not self._closing:
-            self._guarded(self._end_input)
-        return not self._closing
-
-    def pause_writing(self) -> None:
-        self._write_paused = True
-        if self._host.reply_timeout_s > 0 and not self._closing:
-            self._watch_replies()
-
-    def resume_writing(self) -> None:
-        self._write_paused = False
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-        if not self._closing and not self._running:
-            self._guarded(self._run)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = self._closing = True
-        for timer in (self._timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        if self._engine is not None:
-            self._guarded(self._end_input)
-            self._leave_if_done()
-
-    # Called by the listener.
-
-    def drain(self) -> None:
-        """Finish what is in flight, then close; what comes meanwhile gets ESHUTDOWN. With nothing
-        in flight the connection closes at once: to a client that can reconnect an error is an
-        answer, and it would hand it on to its file system, while a close makes it try again."""
-        if not self._draining and not self._closing:
-            self._draining = True
-            self._guarded(self._begin_drain)
-
-    def abort(self) -> None:
-        """Cut the connection and wait for nothing: neither for requests inside the device nor for
-        an answer."""
-        self._closing = self._broken = True
-        if self._lost:
-            self._leave_if_done()
-        else:
-            self._transport.abort()  # connection_lost() follows
-
-    def trim(self) -> None:
-        """Called at long intervals: after a whole one without a byte, give memory back."""
-        self._quiet_intervals += 1
-        if self._quiet_intervals == 2 and not self._closing:
-            self.engine.trim()
-
-    # The round.
-
-    def _guarded(self, action: Callable[..., None], *args: object) -> None:
-        if self._broken:
-            return
-        try:
-            action(*args)
-        except TlsError as error:
-            self._tls_failed(error)
-        except Exception:
-            self._fail()
-
-    def _received(self, count: int) -> None:
-        self._quiet_intervals = 0
+    def _landed(self, count: int) -> None:
         if self.tls is None:
             self.engine.received(count)
         else:
-            self.tls.received(_scratch[:count])
-        self._run()
+            self.tls.received(scratch[:count])
 
-    def _end_input(self) -> None:
-        if not self._input_ended:
+    def _advance(self) -> bool:
+        """Go on with TLS: True when the engine was told something."""
+        tls, engine = self.tls, self.engine
+        if tls is None or self._ending or self._closing:
+            return False
+        if not tls.established:
+            done = tls.handshake()  # what it has to send, _send() sends
+            if done:
+                engine.tls_started(tls.identity)
+            return done
+        if self._write_paused or self._input_ended or not engine.wants_input:
+            return False
+        count = tls.read_into(engine.buffer(RECEIVE_BYTES))
+        if count:
+            engine.received(count)
+        elif tls.peer_closed:
             self._input_ended = True
-            self.engine.eof()
-        self._run()
+            engine.eof()
+        return count > 0 or self._input_ended
 
-    def _begin_drain(self) -> None:
-        self.engine.drain()
-        self._run()
+    def _encoded(self, output: list[Buffer]) -> list[Buffer]:
+        """During a TLS handshake there is no output, and nothing may leave in the clear."""
+        if self.tls is None:
+            return output
+        ciphertext = self.tls.encrypt(output) if self.tls.established else self.tls.output()
+        return [ciphertext] if ciphertext else []
 
-    def _run(self) -> None:
-        """Events, replies, and again while that made room for more requests."""
-        self._running = True
-        try:
-            progress = True
-            while progress:
-                progress = False
-                while self._handle_events() or self._decrypt():
-                    progress = True
-                if self._send():
-                    progress = True
-        finally:
-            self._running = False
-        if not self._closing:
-            self._settle()
+    def _wants_bytes(self) -> bool:
+        shaking_hands = self.tls is not None and not self.tls.established
+        return shaking_hands or self.engine.wants_input
+
+    def _farewell(self) -> bytes:
+        return b"" if self.tls is None else self.tls.close()
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, TlsError):
+            self._tls_failed(error)
+        else:
+            self._fail()
+
+    def _tls_failed(self, error: TlsError) -> None:
+        """The session is over. An alert for the client may wait; nothing else is sent."""
+        assert self.tls is not None
+        self._dropped(f"tls {error}".replace(":", ",", 1))
+        self._hang_up()  # sends the alert, too
+
+    # What events lead to.
 
     def _handle_events(self) -> bool:
-        """Act on all events that the engine has; False when there was none."""
         engine, any_event = self.engine, False
         while (event := engine.next_event()) is not None:
             any_event = True
@@ -279,80 +140,12 @@ class NbdProtocol(asyncio.BufferedProtocol):
             elif isinstance(event, Detached):
                 self._detach()
             else:
-                self._end(event)
+                self._end(event.reason, clean=event.clean)
         return any_event
 
-    def _decrypt(self) -> bool:
-        """Go on with TLS: True when the engine was told something."""
-        tls, engine = self.tls, self.engine
-        if tls is None or self._ending or self._closing:
-            return False
-        if not tls.established:
-            done = tls.handshake()  # what it has to send, _send() sends
-            if done:
-                engine.tls_started(tls.identity)
-            return done
-        if self._write_paused or self._input_ended or not engine.wants_input:
-            return False
-        count = tls.read_into(engine.buffer(RECEIVE_BYTES))
-        if count:
-            engine.received(count)
-        elif tls.peer_closed:
-            self._input_ended = True
-            engine.eof()
-        return count > 0 or self._input_ended
-
-    def _send(self) -> bool:
-        """Everything that the engine has to say, in one write; False when that was nothing.
-
-        Replies that a slow client does not take stay in the engine, where they count against its
-        limits. During a TLS handshake there are none, and nothing may leave in the clear.
-        """
-        if self._write_paused and not (self._ending or self._closing):
-            return False
-        output = self.engine.output()
-        if self.tls is not None and not self._closing:
-            ciphertext = self.tls.encrypt(output) if self.tls.established else self.tls.output()
-            output = [ciphertext] if ciphertext else []
-        self._write(output)
-        return bool(output)
-
-    def _write(self, buffers: Sequence[Buffer]) -> None:
-        if buffers and not self._closing:
-            self._transport.writelines(cast(Sequence[bytes], buffers))
-
-    def _settle(self) -> None:
-        """After a round: whose turn is it now?"""
-        engine = self.engine
-        if self._timer is not None and not engine.negotiating:
-            self._timer.cancel()
-            self._timer = None
-        if self._ending or (self._draining and not self.in_flight and engine.idle):
-            self._hang_up()
-        elif self._socket_eof:
-            pass  # there is nothing to read, and resuming would report the end again
-        elif self._wants_bytes() and not self._write_paused:
-            self._transport.resume_reading()
-        else:
-            self._transport.pause_reading()
-
-    def _wants_bytes(self) -> bool:
-        shaking_hands = self.tls is not None and not self.tls.established
-        return shaking_hands or self.engine.wants_input
-
-    # What events lead to.
-
-    def _done(self, requests: list[Request]) -> None:
-        """A device gives back finished requests: during submit() or later, on the loop."""
-        self.in_flight -= len(requests)
-        self._guarded(self._completed, requests)
-        if self._lost:
-            self._leave_if_done()
-
-    def _completed(self, requests: list[Request]) -> None:
-        self.engine.completed(requests)
-        if not self._running:
-            self._run()
+    @property
+    def _waited_for(self) -> bool:
+        return self._looking_up
 
     def _answered(self, answer: Answer) -> None:
         """The listener answers, on the loop; nobody may be left to be told."""
@@ -369,8 +162,7 @@ class NbdProtocol(asyncio.BufferedProtocol):
             self._input_ended = True
             self.engine.eof()
         self.engine.answered(answer)
-        if not self._running:
-            self._run()
+        self._run_again()
 
     def _hold(self, device: BlockDevice) -> None:
         device.attach(self.peer)
@@ -395,86 +187,6 @@ class NbdProtocol(asyncio.BufferedProtocol):
             device.detach(self.peer)
             self._log(logging.INFO, f"detached {device.name}", "nbd client detached")
 
-    def _end(self, event: Close) -> None:
-        self._ending = True
-        if not event.clean and not self._explained:
-            self._dropped(event.reason)
-
-    def _dropped(self, reason: str) -> None:
-        """Text before the first colon is what lines are counted by; behind it stand details."""
-        self._explained = True
-        self._log(logging.WARNING, reason.partition(":")[0], "nbd client dropped", reason=reason)
-
-    def _log(
-        self, level: int, kind: str, event: str, *, trace: bool = False, **fields: str
-    ) -> None:
-        export = None if self._engine is None else self._engine.export_name
-        self._host.limiter.log(
-            level, kind, event, trace=trace, peer=self.peer, export=export, **fields
-        )
-
-    # How it ends.
-
-    def _hang_up(self) -> None:
-        """Close our end behind what is written, and wait a little for the peer to close too."""
-        if self.tls is not None and (goodbye := self.tls.close()):
-            self._write([goodbye])
-        self._closing = self._explained = True
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._socket_eof:
-            self._transport.close()
-        else:
-            self._transport.write_eof()
-            self._transport.resume_reading()
-        self._timer = self._loop.call_later(LINGER_S, self._linger_over, self.unsent_bytes)
-
-    def _linger_over(self, unsent_before: int) -> None:
-        """Replies that a slow client still takes may take their time."""
-        unsent = self.unsent_bytes
-        if 0 < unsent < unsent_before:
-            self._timer = self._loop.call_later(LINGER_S, self._linger_over, unsent)
-        else:
-            self._transport.abort()
-
-    def _handshake_expired(self) -> None:
-        self._dropped(f"no export opened within {self._host.handshake_timeout_s:g} s")
-        self._closing = True
-        self._transport.abort()
-
-    def _watch_replies(self) -> None:
-        """While writing is paused nothing is added, so the buffer shrinks or the client stalls."""
-        self._stall_timer = self._loop.call_later(
-            self._host.reply_timeout_s, self._check_replies, self.unsent_bytes
-        )
-
-    def _check_replies(self, unsent_before: int) -> None:
-        if self.unsent_bytes < unsent_before:
-            self._watch_replies()  # slow, but it takes them
-            return
-        self._dropped(f"took none of its replies for {self._host.reply_timeout_s:g} s")
-        self._closing = True
-        self._transport.abort()
-
-    def _tls_failed(self, error: TlsError) -> None:
-        """The session is over. An alert for the client may wait; nothing else is sent."""
-        assert self.tls is not None
-        self._dropped(f"tls {error}".replace(":", ",", 1))
-        self._hang_up()  # sends the alert, too
-
-    def _fail(self) -> None:
-        """Log the exception being handled: a bug of ours. Only this connection suffers."""
-        self._log(logging.ERROR, "bug", "nbd connection failed, others go on", trace=True)
-        self._running = False
-        self.abort()
-
-    def _leave_if_done(self) -> None:
-        """Out of the book, once, when the socket is closed, the device gave everything back and no
-        answer is awaited."""
-        if self._engine is None or ((self.in_flight or self._looking_up) and not self._broken):
-            return
+    def _release_all(self) -> None:
         self._detach()
         self._release()
-        self._host.left(self)
-        self._engine = None
-        self._broken = True  # requests that come back after abort() have nowhere to go

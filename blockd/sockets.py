@@ -1,5 +1,5 @@
 """TCP and unix sockets: how they are bound, tuned, named and removed. The only module beside
-`blockd.listener` that touches them.
+`blockd.client_listener` and `blockd.client_protocol` that touches them.
 
 A host name may stand for several addresses ("localhost" is 127.0.0.1 and ::1): all of them are
 bound, on one port. A unix socket path is bound under its final name; a file that is already there
@@ -36,9 +36,10 @@ class ListenError(Exception):
     code = "cannot_listen"
 
 
-async def bind_tcp(address: TcpAddress) -> list[socket.socket]:
+async def bind_tcp(address: TcpAddress, protocol: str = "nbd") -> list[socket.socket]:
     """Listening sockets for every address that `address.host` stands for ("" means every
-    interface, v4 and v6). The caller owns them. Raises ListenError."""
+    interface, v4 and v6). The caller owns them. `protocol` names the option that errors tell of.
+    Raises ListenError."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(
@@ -49,7 +50,7 @@ async def bind_tcp(address: TcpAddress) -> list[socket.socket]:
         )
     except OSError as error:
         raise ListenError(
-            f"nbd address {address}: {error.strerror}; use an address of this machine"
+            f"{protocol} address {address}: {error.strerror}; use an address of this machine"
         ) from error
     families = {entry[0]: None for entry in found}
     targets = list(dict.fromkeys((entry[0], entry[4]) for entry in found))
@@ -60,17 +61,17 @@ async def bind_tcp(address: TcpAddress) -> list[socket.socket]:
             if error.errno == errno.EADDRINUSE and tries_left:
                 continue
             raise ListenError(
-                f"nbd address {address}: {error.strerror}; {_way_out(error)}"
+                f"{protocol} address {address}: {error.strerror}; {_way_out(error, protocol)}"
             ) from error
     raise AssertionError("the last try returns or raises")
 
 
-def _way_out(error: OSError) -> str:
+def _way_out(error: OSError, protocol: str) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "stop the server that uses it, or choose another port with --nbd HOST:PORT"
+        return f"stop the server that uses it, or choose another port with --{protocol} HOST:PORT"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "ports below 1024 need privileges; choose a higher one with --nbd HOST:PORT"
-    return "choose an address of this machine with --nbd HOST:PORT"
+        return f"ports below 1024 need privileges; choose a higher one with --{protocol} HOST:PORT"
+    return f"choose an address of this machine with --{protocol} HOST:PORT"
 
 
 def _bind_all(
@@ -90,7 +91,7 @@ def _bind_all(
                 if not (optional_v6 and family == socket.AF_INET6 and missing):
                     raise
                 skipped = {"host": host, "reason": error.strerror}
-                logger.info("nbd address left out", extra=skipped)
+                logger.info("address left out", extra=skipped)
                 continue
             port = bound[-1].getsockname()[1]
     except BaseException:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from blockd.client_protocol import WRITE_HIGH_BYTES
 from blockd.config import TcpAddress
 from blockd.device import Done
 from blockd.listener import ListenError
 from blockd.log_limiter import BURST
 from blockd.nbd import wire
 from blockd.nbd.limits import Limits
-from blockd.nbd_protocol import WRITE_HIGH_BYTES
 from native import Request
 from tests.clients import FindTool, run_tool
 from tests.fakes import MemoryDevice

@@ -1,0 +1,188 @@
+"""Accepts clients of one protocol on TCP and unix sockets, and stops in order.
+
+    start   adopt sockets that systemd bound, bind the configured ones, serve each
+    accept  tune the socket, count the client, give it an engine (`blockd.client_protocol` runs it)
+    stop    close the listening sockets -> every client finishes what is in flight, and closes
+            -> after `drain_s` whoever is left is cut
+
+All clients are in one book, from accept until the device gave back their last request, so that a
+client which connects, submits and vanishes in a loop counts against `max_connections` as well. One
+beyond that is closed before a byte is said.
+
+Everything here runs on the thread of the loop that `start` was awaited on.
+"""
+
+import asyncio
+import logging
+import socket
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from blockd.client_protocol import ClientProtocol
+from blockd.config import TcpAddress
+from blockd.log_limiter import LogLimiter
+from blockd.sockets import BACKLOG, UnixListener, bind_tcp, bound_name, peer_name, tune
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_UNIX_MODE = 0o600  # who may connect may read and write every volume without TLS
+TRIM_INTERVAL_S = 30.0  # a client quiet for one to two of these keeps no receive buffer
+CUT_S = 1.0  # how long a cut connection may take to be reported as lost: a turn of the loop
+
+P = TypeVar("P", bound=ClientProtocol[Any])
+
+
+class ClientListener(Generic[P]):
+    """Serves one protocol on any number of addresses."""
+
+    protocol_name = ""
+    """For logs and errors."""
+
+    def __init__(
+        self,
+        *,
+        tcp: Sequence[TcpAddress] = (),
+        unix: Path | None = None,
+        unix_mode: int = DEFAULT_UNIX_MODE,
+        adopted: Sequence[socket.socket] = (),
+        max_connections: int,
+        handshake_timeout_s: float,
+        reply_timeout_s: float,
+    ) -> None:
+        """Nothing is bound yet. `adopted` sockets listen already and belong to the listener now.
+
+        `reply_timeout_s` cuts a client that takes none of its replies for so long although more
+        than the write buffer's bound of them wait; 0 lets it stay, see `blockd.client_protocol`.
+        """
+        self.limiter = LogLimiter(logging.getLogger(type(self).__module__))
+        self.handshake_timeout_s = handshake_timeout_s
+        self.reply_timeout_s = reply_timeout_s
+        self._tcp = list(tcp)
+        self._unix = unix
+        self._unix_mode = unix_mode
+        self._adopted = list(adopted)
+        self._max_connections = max_connections
+        self._servers: list[asyncio.Server] = []
+        self._unix_listener: UnixListener | None = None
+        self._addresses: list[str] = []
+        self._clients: dict[P, None] = {}  # the book, in order of arrival
+        self._empty = asyncio.Event()  # nobody is in the book
+        self._stopping = False
+        self._trim_timer: asyncio.TimerHandle | None = None
+
+    @abstractmethod
+    def _client(self) -> P:
+        """One more connection."""
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where clients can connect: HOST:PORT with the real port, or the path of a unix socket;
+        `blockd.attach.uri` makes URIs of them."""
+        return list(self._addresses)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Replies of all clients that wait to be taken."""
+        return sum(client.unsent_bytes for client in self._clients)
+
+    # Life.
+
+    async def start(self) -> None:
+        """Listen on everything, or on nothing and raise ListenError."""
+        loop = asyncio.get_running_loop()
+        self._empty.set()
+        self.limiter.report_with(loop.call_later)
+        sockets, self._adopted = self._adopted, []
+        try:
+            for address in self._tcp:
+                sockets += await bind_tcp(address, self.protocol_name)
+            if self._unix is not None:
+                self._unix_listener = UnixListener(self._unix, self._unix_mode)
+                sockets.append(self._unix_listener.sock)
+            self._addresses = [bound_name(sock) for sock in sockets]
+            while sockets:
+                self._servers.append(await self._serve(loop, sockets[0]))
+                sockets.pop(0)  # it belongs to its server now
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            self._close_servers()
+            raise
+        self._trim()
+
+    def _trim(self) -> None:
+        for client in self._clients:
+            client.trim()
+        loop = asyncio.get_running_loop()
+        self._trim_timer = loop.call_later(TRIM_INTERVAL_S, self._trim)
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> asyncio.Server:
+        create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        return await create(self._client, sock=sock, backlog=BACKLOG)
+
+    async def stop(self, drain_s: float) -> None:
+        """Take no more clients, let each finish what is in flight, close. Whoever is not done
+        after `drain_s` is cut. May be called again meanwhile, with a shorter time."""
+        self._stopping = True
+        if self._trim_timer is not None:
+            self._trim_timer.cancel()
+        self._close_servers()
+        for client in list(self._clients):
+            client.drain()
+        if not await self._emptied(drain_s):
+            left = list(self._clients)
+            logger.warning(f"{self.protocol_name} clients cut at stop", extra={"count": len(left)})
+            for client in left:
+                client.abort()
+            await self._emptied(CUT_S)
+        await self._stopped()
+        self.limiter.report()
+        self.limiter.report_with(None)
+
+    async def _stopped(self) -> None:
+        """Nobody is left: end what clients needed beside their connections."""
+
+    async def _emptied(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        self._addresses = []
+        if self._unix_listener is not None:
+            self._unix_listener.remove()
+            self._unix_listener = None
+
+    # What a connection needs (`blockd.client_protocol.Host`).
+
+    def enter(self, client: P, transport: asyncio.Transport) -> bool:
+        """Enter a new client into the book, or turn it away."""
+        if self._stopping:
+            return False  # accepted before the listening socket was closed
+        if len(self._clients) >= self._max_connections:
+            self.limiter.log(
+                logging.WARNING,
+                "too many connections",
+                f"{self.protocol_name} client turned away, too many connections",
+                peer=peer_name(transport),
+                limit=self._max_connections,
+            )
+            return False
+        tune(transport)
+        client.peer = peer_name(transport)
+        self._clients[client] = None
+        self._empty.clear()
+        return True
+
+    def left(self, client: P) -> None:
+        del self._clients[client]
+        if not self._clients:
+            self._empty.set()
