@@ -15,7 +15,7 @@ from blockd.iscsi.events import Close, LookUp, Submit, Work
 from blockd.iscsi.limits import Limits
 from blockd.iscsi.node import Node
 from blockd.iscsi.targets import Access, Portal, Target
-from native import crc32c
+from native import Request, crc32c
 from tests.scsi_rig import Rig
 
 NAME: Final = "iqn.2026-11.test:host"
@@ -148,17 +148,13 @@ class World:
         self.targets = FakeTargets(self.target)
         self.node = Node(self.targets, self.limits)
 
-    @property
-    def device(self) -> "object":
-        return self.rig.device
-
-    def initiator(self, **options: object) -> "Initiator":
-        return Initiator(self, **options)  # type: ignore[arg-type]
+    def initiator(self, *, isid: bytes = ISID) -> "Initiator":
+        return Initiator(self, isid=isid)
 
     def logged_in(self, **keys: str) -> "Initiator":
         """A session in its full feature phase."""
         made = self.initiator()
-        made.log_in(**keys)
+        made.log_in(keys)
         return made
 
 
@@ -227,8 +223,8 @@ class Initiator:
             self.connection.worked(work.token, value)
         self.run()
 
-    def _completed(self, requests: list[object]) -> None:
-        self.connection.completed(requests)  # type: ignore[arg-type]
+    def _completed(self, requests: list[Request]) -> None:
+        self.connection.completed(requests)
         self.run()
 
     def take(self) -> list[Pdu]:
@@ -312,12 +308,12 @@ class Initiator:
         """The keys that a first request has."""
         return {"InitiatorName": self.name, "TargetName": TARGET, "SessionType": "Normal", **keys}
 
-    def log_in(self, *, discovery: bool = False, **keys: str) -> Pdu:
+    def log_in(self, keys: Mapping[str, str] | None = None, *, discovery: bool = False) -> Pdu:
         """From nothing to the full feature phase, without security."""
         names = (
             {"InitiatorName": self.name, "SessionType": "Discovery"} if discovery else self.first()
         )
-        answer = self.login({**names, **OPERATIONAL, **keys}, flags=0x87)
+        answer = self.login({**names, **OPERATIONAL, **(keys or {})}, flags=0x87)
         assert answer is not None
         assert answer.status == (0, 0), answer
         self.stat_sn = answer.stat_sn + 1

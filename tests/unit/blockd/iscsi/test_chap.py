@@ -23,7 +23,11 @@ def begun(offer: str = "5", access: Access = ACCESS) -> tuple[Chap, dict[str, st
 
 
 def answer(
-    asked: dict[str, str], secret: bytes = SECRET, user: str = "host1", **more: str
+    asked: dict[str, str],
+    more: dict[str, str] | None = None,
+    *,
+    secret: bytes = SECRET,
+    user: str = "host1",
 ) -> dict[str, str]:
     proof = chap.response(
         int(asked["CHAP_A"]),
@@ -31,7 +35,7 @@ def answer(
         secret,
         chap.decode_binary(asked["CHAP_C"]),
     )
-    return {"CHAP_N": user, "CHAP_R": chap.encode_binary(proof), **more}
+    return {"CHAP_N": user, "CHAP_R": chap.encode_binary(proof), **(more or {})}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_a_response_in_base64_is_taken() -> None:
 
 def test_the_target_proves_itself_when_asked() -> None:
     machine, asked = begun("7")
-    proof = dict(machine.step(answer(asked, CHAP_I="9", CHAP_C="0xdeadbeef")))
+    proof = dict(machine.step(answer(asked, {"CHAP_I": "9", "CHAP_C": "0xdeadbeef"})))
     assert proof["CHAP_N"] == "target"
     expected = hashlib.sha256(b"\x09" + MUTUAL + bytes.fromhex("deadbeef")).digest()
     assert chap.decode_binary(proof["CHAP_R"]) == expected
@@ -99,7 +103,7 @@ def test_the_target_proves_itself_when_asked() -> None:
 def test_our_own_challenge_does_not_come_back() -> None:
     machine, asked = begun()
     with pytest.raises(ChapFailed, match="own challenge"):
-        machine.step(answer(asked, CHAP_I="1", CHAP_C=asked["CHAP_C"]))
+        machine.step(answer(asked, {"CHAP_I": "1", "CHAP_C": asked["CHAP_C"]}))
     assert machine.user is None
 
 
@@ -107,13 +111,13 @@ def test_equal_secrets_in_both_directions_are_refused() -> None:
     access = Access(chap=ACCESS.chap, mutual=Credentials("target", SECRET))
     machine, asked = begun(access=access)
     with pytest.raises(ChapFailed, match="both directions"):
-        machine.step(answer(asked, CHAP_I="1", CHAP_C="0x01"))
+        machine.step(answer(asked, {"CHAP_I": "1", "CHAP_C": "0x01"}))
 
 
 def test_mutual_authentication_without_a_secret_of_ours_fails() -> None:
     machine, asked = begun(access=Access(chap=ACCESS.chap))
     with pytest.raises(ChapFailed, match="no secret"):
-        machine.step(answer(asked, CHAP_I="1", CHAP_C="0x01"))
+        machine.step(answer(asked, {"CHAP_I": "1", "CHAP_C": "0x01"}))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def test_mutual_authentication_without_a_secret_of_ours_fails() -> None:
 def test_half_or_strange_challenges_fail(more: dict[str, str]) -> None:
     machine, asked = begun()
     with pytest.raises(ChapFailed):
-        machine.step(answer(asked, **more))
+        machine.step(answer(asked, more))
     assert machine.user is None
 
 

@@ -24,7 +24,7 @@ def refused(answer: object) -> tuple[int, int]:
 
 def test_one_request_is_enough_without_security() -> None:
     host = World().initiator()
-    answer = host.log_in(InitialR2T="No", MaxBurstLength="1048576")
+    answer = host.log_in({"InitialR2T": "No", "MaxBurstLength": "1048576"})
     assert answer.flags == TO_FULL
     assert answer.keys["TargetPortalGroupTag"] == "1"
     assert answer.keys["TargetAlias"] == "a disk"

@@ -102,7 +102,7 @@ def test_discovery_shows_only_what_may_be_logged_in_to() -> None:
 
 def test_a_long_answer_is_fetched_in_pieces() -> None:
     host = World().initiator()
-    host.log_in(discovery=True, MaxRecvDataSegmentLength="512")
+    host.log_in({"MaxRecvDataSegmentLength": "512"}, discovery=True)
     target = host.world.target
     host.world.targets._targets.update({f"{TARGET}{n}": target for n in range(30)})
     answer = asked(host, pdu.TEXT, data=text.encode([("SendTargets", "All")]), itt=5)
