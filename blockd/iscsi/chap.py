@@ -18,7 +18,8 @@ import hmac
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from blockd.iscsi.targets import Access, Credentials
+from blockd.iscsi import text
+from blockd.iscsi.targets import Access
 
 MIN_SECRET_BYTES: Final = 12  # 96 bits: RFC 7143 9.2.1
 MAX_SECRET_BYTES: Final = 255
@@ -54,17 +55,25 @@ def response(algorithm: int, identifier: int, secret: bytes, challenge: bytes) -
     return digest
 
 
-def decode_binary(text: str) -> bytes:
+def decode_binary(value: str) -> bytes:
     """A value in hexadecimal (0x) or base64 (0b); RFC 7143 6.1. ChapFailed."""
     try:
-        if text[:2] in ("0x", "0X"):
-            digits = text[2:]
+        if value[:2] in ("0x", "0X"):
+            digits = value[2:]
             return binascii.unhexlify("0" * (len(digits) % 2) + digits)
-        if text[:2] in ("0b", "0B"):
-            return base64.b64decode(text[2:], validate=True)
+        if value[:2] in ("0b", "0B"):
+            return base64.b64decode(value[2:], validate=True)
     except ValueError:
         pass
     raise ChapFailed("a value that is neither hexadecimal nor base64")
+
+
+def _byte(value: str) -> int | None:
+    """A number of one byte, decimal or hexadecimal (12.1.3: CHAP_A and CHAP_I are numbers)."""
+    try:
+        return text.number(value, 0, 255)
+    except ValueError:
+        return None
 
 
 def encode_binary(data: bytes) -> str:
@@ -96,7 +105,7 @@ class Chap:
         return self._answered(keys)
 
     def _challenged(self, offered: str) -> list[tuple[str, str]]:
-        numbers = {int(part) for part in offered.split(",") if part.isascii() and part.isdigit()}
+        numbers = {_byte(part) for part in offered.split(",")}
         self._algorithm = next((each for each in ALGORITHMS if each in numbers), 0)
         if not self._algorithm:
             raise ChapFailed("no algorithm that both know")
@@ -117,11 +126,11 @@ class Chap:
         wanted = response(self._algorithm, self._identifier, secret, self._challenge)
         if not hmac.compare_digest(got, wanted) or known is None:
             raise ChapFailed("wrong name or secret")
-        answer = self._mutual(keys, known)
+        answer = self._mutual(keys)
         self.user = user
         return answer
 
-    def _mutual(self, keys: Mapping[str, str], known: Credentials) -> list[tuple[str, str]]:
+    def _mutual(self, keys: Mapping[str, str]) -> list[tuple[str, str]]:
         """Prove ourselves, if the initiator asks."""
         if "CHAP_I" not in keys and "CHAP_C" not in keys:
             return []
@@ -130,15 +139,16 @@ class Chap:
         mutual = self._access.mutual
         if mutual is None:
             raise ChapFailed("the initiator wants us to prove ourselves, and we have no secret")
-        text = keys["CHAP_I"]
-        if not (text.isascii() and text.isdigit() and int(text) <= 255):
+        identifier = _byte(keys["CHAP_I"])
+        if identifier is None:
             raise ChapFailed("an identifier that is not 0 to 255")
         challenge = decode_binary(keys["CHAP_C"])
         if not 0 < len(challenge) <= MAX_CHALLENGE_BYTES:
             raise ChapFailed(f"a challenge of {len(challenge)} bytes")
         if hmac.compare_digest(challenge, self._challenge):
             raise ChapFailed("our own challenge came back")
-        if hmac.compare_digest(mutual.secret, known.secret):
+        # Not only this initiator's: our response would do for whoever has the same secret.
+        if any(hmac.compare_digest(mutual.secret, each.secret) for each in self._access.chap):
             raise ChapFailed("the secrets of both directions are the same; set different ones")
-        proof = response(self._algorithm, int(text), mutual.secret, challenge)
+        proof = response(self._algorithm, identifier, mutual.secret, challenge)
         return [("CHAP_N", mutual.user), ("CHAP_R", encode_binary(proof))]

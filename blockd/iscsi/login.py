@@ -21,7 +21,16 @@ from typing import Final
 from blockd.iscsi import pdu, text
 from blockd.iscsi.chap import Chap, ChapFailed
 from blockd.iscsi.limits import COMMAND_WINDOW
-from blockd.iscsi.targets import IQN_PREFIX, MAX_NAME_BYTES, Access, Portal, Target, Targets
+from blockd.iscsi.pdu import LoginRequest
+from blockd.iscsi.targets import (
+    IQN_PREFIX,
+    MAX_NAME_BYTES,
+    Access,
+    Portal,
+    Target,
+    Targets,
+    normalised,
+)
 from blockd.iscsi.text import Negotiation, Parameters, TextError
 
 SECURITY: Final = 0
@@ -29,6 +38,7 @@ OPERATIONAL: Final = 1
 FULL_FEATURE: Final = 3
 MAX_REQUESTS: Final = 32  # of one login: CHAP in both directions takes six
 VERSION: Final = 0
+_MAX_RECV: Final = "MaxRecvDataSegmentLength"
 
 # Status class and detail (11.13.5).
 Status = tuple[int, int]
@@ -50,7 +60,7 @@ OUT_OF_RESOURCES: Final[Status] = (3, 2)
 
 # 4.2.7.1: iqn.YYYY-MM.domain[:anything], eui. and 16 digits, naa. and 16 or 32 digits.
 _NAME = re.compile(
-    r"iqn\.\d{4}-\d{2}\.[^\s\x00-\x1f,;=]+|eui\.[0-9A-Fa-f]{16}|naa\.[0-9A-Fa-f]{16,32}"
+    r"iqn\.[0-9]{4}-[0-9]{2}\.[^\s,;=]+|eui\.[0-9a-f]{16}|naa\.(?:[0-9a-f]{16}){1,2}"
 )
 
 
@@ -70,6 +80,7 @@ class LoggedIn:
     target: Target | None
     """None in a discovery session."""
     initiator: str
+    """Its name, normalised."""
     isid: bytes
     tsih: int
     """As the initiator asked: 0 for a new session."""
@@ -97,38 +108,11 @@ OpenSession = Callable[[LoggedIn], int]
 """Opens the session, or puts it in the place of one with the same name; its TSIH. LoginRefused."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """The header of a login request."""
-
-    flags: int
-    version_min: int
-    isid: bytes
-    tsih: int
-    itt: int
-    cid: int
-    cmd_sn: int
-
-    @property
-    def transit(self) -> bool:
-        return bool(self.flags & pdu.TRANSIT)
-
-    @property
-    def more(self) -> bool:
-        return bool(self.flags & pdu.CONTINUE)
-
-    @property
-    def stage(self) -> int:
-        return self.flags >> 2 & 3
-
-    @property
-    def next_stage(self) -> int:
-        return self.flags & 3
-
-
 def is_name(name: str) -> bool:
-    """Whether `name` can be an iSCSI name."""
-    return len(name.encode()) <= MAX_NAME_BYTES and _NAME.fullmatch(name) is not None
+    """Whether `name` can be an iSCSI name. Underscores, which RFC 3722 does not have, may be: names
+    with them are in use."""
+    good = len(name.encode()) <= MAX_NAME_BYTES and name.isprintable()
+    return good and _NAME.fullmatch(normalised(name)) is not None
 
 
 class Login:
@@ -148,8 +132,8 @@ class Login:
         self._peer_address = peer_address
         self._open_session = open_session
         self._random = random
-        self._first: _Request | None = None
-        self._last: _Request | None = None
+        self._first: LoginRequest | None = None
+        self._last: LoginRequest | None = None
         self._text = bytearray()
         self._count = 0
         self._stat_sn = 0
@@ -180,16 +164,18 @@ class Login:
         if self.look_up is not None:
             return self._refuse(INVALID_DURING_LOGIN, "a request before the last was answered")
         if bhs[0] & pdu.OPCODE_MASK != pdu.LOGIN:
-            # 6.3: anything else ends the connection; there is no answer that it could get.
-            self.outcome = Refused(INVALID_DURING_LOGIN, "a PDU before login")
+            # 6.3: anything else ends the connection, and is answered when a login has begun.
+            reason = (
+                f"a PDU with opcode {bhs[0] & pdu.OPCODE_MASK:#04x} before the end of the login"
+            )
+            if self._first is not None:
+                return self._refuse(INVALID_DURING_LOGIN, reason)
+            self.outcome = Refused(INVALID_DURING_LOGIN, reason)
             return []
-        _, flags, _, version_min, _, isid, tsih, itt, cid, cmd_sn, exp_stat_sn = (
-            pdu.LOGIN_BHS.unpack(bhs)
-        )
-        request = _Request(flags, version_min, isid, tsih, itt, cid, cmd_sn)
+        request = LoginRequest.parse(bhs)
         if self._first is None:
             self._first = request
-            self._stat_sn = exp_stat_sn
+            self._stat_sn = request.exp_stat_sn
             self._stage = request.stage
         self._last = request
         try:
@@ -230,7 +216,7 @@ class Login:
 
     # -- one request
 
-    def _check(self, request: _Request) -> None:
+    def _check(self, request: LoginRequest) -> None:
         first = self._first
         assert first is not None
         self._count += 1
@@ -252,7 +238,7 @@ class Login:
                 INITIATOR_ERROR, f"no way from stage {request.stage} to {request.next_stage}"
             )
 
-    def _go_on(self, request: _Request, keys: dict[str, str]) -> list[bytes]:
+    def _go_on(self, request: LoginRequest, keys: dict[str, str]) -> list[bytes]:
         if self._access is None:
             return self._begin(request, keys)
         for key in ("InitiatorName", "TargetName", "SessionType"):
@@ -260,14 +246,14 @@ class Login:
                 raise LoginRefused(INITIATOR_ERROR, f"{key} after the first request")
         return self._negotiate(request, keys, first=False)
 
-    def _begin(self, request: _Request, keys: dict[str, str]) -> list[bytes]:
+    def _begin(self, request: LoginRequest, keys: dict[str, str]) -> list[bytes]:
         """The first request that is whole: who, and to where."""
         initiator = keys.pop("InitiatorName", None)
         if initiator is None:
             raise LoginRefused(MISSING_PARAMETER, "no InitiatorName")
         if not is_name(initiator):
             raise LoginRefused(INITIATOR_ERROR, "InitiatorName is no iSCSI name")
-        self._initiator = initiator
+        self._initiator = normalised(initiator)
         kind = keys.pop("SessionType", "Normal")
         name = keys.pop("TargetName", None)
         if kind == "Discovery":
@@ -300,25 +286,24 @@ class Login:
             )
         self._access = access
 
-    def _negotiate(self, request: _Request, keys: dict[str, str], *, first: bool) -> list[bytes]:
+    def _negotiate(
+        self, request: LoginRequest, keys: dict[str, str], *, first: bool
+    ) -> list[bytes]:
         """Answer the keys, and change the stage if both want to."""
         answers: list[tuple[str, str]] = []
         if first and self._target is not None:
             answers.append(("TargetPortalGroupTag", str(self._portal.group)))
             if self._target.alias:
                 answers.append(("TargetAlias", self._target.alias))
-        keys.pop("InitiatorAlias", None)  # declared, and of no use here
         if request.stage == SECURITY:
             answers += self._secure(keys)
-        if request.stage == OPERATIONAL or request.next_stage == FULL_FEATURE:
-            self._require_proof(request)
-        for key, value in keys.items():
-            answer = self._negotiation.offered(key, value)
-            if answer is not None:
-                answers.append(answer)
-        if request.stage == OPERATIONAL and not self._declared:
+        self._require_proof(request)
+        answers += self._negotiation.answers(keys)
+        # A key is told once in a response: not beside the refusal of the initiator's.
+        declare = (_MAX_RECV, text.REJECT) not in answers
+        if request.stage == OPERATIONAL and declare and not self._declared:
             self._declared = True
-            answers.append(("MaxRecvDataSegmentLength", str(text.OUR_MAX_RECV)))
+            answers.append((_MAX_RECV, str(text.OUR_MAX_RECV)))
         if not request.transit or not self._may_leave(request):
             return [self._response(request.stage << 2, SUCCESS, answers)]
         if request.next_stage == FULL_FEATURE:
@@ -351,17 +336,19 @@ class Login:
             self._authenticated = self._chap.user is not None
         return answers
 
-    def _require_proof(self, request: _Request) -> None:
+    def _require_proof(self, request: LoginRequest) -> None:
+        """Who has to prove himself is told so when he passes that by, rather than kept waiting."""
         assert self._access is not None
-        if self._access.chap and not self._authenticated and request.stage == OPERATIONAL:
-            raise ChapFailed("the initiator left the security stage out, and CHAP is wanted")
+        passes_by = request.stage == OPERATIONAL or (request.transit and self._chap is None)
+        if self._access.chap and not self._authenticated and passes_by:
+            raise ChapFailed("the initiator left authentication out, and CHAP is wanted")
 
-    def _may_leave(self, request: _Request) -> bool:
+    def _may_leave(self, request: LoginRequest) -> bool:
         """Whether the stage is over for us as well."""
         assert self._access is not None
         return request.stage == OPERATIONAL or not self._access.chap or self._authenticated
 
-    def _finish(self, request: _Request, answers: list[tuple[str, str]]) -> list[bytes]:
+    def _finish(self, request: LoginRequest, answers: list[tuple[str, str]]) -> list[bytes]:
         candidate = LoggedIn(
             discovery=self._negotiation.discovery,
             target=self._target,

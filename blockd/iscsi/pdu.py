@@ -13,6 +13,7 @@ of what comes are commands and data, and an object for each would be the largest
 """
 
 import struct
+from dataclasses import dataclass
 from typing import Final
 
 HEADER_BYTES: Final = 48
@@ -109,6 +110,45 @@ REF_CMD_SN_AT: Final = 32  # in a Task Management request
 _TAGGED = struct.Struct(">BBBBI8sIIIII")  # up to MaxCmdSN; what follows differs
 _LOGIN_RESPONSE = struct.Struct(">BBBBI6sHI4xIIIBB10x")
 _DATA_IN = struct.Struct(">BBBBI8sIIIIIIII")
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRequest:
+    """The header of a login request (11.12): it comes a few times in a session's life, not for each
+    command, and is looked at from several sides."""
+
+    flags: int
+    version_min: int
+    isid: bytes
+    tsih: int
+    itt: int
+    cid: int
+    cmd_sn: int
+    exp_stat_sn: int
+
+    @classmethod
+    def parse(cls, bhs: bytes) -> "LoginRequest":
+        """`bhs` are HEADER_BYTES of opcode LOGIN."""
+        _, flags, _, low, _, isid, tsih, itt, cid, cmd_sn, exp_stat_sn = LOGIN_BHS.unpack(bhs)
+        return cls(flags, low, isid, tsih, itt, cid, cmd_sn, exp_stat_sn)
+
+    @property
+    def transit(self) -> bool:
+        return bool(self.flags & TRANSIT)
+
+    @property
+    def more(self) -> bool:
+        return bool(self.flags & CONTINUE)
+
+    @property
+    def stage(self) -> int:
+        """CSG."""
+        return self.flags >> 2 & 3
+
+    @property
+    def next_stage(self) -> int:
+        """NSG; means something with the T bit only."""
+        return self.flags & 3
 
 
 def padded(length: int) -> int:

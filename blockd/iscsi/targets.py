@@ -4,6 +4,7 @@ Values that the daemon's target registry makes and login and discovery look at.
 """
 
 import ipaddress
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,6 +13,11 @@ from blockd.scsi.target import TargetDevice
 
 IQN_PREFIX = "iqn.2026-11.io.blockd:"
 MAX_NAME_BYTES = 223  # RFC 7143 4.2.7.1
+
+
+def normalised(name: str) -> str:
+    """An iSCSI name as names are compared: without regard to case (RFC 7143 4.2.7.2, RFC 3722)."""
+    return unicodedata.normalize("NFKC", name.casefold())
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +35,26 @@ class Access:
     initiators: tuple[str, ...] = ()
     """iSCSI names; a trailing * matches any rest."""
     addresses: tuple[str, ...] = ()
-    """Networks as 192.0.2.0/24; empty: all."""
+    """Networks as 192.0.2.0/24; empty: all. ValueError for others when the list is made, so that
+    none comes up in a login."""
     chap: tuple[Credentials, ...] = ()
     """Any of these proves the initiator. Empty: no authentication is asked for."""
     mutual: Credentials | None = None
     """What the target proves itself by when the initiator asks for that."""
 
+    def __post_init__(self) -> None:
+        for each in self.addresses:
+            ipaddress.ip_network(each, strict=False)
+
     def admits(self, initiator: str, address: str) -> bool:
         """Whether name and address are on the lists; CHAP comes after this."""
-        return self._admits_name(initiator.lower()) and self._admits_address(address)
+        return self._admits_name(normalised(initiator)) and self._admits_address(address)
 
     def _admits_name(self, initiator: str) -> bool:
-        """iSCSI names are compared in lower case (RFC 7143 4.2.7.2)."""
         return not self.initiators or any(
-            initiator.startswith(each[:-1].lower())
+            initiator.startswith(normalised(each[:-1]))
             if each.endswith("*")
-            else initiator == each.lower()
+            else initiator == normalised(each)
             for each in self.initiators
         )
 

@@ -8,8 +8,9 @@ made of what the initiator offers and what we want:
     list            the first of the initiator's values that we know, unknown ones are passed over
     declared        the initiator's value holds, and is not answered
 
-A value that is not of its key's kind is answered "Reject", and the key keeps its default; a key
-that nobody here knows is answered "NotUnderstood". Neither ends the login (6.2).
+A value that is not of its key's kind is answered "Reject", and the key keeps its default, and so is
+a key that has no business where it stands; a key that nobody here knows is answered
+"NotUnderstood". None of these ends the login (6.2).
 """
 
 import re
@@ -20,10 +21,13 @@ from typing import Any, Final
 from blockd.iscsi.targets import Portal, Target
 
 MAX_TEXT: Final = 64 << 10  # bytes of one sequence of PDUs (C bit); the keys below make 2 KiB
-MAX_PAIRS: Final = 256
+MAX_PAIRS: Final = 64
+"""Initiators send 20. "NotUnderstood" to so many keys of any length, and our own keys with it, fit
+into the 8192 bytes that a login response may have (13.12)."""
 MAX_KEY: Final = 63  # 6.1
-MAX_VALUE: Final = 255  # 6.1, but for lists of binary values, which have up to
+MAX_VALUE: Final = 255  # 6.1, but for BINARY_KEYS, which have up to
 MAX_BINARY_VALUE: Final = 1024 * 2 + 2  # a CHAP challenge in hexadecimal (12.1.3)
+BINARY_KEYS: Final = ("CHAP_C", "CHAP_R")
 
 OUR_MAX_RECV: Final = 262144  # bytes of one Data-Out: what open-iscsi and libiscsi send at the most
 OUR_MAX_BURST: Final = 16776192  # as open-iscsi offers
@@ -38,7 +42,8 @@ IRRELEVANT: Final = "Irrelevant"
 ANSWERS: Final = (REJECT, NOT_UNDERSTOOD, IRRELEVANT)
 """What is never an offer: the initiator's answer to something we said."""
 
-_KEY = re.compile(r"[A-Za-z][A-Za-z0-9.\-+@_]*")  # 6.1: standard-label; iSCSIProtocolLevel is one
+# 6.1: standard-label; but iSCSIProtocolLevel is small, and X#NodeArchitecture has a # (13.26).
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9.\-+@_#]*")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]+")
 
 
@@ -66,8 +71,8 @@ def parse(data: bytes) -> dict[str, str]:
             raise TextError("text that is not UTF-8") from None
         if not equals or len(key) > MAX_KEY or not _KEY.fullmatch(key):
             raise TextError(f"not a key and a value: {part[:MAX_KEY]!r}")
-        if len(value) > MAX_BINARY_VALUE or (len(value) > MAX_VALUE and "CHAP" not in key):
-            raise TextError(f"the value of {key} is {len(value)} bytes long")
+        if len(raw_value) > (MAX_BINARY_VALUE if key in BINARY_KEYS else MAX_VALUE):
+            raise TextError(f"the value of {key} is {len(raw_value)} bytes long")
         if key in pairs:
             raise TextError(f"{key} stands twice")
         pairs[key] = value
@@ -187,12 +192,24 @@ KEYS: Final[Mapping[str, Key]] = {
     "ErrorRecoveryLevel": Key("", _least(0, 0, 2)),
     "TaskReporting": Key("", _first_of("RFC3720"), discovery=False),
     "iSCSIProtocolLevel": Key("", _least(1, 0, 31)),  # 1: RFC 7143
+    # Declared for people, and of no use here.
+    "InitiatorAlias": Key("", str, answered=False, any_time=True),
+    "X#NodeArchitecture": Key("", str, answered=False),
     # Markers are gone from RFC 7143, which still wants an answer (13.25).
     "IFMarker": Key("", _both(False)),
     "OFMarker": Key("", _both(False)),
     "IFMarkInt": Key("", lambda text: REJECT),
     "OFMarkInt": Key("", lambda text: REJECT),
 }
+ELSEWHERE: Final = frozenset(
+    (
+        *("InitiatorName", "TargetName", "SessionType", "AuthMethod"),
+        *("CHAP_A", "CHAP_I", "CHAP_C", "CHAP_N", "CHAP_R"),
+        *("TargetAlias", "TargetAddress", "TargetPortalGroupTag", "SendTargets"),
+    )
+)
+"""Keys of the RFC that are not negotiated by the table: they belong to the first login request, to
+the security stage, to targets alone or to the full feature phase, and are refused elsewhere."""
 
 
 @dataclass(slots=True)
@@ -203,6 +220,13 @@ class Negotiation:
     parameters: Parameters = field(default_factory=Parameters)
     _seen: set[str] = field(default_factory=set)
 
+    def answers(self, offers: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Take all offers of one text in a login; our answers. TextError as `offered`."""
+        # The burst first, since the first burst is answered with no more than that.
+        ordered = sorted(offers, key=lambda key: key != "MaxBurstLength")
+        found = (self.offered(key, offers[key]) for key in ordered)
+        return [answer for answer in found if answer is not None]
+
     def offered(self, key: str, value: str) -> tuple[str, str] | None:
         """Take the initiator's offer; our answer, or None when it gets none.
 
@@ -211,7 +235,7 @@ class Negotiation:
             return None
         rule = KEYS.get(key)
         if rule is None:
-            return key, NOT_UNDERSTOOD
+            return key, REJECT if key in ELSEWHERE else NOT_UNDERSTOOD
         if key in self._seen:
             raise TextError(f"{key} was negotiated already")
         self._seen.add(key)
@@ -225,7 +249,7 @@ class Negotiation:
             return None
         rule = KEYS.get(key)
         if rule is None:
-            return key, NOT_UNDERSTOOD
+            return key, REJECT if key in ELSEWHERE else NOT_UNDERSTOOD
         return self._result(key, rule, value) if rule.any_time else (key, REJECT)
 
     def _result(self, key: str, rule: Key, value: str) -> tuple[str, str] | None:
@@ -233,6 +257,9 @@ class Negotiation:
             result = rule.choose(value)
         except ValueError:
             return key, REJECT
+        if key == "FirstBurstLength":
+            assert isinstance(result, int)
+            result = min(result, self.parameters.max_burst_length)
         if rule.field:
             change: dict[str, Any] = {rule.field: result}
             self.parameters = replace(self.parameters, **change)
@@ -242,7 +269,7 @@ class Negotiation:
 
     def settled(self) -> Parameters:
         """At the end of a login: what holds, made consistent. The first burst is part of a burst
-        (13.14)."""
+        (13.14), also when MaxBurstLength came after it or FirstBurstLength not at all."""
         found = self.parameters
         first = min(found.first_burst_length, found.max_burst_length)
         self.parameters = replace(found, first_burst_length=first)
