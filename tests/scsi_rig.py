@@ -24,6 +24,7 @@ from blockd.scsi.target import TargetDevice
 from blockd.scsi.task import (
     CHECK_CONDITION,
     GOOD,
+    Await,
     Prepared,
     Result,
     Single,
@@ -125,6 +126,9 @@ class Running:
             step = self.task.step
             if isinstance(step, Work):
                 self._work(step)
+            elif isinstance(step, Await):
+                step.begin(lambda: None)  # nobody else has anything in a device
+                self.task.waited()
             else:
                 assert isinstance(step, Submit)
                 if not self._submit(step):

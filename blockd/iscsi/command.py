@@ -51,6 +51,7 @@ class Command:
         "cdb",
         "charge",
         "collect",
+        "collecting",
         "counted",
         "data",
         "data_sn",
@@ -92,7 +93,8 @@ class Command:
         self.unit: LogicalUnit | None = None
         self.prepared: Result | Single | Prepared | None = None
         self.task: Task | None = None
-        self.data = memoryview(b"")
+        self.data = bytearray()  # as far as it has come
+        self.collecting = False  # data-out is to come yet
         self.collect = 0  # bytes of data-out that the command needs
         self.got = 0  # bytes that came, in order
         self.asked = 0  # bytes that came or that an R2T asked for
@@ -126,8 +128,7 @@ class Command:
         """The next piece. What is beyond the command's need is let go of."""
         room = self.collect - self.got
         if room > 0:
-            piece = data[:room]
-            self.data[self.got : self.got + len(piece)] = piece
+            self.data += data[:room]
         self.got += len(data)
 
     def take_unsolicited(

@@ -309,7 +309,8 @@ class Connection:
         device = TargetDevice() if logged_in.target is None else logged_in.target.device
         nexus = Nexus(logged_in.initiator, logged_in.isid, self._portal.group)
         self._session = Session(
-            *(logged_in, device, nexus, self._node.limits, self.stats, self._out, self._events)
+            *(logged_in, device, nexus, self._node.limits, self.stats, self._out, self._events),
+            lambda: self.wake(),
         )
         if logged_in.target is not None:
             self._node.watch(device.units.values())

@@ -11,6 +11,7 @@ from blockd.iscsi import pdu
 from blockd.iscsi.command import Command
 from blockd.scsi import sense
 from blockd.scsi.nexus import Nexus
+from blockd.scsi.task import Countdown
 
 if TYPE_CHECKING:
     from blockd.iscsi.node import Node, OpenSession
@@ -22,19 +23,6 @@ _RESETS: Final = (pdu.TARGET_WARM_RESET, pdu.TARGET_COLD_RESET)
 
 Respond = Callable[[int], None]
 """Send the function's response, now or later."""
-
-
-class _Countdown:
-    """Calls `done` when `count` aborted commands have nothing left in a device."""
-
-    def __init__(self, done: Callable[[], None]) -> None:
-        self._done = done
-        self.count = 1  # until everything was looked at
-
-    def gone(self) -> None:
-        self.count -= 1
-        if not self.count:
-            self._done()
 
 
 class Management:
@@ -89,7 +77,7 @@ class Management:
             respond(pdu.NO_SUCH_TASK)
 
     def _abort_own(self, concerns: Callable[[Command], bool], respond: Respond) -> None:
-        countdown = _Countdown(lambda: respond(pdu.FUNCTION_COMPLETE))
+        countdown = Countdown(lambda: respond(pdu.FUNCTION_COMPLETE))
         countdown.count += self._session.abort_tasks(concerns, countdown.gone)
         countdown.gone()
 
@@ -109,7 +97,7 @@ class Management:
     def _abort_all(
         self, units: "list[LogicalUnit]", respond: Respond
     ) -> "list[tuple[LogicalUnit, list[Nexus]]]":
-        countdown = _Countdown(lambda: respond(pdu.FUNCTION_COMPLETE))
+        countdown = Countdown(lambda: respond(pdu.FUNCTION_COMPLETE))
         hit: list[tuple[LogicalUnit, list[Nexus]]] = []
         for unit in units:
             waiting, nexuses = self._node.abort_unit(unit, None, countdown.gone)

@@ -19,6 +19,7 @@ from blockd.iscsi.limits import Limits
 from blockd.iscsi.login import LoggedIn, LoginRefused
 from blockd.iscsi.targets import Target, Targets
 from blockd.scsi.nexus import Nexus
+from blockd.scsi.task import Countdown
 
 if TYPE_CHECKING:
     from blockd.iscsi.command import Command
@@ -152,7 +153,7 @@ class Node:
                 hit.append(session.nexus)
         return waiting, hit
 
-    def _abort_nexus(self, unit: "LogicalUnit", nexus: Nexus) -> bool:
+    def _abort_nexus(self, unit: "LogicalUnit", nexus: Nexus, countdown: Countdown) -> bool:
         aborted = False
 
         def concerns(command: "Command") -> bool:
@@ -162,7 +163,7 @@ class Node:
 
         for _, session in list(self._sessions.values()):
             if session.nexus is nexus:
-                session.abort_tasks(concerns, _nothing)
+                countdown.count += session.abort_tasks(concerns, countdown.gone)
         return aborted
 
     def _free_tsih(self) -> int:
@@ -171,10 +172,6 @@ class Node:
             self._last_tsih = self._last_tsih % MAX_TSIH + 1
             if self._last_tsih not in taken:
                 return self._last_tsih
-
-
-def _nothing() -> None:
-    pass
 
 
 def _name(candidate: LoggedIn, group: int) -> SessionName:

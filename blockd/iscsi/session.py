@@ -2,8 +2,7 @@
 
 A session has one connection, so commands come in the order of their CmdSN. Each goes through
 
-    accepted   CmdSN used up, immediate data looked at
-    waiting    only while the session's bound on bytes is reached; then those behind it wait too
+    accepted   CmdSN used up, CDB and immediate data looked at
     collecting data-out: unsolicited, then by R2T (`blockd.iscsi.command`)
     running    steps of `blockd.scsi.task`, carried out through Submit and Work events
     answered   Data-In with the status in the last PDU, or a SCSI Response
@@ -12,11 +11,14 @@ All requests that the PDUs of one wake-up lead to become one batch for each devi
 is aborted gets no answer: what a device still has of it comes back and is counted only.
 
 Memory is bounded by the command window, by a count of immediate commands, and by the bytes of
-data-out and data-in that are promised: what was answered counts until the socket side took it.
+data-out that was asked for and data-in that is promised: what was answered counts until the socket
+side took it. At that bound reads wait, and so do R2Ts; data that comes unasked is bounded by the
+window and FirstBurstLength.
 """
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from typing_extensions import Buffer
@@ -68,7 +70,10 @@ class Session:
         stats: Stats,
         out: list[Buffer],
         events: deque[Event],
+        wake: Callable[[], None],
     ) -> None:
+        """`wake` is called when something is to be done that did not come of a call."""
+        self._wake = wake
         self.parameters = logged_in.parameters
         self.device = device
         self.nexus = nexus
@@ -81,7 +86,7 @@ class Session:
         self._events = events
         self._max_cmd_sn = logged_in.cmd_sn + COMMAND_WINDOW - 1 & MASK
         self._immediate = 0  # commands without a CmdSN of their own
-        self._waiting: deque[tuple[Command, bytes]] = deque()
+        self._waiting: deque[Command] = deque()  # for room: reads, and writes that would ask
         self._owners: dict[int, Command] = {}  # by the cookie of requests, the token of calls
         self._next_cookie = 0
         self._next_ttt = 0
@@ -170,22 +175,24 @@ class Session:
         self.commands[itt] = command
         if not counted:
             self._immediate += 1
-        if self._waiting or (
-            self._held_bytes >= self._limits.max_in_flight_bytes
-        ):  # its data is the receive buffer's, which goes on
-            self._waiting.append((command, bytes(data)))
-            return
         self._start(command, data)
 
     def _start(self, command: Command, data: memoryview) -> None:
         """Look at the CDB, then run it, or collect its data first. `data` is immediate data."""
         command.unit = None if command.lun is None else self.device.units.get(command.lun)
         prepared = command.prepared = self.device.prepare(self.nexus, command.lun, command.cdb)
-        if type(prepared) is Single and not command.flags & pdu.WRITE and not len(data):
-            self._charge(command, prepared.request.length)
-            if not prepared.data_out_length:  # READ, mostly
+        if (
+            type(prepared) is Single
+            and not command.flags & pdu.WRITE
+            and not len(data)
+            and not prepared.data_out_length
+        ):  # READ, mostly
+            if self._has_room:
+                self._charge(command, prepared.request.length)
                 self._single(command, prepared)
-                return
+            else:
+                self._waiting.append(command)
+            return
         offered = command.offered
         if type(prepared) is Prepared and prepared.exact and offered != prepared.data_out_length:
             prepared = command.prepared = Result(CHECK_CONDITION, sense=invalid_field(0).sense)
@@ -202,15 +209,17 @@ class Session:
             if not command.unsolicited:
                 self._run(command, data[: command.collect])
                 return
-        self._charge(command, command.collect)
-        command.data = memoryview(bytearray(command.collect))
-        command.got = 0
+        command.collecting = True
         command.place(data)
         command.asked = command.got
         self._go_on(command)
 
+    @property
+    def _has_room(self) -> bool:
+        return not self._waiting and self._held_bytes < self._limits.max_in_flight_bytes
+
     def _charge(self, command: Command, length: int) -> None:
-        command.charge = length
+        command.charge += length
         self._held_bytes += length
 
     def _wrong_unsolicited(self, command: Command, length: int) -> Sense | None:
@@ -226,11 +235,18 @@ class Session:
     def _go_on(self, command: Command) -> None:
         """Data came: run the command when all of it is there, else ask for more."""
         if command.complete:
-            data = command.data
-            self._run(command, data)
+            command.collecting = False
+            self._run(command, memoryview(command.data))
             return
         if command.unsolicited:
             return
+        if not command.charge:
+            # All that is missing is accounted for at once: commands that are half there and wait
+            # for each other's room would wait for ever.
+            if not self._has_room:
+                self._waiting.append(command)
+                return
+            self._charge(command, command.collect - command.got)
         while command.asked < command.collect and (
             len(command.bursts) < self.parameters.max_outstanding_r2t
         ):
@@ -251,7 +267,7 @@ class Session:
         """A Data-Out PDU. What belongs to no command is of one that is over: it is let go of."""
         _, flags, _, _, itt, ttt, _, data_sn, offset = pdu.DATA_OUT_BHS.unpack_from(view, at)
         command = self.commands.get(itt)
-        if command is None or type(command.prepared) not in (Single, Prepared):
+        if command is None or not command.collecting:
             self.stats.ignored += 1
             return
         final = bool(flags & pdu.FINAL)
@@ -275,7 +291,7 @@ class Session:
         itt, _, cmd_sn = (pdu.COMMON_BHS.unpack_from(view, at)[index] for index in (4, 5, 6))
         if opcode == pdu.DATA_OUT:
             command = self.commands.get(itt)
-            if command is not None:
+            if command is not None and command.collecting:
                 self._fail(command, CRC_ERROR)
         elif not view[at] & pdu.IMMEDIATE and self.count(cmd_sn):
             self.retire()  # it used its number up, and is to be sent again
@@ -286,7 +302,7 @@ class Session:
             self._write(command, prepared, data)
             return
         assert type(prepared) is Prepared
-        if data.obj is not command.data.obj:  # it is the receive buffer's
+        if data.obj is not command.data:  # it is the receive buffer's
             data = memoryview(bytes(data))
         command.task = Task()
         command.task.begin(prepared, data)
@@ -339,6 +355,10 @@ class Session:
             self.submit()
             self._events.append(Work(step.call, cookie))
             return
+        if isinstance(step, task.Await):
+            command.in_flight = 1
+            step.begin(partial(self._awaited, cookie))
+            return
         assert isinstance(step, task.Submit)
         command.in_flight = len(step.requests)
         for request in step.requests:
@@ -379,6 +399,18 @@ class Session:
         assert command.task is not None
         command.task.worked(value, error)
         self._steps(command)
+
+    def _awaited(self, cookie: int) -> None:
+        """What a command waited for has ended."""
+        command = self._owners.pop(cookie)
+        command.in_flight = 0
+        if command.aborted:
+            self._came_back(command)
+        else:
+            assert command.task is not None
+            command.task.waited()
+            self._steps(command)
+        self._wake()
 
     # -- the end of a command
 
@@ -471,15 +503,20 @@ class Session:
         """All that was put so far has been taken: there is room for commands that wait."""
         self._held_bytes -= self._answered_bytes
         self._answered_bytes = 0
-        while self._waiting and self._held_bytes < self._limits.max_in_flight_bytes:
-            command, data = self._waiting.popleft()
-            if not command.aborted:
-                self._start(command, memoryview(data))
-
-    @property
-    def has_waiting(self) -> bool:
-        """Commands wait for room, which `released` may make."""
-        return bool(self._waiting)
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, deque()
+        while waiting and self._has_room:
+            command = waiting.popleft()
+            if self.commands.get(command.itt) is not command:
+                continue  # it was aborted, or has failed
+            if command.collecting:
+                self._go_on(command)
+            else:
+                assert type(command.prepared) is Single
+                self._charge(command, command.prepared.request.length)
+                self._single(command, command.prepared)
+        self._waiting.extend(waiting)
 
     # -- aborting
 

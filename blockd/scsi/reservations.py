@@ -31,6 +31,7 @@ log says which key to remove: only an operator knows whether the others have bee
 """
 
 import logging
+from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -40,7 +41,7 @@ from blockd.scsi.nexus import Nexus
 from blockd.scsi.persistent import Access, Notice, Persistent
 from blockd.scsi.pr_codec import DamagedState, Registrant
 from blockd.scsi.sense import CheckCondition, ReservationConflict
-from blockd.scsi.task import CHECK_CONDITION, Prepared, Result, Steps, Work
+from blockd.scsi.task import CHECK_CONDITION, Await, Prepared, Result, Steps, Work
 
 if TYPE_CHECKING:
     from blockd.scsi.unit import LogicalUnit, Surroundings
@@ -205,9 +206,11 @@ class Reservations:
             raise ReservationConflict
         notices = self._act(self._single(nexus), cdb, data)
         self._changed()
-        self._tell(notices, abort=cdb[1] & 0x1F == PREEMPT_AND_ABORT)
+        preempted = self._tell(notices)
         kept = self._persistent.kept
         value = pr_codec.encode_kept(kept) if kept is not None else None
+        if cdb[1] & 0x1F == PREEMPT_AND_ABORT and preempted:
+            return self._keep_and_abort(value, preempted)
         return Result() if self._keeper.has(value) else self._keep(value)
 
     def _act(self, own: Registrant, cdb: bytes, data: bytes) -> list[Notice]:
@@ -230,20 +233,33 @@ class Reservations:
             return state.clear(own, asked.key)
         return state.preempt(own, asked.key, asked.action_key, scope, kind)
 
-    def _tell(self, notices: list[Notice], *, abort: bool) -> None:
-        """Establish unit attentions, and have tasks aborted."""
+    def _tell(self, notices: list[Notice]) -> list[Nexus]:
+        """Establish unit attentions; the nexuses whose registrations were preempted."""
         if not notices:
-            return
+            return []
         unit = self._unit
+        preempted: list[Nexus] = []
         for nexus in unit.nexuses:
             single = self._single(nexus)
             for who, what in notices:
                 if not who.overlaps(single):
                     continue
                 unit.attention(what, to=nexus)
-                if abort and what is sense.REGISTRATIONS_PREEMPTED:
-                    for call in tuple(unit.aborting):
-                        call(nexus)
+                if what is sense.REGISTRATIONS_PREEMPTED:
+                    preempted.append(nexus)
+        return preempted
+
+    def _keep_and_abort(self, value: bytes | None, preempted: list[Nexus]) -> Steps:
+        """PREEMPT AND ABORT is over when nothing that the preempted sent can be written any more:
+        whoever fences a node relies on it."""
+        unit = self._unit
+
+        def abort(done: Callable[[], None]) -> None:
+            unit.abort(preempted, done)
+
+        result = Result() if self._keeper.has(value) else (yield from self._keep(value))
+        yield Await(abort)
+        return result
 
     def _keep(self, value: bytes | None) -> Steps:
         number = self._keeper.want(value)

@@ -26,7 +26,7 @@ succeeds, or, if AUSE allowed that, until EXIT FAILURE MODE.
 
 import json
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -43,7 +43,7 @@ from blockd.scsi.sense import (
     Sense,
     invalid_field,
 )
-from blockd.scsi.task import Prepared, Result, Steps, Submit, Work
+from blockd.scsi.task import Await, Prepared, Result, Steps, Submit, Work
 from native import FLAG_FUA, OP_FLUSH, OP_UNMAP, OP_WRITE, Request
 
 if TYPE_CHECKING:
@@ -298,13 +298,18 @@ def _check_ause(unit: "LogicalUnit", cdb: bytes) -> None:
 def _begin(unit: "LogicalUnit", nexus: Nexus, cdb: bytes, pattern: bytes) -> Steps:
     job = Job(pattern.hex(), unrestricted=bool(cdb[1] & _AUSE))
     steps = unit.sanitizing.begin(job, immediately=bool(cdb[1] & _IMMED))
-    for other in unit.nexuses:  # SBC-3 4.11.2: before it begins, commands are terminated
-        if other is nexus:
-            continue
-        aborted = [abort(other) for abort in unit.aborting]
-        if any(aborted):
+    others = [other for other in unit.nexuses if other is not nexus]
+
+    def abort(done: Callable[[], None]) -> None:
+        for other in unit.abort(others, done):
             unit.attention(sense.COMMANDS_CLEARED, to=other)
-    return steps
+
+    try:
+        yield Await(abort)  # SBC-3 4.11.2: before it begins, commands are terminated
+    except GeneratorExit:  # the session ended meanwhile; a sanitize does not
+        unit.surroundings.run(steps)
+        raise
+    return (yield from steps)
 
 
 def _usage(action: int) -> bytes:

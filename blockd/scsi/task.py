@@ -11,9 +11,10 @@ then makes a `Task` and carries out its steps until there is a result:
 
     Submit      hand requests to a device; go on when every one of them has come back
     Work        call a function that waits for a disk, on another thread; go on with what it returns
+    Await       go on when something that is under way elsewhere has ended
 
-A command that needs several steps is a generator: it yields `Submit` or `Work` and is resumed with
-None or the value. Errors of requests are in `request.error`; an exception of `Work.call` is thrown
+A command that needs several steps is a generator: it yields these and is resumed with None or the
+value. Errors of requests are in `request.error`; an exception of `Work.call` is thrown
 into the generator. Nothing here knows in which order steps of several tasks are carried out, nor
 on which thread: all calls come from the transport's one thread.
 """
@@ -64,7 +65,29 @@ class Work:
     call: Callable[[], Any]
 
 
-Steps = Generator[Submit | Work, Any, Result]
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Something that ends by itself, as tasks of others that were aborted: `begin` is called with
+    what is to be called when it has, then or later."""
+
+    begin: Callable[[Callable[[], None]], None]
+
+
+Steps = Generator[Submit | Work | Await, Any, Result]
+
+
+class Countdown:
+    """Calls `done` when all that was counted has gone. Begins with one, for whoever counts: that
+    one calls `gone` when everything has been counted."""
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self.count = 1
+
+    def gone(self) -> None:
+        self.count -= 1
+        if not self.count:
+            self._done()
 
 
 @dataclass(slots=True)
@@ -100,8 +123,8 @@ class Task:
 
     def __init__(self) -> None:
         self.result: Result | None = None
-        self.step: Submit | Work | None = None
-        """What is to be carried out now; set by `begin`, `finished` and `worked`."""
+        self.step: Submit | Work | Await | None = None
+        """What is to be carried out now; set by `begin`, `finished`, `worked` and `waited`."""
         self._steps: Steps | None = None
         self._waiting = 0
 
@@ -126,6 +149,11 @@ class Task:
             self._advance(value)
         else:
             self._throw(error)
+
+    def waited(self) -> None:
+        """What the current Await is about has ended."""
+        assert isinstance(self.step, Await)
+        self._advance(None)
 
     def abort(self) -> None:
         """Let go of the generator; requests that are out may still come back and are ignored."""
@@ -152,10 +180,10 @@ class Task:
         assert steps is not None
         self._guard(lambda: self._take(steps.throw(error)))
 
-    def _take(self, step: Submit | Work) -> None:
+    def _take(self, step: Submit | Work | Await) -> None:
         self.step = step
         self._waiting = len(step.requests) if isinstance(step, Submit) else 0
-        assert self._waiting or isinstance(step, Work), "a Submit of nothing"
+        assert self._waiting or not isinstance(step, Submit), "a Submit of nothing"
 
     def _guard(self, call: Callable[[], None]) -> None:
         """Run one stretch of the command and turn how it ends into a result."""

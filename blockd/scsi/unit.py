@@ -14,7 +14,7 @@ volume, so that reservations and mode pages are those of the volume, through wha
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -27,7 +27,15 @@ from blockd.scsi.nexus import Nexus
 from blockd.scsi.reservations import Reservations
 from blockd.scsi.sanitize import Sanitizing
 from blockd.scsi.sense import CheckCondition, ReservationConflict, Sense
-from blockd.scsi.task import CHECK_CONDITION, RESERVATION_CONFLICT, Prepared, Result, Single, Steps
+from blockd.scsi.task import (
+    CHECK_CONDITION,
+    RESERVATION_CONFLICT,
+    Countdown,
+    Prepared,
+    Result,
+    Single,
+    Steps,
+)
 
 MAX_ATTENTIONS: Final = 8  # pending for one nexus; more of them say nothing new
 
@@ -100,9 +108,9 @@ class LogicalUnit:
         self.sanitizing = Sanitizing(self)
         self.copies = CopyResults()
         self.reserved_by: Nexus | None = None  # RESERVE (6) and (10)
-        self.aborting: list[Callable[[Nexus], bool]] = []
-        """Called with a nexus whose tasks on this unit are to be aborted (PREEMPT AND ABORT); tells
-        whether there were any."""
+        self.aborting: list[Callable[[Nexus, Countdown], bool]] = []
+        """Called with a nexus whose tasks on this unit are to be aborted: counts those that still
+        have something in a device, and tells whether there were any at all."""
         self._attentions: dict[Nexus, deque[Sense]] = {}
         self._known_size = device.size
         self._was_short = False
@@ -136,6 +144,18 @@ class LogicalUnit:
     @property
     def nexuses(self) -> list[Nexus]:
         return list(self._attentions)
+
+    def abort(self, nexuses: Iterable[Nexus], done: Callable[[], None]) -> list[Nexus]:
+        """Abort what these have under way here, silently; those of them that had something. `done`
+        is called when nothing of it is in a device any more: until then it may still be written."""
+        countdown = Countdown(done)
+        hit: list[Nexus] = []
+        for nexus in nexuses:
+            had = [abort(nexus, countdown) for abort in self.aborting]
+            if any(had):
+                hit.append(nexus)
+        countdown.gone()
+        return hit
 
     def attention(self, what: Sense, *, to: Nexus | None = None, but: Nexus | None = None) -> None:
         """Establish a unit attention for one nexus, or for all but one."""

@@ -266,6 +266,26 @@ def test_clear_task_set_is_about_everybodys_and_they_are_told() -> None:
     assert first.ask(TEST_UNIT_READY)[0].bhs[3] == 0
 
 
+def test_preempt_and_abort_waits_for_what_the_preempted_wrote() -> None:
+    """Whoever fences a node by it must not see one more of its writes afterwards."""
+    world = World(deferred=True)
+    first, second = two(world)
+
+    def out(host: Initiator, action: int, key: int, new_key: int) -> list[Pdu]:
+        parameters = struct.pack(">QQ8x", key, new_key)
+        cdb = struct.pack(">BBBxxxxHx", 0x5F, action, 5, 24)
+        return host.ask(cdb, write=24, data=parameters)
+
+    assert out(first, 0, 0, 1)[0].bhs[3] == 0
+    assert out(second, 0, 0, 2)[0].bhs[3] == 0
+    second.feed(second.command(WRITE, write=1024, data=bytes(1024)))
+    assert out(first, 5, 1, 2) == []
+    world.rig.device.finish()
+    assert first.one().bhs[3] == 0
+    assert second.take() == []
+    assert second.ask(TEST_UNIT_READY)[0].sense == (6, 0x2A, 5)
+
+
 def test_a_unit_reset_is_told_to_all() -> None:
     world = World()
     first, second = two(world)

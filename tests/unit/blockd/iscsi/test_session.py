@@ -352,6 +352,38 @@ def test_commands_beyond_the_bound_wait_for_room() -> None:
     assert len(host.take()) == 2
 
 
+def test_data_for_a_command_that_runs_already_is_let_go_of() -> None:
+    host = World(deferred=True).logged_in(DataDigest="CRC32C")
+    host.feed(host.command(read_10(0, 1), read=BLOCK))
+    out = host.data_out(host.itt, pdu.RESERVED_TAG, 0, bytes(BLOCK))
+    host.feed(out)
+    damaged = bytearray(out)
+    damaged[60] ^= 1
+    host.feed(bytes(damaged))
+    assert host.one().opcode == pdu.REJECT
+    host.world.rig.device.finish()
+    assert host.one().opcode == pdu.DATA_IN
+    assert host.connection.idle
+
+
+def test_unsolicited_data_is_taken_however_full_the_session_is() -> None:
+    limits = Limits(max_in_flight_bytes=BLOCK)
+    host = World(limits=limits, deferred=True).logged_in(**UNSOLICITED)
+    host.feed(host.command(read_10(0, 1), read=BLOCK))  # takes all the room
+    host.feed(host.command(write_10(4, 10), write=10 * BLOCK, final=False))
+    data = pattern(10 * BLOCK)
+    host.feed(host.data_out(host.itt, pdu.RESERVED_TAG, 0, data[:4096]))
+    assert host.take() == []  # nothing is asked for while there is no room
+    host.world.rig.device.finish()
+    read, r2t = host.take()
+    assert (read.opcode, r2t.opcode) == (pdu.DATA_IN, pdu.R2T)
+    at, length = asked_for(r2t)
+    host.feed(host.data_out(r2t.itt, r2t.ttt, at, data[at : at + length]))
+    host.world.rig.device.finish()
+    assert host.one().bhs[3] == GOOD
+    assert stored(host, 4, 10 * BLOCK) == data
+
+
 def test_a_connection_that_goes_takes_its_commands_along() -> None:
     host = World(deferred=True).logged_in()
     host.feed(host.command(read_10(0, 1), read=BLOCK))

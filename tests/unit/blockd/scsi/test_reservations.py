@@ -15,7 +15,7 @@ from blockd.scsi.reservations import (
     RELEASE,
     RESERVE,
 )
-from blockd.scsi.task import GOOD, RESERVATION_CONFLICT, Prepared, Result
+from blockd.scsi.task import GOOD, RESERVATION_CONFLICT, Countdown, Prepared, Result
 from tests.pr_client import (
     ALL_PORTS,
     BLOCK_OF_DATA,
@@ -654,7 +654,7 @@ def test_preempt_and_abort_aborts_what_the_preempted_run() -> None:
     a.reserve(WE)
     aborted: list[Nexus] = []
 
-    def abort(nexus: Nexus) -> bool:
+    def abort(nexus: Nexus, _: Countdown) -> bool:
         aborted.append(nexus)
         return True
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from blockd.scsi.nexus import Nexus
-from blockd.scsi.task import GOOD, RESERVATION_CONFLICT
+from blockd.scsi.task import GOOD, RESERVATION_CONFLICT, Countdown
 from tests.pr_client import PERSIST, Host, out_list
 from tests.scsi_rig import FakeSurroundings, Rig
 
@@ -222,7 +222,7 @@ class Lives(RuleBasedStateMachine):
         aborted: list[int] = []
         nexus_of = [host.nexus for host in self.hosts]
 
-        def note(nexus: Nexus) -> bool:
+        def note(nexus: Nexus, _: Countdown) -> bool:
             aborted.append(nexus_of.index(nexus))
             return False
 

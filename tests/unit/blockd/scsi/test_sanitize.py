@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from blockd.scsi import sanitize, sense
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.sense import CheckCondition
-from blockd.scsi.task import GOOD, Prepared, Task, Work
+from blockd.scsi.task import GOOD, Await, Countdown, Prepared, Task, Work
 from native import FLAG_FUA, OP_FLUSH, OP_UNMAP, OP_WRITE
 from tests import scsi_cdbs as cdbs
 from tests.scsi_rig import BLOCK, FakeSurroundings, Rig, Running, codes
@@ -205,7 +205,7 @@ def test_what_others_have_under_way_is_aborted_and_they_are_told() -> None:
     other, idle = rig.join(2), rig.join(3)
     aborted: list[Nexus] = []
 
-    def abort(nexus: Nexus) -> bool:
+    def abort(nexus: Nexus, _: Countdown) -> bool:
         aborted.append(nexus)
         return nexus is other
 
@@ -304,6 +304,8 @@ def test_a_save_that_comes_late_does_not_bring_it_back() -> None:
     assert isinstance(prepared, Prepared)
     task = Task()
     task.begin(prepared, memoryview(b""))
+    assert isinstance(task.step, Await)
+    task.waited()
     saving = task.step
     assert isinstance(saving, Work)
     task.abort()
