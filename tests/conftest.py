@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.clients import FindTool, find_tool, has_libnbd_binding, unavailable
@@ -19,6 +20,10 @@ from tests.daemon import Daemon, StartDaemon
 ROOT = Path(__file__).parent.parent
 ALLOW_STALE = "BLOCKD_ALLOW_STALE_NATIVE"
 _FAILED = pytest.StashKey[bool]()
+
+# How long an example takes says something of the machine, not of the code.
+hypothesis.settings.register_profile("blockd", deadline=None)
+hypothesis.settings.load_profile("blockd")
 
 
 def pytest_configure(config: pytest.Config) -> None:
