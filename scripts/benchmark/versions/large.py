@@ -19,7 +19,7 @@ from volume.options import StoreOptions
 from volume.reader import WARM_CHUNKS
 
 MiB = 1 << 20
-SETTLED_S = 4.0  # memory that did not grow for so long is that of an idle daemon
+SETTLED_S = 25.0  # two times that a daemon which nobody talks to gives pages of its index back
 START_S = 120.0
 MEMORY_TARGET = 64 * MiB
 DIFF_TARGET_MS = 50.0
