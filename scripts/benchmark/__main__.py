@@ -93,5 +93,9 @@ if __name__ == "__main__":
         from versions import command
 
         command.main(sys.argv[2:], PAGE, ROOT / "build")
+    elif sys.argv[1:2] == ["iscsi"]:
+        from iscsi import command as iscsi_command
+
+        iscsi_command.main(sys.argv[2:], PAGE, ROOT / "build")
     else:
         main()
