@@ -1,13 +1,18 @@
 """CHAP: who passes, who does not, and that secrets show nowhere."""
 
+import base64
+import contextlib
 import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blockd.iscsi import chap
 from blockd.iscsi.chap import Chap, ChapFailed
 from blockd.iscsi.targets import Access, Credentials
 
+RESPONSE = chap.response
 SECRET = b"a secret of host1"
 MUTUAL = b"the target's own secret"
 ACCESS = Access(chap=(Credentials("host1", SECRET),), mutual=Credentials("target", MUTUAL))
@@ -82,8 +87,6 @@ def test_a_wrong_name_and_a_wrong_secret_fail_alike(wrong: dict[str, object]) ->
 
 
 def test_a_response_in_base64_is_taken() -> None:
-    import base64
-
     machine, asked = begun()
     proof = answer(asked)
     raw = chap.decode_binary(proof["CHAP_R"])
@@ -112,6 +115,78 @@ def test_equal_secrets_in_both_directions_are_refused() -> None:
     machine, asked = begun(access=access)
     with pytest.raises(ChapFailed, match="both directions"):
         machine.step(answer(asked, {"CHAP_I": "1", "CHAP_C": "0x01"}))
+
+
+def test_our_secret_is_not_that_of_another_initiator() -> None:
+    """Whoever knows host1's could have host2's challenge answered by us."""
+    chaps = (*ACCESS.chap, Credentials("host2", MUTUAL))
+    machine, asked = begun(access=Access(chap=chaps, mutual=ACCESS.mutual))
+    with pytest.raises(ChapFailed, match="both directions"):
+        machine.step(answer(asked, {"CHAP_I": "1", "CHAP_C": "0x01"}))
+    assert machine.user is None
+
+
+def test_a_wrong_initiator_gets_no_proof_of_ours() -> None:
+    machine, asked = begun()
+    with pytest.raises(ChapFailed, match="wrong name or secret"):
+        machine.step(answer(asked, {"CHAP_I": "1", "CHAP_C": "0x01"}, secret=b"some other secret"))
+
+
+def test_any_initiator_of_the_list_gets_in_by_its_own_secret() -> None:
+    other = Credentials("host2", b"a secret of host2")
+    access = Access(chap=(*ACCESS.chap, other))
+    machine, asked = begun(access=access)
+    machine.step(answer(asked, secret=other.secret, user="host2"))
+    assert machine.user == "host2"
+    machine, asked = begun(access=access)
+    with pytest.raises(ChapFailed, match="wrong name or secret"):
+        machine.step(answer(asked, secret=SECRET, user="host2"))
+
+
+@pytest.mark.parametrize("user", ["host1", "host2"])
+def test_an_unknown_name_costs_as_many_hashes_as_a_wrong_secret(
+    user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, asked = begun()
+    proof = answer(asked, secret=b"some other secret", user=user)
+    hashed: list[int] = []
+
+    def counting(algorithm: int, identifier: int, secret: bytes, challenge: bytes) -> bytes:
+        hashed.append(algorithm)
+        return RESPONSE(algorithm, identifier, secret, challenge)
+
+    monkeypatch.setattr(chap, "response", counting)
+    with pytest.raises(ChapFailed):
+        machine.step(proof)
+    assert hashed == [5]
+
+
+@given(st.integers(0, 255), st.booleans())
+def test_an_identifier_is_a_byte_in_either_base(identifier: int, hexadecimal: bool) -> None:
+    machine, asked = begun("6")
+    written = f"0x{identifier:X}" if hexadecimal else str(identifier)
+    proof = dict(machine.step(answer(asked, {"CHAP_I": written, "CHAP_C": "0x00ff"})))
+    expected = hashlib.sha1(bytes((identifier,)) + MUTUAL + b"\x00\xff").hexdigest()
+    assert proof["CHAP_R"] == "0x" + expected
+
+
+@given(st.binary(max_size=1024))
+def test_binary_values_are_the_same_in_both_encodings(data: bytes) -> None:
+    assert chap.decode_binary(chap.encode_binary(data)) == data
+    assert chap.decode_binary("0X" + data.hex().upper()) == data
+    for prefix in ("0b", "0B"):
+        assert chap.decode_binary(prefix + base64.b64encode(data).decode()) == data
+
+
+@given(st.text(max_size=40) | st.text(max_size=40).map(lambda each: "0b" + each))
+def test_any_value_is_binary_or_refused(value: str) -> None:
+    with contextlib.suppress(ChapFailed):
+        assert isinstance(chap.decode_binary(value), bytes)
+
+
+@pytest.mark.parametrize("algorithm", chap.ALGORITHMS)
+def test_no_hash_is_longer_than_the_challenge(algorithm: int) -> None:
+    assert len(chap.response(algorithm, 1, SECRET, b"c")) <= chap.CHALLENGE_BYTES
 
 
 def test_mutual_authentication_without_a_secret_of_ours_fails() -> None:
