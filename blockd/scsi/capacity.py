@@ -1,7 +1,7 @@
 """READ CAPACITY (10, 16) and READ DEFECT DATA (10, 12): how large a unit is, and that it is whole.
 
-Physical blocks are told as 4 KiB, whatever the block size: the store keeps a checksum for each 4
-KiB, so that initiators do well to align partitions and writes to that (SBC-3 5.16).
+Physical blocks are told as the logical ones (SBC-3 5.16): a write of one block reads nothing first.
+That 4 KiB are a better size is told as the granularity of transfers (VPD B0).
 """
 
 import struct
