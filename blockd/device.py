@@ -70,6 +70,22 @@ class BlockDevice(Protocol):
         """Take back one `attach`."""
 
 
+class LastingDevice(BlockDevice, Protocol):
+    """A BlockDevice that is known by more than its name."""
+
+    @property
+    def uuid(self) -> bytes:
+        """16 bytes; what else has the same is the same, whatever it is called."""
+
+    @property
+    def volume_uuid(self) -> bytes:
+        """Of the volume that it is, or a past version of."""
+
+    @property
+    def retired(self) -> bool:
+        """Everything that is submitted ends with ESHUTDOWN, for ever."""
+
+
 @runtime_checkable
 class TracksChanges(Protocol):
     """A BlockDevice that can compare itself with its own versions."""
@@ -117,9 +133,7 @@ class Versions(Protocol):
 class ClonesRanges(Protocol):
     """A BlockDevice that can share what another device of the same store holds."""
 
-    def clone_range(
-        self, offset: int, source: BlockDevice, source_offset: int, length: int
-    ) -> int:
+    def clone_range(self, offset: int, source: BlockDevice, source_offset: int, length: int) -> int:
         """Make [offset, offset + length) read as the source does at `source_offset`, by reference.
 
         Returns how many bytes from the start were done so; 0 when nothing can be shared (another

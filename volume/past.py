@@ -12,6 +12,7 @@ its tree counts as a root of gc, until it is closed.
 import errno
 import itertools
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -265,6 +266,7 @@ class PastVolume:
         self._reader = reader
         self._clock = clock
         self._compare = compare
+        self.retired = False
         self._clients: list[str] = []
         self._idle_since = clock.monotonic()
         self._head = HeadState(version.row.root, version.row.height, 0)
@@ -272,6 +274,17 @@ class PastVolume:
         self._target = ReadTarget(
             name, core, record.block_size, record.chunk_size, lambda: self._head
         )
+
+    @property
+    def uuid(self) -> bytes:
+        """Of this version alone: made from the volume's and its place in the volume's history."""
+        row = self.version.row
+        volume = uuid.UUID(bytes=self.version.record.uuid)
+        return uuid.uuid5(volume, f"{row.epoch}:{row.seq}").bytes
+
+    @property
+    def volume_uuid(self) -> bytes:
+        return self.version.record.uuid
 
     @property
     def size(self) -> int:
@@ -336,6 +349,7 @@ class PastVolume:
 
     def retire(self) -> None:
         """Reads from here on get ESHUTDOWN: what it reads may go."""
+        self.retired = True
         self._core.retire()
 
 

@@ -464,6 +464,19 @@ class Store:
     def abort_receive(self, name: str) -> None:
         self._transfers.abort_receive(name)
 
+    # -- what those around the store keep in it
+
+    def kept(self, prefix: str) -> dict[str, bytes]:
+        """What `keep` was given, under names that start with `prefix`."""
+        return dict(self._history.states(prefix))
+
+    def keep(self, name: str, value: bytes | None) -> None:
+        """Keep opaque bytes under a name; None forgets them. Durable on return. StoreSealed,
+        OSError. Names start with what keeps them, as "iscsi/"."""
+        assert "/" in name, "names without are the store's own"
+        self._seal.check()
+        self._history.save_state(name, value)
+
     # -- upkeep, by hand
 
     def tend(self) -> bool:

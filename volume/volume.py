@@ -68,6 +68,19 @@ class Volume:
         return self.record.name
 
     @property
+    def uuid(self) -> bytes:
+        return self.record.uuid
+
+    @property
+    def volume_uuid(self) -> bytes:
+        return self.record.uuid
+
+    @property
+    def retired(self) -> bool:
+        """It was deleted, or another head took its place: nothing is done any more."""
+        return self.deleted
+
+    @property
     def size(self) -> int:
         return self.record.size
 
