@@ -106,11 +106,11 @@ class RangeCloner:
         tree = found.tree if cold else self._begin_settled(found, source_offset + length)
         if tree is None:
             return 0
+        lsn = 0
         try:
-            self._append(volume, offset, length, tree, source_offset)
+            lsn = self._append(volume, offset, length, tree, source_offset)
         finally:
-            next_lsn, sequence, *_ = self._journal.cut()
-            self._referred.end(tree, next_lsn - 1, sequence)
+            self._referred.end(tree, lsn, self._journal.cut()[1])
         return length
 
     def _found(self, source: object) -> _Source | None:
@@ -140,12 +140,14 @@ class RangeCloner:
 
     def _append(
         self, volume: Volume, offset: int, length: int, tree: Tree, source_offset: int
-    ) -> None:
+    ) -> int:
+        """Append the record; its lsn."""
         for _ in range(JOURNAL_RETRIES):
             now_ns = self._clock.now_ns()
             try:
-                volume.core.refer(offset, length, tree.root, tree.height, source_offset, now_ns)
-                return
+                return volume.core.refer(
+                    *(offset, length, tree.root, tree.height, source_offset, now_ns)
+                )
             except BlockingIOError:
                 self._make_room()
         raise JournalFull(f"volume {volume.name}: the journal is full; try again later")

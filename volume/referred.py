@@ -10,8 +10,9 @@ that a record names has a row in `meta/`, and is a root of gc while it has.
     3  ...                the range is written over, destaged, looked at as it was
     4  row goes           when no replay can begin before the record any more
 
-How long a row must stay is known in memory only, as the end of the log when it was last used. For
-those that a start finds that is the end of the replayed log, a moment later than need be.
+How long a row must stay is known in memory only, as the record that named the tree last. For those
+that a start finds that is the last one of the log, or, when nothing is hot, the one before the
+checkpoint: a moment later than need be.
 
 Threads: `begin` and `expire` under the store's control lock, the rest from any.
 """
@@ -37,11 +38,12 @@ class Tree:
 
 @dataclass(slots=True)
 class _Use:
-    """Until when a tree is needed: what was appended to the log up to here may name it."""
+    """Until when a tree is needed."""
 
     lsn: int = 0
+    """Of the last record that names it."""
     sequence: int = 0
-    """Of the segment that has the record `lsn`."""
+    """Of that record's segment, or a later one."""
     users: int = 0
     """About to append one that does."""
     stored: bool = False
@@ -60,7 +62,8 @@ class ReferredTrees:
         self._uses = {tree: _Use(stored=True) for tree in rows(kv)}
 
     def replayed(self, lsn: int, sequence: int) -> None:
-        """At a start: the log ends at record `lsn`, in that segment."""
+        """At a start: `lsn` is that of the last record that may name a tree, or a later one, of a
+        segment not after `sequence`."""
         with self._lock:
             for use in self._uses.values():
                 use.lsn, use.sequence = lsn, sequence
@@ -85,12 +88,12 @@ class ReferredTrees:
         return kept
 
     def end(self, tree: Tree, lsn: int, sequence: int) -> None:
-        """What names `tree` is appended, or will not be; the log ends at record `lsn`, in that
-        segment."""
+        """Record `lsn` names `tree`, in a segment not after `sequence`; 0: none does after all."""
         with self._lock:
             use = self._uses[tree]
             use.users -= 1
-            use.lsn, use.sequence = max(use.lsn, lsn), max(use.sequence, sequence)
+            if lsn:
+                use.lsn, use.sequence = max(use.lsn, lsn), max(use.sequence, sequence)
 
     def expire(self, lsn: int, sequence: int | None) -> int:
         """No replay begins before record `lsn`, nor, with `sequence`, does anybody look at what one

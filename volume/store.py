@@ -367,7 +367,8 @@ class Store:
             self._forget_lost(recovered.checkpoint or checkpoint, recovered.lsn)
         self._seal.sync_journal()  # what was replayed is durable before anything is served
         next_lsn, sequence, *_ = self._journal.cut()
-        self._referred.replayed(next_lsn - 1, sequence)
+        hot = any(volume.core.state()[4] for volume in volumes)
+        self._referred.replayed(next_lsn - 1 if hot else checkpoint.lsn - 1, sequence)
         known = self._meta_kv.points_lsn
         for lsn, payload in recovered.points:
             if lsn > known:

@@ -13,6 +13,8 @@ from native import (
     CHUNK_RAW,
     OP_READ,
     OP_UNMAP,
+    PLACE_DATA,
+    PLACE_ZERO,
     PackFile,
     ReadFault,
     Request,
@@ -106,24 +108,26 @@ def test_reads_see_the_layers(below: list[Step], above: list[Step], where: tuple
 @settings(max_examples=60, deadline=None)
 def test_frozen_runs(chunk_size: int, below: list[Step], above: list[Step]) -> None:
     rig, model = layered(chunk_size, below, above)
-    chunks: dict[int, bool] = {}
+    chunks: dict[int, int] = {}
     end = 0
-    for first, count, zero in rig.core.frozen_runs():
+    for first, count, kind in rig.core.frozen_runs():
         assert first >= end
         assert count > 0
         end = first + count
-        chunks.update(dict.fromkeys(range(first, end), zero))
+        chunks.update(dict.fromkeys(range(first, end), kind))
     expected = model.frozen_chunks(chunk_size)
     assert list(chunks) == list(expected)
-    for chunk, zero in chunks.items():
-        assert expected[chunk] or not zero  # what is called zero is; two halves need not be found
+    for chunk, kind in chunks.items():
+        assert (
+            expected[chunk] or kind == PLACE_DATA
+        )  # what is called zero is; two halves need not be found
 
 
 def test_one_unmap_is_one_zero_run() -> None:
     rig = Rig(size=SIZE)
     rig.submit(Request(OP_UNMAP, 512, 40 * 4096))
     rig.journal.freeze([rig.core])
-    assert rig.core.frozen_runs() == [(0, 1, False), (1, 39, True), (40, 1, False)]
+    assert rig.core.frozen_runs() == [(0, 1, PLACE_DATA), (1, 39, PLACE_ZERO), (40, 1, PLACE_DATA)]
 
 
 @given(chunk_sizes, steps, steps, ranges)
