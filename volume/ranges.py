@@ -27,6 +27,8 @@ from volume.catalog import Catalog
 from volume.disk import Clock
 from volume.errors import JournalFull, NoSuchVersion
 from volume.history import VersionRow
+from volume.layout import FAN_OUT
+from volume.manifest import Manifests
 from volume.meta import VolumeRecord
 from volume.past import OpenVersions, PastVolume
 from volume.referred import ReferredTrees, Tree
@@ -66,6 +68,7 @@ class RangeCloner:
         journal: Journal,
         clock: Clock,
         seal: Seal,
+        manifests: Manifests,
         settled: Settled,
         make_room: Callable[[], None],
     ) -> None:
@@ -76,6 +79,7 @@ class RangeCloner:
         self._journal = journal
         self._clock = clock
         self._seal = seal
+        self._manifests = manifests
         self._settled = settled
         self._make_room = make_room
 
@@ -108,6 +112,7 @@ class RangeCloner:
             return 0
         lsn = 0
         try:
+            self._check_nodes(tree, source_offset // chunk_size, length // chunk_size)
             lsn = self._append(volume, offset, length, tree, source_offset)
         finally:
             self._referred.end(tree, lsn, self._journal.cut()[1])
@@ -137,6 +142,13 @@ class RangeCloner:
                 return tree if self._referred.begin(tree) else None
         except NoSuchVersion:
             return None  # its bytes can be read, but not be brought into chunks any more
+
+    def _check_nodes(self, tree: Tree, first: int, count: int) -> None:
+        """CorruptData when chunks of the tree cannot be found: a round that has to put their ids
+        elsewhere would fail, and with it those of all volumes."""
+        end = min(first + count, FAN_OUT**tree.height)
+        for leaf in range(first // FAN_OUT, -(-end // FAN_OUT)):
+            self._manifests.lookup_leaf(tree.root, tree.height, leaf)
 
     def _append(
         self, volume: Volume, offset: int, length: int, tree: Tree, source_offset: int

@@ -278,6 +278,7 @@ class Store:
         )
         self._ranges = RangeCloner(
             *(self._catalog, opened, referred, self._journal, clock, self._seal),
+            self._manifests,
             self.versions.settled,
             lambda: self.upkeep.make_room(),
         )

@@ -20,7 +20,7 @@
 
 enum bd_place_kind {
     BD_PLACE_DATA = 0,
-    BD_PLACE_ZERO = 1, /* unmapped or written with zeroes: no bytes anywhere */
+    BD_PLACE_ZERO = 1,  /* unmapped or written with zeroes: no bytes anywhere */
     BD_PLACE_REFER = 2, /* reads as a part of a tree of chunks; the other bits: which of `refers` */
 };
 
@@ -49,7 +49,7 @@ struct bd_extent_map {
     size_t leaf_capacity;
     struct bd_leaf *spare[2]; /* so that bd_map_set cannot fail after bd_map_reserve */
     size_t extent_count;
-    uint64_t data_bytes; /* bytes covered by BD_PLACE_DATA extents */
+    uint64_t data_bytes;     /* bytes covered by BD_PLACE_DATA extents */
     struct bd_refer *refers; /* what extents refer to; they go with the map */
     size_t refer_count;
     size_t refer_capacity;

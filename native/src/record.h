@@ -83,8 +83,8 @@ bool bd_record_has_payload(uint8_t op);
 /* Whether it changes a range of a volume. */
 bool bd_record_has_range(uint8_t op);
 
-/* The payload of a REFER; `start` and `seq` are not in it, and left alone. -EPROTO for what this code
- * does not know. */
+/* The payload of a REFER; `start` and `seq` are not in it, and left alone. -EPROTO for what this
+ * code does not know. */
 void bd_refer_encode(const struct bd_refer *refer, uint8_t out[BD_REFER_PAYLOAD]);
 int bd_refer_decode(const uint8_t *payload, struct bd_refer *refer);
 

@@ -14,9 +14,9 @@
 #include "journal.h"
 #include "place_table.h"
 
-/* In the place table, chunk `index | BD_REFERRED` of a volume is what the newest REFER record that is
- * hot lets chunk `index` read as. Such a record covers whole chunks, so of all those that are in the
- * hot maps only the newest can be seen. */
+/* In the place table, chunk `index | BD_REFERRED` of a volume is what the newest REFER record that
+ * is hot lets chunk `index` read as. Such a record covers whole chunks, so of all those that are in
+ * the hot maps only the newest can be seen. */
 #define BD_REFERRED (UINT64_C(1) << 62)
 
 struct bd_volume {
@@ -73,13 +73,13 @@ const struct bd_refer *bd_volume_refer(const struct bd_volume *volume,
 int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
                    bool nowait, struct bd_read_fault *fault);
 
-/* Chunks whose places a read of the range would miss: up to `capacity` indexes, with BD_REFERRED where
- * that is what is missing; their count. */
+/* Chunks whose places a read of the range would miss: up to `capacity` indexes, with BD_REFERRED
+ * where that is what is missing; their count. */
 int bd_volume_missing(struct bd_volume *volume, uint64_t offset, uint64_t length, uint64_t *indexes,
                       int capacity);
 
-/* Only the bytes and zeros that the frozen map holds of the range, for the destager. 0, or -EIO with
- * *fault. */
+/* Only the bytes and zeros that the frozen map holds of the range, for the destager. 0, or -EIO
+ * with *fault. */
 int bd_volume_read_frozen(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
                           struct bd_read_fault *fault);
 

@@ -477,8 +477,8 @@ static int push_run(PyObject *list, uint64_t first, uint64_t end, int kind)
 {
     if (first >= end)
         return 0;
-    PyObject *run = Py_BuildValue("(KKi)", (unsigned long long)first,
-                                  (unsigned long long)(end - first), kind);
+    PyObject *run =
+        Py_BuildValue("(KKi)", (unsigned long long)first, (unsigned long long)(end - first), kind);
     if (run == NULL)
         return -1;
     int result = PyList_Append(list, run);
@@ -486,9 +486,9 @@ static int push_run(PyObject *list, uint64_t first, uint64_t end, int kind)
     return result;
 }
 
-/* The chunks that the frozen map touches, as runs (first, count, kind of place): a zero run is wholly
- * unmapped, one that refers does so with one record and as a whole, the others have to be put
- * together. Ascending, without overlap. */
+/* The chunks that the frozen map touches, as runs (first, count, kind of place): a zero run is
+ * wholly unmapped, one that refers does so with one record and as a whole, the others have to be
+ * put together. Ascending, without overlap. */
 static PyObject *volume_frozen_runs(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -596,7 +596,8 @@ static int append_refer(struct bd_volume *volume, struct bd_record record, const
     int status = 0;
     bd_lock(&journal->lock);
     int error = volume->retired ? -ESHUTDOWN : 0;
-    if (error == 0 && (record.offset > volume->size || record.length > volume->size - record.offset))
+    if (error == 0 &&
+        (record.offset > volume->size || record.length > volume->size - record.offset))
         error = -EINVAL; /* it has shrunk */
     if (error == 0)
         error = bd_journal_add(journal, volume, record, payload, now_ns, &status);
