@@ -127,6 +127,29 @@ class VersionsMachine(RuleBasedStateMachine):
         offset += BLOCK * (at % 16 == 15)
         self.life.clone_range(volume, offset, source, source_offset, chunks * self.chunk_size)
 
+    @precondition(lambda self: len(self.life.model.volumes) < MAX_VOLUMES)
+    @rule(n=number, at=at, rewritten=st.booleans(), after=st.sampled_from(["", "kill", "wait"]))
+    def inherit(self, n: int, at: int, rewritten: bool, after: str) -> None:
+        """A range of a volume that is gone then: nothing but the record keeps its chunks."""
+        volume = self.pick(n)
+        name = self.new_name()
+        self.life.create(name, 3 * self.chunk_size, self.chunk_size)
+        source = self.life.model.named(name)
+        self.life.write(source, 0, source.size)
+        self.life.clone_range(
+            volume, self.chunk_at(at, volume.size), source, 0, 3 * self.chunk_size
+        )
+        self.life.delete(source)
+        if rewritten:
+            self.life.write(volume, 0, volume.size)
+        if after == "kill":
+            self.life.kill()
+        elif after == "wait":
+            self.life.rig.clock.advance(5.0)
+            self.life.tend()
+        self.life.collect()
+        self.last = volume.number
+
     def chunk_at(self, at: int, size: int) -> int:
         """Where one of the chunks of `size` bytes begins."""
         return at % -(-size // self.chunk_size) * self.chunk_size

@@ -162,7 +162,7 @@ class Crowd:
                 source = self.store.open_version(f"v@seq:{seq}")
             except (NoSuchVersion, VersionsBusy):
                 return
-        source.attach("sharer")
+            source.attach("sharer")
         count = rng.randint(1, 3)
         to, at = (rng.randrange(SIZE // CHUNK - count) * CHUNK for _ in range(2))
         with self.lock, contextlib.suppress(OSError):  # it may have been restored meanwhile
@@ -175,7 +175,8 @@ class Crowd:
                 head = self.newest()
                 seq = self.store.info("v").seq
                 self.states[seq] = head[:to] + old[at : at + done] + head[to + done :]
-        source.detach("sharer")
+        if source is not volume:
+            source.detach("sharer")
         time.sleep(0.01)
 
     def compare(self, rng: random.Random) -> None:
