@@ -87,6 +87,15 @@ CHUNK_RAW: Final = 1
 CHUNK_DECODED: Final = 2
 CHUNK_PACKED: Final = 3
 
+PLACE_DATA: Final = 0
+PLACE_ZERO: Final = 1
+PLACE_REFER: Final = 2
+REFERRED: Final = 1 << 62
+"""Flag of a chunk's index: not the chunk of the volume's tree, but what a REFER record names."""
+
+Referred = tuple[int, bytes, int, int]
+"""What a chunk reads as: (seq of the REFER record, root, height, index of a chunk in that tree)."""
+
 class PlaceTable:
     """Cache of chunk places for all volumes of a store, at most `limit` bytes. Thread-safe."""
 
@@ -216,7 +225,8 @@ class VolumeCore:
         `missing`). Raises ReadFault, OSError."""
 
     def missing(self, offset: int, length: int, /) -> list[int]:
-        """Indexes of chunks (1,024 at most) whose places a read of the range needs and lacks."""
+        """Indexes of chunks (1,024 at most) whose places a read of the range needs and lacks; with
+        REFERRED set where that is what a REFER record lets the chunk read as."""
 
     def put_place(
         self,
@@ -231,19 +241,41 @@ class VolumeCore:
         stored_length: int = 0,
         /,
     ) -> bool:
-        """Cache a chunk's place; False when `generation` is no longer the volume's. `payload`: the
+        """Cache a chunk's place; False when `generation` is no longer the volume's, or, of an index
+        with REFERRED set, no longer the seq of what `referred` tells of the chunk. `payload`: the
         page checksums of the stored bytes of a raw or packed chunk, or the bytes of a decoded one;
         copied. `codec` and `stored_length` are looked at for a packed chunk only."""
 
     def hot_extents(self, offset: int, length: int, limit: int, /) -> list[tuple[int, int, int]]:
-        """(start, length, kind): 0 data, 1 zeros, -1 not hot; from `offset` on without a gap."""
+        """(start, length, kind) from `offset` on without a gap; kind is one of PLACE_*, or -1 where
+        nothing is hot."""
 
-    def frozen_runs(self) -> list[tuple[int, int, bool]]:
-        """Chunks touched by the frozen map: (first, count, wholly zero), ascending."""
+    def refer(
+        self, offset: int, length: int, root: Buffer, height: int, source: int, now_ns: int, /
+    ) -> int:
+        """Append a REFER record: [offset, offset + length) reads as the tree of `root` does at
+        `source`; the lsn. All three are multiples of the chunk size. The chunks of the tree must
+        stay for as long as the record can be replayed. BlockingIOError when no segment is ready,
+        ESHUTDOWN when the volume is retired, EINVAL past its end."""
 
-    def frozen_covers(self, offset: int, length: int, /) -> bool: ...
+    def referred(self, index: int, /) -> Referred | None:
+        """What the newest REFER record that is hot lets chunk `index` read as, if any of it can
+        still be seen. A read of what can be seen needs the place of `index | REFERRED`."""
+
+    def frozen_runs(self) -> list[tuple[int, int, int]]:
+        """Chunks touched by the frozen map: (first, count, kind), ascending. Those of kind
+        PLACE_ZERO are wholly zero, those of PLACE_REFER wholly what one record refers to; the
+        others, of PLACE_DATA, have to be put together."""
+
+    def frozen_covers(self, offset: int, length: int, /) -> bool:
+        """Whether the frozen map has bytes or zeros for all of the range."""
+
+    def frozen_referred(self, index: int, /) -> Referred | None:
+        """As `referred`, of the frozen map alone."""
+
     def overlay_frozen(self, offset: int, data: Buffer, /) -> None:
-        """Copy what the frozen map has of the range over `data`. Raises ReadFault."""
+        """Copy the bytes and zeros that the frozen map has of the range over `data`. Raises
+        ReadFault."""
 
     def commit(self, generation: int, /) -> None:
         """The frozen extents are in the head of `generation`, which is durable: drop them."""

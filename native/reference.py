@@ -112,7 +112,8 @@ def _decode_zstd(stored: bytes) -> bytes:
 # -- journal
 
 VERSION = 1
-WRITE, UNMAP, ZERO, MARK, HEAD, POINT = range(1, 7)
+WRITE, UNMAP, ZERO, MARK, HEAD, POINT, REFER = range(1, 8)
+REFER_PAYLOAD = 48
 RECORD_BYTES = 64
 SEGMENT_HEADER_BYTES = 4096
 MAX_PAYLOAD = 1 << 20
@@ -144,6 +145,8 @@ class Record:
 
     @property
     def payload_bytes(self) -> int:
+        if self.op == REFER:
+            return REFER_PAYLOAD
         return self.length if self.op in (WRITE, HEAD, POINT) else 0
 
     @property
@@ -171,11 +174,11 @@ def decode_record(data: bytes) -> Record | None:
         *(op, lsn, seq, offset, length, volume, payload_crc, chain, node_epoch, volume_epoch),
         *(flags, header_crc, version),
     )
-    if version != VERSION or op not in (WRITE, UNMAP, ZERO, MARK, HEAD, POINT):
+    if version != VERSION or op not in (WRITE, UNMAP, ZERO, MARK, HEAD, POINT, REFER):
         raise UnknownRecord(record)
     if op in (WRITE, HEAD, POINT) and not 0 < length <= MAX_PAYLOAD:
         raise UnknownRecord(record)
-    if op in (WRITE, UNMAP, ZERO) and not 0 < length < (1 << 64) - offset:
+    if op in (WRITE, UNMAP, ZERO, REFER) and not 0 < length < (1 << 64) - offset:
         raise UnknownRecord(record)
     return record
 

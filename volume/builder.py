@@ -7,7 +7,7 @@ version, whose map was replayed from the log: old bytes where the map has none, 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from native import ReadFault, VolumeCore
+from native import PLACE_DATA, PLACE_REFER, ReadFault, VolumeCore
 from volume.chunks import ChunkStore
 from volume.errors import CorruptJournal, StoreClosing
 from volume.layout import FAN_OUT, ZERO_ID, ChunkId
@@ -16,6 +16,7 @@ from volume.reader import ChunkResolver, HeadState
 from volume.segments import segment_path
 
 WINDOW_BYTES = 1024 * 1024  # put together at once
+REFERRED_CHUNKS = 1 << 14  # whose ids are looked up and put into leaves at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Built:
     root: ChunkId
     height: int
     chunks: dict[int, ChunkId]
-    """Chunk index -> id, where bytes were written."""
+    """Chunk index -> id, where bytes were written; not where chunks are another tree's."""
     changed_chunks: int
     """Chunks that were written or cleared, whether they differ or not."""
 
@@ -69,10 +70,13 @@ class TreeBuilder:
         touched = 0
         # What a shrink has cut off is not stored, and what the old head has of it goes.
         end = -(-given.size // given.chunk_size)
-        for first, count, zero in given.core.frozen_runs():
+        referred: list[tuple[int, int]] = []
+        for first, count, kind in given.core.frozen_runs():
             stop = first + count
-            kept = first if zero else max(first, min(stop, end))
-            if first < kept:
+            kept = max(first, min(stop, end)) if kind in (PLACE_DATA, PLACE_REFER) else first
+            if first < kept and kind == PLACE_REFER:
+                referred.append((first, kept))
+            elif first < kept:
                 self._build_run(given, first, kept, changes)
             zeroed.append((kept, min(stop, FAN_OUT**height)))
             touched += max(0, min(stop, end) - first)
@@ -82,6 +86,8 @@ class TreeBuilder:
         set_to = {index: chunk_id for index, chunk_id in changes.items() if chunk_id != ZERO_ID}
         root = self._manifests.grow(base.root, base.height, height)
         root = self._manifests.update(root, height, set_to, zeroed)
+        for first, stop in referred:
+            root = self._refer(given, root, height, first, stop)
         return Built(root, height, changes, touched)
 
     def _build_run(
@@ -100,14 +106,45 @@ class TreeBuilder:
                 for index in range(start, start + count):
                     if not core.frozen_covers(index * size, size):
                         at = (index - start) * size
-                        view[at : at + size] = self._old_bytes(given.base, index, size)
+                        view[at : at + size] = self._old_bytes(given, index, size)
             _overlay(given, start * size, view)
             for index in range(start, start + count):
                 at = (index - start) * size
                 changes[index] = self._chunks.put(view[at : at + size], codec=given.codec)
 
-    def _old_bytes(self, base: HeadState, index: int, size: int) -> bytes:
-        chunk_id = self._resolver.chunk_id(base, index)
+    def _refer(
+        self, given: BuildInput, root: ChunkId, height: int, first: int, stop: int
+    ) -> ChunkId:
+        """The root with chunks [first, stop) from the tree that one record names for them.
+
+        They are not read: what is damaged there is as damaged here."""
+        found = given.core.frozen_referred(first)
+        assert found is not None, "the run is one that refers"
+        _, source_root, source_height, source = found
+        tree = HeadState(source_root, source_height, 0)
+        for start in range(first, stop, REFERRED_CHUNKS):
+            if self._should_stop():
+                raise StoreClosing
+            count = min(REFERRED_CHUNKS, stop - start)
+            ids = {
+                index: chunk_id
+                for index, chunk_id in enumerate(
+                    self._resolver.chunk_ids(tree, source + start - first, count), start
+                )
+                if chunk_id != ZERO_ID
+            }
+            self._chunks.claim(list(ids.values()))  # for gc, as what is found to be there
+            root = self._manifests.update(root, height, ids, [(start, start + count)])
+        return root
+
+    def _old_bytes(self, given: BuildInput, index: int, size: int) -> bytes:
+        """What is below the bytes that the frozen map has of a chunk."""
+        found = given.core.frozen_referred(index)
+        if found is None:
+            chunk_id = self._resolver.chunk_id(given.base, index)
+        else:
+            seq, root, height, source = found
+            chunk_id = self._resolver.chunk_id(HeadState(root, height, seq), source)
         return bytes(size) if chunk_id == ZERO_ID else self._chunks.get(chunk_id)
 
 

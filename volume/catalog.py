@@ -52,7 +52,7 @@ from volume.points import PointRecord, encode_tail
 from volume.reader import Reader
 from volume.scheduler import Scheduler
 from volume.seal import Seal
-from volume.volume import Compare, Volume
+from volume.volume import CloneRange, Compare, Volume
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Machinery:
     flusher: Flusher
     backlog: WriteBacklog
     compare: Compare
+    clone_range: CloneRange
 
 
 class Catalog:
@@ -111,6 +112,7 @@ class Catalog:
             flusher=parts.flusher,
             backlog=parts.backlog,
             compare=parts.compare,
+            clone_range=parts.clone_range,
         )
 
     # -- looking

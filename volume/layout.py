@@ -99,7 +99,10 @@ META_PREFIX_SNAPSHOT = b"s/"  # + number, big-endian, + name, UTF-8 -> snapshot 
 META_PREFIX_ROUND = b"r/"  # + next lsn, big-endian -> round row
 META_PREFIX_SETTINGS = b"h/"  # + number, big-endian -> settings row
 META_PREFIX_STATE = b"x/"  # + a name: state of long work (scrub, receives), opaque here
+META_PREFIX_TREE = b"t/"  # + root and height, u8, of a tree that the log refers to -> tree row
 
+META_TREE_ROW = struct.Struct("<I")
+"""chunk size."""
 META_VERSION_KEY = struct.Struct(">I Q")
 META_VERSION_ROW = struct.Struct("<Q Q Q 32s 32s B Q Q")
 """epoch, lsn of the last record in it, time in ns, commit, root, height, size, changed bytes."""

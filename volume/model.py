@@ -108,7 +108,8 @@ class VersionInfo:
     time_ns: int
     kind: str
     """"head" (the newest state), "commit" (in chunks), "point" (a snapshot whose bytes are still
-    in the journal), or one record of the journal: "write", "unmap", "zero"."""
+    in the journal), or one record of the journal: "write", "unmap", "zero", or "clone" for a
+    range that was cloned."""
     size: int
     """Of the volume, at that version."""
     bytes: int

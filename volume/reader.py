@@ -21,6 +21,8 @@ from native import (
     CHUNK_PACKED,
     CHUNK_RAW,
     OP_READ,
+    PLACE_ZERO,
+    REFERRED,
     PackFile,
     ReadFault,
     Request,
@@ -89,18 +91,56 @@ class ChunkResolver:
         at = index % FAN_OUT * CHUNK_ID_LENGTH
         return leaf[at : at + CHUNK_ID_LENGTH]
 
+    def chunk_ids(self, head: HeadState, first: int, count: int) -> Iterator[ChunkId]:
+        """The ids of `count` chunks from `first` on; lazy, leaf by leaf."""
+        at, end = first, first + count
+        while at < end:
+            stop = min(end, (at // FAN_OUT + 1) * FAN_OUT)
+            leaf = None
+            if at < FAN_OUT**head.height:
+                leaf = self._manifests.lookup_leaf(head.root, head.height, at // FAN_OUT)
+            for index in range(at % FAN_OUT, at % FAN_OUT + stop - at):
+                start = index * CHUNK_ID_LENGTH
+                yield ZERO_ID if leaf is None else leaf[start : start + CHUNK_ID_LENGTH]
+            at = stop
+
     def resolve(self, target: ReadTarget, index: int) -> None:
-        """Put the chunk's place into the table, unless the head moves meanwhile. CorruptData."""
+        """Put the chunk's place into the table, unless the head moves meanwhile. CorruptData.
+
+        `index` is one of those that `VolumeCore.missing` tells."""
+        if index & REFERRED:
+            self._resolve_referred(target, index & ~REFERRED)
+            return
         head = target.head()
         try:
-            self._resolve(target, head, index)
+            self._put(target, head, index, self.chunk_id(head, index))
         except CorruptData:
             if target.head().generation == head.generation:
                 raise
             # The head moved on, and gc has taken what only the old one had: the read looks again.
 
-    def _resolve(self, target: ReadTarget, head: HeadState, index: int) -> None:
-        chunk_id = self.chunk_id(head, index)
+    def _resolve_referred(self, target: ReadTarget, index: int) -> None:
+        """The same for what a REFER record lets chunk `index` read as."""
+        found = target.core.referred(index)
+        if found is None:
+            return  # it has come into chunks meanwhile, or was written over
+        seq, root, height, source_index = found
+        tree = HeadState(root, height, seq)
+        try:
+            self._put(target, tree, index | REFERRED, self.chunk_id(tree, source_index))
+        except CorruptData:
+            if target.core.referred(index) == found:
+                raise
+
+    def visible_id(self, target: ReadTarget, index: int) -> ChunkId:
+        """The id of what is below the bytes that are hot of chunk `index`."""
+        found = target.core.referred(index)
+        if found is None:
+            return self.chunk_id(target.head(), index)
+        seq, root, height, source_index = found
+        return self.chunk_id(HeadState(root, height, seq), source_index)
+
+    def _put(self, target: ReadTarget, head: HeadState, index: int, chunk_id: ChunkId) -> None:
         put = target.core.put_place
         if chunk_id == ZERO_ID:
             put(index, head.generation, CHUNK_HOLE, None, 0, target.chunk_size, b"")
@@ -184,7 +224,8 @@ class ChunkResolver:
         head = target.head()
         for start, run, kind in hot:
             if kind >= 0:
-                _push(merged, run, STATE_HOLE_ZERO if kind else 0)
+                # What a record refers to passes for data, though it may have holes.
+                _push(merged, run, STATE_HOLE_ZERO if kind == PLACE_ZERO else 0)
             else:
                 self._tree_extents(target, head, start, run, merged)
             if len(merged) >= MAX_EXTENTS:
@@ -343,7 +384,7 @@ class Reader:
                 f"volume {target.name}: the journal ({segment_path(number)} at {place}) does not "
                 f"hold what was written at offset {offset}"
             )
-        chunk = self._resolver.chunk_id(target.head(), offset // target.chunk_size)
+        chunk = self._resolver.visible_id(target, offset // target.chunk_size)
         self._resolver.note_damage(chunk)
         return CorruptChunk(
             f"volume {target.name}: chunk {chunk.hex()} (pack {number:08x} at {place}) is damaged "

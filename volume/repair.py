@@ -25,17 +25,19 @@ from volume.history import History, Settings
 from volume.index import ChunkIndex
 from volume.kv import LmdbKeyValue
 from volume.laterkv import LaterKeyValue
-from volume.layout import ZERO_ID
+from volume.layout import FAN_OUT, ZERO_ID
 from volume.locking import DirectoryLock
 from volume.manifest import Manifests
 from volume.meta import Meta, VolumeRecord
 from volume.packs import Packs
+from volume.referred import Tree, rows
 from volume.scrub import Location, NamedRoot, locate
 from volume.store import INDEX_MAP_BYTES, META_MAP_BYTES, read_boot_id
 
 log = logging.getLogger(__name__)
 
 MAX_MISSING = 1000  # told one by one; the rest is counted
+LOG_NAME = "(cloned ranges in the journal)"  # where something is missing that no version has
 
 Progress = Callable[[str, int, int], None]
 """Told ("packs" or "versions", how many are done, of how many)."""
@@ -50,7 +52,7 @@ class RepairReport:
     unreadable: tuple[str, ...]
     """Packs that are not in the index now, each with the reason."""
     versions: int
-    """Walked: heads and versions of all volumes."""
+    """Walked: heads and versions of all volumes, and what the journal refers to."""
     missing_count: int
     missing: tuple[Location, ...]
     """What versions need and no pack has; at most MAX_MISSING of it."""
@@ -86,6 +88,7 @@ def rebuild_index(
             ChunkStore(packs, index),
             meta,
             History(LaterKeyValue(meta_kv), Settings(0, "", 0)),
+            list(rows(meta_kv)),
             progress,
         )
         report = RepairReport(
@@ -119,11 +122,15 @@ def _filled(index: ChunkIndex, packs: Packs, progress: Progress) -> Iterator[str
 
 
 def _walked(
-    chunks: ChunkStore, meta: Meta, history: History, progress: Progress
+    chunks: ChunkStore,
+    meta: Meta,
+    history: History,
+    referred: list[Tree],
+    progress: Progress,
 ) -> tuple[int, int, list[Location]]:
     """Versions walked, how much of them is missing, and the first MAX_MISSING of it."""
     manifests = Manifests(chunks)
-    roots = list(named_roots(meta.volumes(), history))
+    roots = [*named_roots(meta.volumes(), history), *map(_log_root, referred)]
     count = 0
     missing: list[Location] = []
 
@@ -164,6 +171,11 @@ def named_roots(volumes: Iterable[VolumeRecord], history: History) -> Iterator[N
                 record.chunk_size,
                 _commits(row.commit),
             )
+
+
+def _log_root(tree: Tree) -> NamedRoot:
+    size = FAN_OUT**tree.height * tree.chunk_size
+    return NamedRoot(LOG_NAME, tree.root, tree.height, size, tree.chunk_size)
 
 
 def _commits(commit: bytes) -> tuple[bytes, ...]:

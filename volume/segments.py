@@ -149,6 +149,12 @@ class SegmentPool:
         log = [segment for segment in found if segment and segment.sequence >= sequence]
         return sorted(log, key=lambda segment: segment.sequence)
 
+    @property
+    def oldest_pin(self) -> int | None:
+        """Sequence from which on somebody reads the log, or has maps that were read from it."""
+        with self._lock:
+            return min(self._pins, default=None)
+
     def pin(self, sequence: int) -> None:
         """Let no segment from `sequence` on expire, until `unpin`."""
         with self._lock:

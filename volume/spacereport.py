@@ -9,6 +9,7 @@ from volume.history import History, VersionRow
 from volume.layout import ZERO_ID
 from volume.manifest import Manifests
 from volume.model import SpaceReport
+from volume.referred import ReferredTrees
 from volume.segments import SegmentPool
 from volume.upkeep import Upkeep
 from volume.usage import UsageRoot, account
@@ -25,6 +26,7 @@ class SpaceReporter:
         chunks: ChunkStore,
         manifests: Manifests,
         pool: SegmentPool,
+        referred: ReferredTrees,
         segment_bytes: int,
         upkeep: Upkeep,
     ) -> None:
@@ -33,6 +35,7 @@ class SpaceReporter:
         self._chunks = chunks
         self._manifests = manifests
         self._pool = pool
+        self._referred = referred
         self._segment_bytes = segment_bytes
         self._upkeep = upkeep
 
@@ -43,16 +46,22 @@ class SpaceReporter:
             self._upkeep.settle(number, seq)
         with self._upkeep.without_gc():
             roots = [root for volume in self._volumes() for root in self._roots(volume)]
-            usage = account(self._chunks, self._manifests, roots)
+            log = self._log_root()
+            usage = account(self._chunks, self._manifests, [*roots, log])
         return SpaceReport(
-            rows=usage.rows,
-            volumes=usage.volumes,
+            rows=usage.rows[: len(roots)],
+            volumes=tuple(row for row in usage.volumes if row[0] != log.volume),
             live_bytes=usage.live_bytes,
             garbage_bytes=usage.garbage_bytes,
             pack_bytes=self._chunks.packs.total_bytes,
             journal_bytes=self._pool.count * self._segment_bytes,
             window_bytes=self._pool.held_count * self._segment_bytes,
         )
+
+    def _log_root(self) -> UsageRoot:
+        """What records of the log refer to: in use, but of no volume."""
+        trees = tuple(Root(tree.root, tree.height) for tree in self._referred.trees())
+        return UsageRoot("", "history", None, trees, 1)
 
     def _volumes(self) -> list[Volume]:
         return sorted(self._catalog.all(), key=lambda volume: volume.name)

@@ -55,9 +55,11 @@ from volume.options import StoreOptions, journal_geometry, window_segments
 from volume.packs import Packs
 from volume.past import OpenVersions, PastVersions, PastVolume
 from volume.points import decode as decode_point
+from volume.ranges import RangeCloner
 from volume.reader import ChunkResolver, Reader
 from volume.receive import Receiver, Receives
 from volume.recovery import JournalRecovery
+from volume.referred import ReferredTrees
 from volume.scheduler import InlineScheduler, Scheduler
 from volume.scrub import Location, ScrubStatus
 from volume.seal import Seal
@@ -189,6 +191,11 @@ class Store:
         def compare(number: int, ref: str, look: Look) -> Changes:
             return self.versions.compare(number, ref, look)
 
+        def clone_range(
+            volume: Volume, offset: int, source: object, source_offset: int, length: int
+        ) -> int:
+            return self._ranges.clone(volume, offset, source, source_offset, length)
+
         def settle(number: int, seq: int, timeout_s: float = float("inf")) -> None:
             self.upkeep.settle(number, seq, timeout_s)
 
@@ -203,12 +210,14 @@ class Store:
                 self._flusher,
                 self._backlog,
                 compare,
+                clone_range,
             ),
             meta,
             history,
             self._seal,
             going=opened.close_volume,
         )
+        self._referred = referred = ReferredTrees(kv)
         self._recover(checkpoint)
         self._space = SpaceGuard(self._disk, self._journal, options.reserve_bytes)
         self._destager = Destager(
@@ -259,12 +268,19 @@ class Store:
                 opened=opened,
                 tracker=tracker,
                 receives=receives,
+                referred=referred,
                 snapshots=self.snapshots,
                 destager=self._destager,
                 backlog=self._backlog,
                 space=self._space,
                 seal=self._seal,
             )
+        )
+        self._ranges = RangeCloner(
+            *(self._catalog, opened, referred, self._journal, clock, self._seal),
+            self._manifests,
+            self.versions.settled,
+            lambda: self.upkeep.make_room(),
         )
         self._transfers = Transfers(
             self._chunks,
@@ -283,6 +299,7 @@ class Store:
             self._chunks,
             self._manifests,
             self._pool,
+            referred,
             checkpoint.segment_bytes,
             self.upkeep,
         )
@@ -350,6 +367,9 @@ class Store:
         if recovered.lost:
             self._forget_lost(recovered.checkpoint or checkpoint, recovered.lsn)
         self._seal.sync_journal()  # what was replayed is durable before anything is served
+        next_lsn, sequence, *_ = self._journal.cut()
+        hot = any(volume.core.state()[4] for volume in volumes)
+        self._referred.replayed(next_lsn - 1 if hot else checkpoint.lsn - 1, sequence)
         known = self._meta_kv.points_lsn
         for lsn, payload in recovered.points:
             if lsn > known:

@@ -43,6 +43,7 @@ from volume.options import JournalGeometry, StoreOptions
 from volume.past import OpenVersions, PastVersions
 from volume.reader import ChunkResolver
 from volume.receive import Receives
+from volume.referred import ReferredTrees, Tree
 from volume.scrub import Location, NamedRoot, Scrubber, ScrubPace, locate
 from volume.seal import Seal
 from volume.segments import TRIM_RESERVE, SegmentPool
@@ -89,6 +90,7 @@ class Upkept:
     opened: OpenVersions
     tracker: ChangeTracker
     receives: Receives
+    referred: ReferredTrees
     snapshots: Snapshots
     destager: Destager
     backlog: WriteBacklog
@@ -140,6 +142,7 @@ class Upkeep:
         )
         for holder in (parts.catalog, parts.opened, parts.tracker):
             holder.protect = self._protect
+        parts.referred.protect = lambda tree: self.collector.protect(_referred_root(tree))
         self.scrubber = Scrubber(
             parts.chunks,
             _ScrubState(parts.history),
@@ -252,6 +255,7 @@ class Upkeep:
         if looked_at != self._trimmed:
             self._trimmed = looked_at
             self._drop_rounds(parts.pool.oldest_held, wanted=keep > 0)
+        self._drop_referred()
 
     def _drop_rounds(self, oldest: int | None, *, wanted: bool) -> None:
         """Forget the rounds from which no replay can begin any more, or should (unless `wanted`),
@@ -279,6 +283,18 @@ class Upkeep:
                     kept_at = at
             if gone:
                 parts.history.drop_rounds(gone)
+                self.collector.note_change()
+
+    def _drop_referred(self) -> None:
+        """Forget trees that no record names that anybody can still replay, or has replayed."""
+        parts = self._parts
+        if not parts.referred.trees():
+            return
+        with parts.catalog.lock:
+            # In this order: who looks for a version pins the log before it looks at the rounds.
+            pinned = parts.pool.oldest_pin
+            first = next(parts.history.rounds(), None)
+            if first is not None and parts.referred.expire(first.lsn, pinned):
                 self.collector.note_change()
 
     def released(self, slots: list[int]) -> None:
@@ -552,6 +568,8 @@ class Upkeep:
         for row in parts.tracker.rows():
             yield _root(row)
         yield from parts.receives.roots()
+        for tree in parts.referred.trees():
+            yield _referred_root(tree)
         optional.sort(key=lambda row: row.time_ns, reverse=True)
         for row in optional:
             yield replace(_root(row), optional=True, tag=row)
@@ -651,6 +669,11 @@ class Upkeep:
 
 def _root(row: VersionRow) -> gc.Root:
     return gc.Root(row.root, row.height, _commits(row.commit))
+
+
+def _referred_root(tree: Tree) -> gc.Root:
+    # What is missing there is damage that a read tells of; the log can do without.
+    return gc.Root(tree.root, tree.height, partial=True)
 
 
 def _commits(commit: bytes) -> tuple[bytes, ...]:

@@ -37,7 +37,7 @@ from volume.volume import Volume
 
 SETTLE_S = 5.0  # for a snapshot that somebody opens, to come into chunks
 MAX_LOG = 100_000  # versions in one answer
-_RECORD_KINDS = {1: "write", 2: "unmap", 3: "zero"}  # ops of journal records
+_RECORD_KINDS = {1: "write", 2: "unmap", 3: "zero", 7: "clone"}  # ops of journal records
 
 
 class Settle(Protocol):

@@ -25,6 +25,7 @@ Done = Callable[[list[Request]], None]
 
 
 Compare = Callable[[int, str, Look], Changes]
+CloneRange = Callable[["Volume", int, object, int, int], int]
 
 
 class Backlog(Protocol):
@@ -49,8 +50,10 @@ class Volume:
         flusher: Flusher,
         backlog: Backlog,
         compare: Compare,
+        clone_range: CloneRange,
     ) -> None:
-        """`compare(number, ref, look)`: the changes of that volume since its version `ref`."""
+        """`compare(number, ref, look)`: the changes of that volume since its version `ref`;
+        `clone_range`: as the method of that name."""
         self.core = core
         self.record = record
         self._clock = clock
@@ -59,6 +62,7 @@ class Volume:
         self._flusher = flusher
         self._backlog = backlog
         self._compare = compare
+        self._clone_range = clone_range
         self._clients: Counter[str] = Counter()
         self._head = HeadState(record.head.root, record.head.height, 0)
         self.deleted = False
@@ -144,6 +148,18 @@ class Volume:
     def changes_since(self, ref: str) -> Changes:
         """What differs from version `ref` of this volume; see `blockd.device.TracksChanges`."""
         return self._compare(self.record.number, ref, self._side)
+
+    def clone_range(self, offset: int, source: object, source_offset: int, length: int) -> int:
+        """Make [offset, offset + length) read as the source does at `source_offset`, by reference.
+
+        Returns how many bytes from the start were done so; 0 when nothing can be shared: `source`
+        is not of this store, has chunks of another size, overlaps, or one of the offsets is not a
+        multiple of the chunk size; who copies up to the next one that is may try again from there.
+        The rest of the range, less than a chunk unless it is past an end, is for the caller.
+        What was done is in the journal on return, as a write is. Waits for the disk, on any thread.
+        The range in the source is that of one moment between call and return. VolumeError,
+        OSError."""
+        return self._clone_range(self, offset, source, source_offset, length)
 
     def _side(self, offset: int, length: int) -> tuple[Side, int]:
         # The hot maps first: what a round moves from them meanwhile is in the later head.

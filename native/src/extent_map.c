@@ -18,6 +18,7 @@ void bd_map_destroy(struct bd_extent_map *map)
         free(map->leaves[i]);
     free(map->leaves);
     free(map->firsts);
+    free(map->refers);
     free(map->spare[0]);
     free(map->spare[1]);
     bd_map_init(map);
@@ -269,13 +270,37 @@ struct bd_map_cursor bd_map_next(const struct bd_extent_map *map, struct bd_map_
     return at;
 }
 
+uint64_t bd_map_add_refer(struct bd_extent_map *map, const struct bd_refer *refer)
+{
+    if (map->refer_count == map->refer_capacity) {
+        size_t capacity = map->refer_capacity ? map->refer_capacity * 2 : 16;
+        struct bd_refer *refers = realloc(map->refers, capacity * sizeof *refers);
+        if (refers == NULL)
+            return 0;
+        map->refers = refers;
+        map->refer_capacity = capacity;
+    }
+    map->refers[map->refer_count] = *refer;
+    return bd_place_make(BD_PLACE_REFER, 0, 0, 0) | map->refer_count++;
+}
+
+const struct bd_refer *bd_map_refer(const struct bd_extent_map *map, uint64_t place)
+{
+    if (bd_place_kind(place) != BD_PLACE_REFER)
+        return NULL;
+    uint64_t number = place & ((UINT64_C(1) << 62) - 1);
+    assert(number < map->refer_count);
+    return &map->refers[number];
+}
+
 bool bd_map_covers(const struct bd_extent_map *map, uint64_t start, uint64_t length)
 {
     uint64_t end = start + length;
     struct bd_map_cursor at = bd_map_find(map, start);
     while (start < end) {
         const struct bd_extent *extent = bd_map_get(map, at);
-        if (extent == NULL || extent->start > start)
+        if (extent == NULL || extent->start > start ||
+            bd_place_kind(extent->place) == BD_PLACE_REFER)
             return false;
         start = extent->start + extent->length;
         at = bd_map_next(map, at);
@@ -286,5 +311,6 @@ bool bd_map_covers(const struct bd_extent_map *map, uint64_t start, uint64_t len
 size_t bd_map_memory(const struct bd_extent_map *map)
 {
     return map->leaf_count * sizeof(struct bd_leaf) +
-           map->leaf_capacity * (sizeof *map->leaves + sizeof *map->firsts);
+           map->leaf_capacity * (sizeof *map->leaves + sizeof *map->firsts) +
+           map->refer_capacity * sizeof *map->refers;
 }

@@ -7,7 +7,8 @@
  *
  * Place (64 bits): kind 2 | segment slot 16 | piece 20 | byte offset in the segment 26.
  * A *piece* is the part of a record that lies in one 4 KiB page of the volume; the segment keeps
- * one checksum for each, and `piece` is the number of the first one of the extent. */
+ * one checksum for each, and `piece` is the number of the first one of the extent. An extent that
+ * refers to a tree of chunks has a number in `refers` instead of these. */
 #ifndef BLOCKD_EXTENT_MAP_H
 #define BLOCKD_EXTENT_MAP_H
 
@@ -15,9 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "record.h"
+
 enum bd_place_kind {
     BD_PLACE_DATA = 0,
-    BD_PLACE_ZERO = 1, /* unmapped or written with zeroes: no bytes anywhere */
+    BD_PLACE_ZERO = 1,  /* unmapped or written with zeroes: no bytes anywhere */
+    BD_PLACE_REFER = 2, /* reads as a part of a tree of chunks; the other bits: which of `refers` */
 };
 
 enum {
@@ -45,7 +49,10 @@ struct bd_extent_map {
     size_t leaf_capacity;
     struct bd_leaf *spare[2]; /* so that bd_map_set cannot fail after bd_map_reserve */
     size_t extent_count;
-    uint64_t data_bytes; /* bytes covered by BD_PLACE_DATA extents */
+    uint64_t data_bytes;     /* bytes covered by BD_PLACE_DATA extents */
+    struct bd_refer *refers; /* what extents refer to; they go with the map */
+    size_t refer_count;
+    size_t refer_capacity;
 };
 
 struct bd_map_cursor {
@@ -93,7 +100,14 @@ struct bd_map_cursor bd_map_find(const struct bd_extent_map *map, uint64_t offse
 const struct bd_extent *bd_map_get(const struct bd_extent_map *map, struct bd_map_cursor at);
 struct bd_map_cursor bd_map_next(const struct bd_extent_map *map, struct bd_map_cursor at);
 
-/* Whether [start, start + length) is covered without a gap. */
+/* A place for bd_map_set that refers to *refer, which is copied; 0 when memory ran out. */
+uint64_t bd_map_add_refer(struct bd_extent_map *map, const struct bd_refer *refer);
+
+/* What an extent of the map refers to; NULL for one that does not. */
+const struct bd_refer *bd_map_refer(const struct bd_extent_map *map, uint64_t place);
+
+/* Whether [start, start + length) is covered by bytes or zeros without a gap. What refers to other
+ * bytes counts as one. */
 bool bd_map_covers(const struct bd_extent_map *map, uint64_t start, uint64_t length);
 
 /* Bytes of memory held. */

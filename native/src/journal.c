@@ -223,7 +223,7 @@ int bd_journal_commit(struct bd_journal *journal)
         iov[iov_count++] = (struct iovec){group->headers[i], BD_RECORD_HEADER};
         if (entry->payload == NULL)
             continue;
-        size_t length = (size_t)entry->record.length;
+        size_t length = (size_t)bd_record_payload(&entry->record);
         iov[iov_count++] = (struct iovec){(void *)(uintptr_t)entry->payload, length};
         size_t rest = (size_t)bd_record_footprint(&entry->record) - BD_RECORD_HEADER - length;
         if (rest > 0)
@@ -255,7 +255,7 @@ int bd_journal_commit(struct bd_journal *journal)
             journal->marked_ns = entry->record.offset;
         } else if (volume != NULL && bd_record_has_range(entry->record.op)) {
             bd_volume_apply(volume, &entry->record, segment->slot, entry->first_piece,
-                            entry->payload_offset);
+                            entry->payload_offset, entry->payload);
         }
     }
     if (volume != NULL)
@@ -450,7 +450,7 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
         record.volume_epoch = volume->epoch;
     }
     if (has_payload)
-        record.payload_crc = bd_crc32c(0, payload, (size_t)record.length);
+        record.payload_crc = bd_crc32c(0, payload, (size_t)bd_record_payload(&record));
     push_entry(journal, record, has_payload ? payload : NULL, group->piece_count, status);
     group->piece_count += pieces;
     group->payload_bytes += data;

@@ -28,14 +28,44 @@ void bd_record_encode(struct bd_record *record, uint8_t *out)
     bd_put32(out + 60, record->header_crc);
 }
 
+uint64_t bd_record_payload(const struct bd_record *record)
+{
+    if (record->op == BD_RECORD_REFER)
+        return BD_REFER_PAYLOAD;
+    return bd_record_has_payload(record->op) ? record->length : 0;
+}
+
 bool bd_record_has_payload(uint8_t op)
 {
-    return op == BD_RECORD_WRITE || op == BD_RECORD_HEAD || op == BD_RECORD_POINT;
+    return op == BD_RECORD_WRITE || op == BD_RECORD_HEAD || op == BD_RECORD_POINT ||
+           op == BD_RECORD_REFER;
 }
 
 bool bd_record_has_range(uint8_t op)
 {
-    return op == BD_RECORD_WRITE || op == BD_RECORD_UNMAP || op == BD_RECORD_ZERO;
+    return op == BD_RECORD_WRITE || op == BD_RECORD_UNMAP || op == BD_RECORD_ZERO ||
+           op == BD_RECORD_REFER;
+}
+
+void bd_refer_encode(const struct bd_refer *refer, uint8_t out[BD_REFER_PAYLOAD])
+{
+    memset(out, 0, BD_REFER_PAYLOAD);
+    memcpy(out, refer->root, sizeof refer->root);
+    bd_put64(out + 32, refer->source);
+    out[40] = BD_REFER_VERSION;
+    out[41] = refer->height;
+}
+
+int bd_refer_decode(const uint8_t *payload, struct bd_refer *refer)
+{
+    memcpy(refer->root, payload, sizeof refer->root);
+    refer->source = bd_get64(payload + 32);
+    refer->height = payload[41];
+    if (payload[40] != BD_REFER_VERSION || refer->height == 0 ||
+        refer->height > BD_REFER_MAX_HEIGHT || bd_get16(payload + 42) != 0 ||
+        bd_get32(payload + 44) != 0)
+        return -EPROTO;
+    return 0;
 }
 
 void bd_record_sign(struct bd_record *mark, const uint8_t store_uuid[16])
@@ -68,9 +98,9 @@ int bd_record_decode(const uint8_t *bytes, struct bd_record *record)
     record->chain = bd_get32(bytes + 56);
     record->header_crc = bd_get32(bytes + 60);
     if (bytes[4] != BD_FORMAT_VERSION || record->op < BD_RECORD_WRITE ||
-        record->op > BD_RECORD_POINT)
+        record->op > BD_RECORD_REFER)
         return -EPROTO;
-    if (bd_record_has_payload(record->op) &&
+    if (bd_record_has_payload(record->op) && record->op != BD_RECORD_REFER &&
         (record->length == 0 || record->length > BD_RECORD_MAX_PAYLOAD))
         return -EPROTO;
     if (bd_record_has_range(record->op) &&
@@ -81,9 +111,7 @@ int bd_record_decode(const uint8_t *bytes, struct bd_record *record)
 
 uint64_t bd_record_footprint(const struct bd_record *record)
 {
-    uint64_t size = BD_RECORD_HEADER;
-    if (bd_record_has_payload(record->op))
-        size += record->length;
+    uint64_t size = BD_RECORD_HEADER + bd_record_payload(record);
     return (size + BD_RECORD_ALIGN - 1) & ~(uint64_t)(BD_RECORD_ALIGN - 1);
 }
 

@@ -14,6 +14,9 @@ enum {
     BD_SEGMENT_HEADER = 4096,        /* reserved at the head of a segment; records follow */
     BD_SEGMENT_HEADER_USED = 128,
     BD_FORMAT_VERSION = 1,
+    BD_REFER_PAYLOAD = 48,
+    BD_REFER_VERSION = 1,
+    BD_REFER_MAX_HEIGHT = 8, /* of a tree: 256^8 chunks */
 };
 
 enum bd_record_op {
@@ -24,6 +27,7 @@ enum bd_record_op {
                             bytes of length, volume and payload_crc: the store's uuid */
     BD_RECORD_HEAD = 5,  /* payload: a volume's new head (commit id and description) */
     BD_RECORD_POINT = 6, /* payload: volumes, where they are, and the name that this gets */
+    BD_RECORD_REFER = 7, /* range reads as a range of a tree of chunks; payload: which */
 };
 
 struct bd_record {
@@ -35,10 +39,19 @@ struct bd_record {
     uint64_t lsn;          /* position in the order of all records of this journal */
     uint64_t seq;          /* position in the order of the volume's records */
     uint64_t offset;
-    uint64_t length; /* bytes affected; for WRITE and HEAD also the payload's size */
+    uint64_t length; /* bytes affected; for WRITE, HEAD and POINT also the payload's size */
     uint32_t payload_crc;
     uint32_t chain; /* header_crc of the record before: ties the order */
     uint32_t header_crc;
+};
+
+/* What a REFER record lets its range read as. */
+struct bd_refer {
+    uint8_t root[32];
+    uint8_t height;
+    uint64_t source; /* offset of the range in the tree */
+    uint64_t start;  /* of the record: offset of the range in the volume */
+    uint64_t seq;    /* of the record: names it within the volume */
 };
 
 struct bd_segment_header {
@@ -62,10 +75,18 @@ int bd_record_decode(const uint8_t *bytes, struct bd_record *record);
 /* Bytes that the record takes in the segment, header and alignment included. */
 uint64_t bd_record_footprint(const struct bd_record *record);
 
+/* Bytes of payload. */
+uint64_t bd_record_payload(const struct bd_record *record);
+
 bool bd_record_has_payload(uint8_t op);
 
 /* Whether it changes a range of a volume. */
 bool bd_record_has_range(uint8_t op);
+
+/* The payload of a REFER; `start` and `seq` are not in it, and left alone. -EPROTO for what this
+ * code does not know. */
+void bd_refer_encode(const struct bd_refer *refer, uint8_t out[BD_REFER_PAYLOAD]);
+int bd_refer_decode(const uint8_t *payload, struct bd_refer *refer);
 
 /* A MARK is of one store: what looks like one in a payload (a guest may keep another journal on its
  * volume, or mean harm) says nothing. */

@@ -61,11 +61,12 @@ static int next_record(struct bd_replay *replay, struct reader *reader, uint64_t
         return known; /* the next record, by a later version: dropping the rest is no answer */
     *payload = NULL;
     if (bd_record_has_payload(record->op)) {
-        bytes = look(reader, position, BD_RECORD_HEADER + record->length, &error);
+        uint64_t length = bd_record_payload(record);
+        bytes = look(reader, position, BD_RECORD_HEADER + length, &error);
         if (bytes == NULL)
             return error;
         *payload = bytes + BD_RECORD_HEADER;
-        if (bd_crc32c(0, *payload, (size_t)record->length) != record->payload_crc)
+        if (bd_crc32c(0, *payload, (size_t)length) != record->payload_crc)
             return 0;
     }
     return 1;
@@ -142,9 +143,11 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
             return error;
         segment->piece_count += bd_pieces_of(record->offset, record->length);
     }
+    if (record->op == BD_RECORD_REFER && !bd_volume_can_refer(volume, record, payload))
+        return -EPROTO;
     bd_lock(&volume->lock);
     bd_volume_apply(volume, record, segment->slot, first_piece,
-                    (uint32_t)position + BD_RECORD_HEADER);
+                    (uint32_t)position + BD_RECORD_HEADER, payload);
     pthread_mutex_unlock(&volume->lock);
     return 0;
 }

@@ -68,17 +68,51 @@ void bd_volume_retire(struct bd_volume *volume, bool retired)
     pthread_mutex_unlock(&volume->journal->lock);
 }
 
-void bd_volume_apply(struct bd_volume *volume, const struct bd_record *record, uint32_t slot,
-                     uint32_t first_piece, uint32_t payload_offset)
+bool bd_volume_can_refer(const struct bd_volume *volume, const struct bd_record *record,
+                         const uint8_t *payload)
 {
-    if (bd_map_reserve(volume->active) < 0) {
+    struct bd_refer refer;
+    return bd_refer_decode(payload, &refer) == 0 && record->offset % volume->chunk_size == 0 &&
+           record->length % volume->chunk_size == 0 && refer.source % volume->chunk_size == 0 &&
+           refer.source + record->length >= record->length;
+}
+
+static const uint64_t NO_PLACE = UINT64_MAX;
+
+static uint64_t refer_place(struct bd_volume *volume, const struct bd_record *record,
+                            const uint8_t *payload)
+{
+    struct bd_refer refer = {.start = record->offset, .seq = record->seq};
+    bd_refer_decode(payload, &refer);
+    uint64_t first = record->offset / volume->chunk_size;
+    uint64_t end = first + record->length / volume->chunk_size;
+    bd_table_drop_range(volume->table, volume->number, BD_REFERRED | first, BD_REFERRED | end);
+    uint64_t place = bd_map_add_refer(volume->active, &refer);
+    return place != 0 ? place : NO_PLACE;
+}
+
+static uint64_t new_place(struct bd_volume *volume, const struct bd_record *record, uint32_t slot,
+                          uint32_t first_piece, uint32_t payload_offset, const uint8_t *payload)
+{
+    switch (record->op) {
+    case BD_RECORD_WRITE:
+        return bd_place_make(BD_PLACE_DATA, slot, first_piece, payload_offset);
+    case BD_RECORD_REFER:
+        return refer_place(volume, record, payload);
+    default:
+        return bd_place_make(BD_PLACE_ZERO, 0, 0, 0);
+    }
+}
+
+void bd_volume_apply(struct bd_volume *volume, const struct bd_record *record, uint32_t slot,
+                     uint32_t first_piece, uint32_t payload_offset, const uint8_t *payload)
+{
+    uint64_t place = new_place(volume, record, slot, first_piece, payload_offset, payload);
+    if (place == NO_PLACE || bd_map_reserve(volume->active) < 0) {
         fprintf(stderr, "blockd: out of memory for the hot map; the journal has the write and a "
                         "restart replays it\n");
         abort();
     }
-    uint64_t place = record->op == BD_RECORD_WRITE
-                         ? bd_place_make(BD_PLACE_DATA, slot, first_piece, payload_offset)
-                         : bd_place_make(BD_PLACE_ZERO, 0, 0, 0);
     bd_map_set(volume->active, record->offset, record->length, place);
     volume->seq = record->seq;
 }
@@ -149,11 +183,13 @@ static struct step *plan_push(struct plan *plan, enum source source, uint64_t of
     return step;
 }
 
-static int plan_chunks(struct bd_volume *volume, struct plan *plan, uint64_t offset, uint64_t end)
+/* `flag`: BD_REFERRED, or 0 for the chunks below the hot maps. */
+static int plan_chunks(struct bd_volume *volume, struct plan *plan, uint64_t flag, uint64_t offset,
+                       uint64_t end)
 {
     while (offset < end) {
-        uint64_t index = offset / volume->chunk_size;
-        uint64_t stop = (index + 1) * volume->chunk_size;
+        uint64_t index = flag | offset / volume->chunk_size;
+        uint64_t stop = (offset / volume->chunk_size + 1) * volume->chunk_size;
         if (stop > end)
             stop = end;
         struct bd_chunk_place *chunk = bd_table_get(volume->table, volume->number, index);
@@ -177,12 +213,16 @@ static int plan_chunks(struct bd_volume *volume, struct plan *plan, uint64_t off
 }
 
 static int plan_extent(struct bd_volume *volume, struct plan *plan, struct bd_extent extent,
-                       uint64_t offset, uint64_t end)
+                       bool only_this, uint64_t offset, uint64_t end)
 {
     if (extent.start < offset)
         extent = bd_extent_skip(extent, offset - extent.start);
     if (extent.start + extent.length > end)
         extent.length = end - extent.start;
+    if (bd_place_kind(extent.place) == BD_PLACE_REFER)
+        return only_this ? 0
+                         : plan_chunks(volume, plan, BD_REFERRED, extent.start,
+                                       extent.start + extent.length);
     bool data = bd_place_kind(extent.place) == BD_PLACE_DATA;
     struct step *step =
         plan_push(plan, data ? SOURCE_JOURNAL : SOURCE_ZERO, extent.start, extent.length);
@@ -202,7 +242,7 @@ static int plan_layer(struct bd_volume *volume, struct plan *plan, struct bd_ext
                       bool only_this, uint64_t offset, uint64_t end)
 {
     if (map == NULL)
-        return only_this ? 0 : plan_chunks(volume, plan, offset, end);
+        return only_this ? 0 : plan_chunks(volume, plan, 0, offset, end);
     struct bd_extent_map *below = map == volume->active ? volume->frozen : NULL;
     struct bd_map_cursor at = bd_map_find(map, offset);
     int error = 0;
@@ -215,7 +255,7 @@ static int plan_layer(struct bd_volume *volume, struct plan *plan, struct bd_ext
             offset = gap_end;
             continue;
         }
-        error = plan_extent(volume, plan, *extent, offset, end);
+        error = plan_extent(volume, plan, *extent, only_this, offset, end);
         offset = extent->start + extent->length;
         at = bd_map_next(map, at);
     }
@@ -303,6 +343,7 @@ static int read_raw_chunk(const struct step *step, uint32_t chunk_size, uint8_t 
     struct bd_chunk_place *chunk = step->chunk;
     struct bd_file *file = &chunk->pack->file;
     uint64_t at = step->offset % chunk_size;
+    uint64_t chunk_start = step->offset - at;
     uint64_t end = at + step->length;
     uint8_t scratch[BD_PAGE];
     if (end > chunk->length)
@@ -317,14 +358,14 @@ static int read_raw_chunk(const struct step *step, uint32_t chunk_size, uint8_t 
         uint64_t stop;
         if (page_start == at && page_end <= end) {
             stop = end == chunk->length ? end : end & ~(uint64_t)(BD_PAGE - 1);
-            uint8_t *target = data + (at + step->chunk->index * chunk_size - step->offset);
+            uint8_t *target = data + (at + chunk_start - step->offset);
             error = bd_file_read_exact(file, target, (size_t)(stop - at), chunk->data_offset + at,
                                        nowait);
             for (uint64_t check = at; check < stop && error == 0; check += BD_PAGE, page++) {
                 size_t length = (size_t)(stop - check < BD_PAGE ? stop - check : BD_PAGE);
                 if (bd_crc32c(0, target + (check - at), length) !=
                     bd_get32(chunk->payload + 4 * page))
-                    return fault_at(fault, chunk->index * chunk_size + check, chunk->pack->number,
+                    return fault_at(fault, chunk_start + check, chunk->pack->number,
                                     chunk->data_offset + check, true);
             }
         } else {
@@ -335,14 +376,14 @@ static int read_raw_chunk(const struct step *step, uint32_t chunk_size, uint8_t 
             if (error == 0 && bd_crc32c(0, scratch, length) != bd_get32(chunk->payload + 4 * page))
                 error = -EIO;
             if (error == 0)
-                memcpy(data + (at + chunk->index * chunk_size - step->offset),
-                       scratch + (at - page_start), (size_t)(stop - at));
+                memcpy(data + (at + chunk_start - step->offset), scratch + (at - page_start),
+                       (size_t)(stop - at));
         }
         if (error == -EAGAIN)
             return error;
         if (error < 0)
-            return fault_at(fault, chunk->index * chunk_size + at, chunk->pack->number,
-                            chunk->data_offset + at, true);
+            return fault_at(fault, chunk_start + at, chunk->pack->number, chunk->data_offset + at,
+                            true);
         at = stop;
     }
     return 0;
@@ -460,6 +501,23 @@ int bd_volume_read_frozen(struct bd_volume *volume, uint64_t offset, uint64_t le
     return error;
 }
 
+const struct bd_refer *bd_volume_refer(const struct bd_volume *volume,
+                                       const struct bd_extent_map *map, uint64_t index)
+{
+    if (map == NULL)
+        return NULL;
+    uint64_t end = (index + 1) * volume->chunk_size;
+    struct bd_map_cursor at = bd_map_find(map, index * volume->chunk_size);
+    const struct bd_extent *extent;
+    while ((extent = bd_map_get(map, at)) != NULL && extent->start < end) {
+        const struct bd_refer *refer = bd_map_refer(map, extent->place);
+        if (refer != NULL)
+            return refer;
+        at = bd_map_next(map, at);
+    }
+    return NULL;
+}
+
 int bd_volume_freeze(struct bd_volume *volume)
 {
     if (volume->frozen != NULL)
@@ -492,6 +550,9 @@ static void drop_places(struct bd_volume *volume)
             break;
         uint64_t first = extent->start / volume->chunk_size;
         uint64_t end = (extent->start + extent->length - 1) / volume->chunk_size + 1;
+        if (bd_place_kind(extent->place) == BD_PLACE_REFER)
+            bd_table_drop_range(volume->table, volume->number, BD_REFERRED | first,
+                                BD_REFERRED | end);
         if (first < dropped_to)
             first = dropped_to;
         if (first < end) {

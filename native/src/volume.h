@@ -14,6 +14,11 @@
 #include "journal.h"
 #include "place_table.h"
 
+/* In the place table, chunk `index | BD_REFERRED` of a volume is what the newest REFER record that
+ * is hot lets chunk `index` read as. Such a record covers whole chunks, so of all those that are in
+ * the hot maps only the newest can be seen. */
+#define BD_REFERRED (UINT64_C(1) << 62)
+
 struct bd_volume {
     pthread_mutex_t lock;
     struct bd_journal *journal;
@@ -51,7 +56,16 @@ void bd_volume_free(struct bd_volume *volume);
 /* Apply a record that is in the journal (append or replay). Aborts when memory runs out: the record
  * is in the journal already, and a restart replays it. */
 void bd_volume_apply(struct bd_volume *volume, const struct bd_record *record, uint32_t slot,
-                     uint32_t first_piece, uint32_t payload_offset);
+                     uint32_t first_piece, uint32_t payload_offset, const uint8_t *payload);
+
+/* Whether a REFER record is one for this volume: whole chunks, of a known payload. */
+bool bd_volume_can_refer(const struct bd_volume *volume, const struct bd_record *record,
+                         const uint8_t *payload);
+
+/* What the newest REFER lets chunk `index` read as, where any of it can still be seen in `map`, one
+ * of the volume's; NULL when nothing can. The lock is held, or the map is frozen. */
+const struct bd_refer *bd_volume_refer(const struct bd_volume *volume,
+                                       const struct bd_extent_map *map, uint64_t index);
 
 /* Read [offset, offset + length), within the volume's size, into `data`. 0; -EAGAIN when the disk
  * would have to be waited for (nowait) or a chunk's place is not in the table; -EIO with *fault;
@@ -59,11 +73,13 @@ void bd_volume_apply(struct bd_volume *volume, const struct bd_record *record, u
 int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
                    bool nowait, struct bd_read_fault *fault);
 
-/* Chunks whose places a read of the range would miss: up to `capacity` indexes, their count. */
+/* Chunks whose places a read of the range would miss: up to `capacity` indexes, with BD_REFERRED
+ * where that is what is missing; their count. */
 int bd_volume_missing(struct bd_volume *volume, uint64_t offset, uint64_t length, uint64_t *indexes,
                       int capacity);
 
-/* Only what the frozen map holds of the range: for the destager. 0, or -EIO with *fault. */
+/* Only the bytes and zeros that the frozen map holds of the range, for the destager. 0, or -EIO
+ * with *fault. */
 int bd_volume_read_frozen(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
                           struct bd_read_fault *fault);
 

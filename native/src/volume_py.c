@@ -350,6 +350,19 @@ static PyObject *volume_missing(PyObject *self, PyObject *args)
     return list;
 }
 
+/* Whether a chunk's place that was found for `generation` may be put into the table: of the tree of
+ * that generation, or of what the record of that seq refers to. The lock is held. */
+static bool is_current(const struct bd_volume *volume, uint64_t index, uint64_t generation)
+{
+    if ((index & BD_REFERRED) == 0)
+        return volume->generation == generation;
+    index &= ~BD_REFERRED;
+    const struct bd_refer *refer = bd_volume_refer(volume, volume->active, index);
+    if (refer == NULL)
+        refer = bd_volume_refer(volume, volume->frozen, index);
+    return refer != NULL && refer->seq == generation;
+}
+
 /* put_place(index, generation, kind, pack|None, data_offset, length, payload, codec=0,
  * stored_length=0) -> bool */
 static PyObject *volume_put_place(PyObject *self_object, PyObject *args)
@@ -376,7 +389,7 @@ static PyObject *volume_put_place(PyObject *self_object, PyObject *args)
         kind <= BD_CHUNK_PACKED) {
         struct bd_pack *file = stored ? ((bd_pack_object *)pack)->pack : NULL;
         bd_lock(&volume->lock);
-        current = volume->generation == generation;
+        current = is_current(volume, index, generation);
         error = 0;
         if (current && packed)
             error =
@@ -460,12 +473,12 @@ static PyObject *volume_hot_extents(PyObject *self, PyObject *args)
     return out.list;
 }
 
-static int push_run(PyObject *list, uint64_t first, uint64_t end, bool zero)
+static int push_run(PyObject *list, uint64_t first, uint64_t end, int kind)
 {
     if (first >= end)
         return 0;
-    PyObject *run = Py_BuildValue("(KKO)", (unsigned long long)first,
-                                  (unsigned long long)(end - first), zero ? Py_True : Py_False);
+    PyObject *run =
+        Py_BuildValue("(KKi)", (unsigned long long)first, (unsigned long long)(end - first), kind);
     if (run == NULL)
         return -1;
     int result = PyList_Append(list, run);
@@ -473,8 +486,9 @@ static int push_run(PyObject *list, uint64_t first, uint64_t end, bool zero)
     return result;
 }
 
-/* The chunks that the frozen map touches, as runs (first, count, zero): a zero run is wholly
- * unmapped, the others have to be put together. Ascending, without overlap. */
+/* The chunks that the frozen map touches, as runs (first, count, kind of place): a zero run is
+ * wholly unmapped, one that refers does so with one record and as a whole, the others have to be
+ * put together. Ascending, without overlap. */
 static PyObject *volume_frozen_runs(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -493,42 +507,140 @@ static PyObject *volume_frozen_runs(PyObject *self, PyObject *unused)
     while (map != NULL && error == 0 && (extent = bd_map_get(map, at)) != NULL) {
         uint64_t from = extent->start / size;
         uint64_t to = (extent->start + extent->length - 1) / size + 1;
-        uint64_t zero_from = to;
-        uint64_t zero_to = to;
-        if (bd_place_kind(extent->place) == BD_PLACE_ZERO) {
-            uint64_t whole_from = (extent->start + size - 1) / size;
-            uint64_t whole_to = (extent->start + extent->length) / size;
-            if (whole_from < whole_to) {
-                zero_from = whole_from;
-                zero_to = whole_to;
-            }
+        uint64_t whole_from = to;
+        uint64_t whole_to = to;
+        int kind = (int)bd_place_kind(extent->place);
+        if (kind != BD_PLACE_DATA &&
+            (extent->start + size - 1) / size < (extent->start + extent->length) / size) {
+            whole_from = (extent->start + size - 1) / size;
+            whole_to = (extent->start + extent->length) / size;
         }
-        /* [from, zero_from) data, [zero_from, zero_to) zero, [zero_to, to) data */
+        /* [from, whole_from) data, [whole_from, whole_to) of that kind, [whole_to, to) data */
         if (from < end)
             from = end;
-        if (from < zero_from) {
+        if (from < whole_from) {
             if (from != end) {
-                error = push_run(list, first, end, false);
+                error = push_run(list, first, end, BD_PLACE_DATA);
                 first = from;
             }
-            end = zero_from;
+            end = whole_from;
         }
-        if (error == 0 && zero_from < zero_to) {
-            error = push_run(list, first, end, false);
+        if (error == 0 && whole_from < whole_to) {
+            error = push_run(list, first, end, BD_PLACE_DATA);
             if (error == 0)
-                error = push_run(list, zero_from, zero_to, true);
-            first = zero_to;
-            end = zero_to;
+                error = push_run(list, whole_from, whole_to, kind);
+            first = whole_to;
+            end = whole_to;
         }
-        if (zero_to < to)
+        if (whole_to < to)
             end = to;
         at = bd_map_next(map, at);
     }
     if (error == 0)
-        error = push_run(list, first, end, false);
+        error = push_run(list, first, end, BD_PLACE_DATA);
     if (error < 0)
         Py_CLEAR(list);
     return list;
+}
+
+/* (seq, root, height, chunk index in that tree) of a chunk of the volume. */
+static PyObject *refer_tuple(const struct bd_volume *volume, const struct bd_refer *refer,
+                             uint64_t index)
+{
+    uint64_t size = volume->chunk_size;
+    uint64_t source = refer->source / size + (index - refer->start / size);
+    return Py_BuildValue("(Ky#BK)", (unsigned long long)refer->seq, (const char *)refer->root,
+                         (Py_ssize_t)sizeof refer->root, refer->height, (unsigned long long)source);
+}
+
+static PyObject *referred(PyObject *self, PyObject *args, bool frozen_only)
+{
+    unsigned long long index;
+    if (!PyArg_ParseTuple(args, "K:referred", &index))
+        return NULL;
+    struct bd_volume *volume = volume_of(self);
+    if (index >= MAX_VOLUME_BYTES / volume->chunk_size) {
+        PyErr_Format(PyExc_ValueError, "chunk %llu is past the end of any volume", index);
+        return NULL;
+    }
+    struct bd_refer copy;
+    bd_lock(&volume->lock);
+    const struct bd_refer *found = NULL;
+    if (!frozen_only)
+        found = bd_volume_refer(volume, volume->active, index);
+    if (found == NULL)
+        found = bd_volume_refer(volume, volume->frozen, index);
+    if (found != NULL)
+        copy = *found;
+    pthread_mutex_unlock(&volume->lock);
+    if (found == NULL)
+        Py_RETURN_NONE;
+    return refer_tuple(volume, &copy, index);
+}
+
+static PyObject *volume_referred(PyObject *self, PyObject *args)
+{
+    return referred(self, args, false);
+}
+
+static PyObject *volume_frozen_referred(PyObject *self, PyObject *args)
+{
+    return referred(self, args, true);
+}
+
+/* The journal's lock is taken. */
+static int append_refer(struct bd_volume *volume, struct bd_record record, const uint8_t *payload,
+                        uint64_t now_ns, unsigned long long *lsn)
+{
+    struct bd_journal *journal = volume->journal;
+    int status = 0;
+    bd_lock(&journal->lock);
+    int error = volume->retired ? -ESHUTDOWN : 0;
+    if (error == 0 &&
+        (record.offset > volume->size || record.length > volume->size - record.offset))
+        error = -EINVAL; /* it has shrunk */
+    if (error == 0)
+        error = bd_journal_add(journal, volume, record, payload, now_ns, &status);
+    if (error == 0)
+        error = bd_journal_commit(journal);
+    *lsn = journal->next_lsn - 1;
+    pthread_mutex_unlock(&journal->lock);
+    return error;
+}
+
+/* refer(offset, length, root, height, source, now_ns) -> lsn */
+static PyObject *volume_refer(PyObject *self, PyObject *args)
+{
+    unsigned long long offset;
+    unsigned long long length;
+    Py_buffer root;
+    unsigned char height;
+    unsigned long long source;
+    unsigned long long now_ns;
+    if (!PyArg_ParseTuple(args, "KKy*bKK:refer", &offset, &length, &root, &height, &source,
+                          &now_ns))
+        return NULL;
+    struct bd_volume *volume = volume_of(self);
+    struct bd_record record = {.op = BD_RECORD_REFER, .offset = offset, .length = length};
+    struct bd_refer refer = {.height = height, .source = source};
+    uint8_t payload[BD_REFER_PAYLOAD];
+    bool good = (size_t)root.len == sizeof refer.root && length > 0;
+    if (good) {
+        memcpy(refer.root, root.buf, sizeof refer.root);
+        bd_refer_encode(&refer, payload);
+        good = bd_volume_can_refer(volume, &record, payload);
+    }
+    PyBuffer_Release(&root);
+    if (!good) {
+        PyErr_SetString(PyExc_ValueError, "refer() takes whole chunks, a root of 32 bytes and the "
+                                          "height of its tree");
+        return NULL;
+    }
+    unsigned long long lsn;
+    int error = append_refer(volume, record, payload, now_ns, &lsn);
+    if (error < 0)
+        return bd_raise_errno(error);
+    return PyLong_FromUnsignedLongLong(lsn);
 }
 
 static PyObject *volume_frozen_covers(PyObject *self, PyObject *args)
@@ -637,6 +749,9 @@ static PyMethodDef volume_methods[] = {
     {"hot_extents", volume_hot_extents, METH_VARARGS, NULL},
     {"frozen_runs", volume_frozen_runs, METH_NOARGS, NULL},
     {"frozen_covers", volume_frozen_covers, METH_VARARGS, NULL},
+    {"referred", volume_referred, METH_VARARGS, NULL},
+    {"frozen_referred", volume_frozen_referred, METH_VARARGS, NULL},
+    {"refer", volume_refer, METH_VARARGS, NULL},
     {"overlay_frozen", volume_overlay_frozen, METH_VARARGS, NULL},
     {"commit", volume_commit, METH_VARARGS, NULL},
     {"retire", volume_retire, METH_NOARGS, NULL},
@@ -661,6 +776,11 @@ int bd_volume_register(PyObject *module)
     bd_read_fault_error = PyErr_NewException("native._native.ReadFault", NULL, NULL);
     if (bd_read_fault_error == NULL || PyType_Ready(&bd_volume_type) < 0 ||
         PyModule_AddObjectRef(module, "ReadFault", bd_read_fault_error) < 0)
+        return -1;
+    if (PyModule_AddIntConstant(module, "PLACE_DATA", BD_PLACE_DATA) < 0 ||
+        PyModule_AddIntConstant(module, "PLACE_ZERO", BD_PLACE_ZERO) < 0 ||
+        PyModule_AddIntConstant(module, "PLACE_REFER", BD_PLACE_REFER) < 0 ||
+        PyModule_AddIntConstant(module, "REFERRED", (long)BD_REFERRED) < 0)
         return -1;
     return PyModule_AddObjectRef(module, "VolumeCore", (PyObject *)&bd_volume_type);
 }

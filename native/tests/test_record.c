@@ -30,7 +30,7 @@ static void seal(uint8_t *bytes)
 
 static void test_round_trip(void)
 {
-    for (uint8_t op = BD_RECORD_WRITE; op <= BD_RECORD_POINT; op++) {
+    for (uint8_t op = BD_RECORD_WRITE; op <= BD_RECORD_REFER; op++) {
         struct bd_record in = sample(op);
         struct bd_record out;
         uint8_t bytes[BD_RECORD_HEADER];
@@ -91,6 +91,9 @@ static void test_hostile_sizes(void)
     CHECK_EQ(decode_with(BD_RECORD_HEAD, 0, BD_RECORD_MAX_PAYLOAD + 1), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_POINT, 0, 0), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_POINT, 0, BD_RECORD_MAX_PAYLOAD + 1), -EPROTO);
+    CHECK_EQ(decode_with(BD_RECORD_REFER, 0, 0), -EPROTO);
+    CHECK_EQ(decode_with(BD_RECORD_REFER, UINT64_MAX - 4095, 4096), -EPROTO);
+    CHECK_EQ(decode_with(BD_RECORD_REFER, 0, UINT64_C(1) << 60), 0);  /* its payload is short */
     CHECK_EQ(decode_with(BD_RECORD_MARK, UINT64_MAX, UINT64_MAX), 0); /* no range: a time */
 }
 
@@ -108,7 +111,7 @@ static void test_unknown_versions_and_ops(void)
         CHECK_EQ(out.chain, record.chain);
     }
     for (int op = 0; op < 256; op++) {
-        bool known = op >= BD_RECORD_WRITE && op <= BD_RECORD_POINT;
+        bool known = op >= BD_RECORD_WRITE && op <= BD_RECORD_REFER;
         CHECK_EQ(decode_with((uint8_t)op, 0, 512), known ? 0 : -EPROTO);
     }
 }
@@ -142,6 +145,32 @@ static void test_footprint(void)
     record.op = BD_RECORD_UNMAP;
     record.length = UINT64_MAX;
     CHECK_EQ(bd_record_footprint(&record), BD_RECORD_HEADER);
+    record.op = BD_RECORD_REFER;
+    CHECK_EQ(bd_record_payload(&record), BD_REFER_PAYLOAD);
+    CHECK_EQ(bd_record_footprint(&record), 128);
+}
+
+static void test_what_a_record_refers_to(void)
+{
+    struct bd_refer in = {.height = 3, .source = UINT64_C(0x0102030405060708)};
+    memset(in.root, 0xab, sizeof in.root);
+    uint8_t bytes[BD_REFER_PAYLOAD];
+    bd_refer_encode(&in, bytes);
+    struct bd_refer out = {.start = 7, .seq = 9};
+    CHECK_EQ(bd_refer_decode(bytes, &out), 0);
+    CHECK(memcmp(out.root, in.root, sizeof in.root) == 0);
+    CHECK_EQ(out.height, 3);
+    CHECK_EQ(out.source, in.source);
+    CHECK_EQ(out.start, 7);
+    CHECK_EQ(out.seq, 9);
+    for (int at = 40; at < BD_REFER_PAYLOAD; at++) { /* version, height, and what is reserved */
+        uint8_t good = bytes[at];
+        bytes[at] = at == 41 ? BD_REFER_MAX_HEIGHT + 1 : (uint8_t)(good + 1);
+        CHECK_EQ(bd_refer_decode(bytes, &out), -EPROTO);
+        bytes[at] = good;
+    }
+    bytes[41] = 0;
+    CHECK_EQ(bd_refer_decode(bytes, &out), -EPROTO);
 }
 
 static void test_marks_are_of_one_store(void)
@@ -200,6 +229,7 @@ int main(void)
     test_unknown_versions_and_ops();
     test_random_bytes_are_refused();
     test_footprint();
+    test_what_a_record_refers_to();
     test_marks_are_of_one_store();
     test_segment_header();
     return 0;

@@ -70,6 +70,7 @@ class RandomLife(VersionsLife):
         choices = {
             self.random_write: 30,
             self.random_zero: 4,
+            self.random_clone_range: 8,
             self.random_flush: 3,
             self.destage: 6,
             self.settle: 6,
@@ -99,6 +100,15 @@ class RandomLife(VersionsLife):
     def random_zero(self) -> None:
         volume = self.random_volume()
         self.zero(volume, *self.random_range(volume), unmap=self.rng.random() < 0.5)
+
+    def random_clone_range(self) -> None:
+        volume, source = self.random_volume(), self.random_volume()
+        chunk_size = volume.chunk_size
+        self.clone_range(
+            *(volume, self.rng.randrange(0, volume.size, chunk_size)),
+            *(source, self.rng.randrange(0, source.size, chunk_size)),
+            self.rng.randint(1, 4) * chunk_size,
+        )
 
     def random_flush(self) -> None:
         self.flush(self.random_volume())

@@ -250,6 +250,51 @@ class VersionsLife:
         found = self.rig.store.info(volume.name).seq
         assert found == volume.seq, f"{volume.name} is at seq {found}, not {volume.seq}"
 
+    def clone_range(
+        self,
+        volume: VolumeModel,
+        offset: int,
+        source: VolumeModel | Opened,
+        source_offset: int,
+        length: int,
+    ) -> int:
+        """The bytes of the source's head, or of a version that is open, at other offsets; how many
+        were shared. All that can be are, but of an open version that cannot be kept any more."""
+        now_ns = self._later()
+        chunk_size = volume.chunk_size
+        opened = isinstance(source, Opened)
+        device = source.device if isinstance(source, Opened) else self.rig.volume(source.name)
+        data = source.data if isinstance(source, Opened) else source.head.data
+        expected = 0
+        overlapping = source is volume and abs(offset - source_offset) < length
+        if not (offset % chunk_size or source_offset % chunk_size or overlapping):
+            expected = max(0, min(length, volume.size - offset, len(data) - source_offset))
+            expected -= expected % chunk_size
+        before = volume.seq
+        if expected:
+            piece = data[source_offset : source_offset + expected]
+            self.model.clone_range(volume, offset, piece, now_ns)
+        self._begin()
+        done = self._clone_range(volume, offset, device, source_offset, length)
+        self._check_power()
+        if opened and not done and expected:
+            self.model.cut_off(volume, before)
+            expected = 0
+        assert done == expected, f"{done} bytes are shared, not {expected}"
+        self._done()
+        self._check_seq(volume)
+        return done
+
+    def _clone_range(
+        self, volume: VolumeModel, offset: int, device: object, source_offset: int, length: int
+    ) -> int:
+        target = self.rig.volume(volume.name)
+        for _ in range(MAX_WAITS):
+            with contextlib.suppress(OutOfSpace):
+                return target.clone_range(offset, device, source_offset, length)
+            self._settle_unseen()
+        return target.clone_range(offset, device, source_offset, length)
+
     def flush(self, volume: VolumeModel) -> None:
         assert self.rig.flush(volume.name) == 0
         self._flushed()

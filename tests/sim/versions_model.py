@@ -42,7 +42,7 @@ class State:
     """Of the record that led here, with `length`; 0 bytes at the beginning and after a restore."""
     length: int = 0
     op: str = ""
-    """"write", "unmap", "zero", as in the log that people see; "" when no record led here."""
+    """"write", "unmap", "zero", "clone", as in the log that people see; "" when none led here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +205,10 @@ class Model:
 
     def zero(self, volume: VolumeModel, offset: int, length: int, time_ns: int, op: str) -> None:
         self._change(volume, offset, bytes(length), time_ns, op)
+
+    def clone_range(self, volume: VolumeModel, offset: int, data: bytes, time_ns: int) -> None:
+        """One record, whatever its length."""
+        self._change(volume, offset, data, time_ns, "clone")
 
     def _change(self, volume: VolumeModel, offset: int, data: bytes, time_ns: int, op: str) -> None:
         old = volume.head.data

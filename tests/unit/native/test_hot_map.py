@@ -13,6 +13,10 @@ from native import (
     CHUNK_RAW,
     OP_READ,
     OP_UNMAP,
+    PLACE_DATA,
+    PLACE_REFER,
+    PLACE_ZERO,
+    REFERRED,
     PackFile,
     ReadFault,
     Request,
@@ -106,24 +110,26 @@ def test_reads_see_the_layers(below: list[Step], above: list[Step], where: tuple
 @settings(max_examples=60, deadline=None)
 def test_frozen_runs(chunk_size: int, below: list[Step], above: list[Step]) -> None:
     rig, model = layered(chunk_size, below, above)
-    chunks: dict[int, bool] = {}
+    chunks: dict[int, int] = {}
     end = 0
-    for first, count, zero in rig.core.frozen_runs():
+    for first, count, kind in rig.core.frozen_runs():
         assert first >= end
         assert count > 0
         end = first + count
-        chunks.update(dict.fromkeys(range(first, end), zero))
+        chunks.update(dict.fromkeys(range(first, end), kind))
     expected = model.frozen_chunks(chunk_size)
     assert list(chunks) == list(expected)
-    for chunk, zero in chunks.items():
-        assert expected[chunk] or not zero  # what is called zero is; two halves need not be found
+    for chunk, kind in chunks.items():
+        assert (
+            expected[chunk] or kind == PLACE_DATA
+        )  # what is called zero is; two halves need not be found
 
 
 def test_one_unmap_is_one_zero_run() -> None:
     rig = Rig(size=SIZE)
     rig.submit(Request(OP_UNMAP, 512, 40 * 4096))
     rig.journal.freeze([rig.core])
-    assert rig.core.frozen_runs() == [(0, 1, False), (1, 39, True), (40, 1, False)]
+    assert rig.core.frozen_runs() == [(0, 1, PLACE_DATA), (1, 39, PLACE_ZERO), (40, 1, PLACE_DATA)]
 
 
 @given(chunk_sizes, steps, steps, ranges)
@@ -338,3 +344,107 @@ def test_what_is_no_file_descriptor(number: int) -> None:
         PackFile(number, 1)
     with pytest.raises(OSError, match="Bad file descriptor"):
         PackFile(1 << 30, 1)
+
+
+# -- ranges that refer to a tree
+
+ROOT = bytes(range(32))
+
+
+def refer(rig: Rig, first: int, count: int, source: int, root: bytes = ROOT) -> int:
+    """In chunks; the lsn."""
+    size = rig.chunk_size
+    return rig.core.refer(first * size, count * size, root, 2, source * size, rig.now_ns)
+
+
+def test_refer_is_one_record_with_a_seq() -> None:
+    rig = Rig(size=SIZE)
+    rig.write(0, b"a" * 512)
+    lsn = refer(rig, 1, 40, 7)
+    assert (lsn, rig.core.state()[0]) == (rig.journal.state()[0], 2)
+    assert rig.core.hot_extents(0, 64 * 4096, 9) == [
+        (0, 512, PLACE_DATA),
+        (512, 4096 - 512, -1),
+        (4096, 40 * 4096, PLACE_REFER),
+        (41 * 4096, 23 * 4096, -1),
+    ]
+    assert rig.core.referred(0) is None
+    assert rig.core.referred(1) == (2, ROOT, 2, 7)
+    assert rig.core.referred(40) == (2, ROOT, 2, 46)
+    assert rig.core.referred(41) is None
+    assert rig.core.missing(0, 3 * 4096) == [0, 1 | REFERRED, 2 | REFERRED]
+
+
+def test_frozen_runs_that_refer_are_whole_chunks_of_one_record() -> None:
+    rig = Rig(size=SIZE)
+    refer(rig, 0, 8, 100)
+    refer(rig, 8, 2, 0, b"r" * 32)
+    rig.write(2 * 4096 + 512, b"a" * 512)
+    rig.submit(Request(OP_UNMAP, 5 * 4096, 4096))
+    rig.journal.freeze([rig.core])
+    assert rig.core.frozen_runs() == [
+        (0, 2, PLACE_REFER),
+        (2, 1, PLACE_DATA),
+        (3, 2, PLACE_REFER),
+        (5, 1, PLACE_ZERO),
+        (6, 2, PLACE_REFER),
+        (8, 2, PLACE_REFER),
+    ]
+    assert rig.core.frozen_referred(2) == (1, ROOT, 2, 102)
+    assert rig.core.frozen_referred(5) is None
+    assert rig.core.frozen_referred(9) == (2, b"r" * 32, 2, 1)
+    assert not rig.core.frozen_covers(0, 4096)
+    assert not rig.core.frozen_covers(2 * 4096, 4096)
+    assert rig.core.frozen_covers(2 * 4096 + 512, 512)
+    refer(rig, 3, 1, 9)
+    assert rig.core.referred(3) == (5, ROOT, 2, 9)
+    assert rig.core.frozen_referred(3) == (1, ROOT, 2, 103)
+
+
+def test_place_of_what_is_referred_to_no_more_is_not_taken() -> None:
+    rig = Rig(size=SIZE)
+    place = (CHUNK_DECODED, None, 0, 4096)
+    assert not rig.core.put_place(3 | REFERRED, 1, *place, b"x" * 4096)
+    refer(rig, 3, 1, 0)
+    assert rig.core.put_place(3 | REFERRED, 1, *place, b"x" * 4096)
+    assert rig.read(3 * 4096, 4096) == b"x" * 4096
+    refer(rig, 3, 1, 1)
+    assert rig.core.missing(3 * 4096, 4096) == [3 | REFERRED]
+    assert not rig.core.put_place(3 | REFERRED, 1, *place, b"x" * 4096)
+    assert rig.core.put_place(3 | REFERRED, 2, *place, b"y" * 4096)
+    assert rig.read(3 * 4096 + 5, 100) == b"y" * 100
+    rig.write(3 * 4096, b"z" * 4096)
+    assert not rig.core.put_place(3 | REFERRED, 2, *place, b"x" * 4096)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "root", "height", "source"),
+    [
+        (512, 4096, ROOT, 1, 0),
+        (0, 512, ROOT, 1, 0),
+        (0, 4096, ROOT, 1, 512),
+        (0, 0, ROOT, 1, 0),
+        (0, 4096, ROOT[1:], 1, 0),
+        (0, 4096, ROOT, 0, 0),
+        (0, 4096, ROOT, 9, 0),
+        (0, 4096, ROOT, 1, (1 << 64) - 4096),
+    ],
+)
+def test_refer_takes_whole_chunks(
+    offset: int, length: int, root: bytes, height: int, source: int
+) -> None:
+    rig = Rig(size=SIZE)
+    with pytest.raises(ValueError, match="whole chunks"):
+        rig.core.refer(offset, length, root, height, source, 0)
+    assert rig.journal.state()[0] == 0
+
+
+def test_refer_past_the_end_or_retired() -> None:
+    rig = Rig(size=SIZE)
+    with pytest.raises(OSError, match="Invalid argument"):
+        refer(rig, SIZE // 4096 - 1, 2, 0)
+    with pytest.raises(ValueError, match="past the end"):
+        rig.core.referred(1 << 60)
+    rig.core.retire()
+    with pytest.raises(OSError, match="shutdown"):
+        refer(rig, 0, 1, 0)

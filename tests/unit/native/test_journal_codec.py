@@ -18,7 +18,17 @@ from native import (
     decode_segment_header,
     reference,
 )
-from native.reference import HEAD, MARK, UNMAP, WRITE, ZERO, Record, SegmentHeader
+from native.reference import (
+    HEAD,
+    MARK,
+    REFER,
+    REFER_PAYLOAD,
+    UNMAP,
+    WRITE,
+    ZERO,
+    Record,
+    SegmentHeader,
+)
 from tests.unit.native.rig import STORE_UUID, MemoryFile
 
 SEGMENT = 64 * 1024
@@ -52,6 +62,12 @@ class Log:
             assert done[0].error == 0
             self.appended.append((kinds[op], offset, length, data))
 
+    def refer(self, offset: int, length: int, root: bytes, height: int, source: int) -> None:
+        self.now_ns += 300_000
+        self.core.refer(offset, length, root, height, source, self.now_ns)
+        payload = root + source.to_bytes(8, "little") + bytes([1, height]) + bytes(6)
+        self.appended.append((REFER, offset, length, payload))
+
     def images(self) -> list[bytes]:
         return [bytes(file.image) for file in self.files]
 
@@ -71,6 +87,8 @@ def filled(seed: int, steps: int = 60) -> Log:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_twin_reads_what_was_appended(seed: int) -> None:
     log = filled(seed)
+    log.refer(4096, SIZE - 8192, bytes(range(32)), 3, 1 << 40)
+    assert len(log.appended[-1][3]) == REFER_PAYLOAD
     log.journal.append_head(9, 4, 77, b"a head", log.now_ns)
     log.journal.append_mark(log.now_ns + 5)
     found = reference.replay(log.images())
@@ -78,10 +96,10 @@ def test_the_twin_reads_what_was_appended(seed: int) -> None:
     written = [
         (record.op, record.offset, record.length, payload)
         for record, payload in found
-        if record.op in (WRITE, UNMAP, ZERO)
+        if record.op in (WRITE, UNMAP, ZERO, REFER)
     ]
     assert written == log.appended
-    of_volume = [record for record, _ in found if record.op in (WRITE, UNMAP, ZERO)]
+    of_volume = [record for record, _ in found if record.op in (WRITE, UNMAP, ZERO, REFER)]
     assert [record.seq for record in of_volume] == list(range(51, 51 + len(of_volume)))
     assert {(record.volume, record.volume_epoch) for record in of_volume} == {(9, 4)}
     assert {record.node_epoch for record, _ in found} == {3}

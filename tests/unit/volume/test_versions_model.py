@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL
-from tests.sim.versions_life import VersionsLife
+from tests.sim.versions_life import Opened, VersionsLife
 from tests.sim.versions_model import VolumeModel
 
 BLOCK = 512
@@ -108,6 +108,51 @@ class VersionsMachine(RuleBasedStateMachine):
         source = self.pick(n + seq)
         data = source.states[self.pick_seq(source, seq, there=False)].data
         self.life.write_again(volume, offset, data[offset : offset + count].ljust(count, b"\0"))
+
+    @rule(n=number, m=number, at=at, source_at=at, chunks=st.integers(1, 10), opened=st.booleans())
+    def clone_range(
+        self, n: int, m: int, at: int, source_at: int, chunks: int, opened: bool
+    ) -> None:
+        """Whole chunks of another volume, of this one or of an open version; now and then a range
+        that cannot be shared."""
+        head = self.pick(m)
+        source: VolumeModel | Opened = head
+        size = head.size
+        if opened and self.life.opened:
+            source = self.life.opened[m % len(self.life.opened)]
+            size = len(source.data)
+        volume = self.pick(n)
+        offset = self.chunk_at(at, volume.size)
+        source_offset = self.chunk_at(source_at, size)
+        offset += BLOCK * (at % 16 == 15)
+        self.life.clone_range(volume, offset, source, source_offset, chunks * self.chunk_size)
+
+    @precondition(lambda self: len(self.life.model.volumes) < MAX_VOLUMES)
+    @rule(n=number, at=at, rewritten=st.booleans(), after=st.sampled_from(["", "kill", "wait"]))
+    def inherit(self, n: int, at: int, rewritten: bool, after: str) -> None:
+        """A range of a volume that is gone then: nothing but the record keeps its chunks."""
+        volume = self.pick(n)
+        name = self.new_name()
+        self.life.create(name, 3 * self.chunk_size, self.chunk_size)
+        source = self.life.model.named(name)
+        self.life.write(source, 0, source.size)
+        self.life.clone_range(
+            volume, self.chunk_at(at, volume.size), source, 0, 3 * self.chunk_size
+        )
+        self.life.delete(source)
+        if rewritten:
+            self.life.write(volume, 0, volume.size)
+        if after == "kill":
+            self.life.kill()
+        elif after == "wait":
+            self.life.rig.clock.advance(5.0)
+            self.life.tend()
+        self.life.collect()
+        self.last = volume.number
+
+    def chunk_at(self, at: int, size: int) -> int:
+        """Where one of the chunks of `size` bytes begins."""
+        return at % -(-size // self.chunk_size) * self.chunk_size
 
     @rule(n=number, at=at, length=length, unmap=st.booleans())
     def zero(self, n: int, at: int, length: int, unmap: bool) -> None:
@@ -264,7 +309,7 @@ class VersionsMachine(RuleBasedStateMachine):
         self.life.power_cut(random.Random(seed), how, recoveries)
 
     @rule(
-        step=st.integers(0, 9),
+        step=st.integers(0, 10),
         n=number,
         which=number,
         count=st.integers(1, 60),
@@ -283,6 +328,7 @@ class VersionsMachine(RuleBasedStateMachine):
             lambda: self.clone_head(n),
             lambda: self.delete_snapshot(n, which),
             lambda: self.delete(n),
+            lambda: self.clone_range(n, which, which, seed, count, bool(n % 2)),
         ]
         crowded = len(self.life.model.volumes) >= MAX_VOLUMES
         lonely = len(self.life.model.volumes) == 1

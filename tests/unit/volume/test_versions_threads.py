@@ -22,6 +22,7 @@ from volume.errors import NoSuchVersion, VersionsBusy
 from volume.options import StoreOptions
 from volume.store import Store
 from volume.usage import PacksMoving
+from volume.volume import Volume
 
 KIB = 1024
 SEGMENT = 64 * KIB
@@ -152,6 +153,32 @@ class Crowd:
             assert read(twin) == b"t" * 512 + expected[512:], f"clone of seq:{seq}, a round later"
             self.store.delete_volume("twin", force=True)
 
+    def share(self, rng: random.Random) -> None:
+        """A range of the volume, or of one of its versions, at another place of it."""
+        seq, old = self.some_seq(rng)
+        volume, source = self.volume(), self.volume()
+        if rng.random() < 0.5:
+            try:
+                source = self.store.open_version(f"v@seq:{seq}")
+            except (NoSuchVersion, VersionsBusy):
+                return
+            source.attach("sharer")
+        count = rng.randint(1, 3)
+        to, at = (rng.randrange(SIZE // CHUNK - count) * CHUNK for _ in range(2))
+        with self.lock, contextlib.suppress(OSError):  # it may have been restored meanwhile
+            if source is volume:
+                old = self.newest()
+            assert isinstance(volume, Volume)
+            done = volume.clone_range(to, source, at, count * CHUNK)
+            assert done in (0, count * CHUNK)
+            if done:
+                head = self.newest()
+                seq = self.store.info("v").seq
+                self.states[seq] = head[:to] + old[at : at + done] + head[to + done :]
+        if source is not volume:
+            source.detach("sharer")
+        time.sleep(0.01)
+
     def compare(self, rng: random.Random) -> None:
         (old, before), (new, after) = self.some_seq(rng), self.some_seq(rng)
         with contextlib.suppress(NoSuchVersion):
@@ -209,6 +236,7 @@ def test_everything_at_the_same_time(data_dir: Path, caplog: pytest.LogCaptureFi
                     crowd.open_snapshot,
                     crowd.restore,
                     crowd.clone,
+                    crowd.share,
                     crowd.compare,
                     crowd.look,
                 ]
