@@ -9,7 +9,8 @@ A segment that fails ends the copy with COPY ABORTED: INFORMATION tells how many
 left, COMMAND-SPECIFIC INFORMATION which it was. Segments before it stay done.
 
     0A/0804   no such entry in the CSCD list
-    0A/0D02   no volume of that designator here, or the null device
+    0A/0D02   no volume of that designator here that the initiator is logged in to, or the null
+              device
     0A/0D03   its blocks have another size than the initiator believes
     0A/0D01   the volume refused or failed: reserved by another, read-only, sanitized, I/O error
     0A/260A   what is to be copied does not fill the last block, and no PAD says what to do
@@ -230,7 +231,7 @@ def _unit(copy: _Copy, index: int, opcode: Opcode) -> "LogicalUnit":
         raise _Aborted(_UNREACHABLE)
     cscd = cscds[index]
     unit = None if cscd.null else copy.unit.surroundings.unit(cscd.designator)
-    if unit is None:
+    if unit is None or not _is_known(unit, copy.nexus):
         raise _Aborted(_NOT_REACHABLE)
     if cscd.block_length not in (0, unit.block_size):
         raise _Aborted(_WRONG_DEVICE)
@@ -239,6 +240,12 @@ def _unit(copy: _Copy, index: int, opcode: Opcode) -> "LogicalUnit":
     if opcode.changes_medium and unit.read_only:
         raise CheckCondition(sense.WRITE_PROTECTED)
     return unit
+
+
+def _is_known(unit: "LogicalUnit", nexus: Nexus) -> bool:
+    """Whether the initiator is logged in to `unit`, by whatever session: a designator, which
+    anybody may guess or have seen, opens nothing that access lists and CHAP keep closed."""
+    return any(each.initiator == nexus.initiator for each in unit.nexuses)
 
 
 def _ranges(

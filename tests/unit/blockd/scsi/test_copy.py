@@ -280,3 +280,19 @@ def test_more_copies_than_are_allowed_at_a_time_are_busy() -> None:
     while here.device.waiting:
         here.device.finish()
     assert here.unit.copies.running == 0
+
+
+def test_only_what_the_initiator_is_logged_in_to_is_reached() -> None:
+    here, there = pair()
+    there.device.write(0, numbers(BLOCK))
+    stranger = here.join(7)
+    take = cdbs.copy_list(both(), [cdbs.segment(1, 0, 1, 0, 0)])
+    give = cdbs.copy_list(both(), [cdbs.segment(0, 1, 1, 8, 0)])
+    for parameters in (take, give):
+        cdb = cdbs.extended_copy(len(parameters))
+        assert codes(here.fault(cdb, parameters, nexus=stranger)) == (0x0A, 0x0D, 0x02)
+    assert here.device.read(0, BLOCK) == bytes(BLOCK)
+    assert there.device.read(0, BLOCK) == numbers(BLOCK)
+    there.join(7)
+    assert here.good(cdbs.extended_copy(len(take)), take, nexus=stranger) == b""
+    assert here.device.read(0, BLOCK) == numbers(BLOCK)
