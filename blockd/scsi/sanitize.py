@@ -184,8 +184,8 @@ class Sanitizing:
         """Each piece is durable before the next one: a volume full of them, waiting in the journal,
         would keep everybody else's FLUSH waiting too."""
         offset = self._done_bytes
-        yield Work(partial(self._unit.surroundings.pace, length))
         if pattern:
+            yield Work(partial(self._unit.surroundings.pace, length))
             yield from perform(
                 device, Request(OP_WRITE, offset, length, pattern[:length], FLAG_FUA)
             )

@@ -89,6 +89,14 @@ def test_every_piece_is_durable_and_a_flush_is_last() -> None:
     ]
 
 
+def test_only_what_is_written_is_paced() -> None:
+    rig = filled()
+    rig.good(cdbs.sanitize(BLOCK_ERASE))
+    assert rig.surroundings.paced_bytes == 0
+    overwrite(rig, pattern_list(b"x"))
+    assert rig.surroundings.paced_bytes == SIZE
+
+
 def test_a_volume_that_grows_meanwhile_is_done_to_its_new_end() -> None:
     rig = filled(deferred=True)
     running = overwrite(rig, pattern_list(b"x"))
