@@ -266,7 +266,8 @@ class Login:
             raise LoginRefused(MISSING_PARAMETER, "no TargetName")
         target = self._targets.get(name)
         if target is None:
-            if name.startswith(IQN_PREFIX) and "@" in name and len(name) <= MAX_NAME_BYTES:
+            ours = normalised(name).startswith(IQN_PREFIX)
+            if ours and "@" in name and len(name.encode()) <= MAX_NAME_BYTES:
                 self.look_up, self._waiting = name, keys
                 return []
             raise LoginRefused(NOT_FOUND, f"target {name[:MAX_NAME_BYTES]}: there is none")

@@ -54,10 +54,12 @@ def test_the_strongest_algorithm_that_both_know_is_chosen(offer: str, chosen: st
     assert machine.user == "host1"
 
 
-def test_md5_is_computed_as_rfc_1994_has_it() -> None:
-    assert (
-        chap.response(5, 7, b"secret", b"challenge") == hashlib.md5(b"\x07secretchallenge").digest()
-    )
+@pytest.mark.parametrize(
+    ("algorithm", "name"), [(5, "md5"), (6, "sha1"), (7, "sha256"), (8, "sha3-256")]
+)
+def test_a_response_is_computed_as_rfc_1994_has_it(algorithm: int, name: str) -> None:
+    expected = hashlib.new(name, b"\x07secretchallenge").digest()
+    assert chap.response(algorithm, 7, b"secret", b"challenge") == expected
 
 
 @pytest.mark.parametrize("offer", ["", "1", "99", "md5", "-5"])

@@ -81,6 +81,7 @@ def test_numbers_of_responses() -> None:
     host = Host()
     first = host.ask(NAMES, TO_OPERATIONAL, exp_stat_sn=0xFFFFFFFF, cmd_sn=0xFFFFFFF0)
     assert (first.stat_sn, first.exp_cmd_sn) == (0xFFFFFFFF, 0xFFFFFFF0)
+    assert first.max_cmd_sn == 0xFFFFFFF0  # no room for commands yet
     assert first.bhs[14:16] == b"\0\0"  # the TSIH comes with the last response (11.13.3)
     last = host.ask({}, TO_FULL, exp_stat_sn=0, cmd_sn=0xFFFFFFF0)
     assert last.stat_sn == 0  # after 2 ** 32 - 1
@@ -135,6 +136,7 @@ def test_an_initiator_is_the_same_in_any_case(name: str) -> None:
         ("eui.02004567a425678", False),
         ("eui.02004567a425678g", False),
         ("naa.52004567ba64678d0", False),  # neither 16 nor 32 digits
+        ("naa." + "52004567ba64678d" * 3, False),
         ("naa.52004567BA64678D", True),
         ("fc.52004567ba64678d", False),
     ],
@@ -150,6 +152,7 @@ def test_which_names_there_can_be(name: str, good: bool) -> None:
     [
         "iqn.2026-11.org.elsewhere:vm1@monday",  # not one of ours
         f"{TARGET}@" + "x" * 223,
+        f"{TARGET}@" + "\N{GREEK SMALL LETTER ALPHA}" * 110,  # bytes count
         "@",
         "",
     ],
@@ -158,6 +161,14 @@ def test_names_that_cannot_be_versions_are_not_looked_up(name: str) -> None:
     host = Host()
     assert host.status({**NAMES, "TargetName": name}, TO_FULL) == login.NOT_FOUND
     assert host.login.look_up is None
+
+
+def test_a_version_is_looked_up_as_it_was_named() -> None:
+    """The registry knows which parts of the name have a case."""
+    name = "IQN.2026-11.io.blockd:vm1@2026-11-22T10:31:05Z"
+    host = Host()
+    assert host.send({**NAMES, "TargetName": name}, TO_FULL) is None
+    assert host.login.look_up == name
 
 
 def test_a_request_while_a_version_is_looked_up_is_refused() -> None:
@@ -277,6 +288,14 @@ def test_who_wants_to_leave_in_the_middle_of_chap_stays() -> None:
         assert answer.status == login.SUCCESS
         assert not answer.flags & pdu.TRANSIT
     assert host.opened == []
+
+
+@pytest.mark.parametrize("method", ["CHAP", "None"])
+@pytest.mark.parametrize("access", [WITH_CHAP, Access()], ids=["chap", "open"])
+def test_the_method_is_settled_once(access: Access, method: str) -> None:
+    host = Host(access=access)
+    host.ask({**NAMES, "AuthMethod": "CHAP,None"}, STAY_SECURITY)
+    assert host.status({"AuthMethod": method}, STAY_SECURITY) == login.AUTHENTICATION_FAILURE
 
 
 def test_chap_is_not_begun_again_after_its_end() -> None:
