@@ -83,6 +83,11 @@ class ClientListener(Generic[P]):
         return list(self._addresses)
 
     @property
+    def client_count(self) -> int:
+        """Clients in the book."""
+        return len(self._clients)
+
+    @property
     def unsent_bytes(self) -> int:
         """Replies of all clients that wait to be taken."""
         return sum(client.unsent_bytes for client in self._clients)

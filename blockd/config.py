@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DATA = Path("blockd-data")
 DEFAULT_NBD_PORT = 10809
+DEFAULT_ISCSI_PORT = 3260
 CONFIG_NAME = "blockd.toml"
 CONTROL_NAME = "control.sock"
 NBD_SOCKET_NAME = "nbd.sock"
@@ -142,6 +143,41 @@ class NbdConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class IscsiConfig:
+    """[iscsi]: where initiators log in and what one may cost. Targets are made at runtime."""
+
+    listen: tuple[Address, ...] = ()
+    """Portals; each is a portal group of its own."""
+    insecure: bool = False
+    """Allows logins without CHAP on addresses that other machines reach."""
+    chap: Path | None = None
+    """File of CHAP users, lines of user:secret; any of them may discover, and log in to targets
+    that have no users of their own."""
+    mutual_chap: Path | None = None
+    """File with one line user:secret: what such targets, and discovery, prove themselves by."""
+    auto_targets: bool | None = None
+    """Whether every volume has a target by itself; None: while only this machine reaches us."""
+    login_timeout_s: Seconds = 15.0
+    keepalive_s: Seconds = 30.0
+    """An initiator that is silent for so long is asked, and cut after as long again; 0: never."""
+    reply_timeout_s: Seconds = 0.0
+    """As in [nbd]."""
+    max_connections: Count = 1024
+    max_sessions: Count = 1024
+    max_in_flight_bytes: Annotated[int, SizeText(low=MiB)] = 64 * MiB
+    """Of one session: data-out being collected and data-in promised."""
+
+    @property
+    def exposed(self) -> list[str]:
+        """Addresses that other machines reach."""
+        return [str(address) for address in self.listen if not address.loopback]
+
+    @property
+    def has_auto_targets(self) -> bool:
+        return not self.exposed if self.auto_targets is None else self.auto_targets
+
+
+@dataclass(frozen=True, slots=True)
 class TlsConfig:
     """[tls]: PEM files, read at start and at each SIGHUP."""
 
@@ -234,6 +270,7 @@ class ServeConfig:
     drain_s: Seconds = 10.0
     """How long a stop waits for requests in flight."""
     nbd: NbdConfig = field(default_factory=NbdConfig)
+    iscsi: IscsiConfig = field(default_factory=IscsiConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -287,7 +324,7 @@ def check(config: ServeConfig) -> None:
     for option, path in (("control", config.control_socket), ("nbd-socket", config.nbd_socket)):
         if path is not None:
             check_socket_path(path, option)
-    if not config.nbd.listen and not config.nbd.unix:
+    if not config.nbd.listen and not config.nbd.unix and not config.iscsi.listen:
         raise ConfigError("nbd: neither TCP nor a unix socket is left; nobody could attach")
 
 
@@ -297,6 +334,17 @@ def _check_exposure(config: ServeConfig) -> None:
         raise ConfigError(
             f"nbd: {', '.join(exposed)} can be reached by other machines in plain text; use "
             "--tls require with --tls-cert and --tls-key, or say --insecure if that is meant"
+        )
+    iscsi = config.iscsi
+    if iscsi.exposed and iscsi.chap is None and not iscsi.insecure:
+        raise ConfigError(
+            f"iscsi: {', '.join(iscsi.exposed)} can be reached by other machines, and nobody would "
+            "have to prove who he is; use --iscsi-chap FILE, or say --insecure if that is meant"
+        )
+    if iscsi.mutual_chap is not None and iscsi.chap is None:
+        raise ConfigError(
+            f"iscsi: mutual_chap {iscsi.mutual_chap}: targets prove themselves only to initiators "
+            "that do; add --iscsi-chap FILE"
         )
 
 

@@ -1,7 +1,9 @@
-"""Composition root: store, NBD listener and control API on one uvloop, from start to drain.
+"""Composition root: store, listeners and control API on one uvloop, from start to drain.
 
-    start   open the store (recovers) -> create missing volumes -> control API -> NBD -> ready
-    stop    NBD stops taking clients and drains -> control API -> the store closes (checkpoint)
+    start   open the store (recovers) -> create missing volumes -> targets -> control API
+            -> NBD and iSCSI -> ready
+    stop    NBD and iSCSI stop taking clients and drain, together -> control API
+            -> the store closes (checkpoint)
 
 The first SIGINT or SIGTERM drains for `drain_s` at most; a second one cuts that short; a third ends
 the process on the spot, which the journal makes as safe as kill -9. Signals during recovery take
@@ -21,7 +23,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
@@ -33,9 +35,11 @@ from blockd.api.app import create_app
 from blockd.api.node import Store
 from blockd.api.server import ControlServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
-from blockd.config import ServeConfig, TlsChoice, check
+from blockd.config import ServeConfig, TcpAddress, TlsChoice, check
 from blockd.device import Exports
+from blockd.iscsi.node import SessionInfo
 from blockd.ready import Ready, announced_in
+from blockd.registry.targets import TargetRegistry
 from blockd.scheduler import LoopScheduler
 from blockd.toml_decode import ConfigError
 from volume.model import StoreStatus
@@ -45,22 +49,36 @@ logger = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Listener(Protocol):
-    """What the daemon needs of `blockd.listener.NbdListener`."""
+class AnyListener(Protocol):
+    """What the daemon needs of every listener (`blockd.client_listener`)."""
 
     @property
     def addresses(self) -> list[str]: ...
+    @property
+    def client_count(self) -> int: ...
     async def start(self) -> None: ...
     async def stop(self, drain_s: float) -> None:
         """Take no more clients, finish what is in flight, close; callable again to hurry."""
+
+
+class Listener(AnyListener, Protocol):
+    """What the daemon needs of `blockd.listener.NbdListener`."""
 
     def connections(self) -> list[ConnectionInfo]: ...
     def reload_tls(self) -> None:
         """Read the TLS files again. Raises when they cannot be used, and keeps the old ones."""
 
 
+class IscsiListener(AnyListener, Protocol):
+    """What the daemon needs of `blockd.iscsi_listener.IscsiListener`."""
+
+    def sessions(self) -> list[SessionInfo]: ...
+
+
 OpenStore = Callable[[ServeConfig, LoopScheduler], Store]
+OpenTargets = Callable[[ServeConfig, Store], TargetRegistry]
 MakeListener = Callable[[ServeConfig, Exports, list[socket.socket]], Listener]
+MakeIscsi = Callable[[ServeConfig, TargetRegistry, list[socket.socket]], IscsiListener]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +86,9 @@ class Parts:
     """What a daemon is made of and talks to (blockd.wiring has the real ones)."""
 
     open_store: OpenStore
+    open_targets: OpenTargets
     make_listener: MakeListener
+    make_iscsi: MakeIscsi
     reload: Callable[[], ServeConfig]
     announce: Callable[[Ready], None]
     ready_file: Path | None = None
@@ -87,7 +107,9 @@ class Daemon:
         self._started = time.monotonic()
         self._control = str(config.control_socket.absolute())
         self._store: Store | None = None
+        self._targets: TargetRegistry | None = None
         self._listener: Listener | None = None
+        self._iscsi: IscsiListener | None = None
 
     # -- what the control API sees (blockd.api.node.Node) --------------------------------------
 
@@ -96,20 +118,33 @@ class Daemon:
         assert self._store is not None
         return self._store
 
+    @property
+    def targets(self) -> TargetRegistry:
+        assert self._targets is not None
+        return self._targets
+
     def connections(self) -> list[ConnectionInfo]:
         assert self._listener is not None
         return self._listener.connections()
 
+    def sessions(self) -> list[SessionInfo]:
+        assert self._iscsi is not None
+        return self._iscsi.sessions()
+
     def node_status(self, store: StoreStatus) -> NodeStatus:
         assert self._listener is not None
+        assert self._iscsi is not None
         return NodeStatus(
             version=self._version,
             pid=os.getpid(),
             uptime_s=time.monotonic() - self._started,
             nbd=tuple(self._listener.addresses),
+            iscsi=tuple(self._iscsi.addresses),
             control=self._control,
             tls=self._config.tls.mode.value,
-            connection_count=len(self._listener.connections()),
+            connection_count=self._listener.client_count,
+            session_count=len(self._iscsi.sessions()),
+            auto_targets=self.targets.auto,
             store=store,
         )
 
@@ -118,13 +153,17 @@ class Daemon:
     async def run(self) -> None:
         """Serve until a signal. Raises what keeps it from starting; errors carry a `code`."""
         self._handle_signals()
-        nbd_sockets, control_sockets = systemd.take_sockets(os.environ, os.getpid())
+        passed = systemd.take_sockets(os.environ, os.getpid())
+        config = _with_passed(self._config, passed.iscsi)
         async with contextlib.AsyncExitStack() as stack:
             self._store = await stack.enter_async_context(self._opened_store())
             await self._create_missing_volumes()
-            self._listener = self._parts.make_listener(self._config, self.store, nbd_sockets)
-            await stack.enter_async_context(self._controlled(control_sockets))
-            await stack.enter_async_context(self._listening(self._listener))
+            parts = self._parts
+            self._targets = await asyncio.to_thread(parts.open_targets, config, self.store)
+            self._listener = parts.make_listener(config, self.store, passed.nbd)
+            self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi)
+            await stack.enter_async_context(self._controlled(passed.control))
+            await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
             await self._serve()
 
     async def _serve(self) -> None:
@@ -132,20 +171,24 @@ class Daemon:
             return  # a signal came during recovery
         ready = await self._ready()
         with announced_in(self._parts.ready_file, ready):
-            nbd = ",".join(ready.nbd)
-            logger.info("serving", extra={"nbd": nbd, "volumes": len(ready.volumes)})
+            nbd, iscsi = ",".join(ready.nbd), ",".join(ready.iscsi)
+            facts = {"nbd": nbd, "iscsi": iscsi or "-", "volumes": len(ready.volumes)}
+            logger.info("serving", extra=facts)
             _warn_of_exposure(self._config)
-            self._notifier.ready(f"serving {len(ready.volumes)} volumes on {nbd}")
+            where = ", ".join(each for each in (nbd, iscsi) if each)
+            self._notifier.ready(f"serving {len(ready.volumes)} volumes on {where}")
             self._parts.announce(ready)
             await self._stop.wait()
         self._notifier.stopping()
 
     async def _ready(self) -> Ready:
         assert self._listener is not None
+        assert self._iscsi is not None
         volumes = await asyncio.to_thread(self.store.volumes)
         return Ready(
             data=str(self._config.data.absolute()),
             nbd=tuple(self._listener.addresses),
+            iscsi=tuple(self._iscsi.addresses),
             control=self._control,
             tls=self._config.tls.mode.value,
             volumes=tuple((volume.name, volume.size) for volume in volumes),
@@ -175,22 +218,24 @@ class Daemon:
                 )
 
     @contextlib.asynccontextmanager
-    async def _listening(self, listener: Listener) -> AsyncIterator[None]:
-        await listener.start()
+    async def _listening(self, listeners: Sequence[AnyListener]) -> AsyncIterator[None]:
         try:
+            for listener in listeners:
+                await listener.start()
             yield
         finally:
-            await self._drain(listener)
+            await self._drain(listeners)
 
-    async def _drain(self, listener: Listener) -> None:
-        """Stop `listener`: gently, until a second signal says otherwise."""
-        gentle = asyncio.ensure_future(listener.stop(self._config.drain_s))
+    async def _drain(self, listeners: Sequence[AnyListener]) -> None:
+        """Stop `listeners`, all at once: gently, until a second signal says otherwise."""
+        gentle = asyncio.ensure_future(_stop(listeners, self._config.drain_s))
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait({gentle, hurry}, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if not gentle.done():
-            logger.warning("drain cut short", extra={"connections": len(listener.connections())})
-            await listener.stop(0.0)
+            left = sum(listener.client_count for listener in listeners)
+            logger.warning("drain cut short", extra={"connections": left})
+            await _stop(listeners, 0.0)
         await gentle
 
     @contextlib.asynccontextmanager
@@ -252,6 +297,21 @@ class Daemon:
         logger.info("reloaded", extra={"level": config.log.level})
 
 
+async def _stop(listeners: Sequence[AnyListener], drain_s: float) -> None:
+    await asyncio.gather(*(listener.stop(drain_s) for listener in listeners))
+
+
+def _with_passed(config: ServeConfig, sockets: list[socket.socket]) -> ServeConfig:
+    """`config` as it is with portals that the service manager has bound. ConfigError: they may not
+    be served like that."""
+    if not sockets:
+        return config
+    portals = tuple(TcpAddress(*sock.getsockname()[:2]) for sock in sockets)
+    config = replace(config, iscsi=replace(config.iscsi, listen=portals))
+    check(config)
+    return config
+
+
 def _make_directory(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -263,6 +323,10 @@ def _make_directory(path: Path) -> None:
 
 def _warn_of_exposure(config: ServeConfig) -> None:
     """Say what `check` let through and an operator should still know."""
+    iscsi = config.iscsi
+    if iscsi.exposed and iscsi.chap is None:
+        exposed = ",".join(iscsi.exposed)
+        logger.warning("iscsi without authentication on the network", extra={"iscsi": exposed})
     exposed = ",".join(str(each) for each in config.nbd.listen if not each.loopback)
     if not exposed:
         return

@@ -14,6 +14,7 @@ class Ready:
 
     data: str
     nbd: tuple[str, ...]
+    iscsi: tuple[str, ...]
     control: str
     tls: str
     """"off", "allow" or "require"."""

@@ -1,8 +1,9 @@
 """What systemd passes to a service, by its environment (sd_listen_fds(3), sd_notify(3)).
 
 Sockets that are already listening start at descriptor 3; a socket unit may name them. Those named
-"control" (FileDescriptorName=control) serve the control API, all others serve NBD, whatever their
-name: libnbd's and qemu's socket activation pass one without a useful name.
+"control" (FileDescriptorName=control) serve the control API, those named "iscsi" serve iSCSI, all
+others NBD, whatever their name: libnbd's and qemu's socket activation pass one without a useful
+name.
 """
 
 import os
@@ -10,10 +11,12 @@ import socket
 import stat
 import time
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 MAX_FDS = 64  # more is a mistake in the environment, not a set of listeners
 CONTROL_NAME = "control"
+ISCSI_NAME = "iscsi"
 
 
 class ActivationError(Exception):
@@ -22,10 +25,21 @@ class ActivationError(Exception):
     code = "socket_activation"
 
 
-def take_sockets(
-    environ: MutableMapping[str, str], pid: int, first_fd: int = FIRST_FD
-) -> tuple[list[socket.socket], list[socket.socket]]:
-    """The (NBD, control) listening sockets passed to process `pid`; both empty without activation.
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Listening sockets by what they serve; all empty without activation."""
+
+    nbd: list[socket.socket] = field(default_factory=list)
+    iscsi: list[socket.socket] = field(default_factory=list)
+    control: list[socket.socket] = field(default_factory=list)
+
+    def close(self) -> None:
+        for sock in (*self.nbd, *self.iscsi, *self.control):
+            sock.close()
+
+
+def take_sockets(environ: MutableMapping[str, str], pid: int, first_fd: int = FIRST_FD) -> Passed:
+    """The listening sockets passed to process `pid`.
 
     The caller owns the sockets. The variables are removed, so that children do not take them as
     well. Raises ActivationError when what was passed is no listening stream socket.
@@ -34,23 +48,24 @@ def take_sockets(
         environ.pop(key, "") for key in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
     )
     if not count or for_pid != str(pid):
-        return [], []
+        return Passed()
     if not count.isdigit() or not 0 <= int(count) <= MAX_FDS:
         raise ActivationError(f"LISTEN_FDS={count!r}: expected a number of 0 to {MAX_FDS}")
     name_of = dict(enumerate(names.split(":")))
-    nbd: list[socket.socket] = []
-    control: list[socket.socket] = []
+    passed = Passed()
     try:
         for index in range(int(count)):
-            if name_of.get(index) == CONTROL_NAME:
-                control.append(_private(_listening(first_fd + index)))
+            sock, name = _listening(first_fd + index), name_of.get(index)
+            if name == CONTROL_NAME:
+                passed.control.append(_private(sock))
+            elif name == ISCSI_NAME:
+                passed.iscsi.append(_network(sock))
             else:
-                nbd.append(_listening(first_fd + index))
+                passed.nbd.append(sock)
     except ActivationError:
-        for sock in nbd + control:
-            sock.close()
+        passed.close()
         raise
-    return nbd, control
+    return passed
 
 
 def _private(sock: socket.socket) -> socket.socket:
@@ -60,6 +75,15 @@ def _private(sock: socket.socket) -> socket.socket:
     raise ActivationError(
         f"LISTEN_FDNAMES: the socket {CONTROL_NAME!r} is not a unix socket; whoever reaches "
         "the control API may delete volumes, so it is not for networks"
+    )
+
+
+def _network(sock: socket.socket) -> socket.socket:
+    if sock.family != socket.AF_UNIX:
+        return sock
+    sock.close()
+    raise ActivationError(
+        f"LISTEN_FDNAMES: the socket {ISCSI_NAME!r} is a unix socket; initiators use TCP only"
     )
 
 

@@ -1,15 +1,20 @@
-"""Settings -> the parts of the daemon: the store, the NBD listener and its policies."""
+"""Settings -> the parts of the daemon: the store, the listeners, policies and targets."""
 
 import socket
 from collections.abc import Mapping
 from typing import Any
 
 from blockd.api.node import Store
+from blockd.chap_file import read_chap, read_mutual_chap
 from blockd.config import ExportConfig, ServeConfig, TlsChoice
 from blockd.device import Exports
+from blockd.iscsi.limits import Limits as IscsiLimits
+from blockd.iscsi.targets import Access
+from blockd.iscsi_listener import IscsiListener
 from blockd.listener import NbdListener
 from blockd.nbd.access import ExportPolicy, TlsMode
 from blockd.nbd.limits import Limits
+from blockd.registry.targets import TargetRegistry
 from blockd.scheduler import LoopScheduler
 from blockd.tls import TlsProvider
 from volume.options import StoreOptions
@@ -81,4 +86,35 @@ def make_listener(
         tls=TlsProvider(config.tls.settings()) if tls else None,
         reply_timeout_s=nbd.reply_timeout_s,
         list_versions=nbd.list_versions,
+    )
+
+
+def open_targets(config: ServeConfig, store: Store) -> TargetRegistry:
+    """The iSCSI targets over `store`; reads what is kept and the files of CHAP users. Waits for
+    disks. ConfigError, VolumeError, OSError."""
+    iscsi = config.iscsi
+    defaults = Access(
+        chap=() if iscsi.chap is None else read_chap(iscsi.chap),
+        mutual=None if iscsi.mutual_chap is None else read_mutual_chap(iscsi.mutual_chap),
+    )
+    return TargetRegistry(store, defaults=defaults, auto=iscsi.has_auto_targets)
+
+
+def make_iscsi(
+    config: ServeConfig, targets: TargetRegistry, adopted: list[socket.socket]
+) -> IscsiListener:
+    """The iSCSI listener; sockets from the service manager take the place of configured ones."""
+    iscsi = config.iscsi
+    return IscsiListener(
+        targets,
+        tcp=() if adopted else iscsi.listen,
+        adopted=adopted,
+        limits=IscsiLimits(
+            login_timeout_s=iscsi.login_timeout_s,
+            keepalive_s=iscsi.keepalive_s,
+            max_connections=iscsi.max_connections,
+            max_sessions=iscsi.max_sessions,
+            max_in_flight_bytes=iscsi.max_in_flight_bytes,
+        ),
+        reply_timeout_s=iscsi.reply_timeout_s,
     )

@@ -13,6 +13,8 @@ from pathlib import Path
 from blockd.api.app import create_app
 from blockd.api.server import ControlServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
+from blockd.iscsi.node import SessionInfo
+from blockd.registry.targets import TargetRegistry
 from tests.fake_store import FakeStore
 from volume.model import StoreStatus
 
@@ -25,16 +27,23 @@ class FakeNode:
 
     def __init__(self, control: Path) -> None:
         self.store = FakeStore()
+        self.targets = TargetRegistry(self.store)
         self.control = control
         self.clients: list[ConnectionInfo] = []
+        self.initiators: list[SessionInfo] = []
 
     def reset(self) -> None:
         """Forget volumes, clients and planned failures."""
         self.store.reset()
+        self.targets = TargetRegistry(self.store)
         self.clients = []
+        self.initiators = []
 
     def connections(self) -> list[ConnectionInfo]:
         return self.clients
+
+    def sessions(self) -> list[SessionInfo]:
+        return self.initiators
 
     def node_status(self, store: StoreStatus) -> NodeStatus:
         return NodeStatus(
@@ -46,6 +55,9 @@ class FakeNode:
             tls="off",
             connection_count=len(self.clients),
             store=store,
+            iscsi=("127.0.0.1:3260",),
+            session_count=len(self.initiators),
+            auto_targets=True,
         )
 
 

@@ -1,16 +1,16 @@
 """A store in memory: the facade that the daemon and the control API use, with its errors.
 
-It keeps no data; versions are in tests.fake_versions. `clients` of a volume is set by the test;
-everything else follows the calls.
+Its devices are in memory; versions are in tests.fake_versions. `clients` of a volume is set by the
+test; everything else follows the calls.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from blockd.api.node import Incoming
-from blockd.device import BlockDevice
 from tests.fake_streams import FakeStreams
 from tests.fake_versions import NOW_NS, FakeSnapshots, FakeVersions
+from tests.fakes import MemoryDevice
 from volume.errors import (
     InvalidName,
     InvalidSize,
@@ -53,6 +53,10 @@ class FakeStore:
 
     def __init__(self) -> None:
         self._volumes: dict[str, VolumeInfo] = {}
+        self.devices: dict[str, MemoryDevice] = {}
+        """By uuid of the volume."""
+        self.states: dict[str, bytes] = {}
+        """What `keep` was given."""
         self._numbers = 0
         self.snapshots = FakeSnapshots(self)
         self.versions = FakeVersions(self)
@@ -69,6 +73,8 @@ class FakeStore:
     def reset(self) -> None:
         """No volumes, no versions, no planned failure."""
         self._volumes.clear()
+        self.devices.clear()
+        self.states.clear()
         self.snapshots = FakeSnapshots(self)
         self.versions = FakeVersions(self)
         self.streams = FakeStreams()
@@ -83,8 +89,44 @@ class FakeStore:
     def names(self) -> list[str]:
         return sorted(self._volumes)
 
-    def get(self, name: str) -> BlockDevice | None:
-        return None
+    def get(self, name: str) -> MemoryDevice | None:
+        info = self._volumes.get(name)
+        if info is None:
+            return None
+        device = self.devices.setdefault(info.uuid, MemoryDevice(name, block_size=info.block_size))
+        device.name, device.size = name, info.size
+        device.uuid = device.volume_uuid = bytes.fromhex(info.uuid)
+        return device
+
+    def open_version(self, name: str) -> MemoryDevice:
+        """Each snapshot is a version, and so is what is called seq:N."""
+        self._fail()
+        volume, _, ref = name.partition("@")
+        device = self.get(volume)
+        if device is None:
+            raise NoSuchVolume(volume)
+        if not ref.startswith("seq:"):
+            self.snapshots.get(volume, ref)
+        version = device.copy(name, read_only=True)
+        version.volume_uuid = device.uuid
+        return version
+
+    def put_back(self, name: str) -> None:
+        """As a restore does: another device takes the place of the volume's."""
+        old = self.get(name)
+        assert old is not None
+        old.retired = True
+        self.devices[old.uuid.hex()] = MemoryDevice(name)
+
+    def kept(self, prefix: str) -> dict[str, bytes]:
+        return {name: value for name, value in self.states.items() if name.startswith(prefix)}
+
+    def keep(self, name: str, value: bytes | None) -> None:
+        self._fail()
+        if value is None:
+            self.states.pop(name, None)
+        else:
+            self.states[name] = value
 
     def volumes(self) -> list[VolumeInfo]:
         self._fail()
@@ -141,7 +183,11 @@ class FakeStore:
             raise VolumeBusy(name, list(info.clients))
         if info.snapshot_count and not force:
             raise VolumeHasSnapshots(name, info.snapshot_count)
+        device = self.get(name)
+        assert device is not None
+        device.retired = True
         del self._volumes[name]
+        del self.devices[info.uuid]
 
     def rename_volume(self, name: str, new_name: str) -> VolumeInfo:
         info = self.info(name)

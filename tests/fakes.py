@@ -1,8 +1,8 @@
 """Devices and exports in memory, for tests of the front ends.
 
-`MemoryDevice` satisfies blockd.device.BlockDevice. It is sparse: a block takes memory once written,
-so a device of 2^60 bytes is fine. With `deferred = True` requests are executed when submitted
-but finished only by `finish()`, as on a device that waits for a disk.
+`MemoryDevice` satisfies blockd.device.LastingDevice. It is sparse: a block takes memory once
+written, so a device of 2^60 bytes is fine. With `deferred = True` requests are executed when
+submitted but finished only by `finish()`, as on a device that waits for a disk.
 
 `snapshot` keeps a version of a device; `FakeExports` opens it as "disk@name", and the device tells
 what changed since.
@@ -10,6 +10,7 @@ what changed since.
 
 import errno
 import threading
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -68,6 +69,9 @@ class MemoryDevice:
         self.block_size = block_size
         self.read_only = read_only
         self.deferred = deferred
+        self.uuid = self.volume_uuid = uuid.uuid5(uuid.NAMESPACE_URL, name).bytes
+        self.retired = False
+        """Set it to have every request end with ESHUTDOWN."""
         self.seq = 0
         self.clients: list[str] = []
         self.closes = 0
@@ -166,7 +170,9 @@ class MemoryDevice:
     # Inside.
 
     def _execute(self, request: Request) -> None:
-        if self._failures:
+        if self.retired:
+            request.error = errno.ESHUTDOWN
+        elif self._failures:
             request.error, request.message = self._failures.pop(0)
         elif request.offset + request.length > self.size:
             request.error = _PAST_END.get(request.op, errno.EINVAL)

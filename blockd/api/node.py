@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from blockd.api.types import ConnectionInfo, NodeStatus
-from blockd.device import Exports
+from blockd.device import Exports, LastingDevice
+from blockd.iscsi.node import SessionInfo
+from blockd.registry.targets import TargetRegistry
 from volume.gc import GcReport, GcStatus
 from volume.model import (
     DiffInfo,
@@ -79,6 +81,14 @@ class Incoming(Protocol):
 class Store(Exports, Protocol):
     """A data directory with its volumes. Changes are durable on return; raises VolumeError."""
 
+    def get(self, name: str) -> LastingDevice | None: ...
+    def open_version(self, name: str) -> LastingDevice: ...
+    def kept(self, prefix: str) -> dict[str, bytes]:
+        """What `keep` was given, under names that start with `prefix`."""
+
+    def keep(self, name: str, value: bytes | None) -> None:
+        """Keep opaque bytes under a name, as "iscsi/..."; None forgets them."""
+
     @property
     def snapshots(self) -> Snapshots: ...
     @property
@@ -142,9 +152,14 @@ class Node(Protocol):
 
     @property
     def store(self) -> Store: ...
+    @property
+    def targets(self) -> TargetRegistry: ...
 
     def node_status(self, store: StoreStatus) -> NodeStatus:
         """The node with `store`, which the caller fetched in a thread."""
 
     def connections(self) -> list[ConnectionInfo]:
         """The NBD connections that are open now."""
+
+    def sessions(self) -> list[SessionInfo]:
+        """The iSCSI sessions that are open now."""

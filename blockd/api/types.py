@@ -29,7 +29,14 @@ class NodeStatus:
     tls: str
     """"off", "allow" or "require"."""
     connection_count: int
+    """NBD's."""
     store: StoreStatus
+    iscsi: tuple[str, ...] = ()
+    """Portals, HOST:PORT."""
+    session_count: int = 0
+    """iSCSI's."""
+    auto_targets: bool = False
+    """Whether every volume has an iSCSI target by itself."""
 
 
 @dataclass(frozen=True, slots=True)

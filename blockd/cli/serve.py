@@ -34,6 +34,7 @@ NONE = "none"  # switches an address off
 MAX_SHOWN_VOLUMES = 3  # `blockd volume show NAME` has the commands of the others
 
 _NBD = "Where NBD listens; port 0 takes a free one, 'none' leaves TCP out. May be repeated."
+_ISCSI = "Where iSCSI listens, as 127.0.0.1:3260. May be repeated. [none]"
 _Path = Path | None
 
 
@@ -44,6 +45,10 @@ def serve(
     nbd: Annotated[list[str] | None, typer.Option(metavar="HOST:PORT", help=_NBD)] = None,
     nbd_socket: Annotated[
         str | None, typer.Option(metavar="PATH", help="NBD unix socket, or 'none'. [DIR/nbd.sock]")
+    ] = None,
+    iscsi: Annotated[list[str] | None, typer.Option(metavar="HOST:PORT", help=_ISCSI)] = None,
+    iscsi_chap: Annotated[
+        _Path, typer.Option(metavar="FILE", help="CHAP users of initiators, user:secret lines.")
     ] = None,
     control: Annotated[
         _Path, typer.Option(metavar="PATH", help="Control socket. [DIR/control.sock]")
@@ -64,7 +69,10 @@ def serve(
     tls_psk: Annotated[_Path, typer.Option(metavar="FILE", help="Pre-shared keys.")] = None,
     insecure: Annotated[
         bool | None,
-        typer.Option("--insecure", help="Plain-text NBD where other machines can reach it."),
+        typer.Option(
+            "--insecure",
+            help="Plain-text NBD, iSCSI without CHAP, where other machines can reach it.",
+        ),
     ] = None,
     list_versions: Annotated[
         bool | None,
@@ -82,7 +90,7 @@ def serve(
         bool, typer.Option("--json", help="Print one JSON line when ready, no text.")
     ] = False,
 ) -> None:
-    """Serve volumes over NBD until Ctrl-C or SIGTERM; requests in flight finish first.
+    """Serve volumes over NBD and iSCSI until Ctrl-C or SIGTERM; requests in flight finish first.
 
     Settings come from the command line, then the file, then built-in defaults.
     SIGHUP reads TLS files and log settings again; a second Ctrl-C does not wait.
@@ -91,6 +99,8 @@ def serve(
         data=data,
         nbd=nbd,
         nbd_socket=nbd_socket,
+        iscsi=iscsi,
+        iscsi_chap=iscsi_chap,
         control=control,
         volume=volume or (),
         tls=tls,
@@ -109,7 +119,9 @@ def serve(
     logs.setup(settings.log)
     parts = daemon.Parts(
         open_store=wiring.open_store,
+        open_targets=wiring.open_targets,
         make_listener=wiring.make_listener,
+        make_iscsi=wiring.make_iscsi,
         reload=lambda: options.over(load_config(config, data)),
         announce=_print_json if as_json else _print_text,
         ready_file=ready_file,
@@ -126,6 +138,8 @@ class _Options:
         data: Path | None,
         nbd: Sequence[str] | None,
         nbd_socket: str | None,
+        iscsi: Sequence[str] | None,
+        iscsi_chap: Path | None,
         control: Path | None,
         volume: Sequence[str],
         tls: TlsChoice | None,
@@ -141,12 +155,17 @@ class _Options:
         self._log = {key: value for key, value in log.items() if value}
         self._nbd: dict[str, object] = {}
         if nbd is not None:
-            self._nbd["listen"] = _addresses(nbd)
+            self._nbd["listen"] = _addresses("--nbd", nbd)
         if nbd_socket is not None:
             unix = nbd_socket != NONE
             self._nbd |= {"unix": unix, "socket": Path(nbd_socket) if unix else None}
+        self._iscsi: dict[str, object] = {}
+        if iscsi is not None:
+            self._iscsi["listen"] = _addresses("--iscsi", iscsi)
+        if iscsi_chap is not None:
+            self._iscsi["chap"] = iscsi_chap
         if insecure is not None:
-            self._nbd["insecure"] = insecure
+            self._nbd["insecure"] = self._iscsi["insecure"] = insecure
         if list_versions is not None:
             self._nbd["list_versions"] = list_versions
 
@@ -155,6 +174,7 @@ class _Options:
         config = replace(
             config,
             nbd=replace(config.nbd, **self._nbd),  # type: ignore[arg-type]
+            iscsi=replace(config.iscsi, **self._iscsi),  # type: ignore[arg-type]
             tls=replace(config.tls, **self._tls),  # type: ignore[arg-type]
             log=replace(config.log, **self._log),  # type: ignore[arg-type]
             volumes=MappingProxyType({**config.volumes, **self._volumes}),
@@ -171,13 +191,13 @@ def _volume(text: str) -> tuple[str, int]:
     return name, size_argument(size)
 
 
-def _addresses(texts: Sequence[str]) -> tuple[TcpAddress, ...]:
+def _addresses(option: str, texts: Sequence[str]) -> tuple[TcpAddress, ...]:
     if list(texts) == [NONE]:
         return ()
     try:
         return tuple(parse_address(text) for text in texts)
     except ValueError as error:
-        raise UsageError(f"--nbd: {error}") from error
+        raise UsageError(f"{option}: {error}") from error
 
 
 def _report_valid(settings: ServeConfig, as_json: bool) -> None:
@@ -201,6 +221,7 @@ def _print_text(ready: "Ready") -> None:
     tls = ready.tls == TlsChoice.REQUIRE
     lines = [f"blockd serves {ready.data}"]
     lines += [f"  nbd      {address}" for address in ready.nbd]
+    lines += [f"  iscsi    {address}" for address in ready.iscsi]
     lines.append(f"  control  {ready.control}")
     if not ready.volumes:
         where = f" --control {ready.control}"

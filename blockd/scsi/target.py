@@ -45,6 +45,11 @@ class TargetDevice:
     _attached: "dict[LogicalUnit, None]" = field(default_factory=dict)
     """The units that know the nexuses."""
 
+    @property
+    def used(self) -> bool:
+        """Whether any nexus leads to it."""
+        return bool(self._nexuses)
+
     def attach(self, nexus: Nexus) -> None:
         """A nexus that logged in: its units know it from now on."""
         assert nexus.target is None, "a nexus has one target device"

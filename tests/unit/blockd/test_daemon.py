@@ -27,6 +27,7 @@ from blockd.config import (
     TlsConfig,
 )
 from blockd.daemon import Daemon, Parts
+from blockd.iscsi.node import SessionInfo
 from blockd.nbd.access import ExportPolicy
 from blockd.ready import Ready
 from blockd.sockets import ListenError
@@ -62,6 +63,10 @@ class ScriptedListener:
         elif self.stays_until_hurried:
             await self._hurried.wait()
 
+    @property
+    def client_count(self) -> int:
+        return 0
+
     def connections(self) -> list[ConnectionInfo]:
         return []
 
@@ -69,6 +74,24 @@ class ScriptedListener:
         if self.reload_error:
             raise self.reload_error
         self.events.append("tls reloaded")
+
+
+class ScriptedIscsi(ScriptedListener):
+    """Says nothing of itself as long as no portal is configured."""
+
+    def __init__(self, events: list[str], config: ServeConfig) -> None:
+        super().__init__(events)
+        self.portals = [str(address) for address in config.iscsi.listen]
+
+    async def start(self) -> None:
+        self.addresses = self.portals
+
+    async def stop(self, drain_s: float) -> None:
+        if self.portals:
+            self.events.append(f"iscsi stopping in {drain_s}")
+
+    def sessions(self) -> list[SessionInfo]:
+        return []
 
 
 class Stage:
@@ -102,7 +125,15 @@ class Stage:
 
         self.stopping = False
         announced = asyncio.Event()
-        parts = Parts(self._open, self._listen, lambda: self.reloaded, announce, self.ready_file)
+        parts = Parts(
+            open_store=self._open,
+            open_targets=wiring.open_targets,
+            make_listener=self._listen,
+            make_iscsi=self._listen_iscsi,
+            reload=lambda: self.reloaded,
+            announce=announce,
+            ready_file=self.ready_file,
+        )
         actor = asyncio.create_task(act())
         try:
             await Daemon(self.config, parts).run()
@@ -115,6 +146,9 @@ class Stage:
         if self.open_error:
             raise self.open_error
         return self.store
+
+    def _listen_iscsi(self, config: ServeConfig, *parts: object) -> ScriptedIscsi:
+        return ScriptedIscsi(self.events, config)
 
     def _listen(self, *parts: object) -> ScriptedListener:
         self.listener = ScriptedListener(self.events)
@@ -149,7 +183,7 @@ def test_it_says_where_it_listens_once_it_does(stage: Stage) -> None:
     stage.run()
     data = str(stage.config.data)
     control = f"{data}/control.sock"
-    assert stage.ready == [Ready(data, ("127.0.0.1:4000",), control, "off", (("a", GiB),))]
+    assert stage.ready == [Ready(data, ("127.0.0.1:4000",), (), control, "off", (("a", GiB),))]
 
 
 def test_the_ready_file_is_there_while_it_serves(stage: Stage) -> None:
@@ -158,6 +192,7 @@ def test_the_ready_file_is_there_while_it_serves(stage: Stage) -> None:
     assert seen[0] == {
         "data": str(stage.config.data),
         "nbd": ["127.0.0.1:4000"],
+        "iscsi": [],
         "control": str(stage.config.control_socket),
         "tls": "off",
         "volumes": {},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blockd.systemd import ActivationError, Notifier, take_sockets
+from blockd.systemd import ActivationError, Notifier, Passed, take_sockets
 
 PID = 4711
 Pass = Callable[..., int]
@@ -37,11 +37,11 @@ def listening() -> socket.socket:
 
 
 def test_without_activation_nothing_is_taken() -> None:
-    assert take_sockets({}, PID) == ([], [])
+    assert take_sockets({}, PID) == Passed()
 
 
 def test_sockets_for_another_process_are_not_taken() -> None:
-    assert take_sockets({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, PID) == ([], [])
+    assert take_sockets({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, PID) == Passed()
 
 
 def test_a_control_socket_on_the_network_is_refused(pass_fds: Pass) -> None:
@@ -53,28 +53,44 @@ def test_a_control_socket_on_the_network_is_refused(pass_fds: Pass) -> None:
 
 
 def test_sockets_are_sorted_by_name(pass_fds: Pass, socket_dir: Path) -> None:
-    with listening() as a, socket.socket(socket.AF_UNIX) as b, listening() as c:
+    with (
+        listening() as a,
+        socket.socket(socket.AF_UNIX) as b,
+        listening() as c,
+        listening() as d,
+    ):
         b.bind(f"{socket_dir}/control")
         b.listen()
-        first = pass_fds(a.fileno(), b.fileno(), c.fileno())
-        names = "blockd.socket:control:unknown"
-        environ = {"LISTEN_FDS": "3", "LISTEN_PID": str(PID), "LISTEN_FDNAMES": names, "A": "1"}
-        nbd, control = take_sockets(environ, PID, first)
+        first = pass_fds(a.fileno(), b.fileno(), c.fileno(), d.fileno())
+        names = "blockd.socket:control:unknown:iscsi"
+        environ = {"LISTEN_FDS": "4", "LISTEN_PID": str(PID), "LISTEN_FDNAMES": names, "A": "1"}
+        passed = take_sockets(environ, PID, first)
         addresses = [a.getsockname(), c.getsockname()]
-        assert [sock.getsockname() for sock in nbd] == addresses
-        assert [sock.getsockname() for sock in control] == [b.getsockname()]
+        assert [sock.getsockname() for sock in passed.nbd] == addresses
+        assert [sock.getsockname() for sock in passed.control] == [b.getsockname()]
+        assert [sock.getsockname() for sock in passed.iscsi] == [d.getsockname()]
         assert environ == {"A": "1"}
-        for sock in nbd + control:
+        for sock in (*passed.nbd, *passed.control, *passed.iscsi):
             assert not sock.get_inheritable()
-            sock.close()
+        passed.close()
+
+
+def test_a_unix_socket_for_iscsi_is_refused(pass_fds: Pass, socket_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as a:
+        a.bind(f"{socket_dir}/iscsi")
+        a.listen()
+        first = pass_fds(a.fileno())
+        environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(PID), "LISTEN_FDNAMES": "iscsi"}
+        with pytest.raises(ActivationError, match="TCP only"):
+            take_sockets(environ, PID, first)
 
 
 def test_names_are_optional(pass_fds: Pass) -> None:
     with listening() as a:
         first = pass_fds(a.fileno())
-        nbd, control = take_sockets({"LISTEN_FDS": "1", "LISTEN_PID": str(PID)}, PID, first)
-        assert (len(nbd), control) == (1, [])
-        nbd[0].close()
+        passed = take_sockets({"LISTEN_FDS": "1", "LISTEN_PID": str(PID)}, PID, first)
+        assert (len(passed.nbd), passed.control, passed.iscsi) == (1, [], [])
+        passed.close()
 
 
 @pytest.mark.parametrize("count", ["x", "-1", "65", "1.0"])

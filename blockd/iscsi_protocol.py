@@ -1,0 +1,127 @@
+"""One initiator's connection, on top of `blockd.client_protocol`: threads, past versions, wake-ups.
+
+The engine counts what units have attached and detaches when it ends. Beside that a connection holds
+the past version that its target stands for, from the moment it was opened: however the login ends,
+it is let go of when the connection leaves the book.
+
+`Engine.wake` may be called in the middle of another connection's round. The round that it asks for
+comes in a turn of the loop of its own, so that no two are ever nested.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from blockd.client_protocol import ClientProtocol, Host
+from blockd.iscsi.connection import Connection
+from blockd.iscsi.events import LookUp, Submit, Work
+from blockd.iscsi.targets import Target
+from blockd.workers import Done
+
+
+class IscsiHost(Host["IscsiProtocol", Connection], Protocol):
+    """What an iSCSI connection needs of its listener."""
+
+    def work(self, owner: object, call: Callable[[], Any], done: Done) -> None:
+        """As `blockd.workers.Workers.submit`."""
+
+    def look_up(self, owner: object, name: str, done: Callable[[Target | None], None]) -> None:
+        """Open the past version that target `name` is; as `work`. Whoever is given a target calls
+        `release` once."""
+
+    def release(self, target: Target) -> None:
+        """Take back what `look_up` gave."""
+
+
+class IscsiProtocol(ClientProtocol[Connection]):
+    """See the module's text."""
+
+    unopened = "not logged in"
+
+    def __init__(self, host: IscsiHost) -> None:
+        super().__init__(host)  # type: ignore[arg-type] # the book has clients of this class only
+        self._host = host
+        self._works = 0  # calls on other threads whose end the engine waits for
+        self._looking_up = False
+        self._held: Target | None = None
+        self._woken = False
+
+    def wake(self) -> None:
+        """The engine has something to say. From the loop's thread, whatever it is doing."""
+        if not self._woken and not self._broken:
+            self._woken = True
+            self._loop.call_soon(self._wake)
+
+    def tick(self, now_s: float) -> None:
+        """Called about once a second."""
+        if not self._closing and not self._broken:
+            self._guarded(self._tick, now_s)
+
+    def _wake(self) -> None:
+        self._woken = False
+        if not self._lost:
+            self._guarded(self._run_again)
+
+    def _tick(self, now_s: float) -> None:
+        self.engine.tick(now_s)
+        self._run_again()
+
+    # What events lead to.
+
+    def _handle_events(self) -> bool:
+        engine, any_event = self.engine, False
+        while (event := engine.next_event()) is not None:
+            any_event = True
+            if isinstance(event, Submit):
+                self.in_flight += len(event.batch)
+                event.device.submit(event.batch, self._done)
+            elif isinstance(event, Work):
+                self._begin_work(event)
+            elif isinstance(event, LookUp):
+                self._looking_up = True
+                self._host.look_up(self, event.name, self._answered)
+            else:
+                self._end(event.reason, clean=event.clean)
+        return any_event
+
+    @property
+    def _waited_for(self) -> bool:
+        return self._looking_up or self._works > 0
+
+    def _begin_work(self, event: Work) -> None:
+        self._works += 1
+
+        def done(value: Any, error: Exception | None) -> None:
+            self._works -= 1
+            self._guarded(self._worked, event.token, value, error)
+            if self._lost:
+                self._leave_if_done()
+
+        self._host.work(self, event.call, done)
+
+    def _worked(self, token: int, value: Any, error: Exception | None) -> None:
+        self.engine.worked(token, value, error)
+        self._run_again()
+
+    def _answered(self, target: Target | None) -> None:
+        """The listener answers, on the loop; nobody may be left to be told."""
+        self._looking_up = False
+        if self._broken:
+            if target is not None:
+                self._host.release(target)
+            return
+        self._held = target
+        self._guarded(self._take_answer, target)
+        if self._lost:
+            self._leave_if_done()
+
+    def _take_answer(self, target: Target | None) -> None:
+        self.engine.answered(target)
+        self._run_again()
+
+    def _release_all(self) -> None:
+        with contextlib.suppress(Exception):  # an engine that failed may fail again
+            self.engine.eof()  # a connection that was cut: its session is over all the same
+        if self._held is not None:
+            target, self._held = self._held, None
+            self._host.release(target)
