@@ -5,7 +5,9 @@
     task                  what a command needs while it runs, as steps that a transport carries out
     cdb, sense            bytes <-> facts
     disk, verify, provisioning, atomic, copy, sanitize     the commands that move data
-    inquiry, modes, logs, alua, reservations               the commands that tell or set something
+    inquiry, vpd, capacity, readiness, logs, alua          the commands that tell something
+    modes, reservations                                    the commands that set something
+    opcodes               all of these in one table, and what is told of it
 
 References are to SAM-5 (T10/BSR INCITS 515), SPC-4 (513) and SBC-3 (514), where nothing else is
 said.
