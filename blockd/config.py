@@ -166,6 +166,8 @@ class IscsiConfig:
     max_sessions: Count = 1024
     max_in_flight_bytes: Annotated[int, SizeText(low=MiB)] = 64 * MiB
     """Of one session: data-out being collected and data-in promised."""
+    sanitize_rate: Annotated[int, SizeText(low=MiB)] = 256 * MiB
+    """Bytes per second that SANITIZE writes, of all units together; clients keep theirs."""
 
     @property
     def exposed(self) -> list[str]:

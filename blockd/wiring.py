@@ -97,7 +97,9 @@ def open_targets(config: ServeConfig, store: Store) -> TargetRegistry:
         chap=() if iscsi.chap is None else read_chap(iscsi.chap),
         mutual=None if iscsi.mutual_chap is None else read_mutual_chap(iscsi.mutual_chap),
     )
-    return TargetRegistry(store, defaults=defaults, auto=iscsi.has_auto_targets)
+    return TargetRegistry(
+        store, defaults=defaults, auto=iscsi.has_auto_targets, own_rate=iscsi.sanitize_rate
+    )
 
 
 def make_iscsi(

@@ -26,7 +26,7 @@ from blockd.registry.configured import ConfiguredTarget
 from blockd.registry.errors import NoSuchTarget, TargetBusy, TargetExists
 from blockd.registry.steps import DoWork
 from blockd.registry.stored import StoredTarget
-from blockd.registry.units import Units, UnitStore
+from blockd.registry.units import OWN_RATE, Units, UnitStore
 from blockd.scsi.target import TargetDevice
 from volume.errors import NoSuchVolume, VolumeError
 
@@ -50,15 +50,21 @@ class TargetRegistry:
     """See the module's text. `blockd.iscsi.targets.Targets`, and more."""
 
     def __init__(
-        self, store: UnitStore, *, defaults: Access | None = None, auto: bool = True
+        self,
+        store: UnitStore,
+        *,
+        defaults: Access | None = None,
+        auto: bool = True,
+        own_rate: int = OWN_RATE,
     ) -> None:
         """Waits for disks: reads what is kept. `defaults`: who may log in for discovery, and the
-        CHAP of targets that have none of their own; `auto`: whether volumes have automatic targets.
+        CHAP of targets that have none of their own; `auto`: whether volumes have automatic targets;
+        `own_rate`: bytes per second that units write by themselves.
         """
         self._store = store
         self._defaults = defaults or Access()
         self.auto = auto
-        self._units = Units(store)
+        self._units = Units(store, own_rate)
         self._portals: Sequence[Portal] = ()
         self._node: Node | None = None
         self._work: DoWork | None = None

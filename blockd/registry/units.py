@@ -35,8 +35,8 @@ SHORT_SHARE: Final = 10
 SPACE_AGE_S: Final = 5.0
 """How old what units tell of the store's space may be: one look takes a call to the kernel."""
 OWN_RATE: Final = 256 << 20
-"""Bytes per second that units write by themselves: half of what the journal takes at its best, so
-that clients keep theirs."""
+"""Bytes per second that units write by themselves, unless the configuration says otherwise: half of
+what the journal takes at its best, so that clients keep theirs."""
 
 
 class Volumes(Protocol):
@@ -68,7 +68,7 @@ class UnitStore(Volumes, Keeper, Protocol):
 class Units:
     """See the module's text."""
 
-    def __init__(self, store: UnitStore) -> None:
+    def __init__(self, store: UnitStore, own_rate: int = OWN_RATE) -> None:
         """Waits for disks."""
         self._store = store
         self._kept = store.kept(PREFIX)
@@ -79,7 +79,7 @@ class Units:
         self._background: Background | None = None
         self._space = _facts(store.status())
         self._space_due_s = 0.0
-        self._pace = _Pace(OWN_RATE)
+        self._pace = _Pace(own_rate)
 
     def serve(self, node: Node, work: DoWork) -> None:
         """Sessions are about to come."""
