@@ -195,7 +195,9 @@ class FakeStore:
         if new_name in self._volumes:
             raise VolumeExists(new_name)
         del self._volumes[name]
-        return self.put(info, name=new_name)
+        renamed = self.put(info, name=new_name)
+        self.get(new_name)  # the device knows its name
+        return renamed
 
     def resize_volume(self, name: str, size: int, *, force: bool = False) -> VolumeInfo:
         info = self.info(name)

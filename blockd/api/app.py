@@ -16,6 +16,7 @@ from blockd.api import (
     snapshots,
     space,
     status,
+    targets,
     transfer,
     versions,
     volumes,
@@ -48,6 +49,7 @@ def create_app(node: Node, version: str) -> FastAPI:
         scrub,
         status,
         connections,
+        targets,
     ):
         app.include_router(noun.router(node), prefix="/v1", responses=default)
     return app

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
 from blockd.api.types import (
     ConnectionInfo,
     DamageLocations,
@@ -20,6 +21,7 @@ from blockd.api.types import (
     VersionDiff,
     from_json,
 )
+from blockd.registry.errors import NoSuchTarget
 from volume.errors import NoSuchVersion, NoSuchVolume
 from volume.model import (
     HistoryPolicy,
@@ -246,6 +248,63 @@ class Client:
     def connections(self) -> list[ConnectionInfo]:
         return _list(ConnectionInfo, self._call("GET", "/v1/connections"))
 
+    # -- iSCSI
+
+    def sessions(self) -> list[SessionInfo]:
+        return _list(SessionInfo, self._call("GET", "/v1/sessions"))
+
+    def targets(self, *, automatic: bool = True) -> list[TargetInfo]:
+        """By name; `automatic`: those that volumes have by themselves, too."""
+        query = _query(automatic=automatic)
+        return _list(TargetInfo, self._call("GET", "/v1/targets", params=query))
+
+    def target(self, name: str) -> TargetInfo:
+        return from_json(TargetInfo, self._call("GET", _target_path(name)))
+
+    def create_target(
+        self, name: str, *, alias: str = "", redirect: str | None = None, luns: Sequence[str] = ()
+    ) -> TargetInfo:
+        """`luns`: volumes or vol@version, from LUN 0 on."""
+        body = {"name": name, "alias": alias, "redirect": redirect, "luns": list(luns)}
+        return from_json(TargetInfo, self._call("POST", "/v1/targets", json=body))
+
+    def change_target(
+        self, name: str, *, alias: str | None = None, redirect: str | None = None
+    ) -> TargetInfo:
+        """None leaves that part as it is, "" clears it."""
+        body = {"alias": alias, "redirect": redirect}
+        return from_json(TargetInfo, self._call("PATCH", _target_path(name), json=body))
+
+    def delete_target(self, name: str, *, force: bool = False) -> None:
+        self._call("DELETE", _target_path(name), params=_query(force=force))
+
+    def add_lun(self, name: str, source: str, lun: int | None = None) -> LunInfo:
+        body = {"source": source, "lun": lun}
+        return from_json(LunInfo, self._call("POST", _target_path(name, "luns"), json=body))
+
+    def remove_lun(self, name: str, lun: int) -> None:
+        self._call("DELETE", _target_path(name, "luns", str(lun)))
+
+    def add_acl(self, name: str, entry: str) -> TargetInfo:
+        """An initiator's name, its beginning and *, or a network."""
+        body = {"entry": entry}
+        return from_json(TargetInfo, self._call("POST", _target_path(name, "acl"), json=body))
+
+    def remove_acl(self, name: str, entry: str) -> TargetInfo:
+        query = _query(entry=entry)
+        return from_json(TargetInfo, self._call("DELETE", _target_path(name, "acl"), params=query))
+
+    def set_chap(self, name: str, user: str, secret: str, *, mutual: bool = False) -> TargetInfo:
+        body = {"user": user, "secret": secret, "mutual": mutual}
+        return from_json(TargetInfo, self._call("PUT", _target_path(name, "chap"), json=body))
+
+    def clear_chap(self, name: str, user: str | None = None, *, mutual: bool = False) -> TargetInfo:
+        """Of `user`, of the target itself (`mutual`), or all of it."""
+        query = _query(user=user, mutual=mutual)
+        return from_json(TargetInfo, self._call("DELETE", _target_path(name, "chap"), params=query))
+
+    # -- inside
+
     def _long(self, method: str, path: str, **options: Any) -> Any:
         """A call that walks trees or packs, or waits for its turn to."""
         return self._call(method, path, timeout=LONG_TIMEOUT_S, **options)
@@ -313,6 +372,12 @@ def _path(name: str, *more: str) -> str:
     if not _in_path(name):  # names that a URL cannot carry cannot exist either
         raise NoSuchVolume(name or '""')
     return "/".join(["/v1/volumes", *(quote(part, safe="") for part in (name, *more))])
+
+
+def _target_path(name: str, *more: str) -> str:
+    if not _in_path(name):
+        raise NoSuchTarget(name or '""')
+    return "/".join(["/v1/targets", *(quote(part, safe="") for part in (name, *more))])
 
 
 def _snapshot_path(volume: str, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Errors -> HTTP, once: one table from `VolumeError.code` to a status.
+"""Errors -> HTTP, once: one table from `VolumeError.code` and `TargetError.code` to a status.
 
 A code that is missing here is a fault of the daemon as far as HTTP is concerned: 500.
 """
@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from blockd.registry.errors import TargetError
 from volume.errors import VolumeError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,14 @@ HTTP_STATUS = {
     "store_closing": 503,
     "packs_moving": 503,
     "out_of_space": 507,
+    "no_such_target": 404,
+    "no_such_lun": 404,
+    "no_such_entry": 404,
+    "target_exists": 409,
+    "target_busy": 409,
+    "lun_taken": 409,
+    "volume_is_lun": 409,
+    "invalid_target": 422,
 }
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -61,8 +70,9 @@ def error_response(status: int, code: str, message: str) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Make `app` answer its errors in the API's own shape."""
 
+    @app.exception_handler(TargetError)
     @app.exception_handler(VolumeError)
-    async def on_volume_error(request: Request, error: VolumeError) -> JSONResponse:
+    async def on_own_error(request: Request, error: VolumeError | TargetError) -> JSONResponse:
         status = HTTP_STATUS.get(error.code, 500)
         if status == 500:
             logger.error("request failed", extra=_fields(request, error.code, error))

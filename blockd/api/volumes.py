@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from blockd.api.node import Node
+from blockd.registry.errors import VolumeIsLun
 from volume.model import DEFAULT_BLOCK_SIZE, DEFAULT_CHUNK_SIZE, VolumeInfo
 
 Compression = Literal["none", "lz4", "zstd", "igzip"]
@@ -74,9 +75,25 @@ def router(node: Node) -> APIRouter:
     async def delete_volume(
         name: str,
         force: Annotated[
-            bool, Query(description="Delete it even while attached, and with its snapshots.")
+            bool,
+            Query(description="Even while attached, with its snapshots, and as a target's unit."),
         ] = False,
     ) -> None:
+        if not force and (users := _targets_of(node, name)):
+            raise VolumeIsLun(name, users)
         await asyncio.to_thread(store.delete_volume, name, force=force)
 
     return routes
+
+
+def _targets_of(node: Node, volume: str) -> list[str]:
+    """Names of the targets that somebody made the volume, or a version of it, a unit of."""
+    device = node.store.get(volume) if volume else None
+    if device is None:
+        return []
+    uuid = device.volume_uuid.hex()
+    return [
+        each.stored.name
+        for each in node.targets.configured()
+        if any(lun.volume == uuid for lun in each.stored.luns)
+    ]

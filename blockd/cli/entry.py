@@ -22,13 +22,15 @@ from blockd.cli import (
     snapshot,
     space,
     status,
+    target,
     transfer,
     volume,
 )
 from blockd.cli.output import print_error
 
 ORDER = (
-    *("serve", "volume", "snapshot", "space", "import", "export", "send", "receive"),
+    *("serve", "volume", "snapshot", "target", "space"),
+    *("import", "export", "send", "receive"),
     *("gc", "scrub", "status", "doctor", "version"),
 )
 
@@ -53,6 +55,7 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.add_typer(volume.app, name="volume")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(target.app, name="target")
 app.command()(transfer.send)
 app.command()(transfer.receive)
 app.command("export")(transfer.export_image)
@@ -78,7 +81,7 @@ def blockd(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """A block device server: volumes over NBD, and every write of them as a version."""
+    """A block device server: volumes over NBD and iSCSI, and every write of them as a version."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

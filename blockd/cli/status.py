@@ -11,6 +11,7 @@ from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.cli.exits import NO_WRITES
 from blockd.cli.options import ControlOption, JsonOption, connect
 from blockd.cli.output import print_fields, print_json, print_table
+from blockd.cli.target_options import print_sessions
 from blockd.sizes import format_size
 
 
@@ -19,13 +20,21 @@ def status(control: ControlOption = None, as_json: JsonOption = False) -> None:
     with connect(control) as client:
         node = client.status()
         connections = client.connections()
+        sessions = client.sessions()
     if as_json:
-        print_json({**asdict(node), "connections": [asdict(each) for each in connections]})
+        clients = {
+            "connections": [asdict(each) for each in connections],
+            "sessions": [asdict(each) for each in sessions],
+        }
+        print_json({**asdict(node), **clients})
     else:
         print_fields(_fields(node))
         if connections:
             print()
             _print_connections(connections)
+        if sessions:
+            print()
+            print_sessions(sessions)
     if node.store.state == "sealed":
         raise typer.Exit(NO_WRITES)
 
@@ -46,10 +55,11 @@ def _fields(node: NodeStatus) -> list[tuple[str, str]]:
         ("state", state),
         ("version", f"{node.version}, process {node.pid}, up {_duration(node.uptime_s)}"),
         ("nbd", ", ".join(node.nbd) + f" (tls {node.tls})"),
+        ("iscsi", _iscsi(node)),
         ("control", node.control),
         ("data", f"{store.path} ({store.uuid})"),
         ("volumes", str(store.volume_count)),
-        ("connections", str(node.connection_count)),
+        ("connections", f"{node.connection_count} nbd, {node.session_count} iscsi sessions"),
         ("space left", _of(store.space_left_bytes, store.disk_total_bytes)),
         ("disk free", _of(store.disk_free_bytes, store.disk_total_bytes)),
         ("journal", _of(store.journal_bytes, store.journal_limit)),
@@ -60,6 +70,13 @@ def _fields(node: NodeStatus) -> list[tuple[str, str]]:
         ("packs", f"{store.pack_count}, {format_size(store.pack_bytes)}"),
         ("cache", _of(store.cache_bytes, store.cache_limit)),
     ]
+
+
+def _iscsi(node: NodeStatus) -> str:
+    if not node.iscsi:
+        return "off"
+    shown = "every volume" if node.auto_targets else "created targets only"
+    return f"{', '.join(node.iscsi)} ({shown})"
 
 
 def _print_connections(connections: list[ConnectionInfo]) -> None:

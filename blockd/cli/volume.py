@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-from blockd import attach
+from blockd import attach, iscsi_attach
+from blockd.api.client import Client
+from blockd.api.iscsi_types import TargetInfo
 from blockd.api.types import NodeStatus
 from blockd.cli.options import (
     ControlOption,
@@ -117,9 +119,12 @@ def show(name: NameArgument, control: ControlOption = None, as_json: JsonOption 
             print_json({**asdict(info), **plans})
             return
         node = client.status()
+        target = _own_target(client, info.name, node)
     print_fields([*_fields(info), *history_fields(policy), _schedule_field(schedule)])
     print()
     for line in _attach_lines(info.name, node):
+        print(line)
+    for line in _iscsi_lines(target, node):
         print(line)
 
 
@@ -156,7 +161,7 @@ def delete(
     name: NameArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Even while it is attached, and with its snapshots.")
+        bool, typer.Option("--force", help="Even while attached, with its snapshots, and as a LUN.")
     ] = False,
     control: ControlOption = None,
     as_json: JsonOption = False,
@@ -214,6 +219,25 @@ def _schedule_field(schedule: ScheduleInfo | None) -> tuple[str, str]:
         return "schedule", "none"
     every = format_duration(schedule.every_s)
     return "schedule", f"a snapshot every {every}, kept {schedule.keep or 'until the next'}"
+
+
+def _own_target(client: Client, name: str, node: NodeStatus) -> TargetInfo | None:
+    """The iSCSI target that the volume has by itself, or the created one that hides it."""
+    if not node.iscsi or not node.auto_targets:
+        return None
+    return client.target(iscsi_attach.target_of(name))
+
+
+def _iscsi_lines(target: TargetInfo | None, node: NodeStatus) -> list[str]:
+    if target is None or not target.luns:
+        return []
+    chap, lun = bool(target.chap_users), target.luns[0].lun
+    lines = []
+    for address in node.iscsi:
+        lines.append(f"attach by {iscsi_attach.url(address, target.name, lun, chap=chap)}")
+        commands = iscsi_attach.commands(address, target.name, lun, chap=chap)
+        lines += ["  " + command for command in commands]
+    return lines
 
 
 def _attach_lines(name: str, node: NodeStatus) -> list[str]:

@@ -198,6 +198,13 @@ def test_connections_are_listed(node: FakeNode) -> None:
 def test_the_description_names_every_route(http: httpx.Client) -> None:
     paths = http.get("/v1/openapi.json").json()["paths"]
     assert set(paths) == {
+        "/v1/sessions",
+        "/v1/targets",
+        "/v1/targets/{name}",
+        "/v1/targets/{name}/acl",
+        "/v1/targets/{name}/chap",
+        "/v1/targets/{name}/luns",
+        "/v1/targets/{name}/luns/{lun}",
         "/v1/volumes",
         "/v1/volumes/{name}",
         "/v1/volumes/{volume}/snapshots/{name}",

@@ -236,7 +236,7 @@ def test_help_documents_the_exit_codes(blockd: Blockd) -> None:
 def test_help_shows_what_people_need_first(blockd: Blockd) -> None:
     lines = blockd("--help").out.splitlines()
     shown = [line.split()[1] for line in lines if line.startswith("│ ") and line[2].isalpha()]
-    assert shown[:4] == ["serve", "volume", "snapshot", "space"]
+    assert shown[:4] == ["serve", "volume", "snapshot", "target"]
     assert shown[-1] == "version"
 
 
