@@ -3,7 +3,7 @@
 Five small tables in `meta/`, beside the volume records (`volume.layout` has the structs):
 
     version   (volume, seq)   a version in chunks: commit and tree. One for each head that a destage
-                              round or a restore has set, until `volume.upkeep` thins them out
+                              round or a restore has set, until `volume.thinning` drops it
     point     (volume, seq)   a version that somebody named, but whose newest bytes are in the
                               journal only. The next round makes a version row of it
     snapshot  (volume, name)  a name for one of these

@@ -4,30 +4,23 @@ Two threads (`volume.background`) call `tend` and `destage_if_due`; tests and si
 `tend`, `destage` and `collect` by hand. Rounds and gc run on one thread, since both write packs;
 `tend` keeps segments, space, the window, schedules and open versions in order beside it.
 
-The any-write window: segments that the checkpoint has passed are held until they take more than
-`window_bytes`, and longer, up to twice as much, while a record in them is younger than the longest
-window that a volume asks for. When space is short all of them go, but for what points and open
-versions still read. Rounds whose segment has gone leave the history: a replay cannot begin there.
-
-Thinning: versions that no snapshot names stay as their volume's policy says, and beside that those
-which a replay needs: for each round that is kept, what the volume was there. (`volume.history` has
-the reason.) So rounds go first, and their versions after them.
+How far back single writes can be gone to is `volume.window`'s, which versions stay is
+`volume.thinning`'s: this only says when they look.
 """
 
 import logging
 import os
 import threading
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from itertools import pairwise, takewhile
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from native import Journal, PlaceTable
-from volume import gc, retention
+from volume import gc
 from volume.background import Worker
 from volume.backlog import WriteBacklog, delay_for
 from volume.catalog import Catalog
@@ -36,19 +29,21 @@ from volume.chunks import ChunkStore
 from volume.destager import Destager
 from volume.disk import Clock
 from volume.errors import CorruptData, NoSuchVersion, OutOfSpace, StoreClosing, VolumeError
-from volume.history import History, RoundRow, VersionRow
+from volume.history import History, VersionRow
 from volume.kv import NO_SPACE_ERRNOS
 from volume.manifest import Manifests
 from volume.options import JournalGeometry, StoreOptions
 from volume.past import OpenVersions, PastVersions
 from volume.reader import ChunkResolver
 from volume.receive import Receives
-from volume.referred import ReferredTrees, Tree
+from volume.referred import ReferredTrees
 from volume.scrub import Location, NamedRoot, Scrubber, ScrubPace, locate
 from volume.seal import Seal
 from volume.segments import TRIM_RESERVE, SegmentPool
 from volume.snapshots import Snapshots
 from volume.space import SpaceGuard
+from volume.thinning import Thinning, commits_of, root_of, root_of_tree
+from volume.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +57,10 @@ SCRUB_INTERVAL_S = 0.5
 SCRUB_SLICE_S = 0.25
 GC_SLICE_S = 0.25  # of gc between two looks at what is hot
 BUSY_S = 1.0  # clients are at work for so long after their last request
-ROUNDS_PER_SEGMENT = 4  # at the most: a replay begins at one of them
 POINT_DELAY_S = 5.0  # points wait that long for others: a round takes them all
 POINT_RETRY_S = 60.0  # before a point that could not be brought into chunks is tried again
 ROOM_WAIT_S = 30.0  # for a round that frees journal space
 SETTLE_FAILURES = 2  # rounds that may fail while somebody waits for a point
-_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +117,26 @@ class Upkeep:
         self._seen_at = now
         self._busy_seen = (0, 0)
         self._busy_at = -BUSY_S
+        self.thinning = Thinning(
+            parts.clock,
+            parts.catalog,
+            parts.history,
+            parts.opened,
+            parts.tracker,
+            parts.receives,
+            parts.referred,
+            parts.space,
+            parts.window_segments * parts.geometry.segment_bytes,
+        )
         self.collector = gc.Collector(
             parts.chunks,
             parts.manifests,
             gc.Hooks(
-                self.roots,
+                self.thinning.roots,
                 moved=self._forget_pack,
                 removed=self._forget_pack,
-                dropped=self._dropped,
-                history_budget=self._history_budget,
+                dropped=self.thinning.dropped,
+                history_budget=self.thinning.budget,
                 busy=self._busy,
                 full=self._short,
                 should_stop=lambda: self.stopping,
@@ -140,9 +144,22 @@ class Upkeep:
             parts.clock.monotonic,
             gc.Pace(parts.options.gc_interval_s, parts.options.gc_condemn_s),
         )
+        self.window = Window(
+            parts.clock,
+            parts.geometry,
+            parts.window_segments,
+            parts.pool,
+            parts.catalog,
+            parts.history,
+            parts.past,
+            parts.referred,
+            parts.space,
+            rounds=lambda: parts.destager.rounds,
+            changed=self.collector.note_change,
+        )
         for holder in (parts.catalog, parts.opened, parts.tracker):
             holder.protect = self._protect
-        parts.referred.protect = lambda tree: self.collector.protect(_referred_root(tree))
+        parts.referred.protect = lambda tree: self.collector.protect(root_of_tree(tree))
         self.scrubber = Scrubber(
             parts.chunks,
             _ScrubState(parts.history),
@@ -153,7 +170,6 @@ class Upkeep:
         )
         self._window_at = now
         self._released_at = now
-        self._trimmed = (0, True)
         self._points_at = now
         self._wanted = False
         self._gc_pauses = 0
@@ -223,7 +239,7 @@ class Upkeep:
         now = parts.clock.monotonic()
         if now - self._window_at >= WINDOW_INTERVAL_S:
             self._window_at = now
-            self.trim_window()
+            self._trim_window()
         if parts.seal.reason is None:
             parts.history.flush()
             parts.opened.tend()
@@ -233,74 +249,14 @@ class Upkeep:
             parts.chunks.index.release_memory()
         return made
 
-    def trim_window(self) -> None:
-        """Let old segments go that the window does not want any more."""
-        parts = self._parts
-        settings = [
-            parts.history.settings(volume.record.number).window_s for volume in parts.catalog.all()
-        ]
-        window_s = max(settings, default=0)
-        keep = parts.window_segments if window_s and not parts.space.short else 0
-        expired = parts.pool.expire(
-            keep,
-            older_ns=parts.clock.now_ns() - window_s * _NS,
-            hard=2 * keep,
-            floor=parts.past.floor(),
-            forget=lambda oldest: self._drop_rounds(oldest, wanted=keep > 0),
-            shrink=parts.space.short,
-        )
-        if expired:
+    def _trim_window(self) -> None:
+        if self.window.trim():
             self.refresh_space()
-        looked_at = (parts.destager.rounds, keep > 0)
-        if looked_at != self._trimmed:
-            self._trimmed = looked_at
-            self._drop_rounds(parts.pool.oldest_held, wanted=keep > 0)
-        self._drop_referred()
-
-    def _drop_rounds(self, oldest: int | None, *, wanted: bool) -> None:
-        """Forget the rounds from which no replay can begin any more, or should (unless `wanted`),
-        and those so close together that one of them will do: their versions can be thinned out.
-        `oldest`: sequence of the oldest segment that stays in the window."""
-        parts = self._parts
-        with parts.catalog.lock:
-            needed = {
-                start.lsn
-                for number, seq in list(parts.history.points)
-                if (start := parts.past.start_for(number, seq)) is not None
-            }
-            rounds = list(parts.history.rounds())
-            gone: list[RoundRow] = []
-            apart = parts.geometry.segment_bytes // ROUNDS_PER_SEGMENT
-            kept_at = -apart
-            for row in rounds[:-1]:  # the last one is the checkpoint
-                at = row.sequence * parts.geometry.segment_bytes + row.position
-                expired = max(row.sequence, 1) < (oldest or rounds[-1].sequence)
-                if row.lsn in needed:
-                    kept_at = at
-                elif expired or not wanted or 0 <= at - kept_at < apart:
-                    gone.append(row)
-                else:
-                    kept_at = at
-            if gone:
-                parts.history.drop_rounds(gone)
-                self.collector.note_change()
-
-    def _drop_referred(self) -> None:
-        """Forget trees that no record names that anybody can still replay, or has replayed."""
-        parts = self._parts
-        if not parts.referred.trees():
-            return
-        with parts.catalog.lock:
-            # In this order: who looks for a version pins the log before it looks at the rounds.
-            pinned = parts.pool.oldest_pin
-            first = next(parts.history.rounds(), None)
-            if first is not None and parts.referred.expire(first.lsn, pinned):
-                self.collector.note_change()
 
     def released(self, slots: list[int]) -> None:
         """The checkpoint has passed these segments: they are the window's."""
         self._parts.pool.hold(slots, self._parts.clock.now_ns())
-        self.trim_window()
+        self._trim_window()
 
     # -- rounds
 
@@ -365,7 +321,7 @@ class Upkeep:
             did = parts.destager.run(parts.catalog.unlocked)
         except OutOfSpace as error:
             self.refresh_space(stuck=True)
-            self.trim_window()
+            self._trim_window()
             self.collect()
             parts.backlog.wake()
             self._tell(error)
@@ -488,7 +444,7 @@ class Upkeep:
     def collect(self) -> gc.GcReport:
         """A whole run of gc, now. On the destager's thread."""
         self._parts.seal.check()
-        self.thin()
+        self.thinning.thin()
         return self.collector.collect()
 
     def _step_gc(self) -> bool:
@@ -498,7 +454,7 @@ class Upkeep:
         self._parts.seal.check()
         status = self.collector.status()
         if not status.running and status.next_run_s is not None and status.next_run_s <= 0.0:
-            self.thin()  # what goes here is dead in the run that begins
+            self.thinning.thin()  # what goes here is dead in the run that begins
         return self.collector.step(GC_SLICE_S) and not self._destage_due()
 
     def _step_scrub(self) -> bool:
@@ -520,14 +476,14 @@ class Upkeep:
             head, chunk_size = record.head, record.chunk_size
             yield NamedRoot(
                 *(volume.name, head.root, head.height, record.size, chunk_size),
-                _commits(head.commit),
+                commits_of(head.commit),
             )
             names = {snapshot.seq: snapshot.name for snapshot in history.snapshots(record.number)}
             for row in history.versions(record.number):
                 ref = names.get(row.seq, f"seq:{row.seq}")
                 yield NamedRoot(
                     *(f"{volume.name}@{ref}", row.root, row.height, row.size, chunk_size),
-                    _commits(row.commit),
+                    commits_of(row.commit),
                 )
 
     def _busy(self) -> bool:
@@ -542,110 +498,9 @@ class Upkeep:
     def _short(self) -> bool:
         return self._parts.space.short
 
-    def _history_budget(self) -> int:
-        """Bytes in packs that versions without a name may have to themselves."""
-        parts = self._parts
-        return 0 if parts.space.short else parts.window_segments * parts.geometry.segment_bytes
-
-    def roots(self) -> Iterator[gc.Root]:
-        """Every tree that anyone can still read: heads, versions, what is open or comes in.
-
-        Versions that only a policy keeps come last, newest first, and are optional."""
-        parts = self._parts
-        optional: list[VersionRow] = []
-        rounds = list(parts.history.rounds())
-        for volume in parts.catalog.all():
-            head = volume.record.head
-            yield gc.Root(head.root, head.height, _commits(head.commit))
-            rows, needed = self._needed(volume.record.number, rounds)
-            for row in rows:
-                if row.seq in needed:
-                    yield _root(row)
-                else:
-                    optional.append(row)
-        for device in parts.opened.all():
-            yield _root(device.version.row)
-        for row in parts.tracker.rows():
-            yield _root(row)
-        yield from parts.receives.roots()
-        for tree in parts.referred.trees():
-            yield _referred_root(tree)
-        optional.sort(key=lambda row: row.time_ns, reverse=True)
-        for row in optional:
-            yield replace(_root(row), optional=True, tag=row)
-
     def _protect(self, row: VersionRow) -> bool:
         """The tree of `row` has a new holder, which `roots` may have been asked too early for."""
-        return self.collector.protect(_root(row))
-
-    def _dropped(self, root: gc.Root) -> bool:
-        """gc has no room for a version that only a policy keeps."""
-        row = root.tag
-        assert isinstance(row, VersionRow)
-        history = self._parts.history
-        with self._parts.catalog.lock:
-            if history.is_held(row.number, row.seq) or history.names_seq(row.number, row.seq):
-                return False
-            history.drop_versions([row])
-            return True
-
-    def thin(self) -> int:
-        """Forget the versions that nothing keeps; how many."""
-        parts = self._parts
-        count = 0
-        rounds = list(parts.history.rounds())
-        for volume in parts.catalog.all():
-            # Not under the lock: that may take long, and a new name is only ever given to the
-            # newest state, or to a version that is held.
-            gone = list(self._thinned(volume.record.number, rounds))
-            with parts.catalog.lock:
-                gone = [row for row in gone if not parts.history.is_held(row.number, row.seq)]
-                if gone and not volume.deleted:
-                    parts.history.drop_versions(gone)
-                    count += len(gone)
-        return count
-
-    def _thinned(self, number: int, rounds: list[RoundRow]) -> Iterator[VersionRow]:
-        """Version rows of a volume that may go; `rounds`: oldest first."""
-        rows, needed = self._needed(number, rounds)
-        policy = retention.parse(self._parts.history.settings(number).keep)
-        now_ns = self._parts.clock.now_ns()
-        stays = retention.select([row.time_ns for row in rows], policy, now_ns)
-        for row, kept in zip(rows, stays, strict=True):
-            if not kept and row.seq not in needed:
-                yield row
-
-    def _needed(self, number: int, rounds: list[RoundRow]) -> tuple[list[VersionRow], set[int]]:
-        """Version rows of a volume, oldest first, and the seqs of those that must stay: those with
-        a name, the newest, what the log is replayed over, and what it does not tell."""
-        history = self._parts.history
-        # Before the rows: a point that a round settles meanwhile has its version in both or none.
-        points = [seq for point_number, seq in list(history.points) if point_number == number]
-        rows = list(history.versions(number))
-        needed = {snapshot.seq for snapshot in history.snapshots(number)}
-        needed.update(self._base_of(number, seq) for seq in points)
-        needed.update(row.seq for row in rows[-1:])
-        epoch = 0
-        lsns = [cut.lsn for cut in rounds]
-        for row, later in pairwise(rows):
-            following = bisect_right(lsns, row.lsn)
-            for cut in rounds[following : following + 1]:
-                # A restore that came right after a round has its lsn: only the time is another.
-                if cut.lsn <= later.lsn or row.time_ns <= cut.time_ns < later.time_ns:
-                    needed.add(row.seq)
-            # No record says what a volume began with, what a restore has set, nor the size before
-            # a resize: inside the window these rows are all there is of it.
-            in_window = bool(rounds) and (
-                rounds[0].lsn <= row.lsn or rounds[0].time_ns < row.time_ns
-            )
-            if in_window and (row.epoch != epoch or row.size != later.size):
-                needed.add(row.seq)
-            epoch = row.epoch
-        return rows, needed
-
-    def _base_of(self, number: int, seq: int) -> int:
-        row = self._parts.history.base(number, seq)
-        return 0 if row is None else row.seq
+        return self.collector.protect(root_of(row))
 
     def _forget_pack(self, number: int) -> None:
         self._parts.resolver.forget_pack(number)
@@ -665,16 +520,3 @@ class Upkeep:
         # A journal that can still grow needs no segment kept back: it makes another one.
         reserved = 0 if self._parts.pool.can_grow() else TRIM_RESERVE
         self._parts.space.refresh(self.hot_bytes(), reserved, stuck=stuck)
-
-
-def _root(row: VersionRow) -> gc.Root:
-    return gc.Root(row.root, row.height, _commits(row.commit))
-
-
-def _referred_root(tree: Tree) -> gc.Root:
-    # What is missing there is damage that a read tells of; the log can do without.
-    return gc.Root(tree.root, tree.height, partial=True)
-
-
-def _commits(commit: bytes) -> tuple[bytes, ...]:
-    return (commit,) if any(commit) else ()

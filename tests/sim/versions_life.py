@@ -323,7 +323,7 @@ class VersionsLife:
         """Go on with a run of gc, or begin one; it may be left in the middle."""
         upkeep = self.rig.store.upkeep
         if not upkeep.collector.status().running:
-            upkeep.thin()
+            upkeep.thinning.thin()
             upkeep.collector.run_now()
         for _ in range(count):
             upkeep.collector.step(0.0)

@@ -7,6 +7,7 @@ import pytest
 from native import OP_READ, Request
 from tests.sim.store_rig import KIB, StoreRig
 from tests.unit.volume.rig import chunk
+from volume.thinning import Thinning
 from volume.upkeep import Upkeep
 
 CHUNK = 4 * KIB
@@ -21,7 +22,7 @@ def block(letter: bytes) -> bytes:
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> StoreRig:
     """Volume "v" with an old version that only a policy keeps, and no room at all for such."""
-    monkeypatch.setattr(Upkeep, "_history_budget", lambda _self: 0)
+    monkeypatch.setattr(Thinning, "budget", lambda _self: 0)
     monkeypatch.setattr(Upkeep, "_busy", lambda _self: False)  # a slice at each step
     rig = StoreRig()
     rig.store.create_volume("v", SIZE, chunk_size=CHUNK)
