@@ -102,11 +102,12 @@ class ClientListener(Generic[P]):
         sockets, self._adopted = self._adopted, []
         try:
             for address in self._tcp:
-                sockets += await bind_tcp(address, self.protocol_name)
+                sockets += await self._bind(address)
             if self._unix is not None:
                 self._unix_listener = UnixListener(self._unix, self._unix_mode)
                 sockets.append(self._unix_listener.sock)
             self._addresses = [bound_name(sock) for sock in sockets]
+            self._bound()
             while sockets:
                 self._servers.append(await self._serve(loop, sockets[0]))
                 sockets.pop(0)  # it belongs to its server now
@@ -116,6 +117,12 @@ class ClientListener(Generic[P]):
             self._close_servers()
             raise
         self._trim()
+
+    async def _bind(self, address: TcpAddress) -> list[socket.socket]:
+        return await bind_tcp(address, self.protocol_name)
+
+    def _bound(self) -> None:
+        """`addresses` are known, and nobody has come yet."""
 
     def _trim(self) -> None:
         for client in self._clients:

@@ -9,8 +9,9 @@ socket paths that the kernel cannot bind.
 
 import enum
 import ipaddress
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -119,6 +120,39 @@ Address = Annotated[TcpAddress, Parsed(parse_address, "HOST:PORT")]
 
 
 @dataclass(frozen=True, slots=True)
+class PortalAddress:
+    """Where an iSCSI portal listens, and the tag of its portal group; None takes the next free."""
+
+    address: TcpAddress
+    group: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.address) if self.group is None else f"{self.address},{self.group}"
+
+
+def parse_portal(text: str) -> PortalAddress:
+    """HOST:PORT or HOST:PORT,GROUP. Raises ValueError."""
+    address, comma, group = text.partition(",")
+    if not comma:
+        return PortalAddress(parse_address(address))
+    if not group.isascii() or not group.isdigit() or not 0 < int(group) < 65536:
+        raise ValueError(
+            f"portal {text!r}: write HOST:PORT,GROUP with a portal group tag of 1 to 65535"
+        )
+    return PortalAddress(parse_address(address), int(group))
+
+
+def portal_groups(portals: Sequence[PortalAddress]) -> list[int]:
+    """The tag of each; those that say nothing have a group of their own."""
+    taken = {portal.group for portal in portals}
+    free = (tag for tag in itertools.count(1) if tag not in taken)
+    return [next(free) if portal.group is None else portal.group for portal in portals]
+
+
+Portal = Annotated[PortalAddress, Parsed(parse_portal, "HOST:PORT or HOST:PORT,GROUP")]
+
+
+@dataclass(frozen=True, slots=True)
 class NbdConfig:
     """[nbd]: where clients connect and what one client may cost."""
 
@@ -146,8 +180,9 @@ class NbdConfig:
 class IscsiConfig:
     """[iscsi]: where initiators log in and what one may cost. Targets are made at runtime."""
 
-    listen: tuple[Address, ...] = ()
-    """Portals; each is a portal group of its own."""
+    listen: tuple[Portal, ...] = ()
+    """Portals, as 192.0.2.1:3260 or 192.0.2.1:3260,2 with the tag of its portal group. Portals
+    without one have a group each: two of them are two paths to a unit."""
     insecure: bool = False
     """Allows logins without CHAP on addresses that other machines reach."""
     chap: Path | None = None
@@ -172,7 +207,7 @@ class IscsiConfig:
     @property
     def exposed(self) -> list[str]:
         """Addresses that other machines reach."""
-        return [str(address) for address in self.listen if not address.loopback]
+        return [str(each.address) for each in self.listen if not each.address.loopback]
 
     @property
     def has_auto_targets(self) -> bool:

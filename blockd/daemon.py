@@ -35,7 +35,7 @@ from blockd.api.app import create_app
 from blockd.api.node import Store
 from blockd.api.server import ControlServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
-from blockd.config import ServeConfig, TcpAddress, TlsChoice, check
+from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check
 from blockd.device import Exports
 from blockd.iscsi.node import SessionInfo
 from blockd.ready import Ready, announced_in
@@ -306,7 +306,8 @@ def _with_passed(config: ServeConfig, sockets: list[socket.socket]) -> ServeConf
     be served like that."""
     if not sockets:
         return config
-    portals = tuple(TcpAddress(*sock.getsockname()[:2]) for sock in sockets)
+    names = (sock.getsockname()[:2] for sock in sockets)
+    portals = tuple(PortalAddress(TcpAddress(*name)) for name in names)
     config = replace(config, iscsi=replace(config.iscsi, listen=portals))
     check(config)
     return config

@@ -1,7 +1,7 @@
 """Accepts iSCSI initiators: `blockd.client_listener` with portals, threads and the clock.
 
-Each socket that is listened on is a portal, and a portal group of its own: a target port, so that
-two portals are two paths to a unit.
+Each socket that is listened on is a portal. Its portal group is the one that the configuration has
+for the address, so that two groups are two target ports, and two paths to a unit.
 
 What waits for a disk runs on the threads of a `Workers`, where owners take turns: each session is
 one, so is each login that looks for a past version, and what goes on without a session. Past
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from blockd.attach import split
 from blockd.client_listener import ClientListener
-from blockd.config import TcpAddress
+from blockd.config import PortalAddress, TcpAddress, portal_groups
 from blockd.device import LastingDevice
 from blockd.iscsi.connection import Connection
 from blockd.iscsi.limits import Limits
@@ -70,16 +70,16 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         self,
         targets: ServedTargets,
         *,
-        tcp: Sequence[TcpAddress] = (),
+        portals: Sequence[PortalAddress] = (),
         adopted: Sequence[socket.socket] = (),
         limits: Limits | None = None,
         reply_timeout_s: float = 0.0,
         max_open_versions: int = MAX_OPEN_VERSIONS,
     ) -> None:
-        """As `ClientListener`."""
+        """As `ClientListener`; each adopted socket is a portal group of its own."""
         limits = limits or Limits()
         super().__init__(
-            tcp=tcp,
+            tcp=[portal.address for portal in portals],
             adopted=adopted,
             max_connections=limits.max_connections,
             handshake_timeout_s=limits.login_timeout_s,
@@ -87,6 +87,8 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         )
         self.node = Node(targets, limits)
         self._targets = targets
+        self._groups_left = portal_groups(portals)  # of addresses that are not bound yet
+        self._groups = list(range(1, len(adopted) + 1))  # of sockets, in order
         self._portals: list[Portal] = []
         self._max_open_versions = max_open_versions
         self._open_versions = 0
@@ -101,12 +103,17 @@ class IscsiListener(ClientListener[IscsiProtocol]):
 
     async def start(self) -> None:
         await super().start()
-        self._portals = [
-            Portal(host, int(port), group)
-            for group, (host, port) in enumerate(map(split, self.addresses), start=1)
-        ]
-        self._targets.listening(self._portals)
         self._tick()
+
+    async def _bind(self, address: TcpAddress) -> list[socket.socket]:
+        sockets = await super()._bind(address)
+        self._groups += [self._groups_left.pop(0)] * len(sockets)
+        return sockets
+
+    def _bound(self) -> None:
+        places = zip(map(split, self.addresses), self._groups, strict=True)
+        self._portals = [Portal(host, int(port), group) for (host, port), group in places]
+        self._targets.listening(self._portals)
 
     async def stop(self, drain_s: float) -> None:
         if self._tick_timer is not None:

@@ -9,6 +9,7 @@ comes in a turn of the loop of its own, so that no two are ever nested.
 """
 
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -36,7 +37,7 @@ class IscsiHost(Host["IscsiProtocol", Connection], Protocol):
 class IscsiProtocol(ClientProtocol[Connection]):
     """See the module's text."""
 
-    unopened = "not logged in"
+    unopened = "no session"
 
     def __init__(self, host: IscsiHost) -> None:
         super().__init__(host)  # type: ignore[arg-type] # the book has clients of this class only
@@ -45,6 +46,7 @@ class IscsiProtocol(ClientProtocol[Connection]):
         self._looking_up = False
         self._held: Target | None = None
         self._woken = False
+        self._told = False  # that there is a session
 
     def wake(self) -> None:
         """The engine has something to say. From the loop's thread, whatever it is doing."""
@@ -65,6 +67,15 @@ class IscsiProtocol(ClientProtocol[Connection]):
     def _tick(self, now_s: float) -> None:
         self.engine.tick(now_s)
         self._run_again()
+
+    def _settle(self) -> None:
+        if not self._told and not self.engine.negotiating:
+            self._told = True
+            self._log_session("iscsi session opened")
+        super()._settle()
+
+    def _log_session(self, event: str) -> None:
+        self._log(logging.INFO, event, event, initiator=self.engine.initiator or "-")
 
     # What events lead to.
 
@@ -120,6 +131,8 @@ class IscsiProtocol(ClientProtocol[Connection]):
         self._run_again()
 
     def _release_all(self) -> None:
+        if self._told:
+            self._log_session("iscsi session closed")
         with contextlib.suppress(Exception):  # an engine that failed may fail again
             self.engine.eof()  # a connection that was cut: its session is over all the same
         if self._held is not None:

@@ -109,7 +109,7 @@ def make_iscsi(
     iscsi = config.iscsi
     return IscsiListener(
         targets,
-        tcp=() if adopted else iscsi.listen,
+        portals=() if adopted else iscsi.listen,
         adopted=adopted,
         limits=IscsiLimits(
             login_timeout_s=iscsi.login_timeout_s,

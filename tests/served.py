@@ -26,7 +26,33 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
-class Served:
+class OnLoop:
+    """Something that runs on a loop in another thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def on_loop(self, action: Callable[[], T]) -> T:
+        async def call() -> T:
+            return action()
+
+        return self.begin(call()).result(TIMEOUT_S)
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        """Wait until `reached()`, asked on the loop, is true."""
+
+        async def wait() -> None:
+            async with asyncio.timeout(TIMEOUT_S):
+                while not reached():  # noqa: ASYNC110 - what is waited for has no event
+                    await asyncio.sleep(POLL_S)
+
+        self.begin(wait()).result()
+
+
+class Served(OnLoop):
     """`listener` runs; everything that touches it or its devices goes through `on_loop`."""
 
     def __init__(
@@ -36,10 +62,10 @@ class Served:
         exports: FakeExports,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        super().__init__(loop)
         self.listener = listener
         self.exports = exports
         self.device = device
-        self._loop = loop
 
     @property
     def address(self) -> tuple[str, int]:
@@ -63,25 +89,6 @@ class Served:
         client = self.client()
         client.go(self.device.name)
         return client
-
-    def begin(self, coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def on_loop(self, action: Callable[[], T]) -> T:
-        async def call() -> T:
-            return action()
-
-        return self.begin(call()).result(TIMEOUT_S)
-
-    def until(self, reached: Callable[[], bool]) -> None:
-        """Wait until `reached()`, asked on the loop, is true."""
-
-        async def wait() -> None:
-            async with asyncio.timeout(TIMEOUT_S):
-                while not reached():  # noqa: ASYNC110 - what is waited for has no event
-                    await asyncio.sleep(POLL_S)
-
-        self.begin(wait()).result()
 
     def until_empty(self) -> None:
         """Wait until the listener knows no client any more."""
@@ -108,7 +115,7 @@ def serving(
         options["tcp"] = [TcpAddress("127.0.0.1", 0)]
     exports = FakeExports([device])
     listener = NbdListener(exports, FakePolicies(policies or {}), **options)
-    with _loop_in_thread(LOOPS[loop_name]()) as loop:
+    with loop_in_thread(LOOPS[loop_name]()) as loop:
         served = Served(listener, device, exports, loop)
         served.begin(listener.start()).result(TIMEOUT_S)
         try:
@@ -119,7 +126,7 @@ def serving(
 
 
 @contextmanager
-def _loop_in_thread(loop: asyncio.AbstractEventLoop) -> Iterator[asyncio.AbstractEventLoop]:
+def loop_in_thread(loop: asyncio.AbstractEventLoop) -> Iterator[asyncio.AbstractEventLoop]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:

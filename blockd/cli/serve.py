@@ -5,11 +5,11 @@ Standard output says where it listens and how to attach; the log goes to standar
 
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -19,22 +19,24 @@ from blockd.config import (
     LogFormat,
     LogLevel,
     ServeConfig,
-    TcpAddress,
     TlsChoice,
     check,
     load_config,
     parse_address,
+    parse_portal,
 )
 from blockd.sizes import format_size
 
 if TYPE_CHECKING:
     from blockd.ready import Ready
 
+T = TypeVar("T")
+
 NONE = "none"  # switches an address off
 MAX_SHOWN_VOLUMES = 3  # `blockd volume show NAME` has the commands of the others
 
 _NBD = "Where NBD listens; port 0 takes a free one, 'none' leaves TCP out. May be repeated."
-_ISCSI = "Where iSCSI listens, as 127.0.0.1:3260. May be repeated. [none]"
+_ISCSI = "Where iSCSI listens, as 127.0.0.1:3260 or HOST:PORT,GROUP. May be repeated. [none]"
 _Path = Path | None
 
 
@@ -155,13 +157,13 @@ class _Options:
         self._log = {key: value for key, value in log.items() if value}
         self._nbd: dict[str, object] = {}
         if nbd is not None:
-            self._nbd["listen"] = _addresses("--nbd", nbd)
+            self._nbd["listen"] = _addresses("--nbd", nbd, parse_address)
         if nbd_socket is not None:
             unix = nbd_socket != NONE
             self._nbd |= {"unix": unix, "socket": Path(nbd_socket) if unix else None}
         self._iscsi: dict[str, object] = {}
         if iscsi is not None:
-            self._iscsi["listen"] = _addresses("--iscsi", iscsi)
+            self._iscsi["listen"] = _addresses("--iscsi", iscsi, parse_portal)
         if iscsi_chap is not None:
             self._iscsi["chap"] = iscsi_chap
         if insecure is not None:
@@ -191,11 +193,11 @@ def _volume(text: str) -> tuple[str, int]:
     return name, size_argument(size)
 
 
-def _addresses(option: str, texts: Sequence[str]) -> tuple[TcpAddress, ...]:
+def _addresses(option: str, texts: Sequence[str], parse: Callable[[str], T]) -> tuple[T, ...]:
     if list(texts) == [NONE]:
         return ()
     try:
-        return tuple(parse_address(text) for text in texts)
+        return tuple(parse(text) for text in texts)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from error
 

@@ -144,7 +144,7 @@ class TargetRegistry:
 
     @property
     def _groups(self) -> tuple[int, ...]:
-        return tuple(portal.group for portal in self._portals) or (1,)
+        return tuple(sorted({portal.group for portal in self._portals})) or (1,)
 
     # -- past versions
 
