@@ -77,7 +77,9 @@ def test_show_knows_the_target_that_a_volume_has_by_itself(blockd: Blockd) -> No
 def test_with_chap_the_commands_leave_room_for_a_secret(blockd: Blockd, tmp_path: Path) -> None:
     blockd("target", "create", "db", "--lun", "vm1")
     (tmp_path / "secret").write_text(SECRET + "\n")
-    blockd("target", "chap", "set", "db", "host", "--secret-file", str(tmp_path / "secret"))
+    blockd(
+        "target", "chap", "set", "db", "--user", "host", "--secret-file", str(tmp_path / "secret")
+    )
     out = blockd("target", "show", "db").out
     assert "-n node.session.auth.password -v SECRET" in out
     assert "iscsi://USER%SECRET@127.0.0.1:3260/" in out
@@ -171,7 +173,7 @@ def test_a_secret_comes_from_a_file(
     blockd("target", "create", "db")
     (tmp_path / "secret").write_bytes((SECRET + ending).encode())
     result = blockd(
-        "target", "chap", "set", "db", "host", "--secret-file", str(tmp_path / "secret")
+        "target", "chap", "set", "db", "--user", "host", "--secret-file", str(tmp_path / "secret")
     )
     assert result == Result(0, "target db: initiators prove themselves as host\n", "")
     assert secret_of(node, "host") == SECRET.encode()
@@ -182,7 +184,9 @@ def test_a_secret_comes_from_standard_input(
 ) -> None:
     blockd("target", "create", "db")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(SECRET.encode() + b"\n")))
-    assert blockd("target", "chap", "set", "db", "host", "--secret-stdin").code == exits.OK
+    assert (
+        blockd("target", "chap", "set", "db", "--user", "host", "--secret-stdin").code == exits.OK
+    )
     assert secret_of(node, "host") == SECRET.encode()
 
 
@@ -191,13 +195,13 @@ def test_without_a_terminal_a_secret_is_not_asked_for(
 ) -> None:
     blockd("target", "create", "db")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(SECRET.encode())))
-    result = blockd("target", "chap", "set", "db", "host")
+    result = blockd("target", "chap", "set", "db", "--user", "host")
     assert result.code == exits.USAGE
     assert "--secret-file" in result.err
 
 
 def test_no_option_takes_a_secret(blockd: Blockd) -> None:
-    result = blockd("target", "chap", "set", "db", "host", "--secret", SECRET)
+    result = blockd("target", "chap", "set", "db", "--user", "host", "--secret", SECRET)
     assert result.code == exits.USAGE
 
 
@@ -211,13 +215,15 @@ def test_what_is_no_secret_is_refused_and_not_shown(
     blockd("target", "create", "db")
     (tmp_path / "secret").write_bytes(content)
     file = str(tmp_path / "secret")
-    result = blockd("target", "chap", "set", "db", "host", "--secret-file", file)
+    result = blockd("target", "chap", "set", "db", "--user", "host", "--secret-file", file)
     assert result.code == code
     assert content.decode(errors="replace") not in result.err
 
 
 def test_a_secret_file_that_is_not_there_is_named(blockd: Blockd) -> None:
-    result = blockd("target", "chap", "set", "db", "host", "--secret-file", "/nothing/here")
+    result = blockd(
+        "target", "chap", "set", "db", "--user", "host", "--secret-file", "/nothing/here"
+    )
     assert result.code == exits.FAILED
     assert result.err == "blockd: /nothing/here: No such file or directory\n"
 
@@ -228,7 +234,10 @@ def test_chap_is_cleared(node: FakeNode, blockd: Blockd, tmp_path: Path) -> None
         (tmp_path / user).write_text(f"{user} {SECRET}")
         file = str(tmp_path / user)
         assert (
-            blockd("target", "chap", "set", "db", user, "--secret-file", file, *options).code == 0
+            blockd(
+                "target", "chap", "set", "db", "--user", user, "--secret-file", file, *options
+            ).code
+            == 0
         )
     assert node.targets.named(DB).target.access.mutual is not None
     assert blockd("target", "chap", "clear", "db", "--mutual").out == (
@@ -237,7 +246,7 @@ def test_chap_is_cleared(node: FakeNode, blockd: Blockd, tmp_path: Path) -> None
     assert blockd("target", "chap", "clear", "db").out == (
         "target db: CHAP users: none, initiators log in without\n"
     )
-    assert blockd("target", "chap", "clear", "db", "x", "--mutual").code == exits.USAGE
+    assert blockd("target", "chap", "clear", "db", "--user", "x", "--mutual").code == exits.USAGE
 
 
 # --- who is logged in, and how to ----------------------------------------------------------------
