@@ -1,6 +1,6 @@
 # Two stages: the first builds the wheel and puts it into a virtual environment, the second runs it.
 #   docker build -t blockd .
-#   docker run -p 127.0.0.1:10809:10809 -v blockd:/data blockd
+#   docker run -p 127.0.0.1:10809:10809 -p 127.0.0.1:3260:3260 -v blockd:/data blockd
 FROM python:3.11-slim-bookworm AS build
 
 RUN apt-get update \
@@ -31,13 +31,13 @@ ENV PATH=/opt/blockd/bin:$PATH PYTHONUNBUFFERED=1
 
 USER blockd
 VOLUME /data
-EXPOSE 10809
+EXPOSE 10809 3260
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["blockd", "status"]
 
-# In plain text on the container's own network; who else reaches the port is decided by -p.
-# For clients on other machines give --tls require with keys instead of --insecure.
+# In plain text on the container's own network; who else reaches the ports is decided by -p.
+# For clients on other machines give --tls require with keys, and --iscsi-chap, instead of --insecure.
 ENTRYPOINT ["blockd"]
 CMD ["serve", "--data", "/data", "--control", "/run/blockd/control.sock", \
-    "--nbd", "0.0.0.0:10809", "--insecure"]
+    "--nbd", "0.0.0.0:10809", "--iscsi", "0.0.0.0:3260", "--insecure"]

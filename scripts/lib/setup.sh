@@ -17,7 +17,8 @@ PYTHON_PACKAGES=(python3 python3-venv python3-dev)
 BUILD_PACKAGES=(gcc libc6-dev libisal-dev liblz4-dev libzstd-dev libssl-dev cmake ninja-build)
 CLIENT_PACKAGES=(
     libnbd-bin python3-libnbd  # nbdinfo, nbdcopy, nbdsh, nbdfuse; the binding for the test scripts
-    qemu-utils                 # qemu-img, qemu-io, and qemu-nbd to compare with
+    qemu-utils qemu-block-extra  # qemu-img, qemu-io, qemu-nbd to compare with; the iscsi driver
+    libiscsi-bin               # iscsi-ls, iscsi-inq, iscsi-test-cu, iscsi-perf
     fio nbd-client nbd-server nbdkit
     fuse3 e2fsprogs mount      # ext4 on a volume, and small file systems that fill up
     openssl gnutls-bin         # certificates, PSK files
