@@ -62,7 +62,7 @@ class Access:
         if not self.addresses:
             return True
         try:
-            found = ipaddress.ip_address(address.partition("%")[0])
+            found = ipaddress.ip_address(address)
         except ValueError:
             return False
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:

@@ -145,6 +145,21 @@ def test_any_initiator_of_the_list_gets_in_by_its_own_secret() -> None:
         machine.step(answer(asked, secret=SECRET, user="host2"))
 
 
+def test_an_unknown_name_does_not_get_in_by_the_stand_in_for_its_secret() -> None:
+    machine, asked = begun()
+    with pytest.raises(ChapFailed, match="wrong name or secret"):
+        machine.step(answer(asked, secret=random(chap.MIN_SECRET_BYTES), user="host2"))
+    assert machine.user is None
+
+
+def test_a_proof_is_not_taken_twice() -> None:
+    machine, asked = begun()
+    proof = answer(asked)
+    machine.step(proof)
+    with pytest.raises(ChapFailed, match="after the end"):
+        machine.step(proof)
+
+
 @pytest.mark.parametrize("user", ["host1", "host2"])
 def test_an_unknown_name_costs_as_many_hashes_as_a_wrong_secret(
     user: str, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockd.iscsi.text import KEYS, MAX_PAIRS, Negotiation, Parameters, encode
+from blockd.iscsi.text import KEYS, MAX_PAIRS, Negotiation, Parameters, TextError, encode, parse
 
 NUMBERS = {
     # key: lowest and highest value, what we want, function of both
@@ -187,6 +187,18 @@ def test_an_answer_is_not_answered(value: str) -> None:
 def test_a_first_burst_longer_than_the_burst_is_cut_in_any_order() -> None:
     offered = {"FirstBurstLength": "262144", "MaxBurstLength": "65536"}
     assert dict(Negotiation().answers(offered))["FirstBurstLength"] == "65536"
+
+
+@pytest.mark.parametrize(
+    ("key", "longest"), [("TargetName", 255), ("CHAP_N", 255), ("CHAP_C", 2050), ("CHAP_R", 2050)]
+)
+def test_values_are_as_long_as_the_rfc_lets_them(key: str, longest: int) -> None:
+    """In bytes of UTF-8 (6.1)."""
+    for value in ("x" * longest, "\N{GREEK SMALL LETTER ALPHA}" * (longest // 2)):
+        assert parse(encode([(key, value)])) == {key: value}
+    for value in ("x" * (longest + 1), "\N{GREEK SMALL LETTER ALPHA}" * (longest // 2 + 1)):
+        with pytest.raises(TextError, match=f"the value of {key} is"):
+            parse(encode([(key, value)]))
 
 
 def test_answers_to_the_longest_text_leave_room_in_a_login_response() -> None:
