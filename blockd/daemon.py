@@ -192,6 +192,8 @@ class Daemon:
             control=self._control,
             tls=self._config.tls.mode.value,
             volumes=tuple((volume.name, volume.size) for volume in volumes),
+            auto_targets=self.targets.auto,
+            iscsi_chap=bool(self.targets.discovery.chap),
         )
 
     @contextlib.asynccontextmanager

@@ -20,6 +20,10 @@ class Ready:
     """"off", "allow" or "require"."""
     volumes: tuple[tuple[str, int], ...]
     """Names and sizes in bytes."""
+    auto_targets: bool = False
+    """Whether every volume has an iSCSI target by itself."""
+    iscsi_chap: bool = False
+    """Whether these ask for CHAP."""
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "volumes": dict(self.volumes), "pid": os.getpid()}

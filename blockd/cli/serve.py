@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from blockd import attach
+from blockd import attach, iscsi_attach
 from blockd.cli.options import UsageError, size_argument
 from blockd.config import (
     LogFormat,
@@ -233,6 +233,11 @@ def _print_text(ready: "Ready") -> None:
         lines += ["", f"volume {name}, {format_size(size)}; attach it with one of"]
         address = attach.reachable(ready.nbd[0], hostname)
         lines += ["  " + command for command in attach.commands(address, name, tls=tls)]
+        if ready.iscsi and ready.auto_targets:
+            address = attach.reachable(ready.iscsi[0], hostname)
+            target, chap = iscsi_attach.target_of(name), ready.iscsi_chap
+            commands = iscsi_attach.commands(address, target, chap=chap)
+            lines += ["or, over iSCSI,", *("  " + command for command in commands)]
     more = len(ready.volumes) - MAX_SHOWN_VOLUMES
     if more > 0:
         lines += ["", f"{more} more: blockd volume list, blockd volume show NAME"]

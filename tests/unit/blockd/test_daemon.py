@@ -13,23 +13,27 @@ from pathlib import Path
 
 import pytest
 
-from blockd import wiring
+from blockd import systemd, wiring
 from blockd.api.client import Client
 from blockd.api.types import ConnectionInfo
 from blockd.config import (
     ControlConfig,
     ExportConfig,
+    IscsiConfig,
     LogConfig,
     LogLevel,
     NbdConfig,
+    PortalAddress,
     ServeConfig,
     TcpAddress,
     TlsConfig,
 )
 from blockd.daemon import Daemon, Parts
 from blockd.iscsi.node import SessionInfo
+from blockd.iscsi.targets import Credentials
 from blockd.nbd.access import ExportPolicy
 from blockd.ready import Ready
+from blockd.registry import stored
 from blockd.sockets import ListenError
 from blockd.toml_decode import ConfigError
 from tests import aio
@@ -183,7 +187,10 @@ def test_it_says_where_it_listens_once_it_does(stage: Stage) -> None:
     stage.run()
     data = str(stage.config.data)
     control = f"{data}/control.sock"
-    assert stage.ready == [Ready(data, ("127.0.0.1:4000",), (), control, "off", (("a", GiB),))]
+    address = "127.0.0.1:4000"
+    assert stage.ready == [
+        Ready(data, (address,), (), control, "off", (("a", GiB),), auto_targets=True)
+    ]
 
 
 def test_the_ready_file_is_there_while_it_serves(stage: Stage) -> None:
@@ -196,6 +203,8 @@ def test_the_ready_file_is_there_while_it_serves(stage: Stage) -> None:
         "control": str(stage.config.control_socket),
         "tls": "off",
         "volumes": {},
+        "auto_targets": True,
+        "iscsi_chap": False,
         "pid": os.getpid(),
     }
     assert not stage.ready_file.exists()
@@ -355,6 +364,66 @@ def test_policies_follow_the_configuration() -> None:
     policies = wiring.ConfiguredPolicies({"a": ExportConfig(True, ("host1",), True)})
     assert policies.policy("a") == ExportPolicy(True, ("host1",), True)
     assert policies.policy("b") == ExportPolicy()
+
+
+def test_portals_are_told_and_drained_with_the_listener(stage: Stage) -> None:
+    portal = PortalAddress(TcpAddress("127.0.0.1", 3260))
+    stage.config = replace(stage.config, iscsi=IscsiConfig(listen=(portal,)))
+    stage.run()
+    assert stage.ready[0].iscsi == ("127.0.0.1:3260",)
+    assert stage.events[1:] == ["listener stopping in 10.0", "iscsi stopping in 10.0"]
+
+
+def test_targets_are_those_that_were_kept(stage: Stage) -> None:
+    stage.store.keep(
+        "iscsi/target/iqn.2026-11.io.blockd:t",
+        stored.created("iqn.2026-11.io.blockd:t", "", None).encode(),
+    )
+    found: list[str] = []
+
+    def look() -> None:
+        with Client(stage.config.control_socket) as client:
+            found.extend(target.name for target in client.targets())
+
+    stage.run(look)
+    assert found == ["iqn.2026-11.io.blockd:t"]
+
+
+def test_a_portal_of_the_service_manager_must_be_one_that_may_be_served(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as passed:
+        monkeypatch.setattr(systemd, "take_sockets", lambda *_: systemd.Passed(iscsi=[passed]))
+        with pytest.raises(ConfigError, match="--iscsi-chap"):
+            stage.run()
+
+
+def test_chap_users_come_from_their_files(tmp_path: Path) -> None:
+    users, own = tmp_path / "users", tmp_path / "own"
+    users.write_text("host1:correct horse\n")
+    own.write_text("blockd:battery staple\n")
+    for path in (users, own):
+        path.chmod(0o600)
+    config = ServeConfig(iscsi=IscsiConfig(chap=users, mutual_chap=own))
+    access = wiring.open_targets(config, FakeStore()).discovery
+    assert access.chap == (Credentials("host1", b"correct horse"),)
+    assert access.mutual == Credentials("blockd", b"battery staple")
+
+
+def test_the_real_portal_takes_the_settings() -> None:
+    portal = PortalAddress(TcpAddress("127.0.0.1", 0))
+    config = ServeConfig(iscsi=IscsiConfig(listen=(portal,)))
+
+    async def life() -> list[str]:
+        targets = wiring.open_targets(config, FakeStore())
+        listener = wiring.make_iscsi(config, targets, [])
+        await listener.start()
+        addresses = listener.addresses
+        await listener.stop(0.0)
+        return addresses
+
+    [address] = aio.run(life())
+    assert address.startswith("127.0.0.1:")
 
 
 def test_the_real_listener_takes_the_settings(socket_dir: Path) -> None:
