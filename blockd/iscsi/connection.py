@@ -62,7 +62,7 @@ class Connection:
         self._logged_in: LoggedIn | None = None
         self._session: Session | None = None
         self._requests: Requests | None = None
-        self._attached: list[BlockDevice] = []
+        self._attached: dict[BlockDevice, None] = {}
         self._looking_up = False
         self._ended = False
         self._in_round = False
@@ -215,6 +215,20 @@ class Connection:
         self._close(reason, clean=False)
         self.wake()
 
+    def units_changed(self) -> None:
+        if self._session is not None and not self._ended:
+            self._node.watch(self._session.device.units.values())
+            self._count_in(self._session.device)
+
+    def _count_in(self, device: TargetDevice) -> None:
+        """Be a client of the devices behind the units that there are, and of no other."""
+        wanted = dict.fromkeys(unit.device for unit in device.units.values())
+        for each in wanted.keys() - self._attached.keys():
+            each.attach(self.peer)
+        for each in self._attached.keys() - wanted.keys():
+            each.detach(self.peer)
+        self._attached = wanted
+
     # -- a round
 
     def _round(self) -> None:
@@ -315,9 +329,7 @@ class Connection:
         if logged_in.target is not None:
             self._node.watch(device.units.values())
             device.attach(nexus)
-            self._attached = [unit.device for unit in device.units.values()]
-            for each in self._attached:
-                each.attach(self.peer)
+            self._count_in(device)
         self._requests = Requests(
             self._session,
             Management(self._node, self._session, self),

@@ -23,13 +23,13 @@ from blockd.iscsi.chap import Chap, ChapFailed
 from blockd.iscsi.limits import COMMAND_WINDOW
 from blockd.iscsi.pdu import LoginRequest
 from blockd.iscsi.targets import (
-    IQN_PREFIX,
     MAX_NAME_BYTES,
     Access,
     Portal,
     Target,
     Targets,
     normalised,
+    past_version,
 )
 from blockd.iscsi.text import Negotiation, Parameters, TextError
 
@@ -266,8 +266,7 @@ class Login:
             raise LoginRefused(MISSING_PARAMETER, "no TargetName")
         target = self._targets.get(name)
         if target is None:
-            ours = normalised(name).startswith(IQN_PREFIX)
-            if ours and "@" in name and len(name.encode()) <= MAX_NAME_BYTES:
+            if past_version(name) is not None:
                 self.look_up, self._waiting = name, keys
                 return []
             raise LoginRefused(NOT_FOUND, f"target {name[:MAX_NAME_BYTES]}: there is none")

@@ -66,6 +66,9 @@ class OpenSession(Protocol):
     def end(self, reason: str) -> None:
         """Abort everything and close the connection."""
 
+    def units_changed(self) -> None:
+        """Its target device has other units than before."""
+
 
 class Node:
     """See the module's text."""
@@ -119,6 +122,11 @@ class Node:
         for session in found:
             session.end(reason)
         return len(found)
+
+    def units_changed(self, target: Target) -> None:
+        """Tell the sessions of `target` that its units are others."""
+        for session in self.of_target(target):
+            session.units_changed()
 
     def watch(self, units: "Iterable[LogicalUnit]") -> None:
         """Abort tasks when these units ask for it (PREEMPT AND ABORT, SANITIZE)."""

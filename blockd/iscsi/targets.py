@@ -13,6 +13,21 @@ from blockd.scsi.target import TargetDevice
 
 IQN_PREFIX = "iqn.2026-11.io.blockd:"
 MAX_NAME_BYTES = 223  # RFC 7143 4.2.7.1
+VERSION_MARKS = (":at:", "@")
+"""Between volume and version in a target's name. The first is made of what an iSCSI name may have
+(4.2.7.2), and URLs of initiators can hold it; the second is how versions are written elsewhere."""
+
+
+def past_version(name: str) -> str | None:
+    """VOLUME@REF, of a target name that stands for a past version; None for other names."""
+    if not normalised(name).startswith(IQN_PREFIX) or len(name.encode()) > MAX_NAME_BYTES:
+        return None
+    rest = name[len(IQN_PREFIX) :]
+    for mark in VERSION_MARKS:
+        volume, found, ref = rest.partition(mark)
+        if found and volume and ref:
+            return f"{volume}@{ref}"
+    return None
 
 
 def normalised(name: str) -> str:

@@ -1,7 +1,8 @@
 """Names -> targets, as logins, discovery and operators see them.
 
     automatic   iqn.2026-11.io.blockd:VOLUME, with the volume as unit 0, for every volume there is;
-                iqn.2026-11.io.blockd:VOLUME@REF, a past version, opened when somebody logs in
+                iqn.2026-11.io.blockd:VOLUME:at:REF, or VOLUME@REF: a past version, opened when
+                somebody logs in
     configured  made by `blockd target create`, with units, access lists and CHAP of their own
 
 Automatic targets are there while only this machine can reach the portals, or when the
@@ -14,13 +15,14 @@ a configured target is kept first, then made; one at a time.
 import asyncio
 import ipaddress
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from blockd.device import LastingDevice
 from blockd.iscsi.node import Node
-from blockd.iscsi.targets import IQN_PREFIX, Access, Portal, Target, normalised
+from blockd.iscsi.targets import IQN_PREFIX, Access, Portal, Target, normalised, past_version
 from blockd.registry import stored
 from blockd.registry.configured import ConfiguredTarget
 from blockd.registry.errors import NoSuchTarget, TargetBusy, TargetExists
@@ -29,11 +31,12 @@ from blockd.registry.stored import StoredTarget
 from blockd.registry.units import OWN_RATE, Units, UnitStore
 from blockd.scsi.target import TargetDevice
 from volume.errors import NoSuchVolume, VolumeError
+from volume.refs import TimeRef
+from volume.refs import parse as parse_ref
 
 log = logging.getLogger(__name__)
 
 MARK: Final = "@"  # between volume and version
-AGO: Final = "-"  # begins a ref that is so long ago: another version each time
 WILDCARDS: Final = ("", "0.0.0.0", "::")
 
 
@@ -88,9 +91,9 @@ class TargetRegistry:
 
     def get(self, name: str) -> Target | None:
         """Past versions are not found here, see `hold`."""
+        self._look()
         configured = self._configured.get(normalised(name))
         if configured is not None:
-            self._look()
             configured.show()
             return configured.target
         volume = self._volume_of(name)
@@ -151,9 +154,9 @@ class TargetRegistry:
     def open_past(self, name: str) -> LastingDevice:
         """The past version that target `name` stands for. Waits for disks, on any thread.
         NoSuchVolume, NoSuchVersion, InvalidName when there is none; VolumeError, OSError."""
-        version = name[len(IQN_PREFIX) :]
-        if not self.auto or not normalised(name).startswith(IQN_PREFIX):
-            raise NoSuchVolume(version)
+        version = past_version(name)
+        if not self.auto or version is None:
+            raise NoSuchVolume(name)
         return self._store.open_version(version)
 
     def hold(self, name: str, device: LastingDevice) -> Target:
@@ -203,7 +206,9 @@ class TargetRegistry:
         """Where targets are reached from now on."""
         self._portals = tuple(portals)
         for target in self._configured.values():
-            target.target.device.port_groups = self._groups
+            target.reached_through(self._groups)
+        for automatic in (*self._heads.values(), *self._past):
+            automatic.device.port_groups = self._groups
 
     def tick(self, now_s: float) -> None:
         """Called about once a second: look at what became of volumes."""
@@ -232,8 +237,11 @@ class TargetRegistry:
         self._heads = {
             device: target for device, target in self._heads.items() if not device.retired
         }
-        for uuid in before.keys() - self._by_uuid.keys():
-            self._forget(uuid)
+        for uuid, device in before.items():
+            if uuid not in self._by_uuid:
+                self._forget(uuid)
+            elif device.retired:
+                self._units.forget_sanitize(device.volume_uuid)
         return True
 
     def _forget(self, uuid: str) -> None:
@@ -304,8 +312,10 @@ class TargetRegistry:
             if head is None:
                 raise NoSuchVolume(volume_name)
             version = await asyncio.to_thread(self._store.open_version, volume) if ref else None
-            if version is not None and ref.startswith(AGO):
-                ref = f"seq:{version.seq}"
+            if version is not None and isinstance(parse_ref(volume, time.time_ns()), TimeRef):
+                ref = (
+                    f"seq:{version.seq}"  # a time that is yet to come would mean another one later
+                )
             kept = stored.with_lun(target.stored, head.uuid.hex(), ref, lun)
             [number] = {each.lun for each in kept.luns} - {each.lun for each in target.stored.luns}
             await self._keep(kept)

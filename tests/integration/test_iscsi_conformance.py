@@ -96,6 +96,6 @@ def test_a_past_version_is_a_write_protected_unit(
     server = daemon("--iscsi", "127.0.0.1:0")
     server.create("unit", 64 << 20, 512)
     server.run("snapshot", "create", "unit@monday")
-    url = server.iscsi_url("unit@monday")
+    url = server.iscsi_url("unit:at:monday")
     found = run(client_tool("iscsi-test-cu"), "ALL.ReadOnly", url)
     assert found["ReadOnly.ReadOnlySBC"][0] == "passed"

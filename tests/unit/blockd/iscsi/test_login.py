@@ -249,9 +249,10 @@ def test_a_login_after_the_login_is_rejected() -> None:
     assert host.one().opcode == pdu.REJECT
 
 
-def test_a_past_version_is_looked_up_and_then_logged_in_to() -> None:
+@pytest.mark.parametrize("mark", ["@", ":at:"])
+def test_a_past_version_is_looked_up_and_then_logged_in_to(mark: str) -> None:
     world = World()
-    name = f"{TARGET}@monday"
+    name = f"{TARGET}{mark}monday"
     world.targets.past[name] = Target(name, Access(), TargetDevice({}, name))
     host = world.initiator()
     answer = host.login({**host.first(), "TargetName": name, **OPERATIONAL}, flags=TO_FULL)
