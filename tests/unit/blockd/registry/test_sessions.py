@@ -1,0 +1,213 @@
+"""What initiators that are logged in see when targets and volumes change under them."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from blockd.iscsi.node import Node
+from blockd.iscsi.targets import IQN_PREFIX, Portal, Target
+from blockd.registry import stored
+from blockd.registry.targets import TargetRegistry
+from blockd.scsi import sanitize
+from tests import aio
+from tests import scsi_cdbs as cdbs
+from tests.fake_store import FakeStore
+from tests.fakes import MemoryDevice
+from tests.iscsi_initiator import NAME, Initiator
+
+DB = IQN_PREFIX + "db"
+BLOCK = 512
+READ = cdbs.read(0, 1)
+LUNS_CHANGED = (0x06, 0x3F, 0x0E)
+GONE = (0x02, 0x04, 0x03)
+NOT_THERE = (0x05, 0x25, 0x00)
+ISIDS = [bytes.fromhex(f"00023d00000{number}") for number in range(1, 4)]
+
+
+class Targets:
+    """The registry, as an initiator of the tests asks it; past versions are opened at once."""
+
+    def __init__(self, registry: TargetRegistry) -> None:
+        self.registry = registry
+        self.past: dict[str, Target] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.registry, name)
+
+
+@dataclass
+class Home:
+    """A registry over a store in memory; calls that wait for a disk are made at once."""
+
+    store: FakeStore = field(default_factory=FakeStore)
+
+    def __post_init__(self) -> None:
+        for name in ("vm1", "vm2"):
+            self.store.create_volume(name, 1 << 20, block_size=BLOCK)
+        self.open()
+
+    def open(self) -> None:
+        """As at a start of the server."""
+        self.registry = TargetRegistry(self.store)
+        self.targets = Targets(self.registry)
+        self.node = Node(self.targets)  # type: ignore[arg-type] # by way of __getattr__
+        self.registry.serve(self.node, _at_once)
+        self.registry.listening([Portal("127.0.0.1", 3260, 1)])
+
+    def device(self, name: str) -> MemoryDevice:
+        device = self.store.get(name)
+        assert device is not None
+        return device
+
+    def log_in(self, target: str, number: int = 0) -> Initiator:
+        """A session that has heard of what happened before it."""
+        initiator = Initiator(self, isid=ISIDS[number])  # type: ignore[arg-type] # what it uses
+        initiator.log_in({"TargetName": target})
+        return initiator
+
+    def create(self, *volumes: str) -> None:
+        async def create() -> None:
+            await self.registry.create(DB)
+            for volume in volumes:
+                await self.registry.add_lun(DB, volume)
+
+        aio.run(create())
+
+    def add(self, volume: str) -> int:
+        return aio.run(self.registry.add_lun(DB, volume))
+
+    def remove(self, lun: int) -> None:
+        aio.run(self.registry.change(DB, lambda target: stored.without_lun(target, lun)))
+
+
+def _at_once(call: Callable[[], Any], done: Callable[[Any, Exception | None], None]) -> None:
+    done(call(), None)
+
+
+def outcome(
+    initiator: Initiator, cdb: bytes = READ, *, lun: int = 0
+) -> tuple[int, int, int] | bytes:
+    """Sense key, ASC and ASCQ, or the data."""
+    [answer] = initiator.ask(cdb, read=BLOCK, lun=lun)
+    return answer.data if len(answer.data) == BLOCK else answer.sense
+
+
+def test_a_session_is_a_client_of_the_volumes_that_are_added_to_its_target() -> None:
+    home = Home()
+    home.create("vm1")
+    initiator = home.log_in(DB)
+    client = initiator.connection.peer
+    assert home.device("vm1").clients == [client]
+    assert home.add("vm2") == 1
+    assert home.device("vm2").clients == [client]
+    home.remove(0)
+    assert home.device("vm1").clients == []
+    initiator.connection.eof()
+    assert home.device("vm2").clients == []
+
+
+def test_a_session_hears_of_added_and_removed_units() -> None:
+    home = Home()
+    home.create("vm1")
+    initiator = home.log_in(DB)
+    home.add("vm2")
+    assert outcome(initiator) == LUNS_CHANGED
+    assert outcome(initiator) == bytes(BLOCK)
+    assert outcome(initiator, lun=1) == LUNS_CHANGED
+    assert outcome(initiator, lun=1) == bytes(BLOCK)
+    home.remove(1)
+    assert outcome(initiator) == LUNS_CHANGED
+    assert outcome(initiator, lun=1) == NOT_THERE
+
+
+def test_who_has_a_volume_that_is_put_back_loses_it_and_others_find_the_new_state() -> None:
+    home = Home()
+    home.create("vm1", "vm2")
+    before = home.log_in(DB)
+    home.store.put_back("vm1")
+    home.device("vm1").write(0, b"n" * BLOCK)
+    after = home.log_in(DB, 1)
+    assert outcome(after) == b"n" * BLOCK
+    assert outcome(before) == GONE
+    assert outcome(before, lun=1) == outcome(after, lun=1) == bytes(BLOCK)
+
+
+def test_who_has_lost_a_volume_still_hears_of_other_units() -> None:
+    home = Home()
+    home.create("vm1")
+    before = home.log_in(DB)
+    home.store.put_back("vm1")
+    home.registry.tick(0.0)
+    home.add("vm2")
+    assert outcome(before) == LUNS_CHANGED
+    assert outcome(before) == GONE
+    assert outcome(before, lun=1) == LUNS_CHANGED
+    assert outcome(before, lun=1) == bytes(BLOCK)
+    assert home.device("vm2").clients == [before.connection.peer]
+
+
+def test_the_same_holds_for_the_target_that_a_volume_has_by_itself() -> None:
+    home = Home()
+    before = home.log_in(IQN_PREFIX + "vm1")
+    home.store.put_back("vm1")
+    after = home.log_in(IQN_PREFIX + "vm1", 1)
+    assert outcome(before) == GONE
+    assert outcome(after) == bytes(BLOCK)
+
+
+def test_a_volume_that_is_deleted_is_no_unit_of_who_comes_later() -> None:
+    home = Home()
+    home.create("vm1", "vm2")
+    before = home.log_in(DB)
+    home.store.delete_volume("vm1", force=True)
+    after = home.log_in(DB, 1)
+    assert outcome(before) == GONE
+    assert outcome(after) == NOT_THERE
+    assert outcome(after, lun=1) == bytes(BLOCK)
+
+
+def test_a_sanitize_does_not_go_on_in_the_state_that_was_put_back() -> None:
+    home = Home()
+    uuid = home.device("vm1").uuid.hex()
+    row = f"iscsi/unit/{uuid}/{uuid}/{sanitize.KEY}"
+    home.store.states[row] = sanitize.Job(pattern="", unrestricted=False).encode()
+    home.open()
+    home.store.put_back("vm1")
+    home.device("vm1").write(0, b"k" * BLOCK)
+    assert outcome(home.log_in(IQN_PREFIX + "vm1")) == b"k" * BLOCK
+    assert row not in home.store.states
+
+
+def test_units_tell_of_all_portal_groups_whenever_they_were_asked_for() -> None:
+    home = Home()
+    home.create("vm1")
+    home.registry.all()
+    session = home.log_in(DB)
+    home.registry.listening([Portal("127.0.0.1", 3260, 1), Portal("127.0.0.1", 3261, 7)])
+    automatic = home.registry.get(IQN_PREFIX + "vm2")
+    created = home.registry.get(DB)
+    assert automatic is not None
+    assert created is not None
+    assert automatic.device.port_groups == created.device.port_groups == (1, 7)
+    assert session.connection.nexus is not None
+    assert session.connection.nexus.target is created.device
+
+
+def test_a_time_becomes_the_version_that_it_names() -> None:
+    home = Home()
+    home.create("vm1@seq:3", "vm1@2026-11-22T10:31:05Z", "vm1@-10m")
+    refs = [lun.ref for lun in home.registry.named(DB).stored.luns]
+    assert refs == ["seq:3", "seq:0", "seq:0"]
+
+
+def test_a_deleted_target_ends_its_sessions_when_it_must() -> None:
+    home = Home()
+    home.create("vm1")
+    initiator = home.log_in(DB)
+    asyncio.run(home.registry.delete(DB, force=True))
+    assert initiator.closed is not None
+    assert initiator.closed.reason == "the target was deleted"
+    assert home.registry.get(DB) is None
+    assert home.device("vm1").clients == []
+    assert initiator.name == NAME
