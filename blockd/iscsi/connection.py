@@ -312,7 +312,7 @@ class Connection:
             self._events.append(LookUp(login.look_up))
         elif isinstance(login.outcome, Refused):
             refused = login.outcome
-            status = f"{refused.status[0]:02d}{refused.status[1]:02d}"
+            status = f"{refused.status[0]:02x}{refused.status[1]:02x}"
             self._close(f"login refused, {status}: {refused.reason}", clean=False)
         elif login.outcome is not None:
             self._enter(login.outcome)
