@@ -11,6 +11,7 @@ from blockd.api.node import Incoming
 from tests.fake_streams import FakeStreams
 from tests.fake_versions import NOW_NS, FakeSnapshots, FakeVersions
 from tests.fakes import MemoryDevice
+from volume import refs
 from volume.errors import (
     InvalidName,
     InvalidSize,
@@ -99,13 +100,13 @@ class FakeStore:
         return device
 
     def open_version(self, name: str) -> MemoryDevice:
-        """Each snapshot is a version, and so is what is called seq:N."""
+        """Each snapshot is a version, and so is whatever is called by a seq or a time."""
         self._fail()
         volume, _, ref = name.partition("@")
         device = self.get(volume)
         if device is None:
             raise NoSuchVolume(volume)
-        if not ref.startswith("seq:"):
+        if isinstance(refs.parse(name, NOW_NS), refs.SnapshotRef):
             self.snapshots.get(volume, ref)
         version = device.copy(name, read_only=True)
         version.volume_uuid = device.uuid

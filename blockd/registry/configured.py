@@ -66,6 +66,11 @@ class ConfiguredTarget:
         version.attach(self.target.name)
         self._versions[lun] = version
 
+    def reached_through(self, port_groups: tuple[int, ...]) -> None:
+        """These are its portal groups from now on."""
+        for device in (self.target.device, *self._before):
+            device.port_groups = port_groups
+
     def close(self) -> None:
         """It is deleted, or the server stops."""
         for lun in list(self._versions):
@@ -95,6 +100,7 @@ class ConfiguredTarget:
             current.luns_changed()
         for device in self._before:
             self._add_and_remove(device, wanted)
+        self._units.tell_sessions(self.target)
 
     def _wanted(self) -> dict[int, LogicalUnit]:
         found = ((each.lun, self.device_at(each)) for each in self.stored.luns)

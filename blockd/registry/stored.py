@@ -22,6 +22,7 @@ from blockd.iscsi.login import is_name
 from blockd.iscsi.targets import Access, Credentials, normalised
 from blockd.registry.errors import InvalidTarget, LunTaken, NoSuchEntry, NoSuchLun
 from blockd.scsi.target import MAX_LUN
+from volume.errors import UnknownFormat
 
 PREFIX: Final = "iscsi/target/"
 VERSION: Final = 1
@@ -86,12 +87,12 @@ class StoredTarget:
 
 
 def decode(key: str, value: bytes) -> StoredTarget:
-    """What `StoredTarget.encode` made. ValueError."""
-    fields = json.loads(value)
+    """What `StoredTarget.encode` made. UnknownFormat."""
     name = key.removeprefix(PREFIX)
-    if fields.pop("version") != VERSION:
-        raise ValueError(f"target {name}: kept by a newer blockd")
     try:
+        fields = json.loads(value)
+        if fields["version"] != VERSION:
+            raise UnknownFormat("meta", f"target {name} has version {fields['version']}")
         return StoredTarget(
             name=name,
             alias=fields["alias"],
@@ -103,8 +104,8 @@ def decode(key: str, value: bytes) -> StoredTarget:
             chap=tuple(_credentials(each) for each in fields["chap"]),
             mutual=fields["mutual"] and _credentials(fields["mutual"]),
         )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"target {name}: what is kept of it is damaged: {error!r}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnknownFormat("meta", f"target {name} cannot be read: {error!r}") from error
 
 
 def _encoded(credentials: Credentials) -> dict[str, str]:

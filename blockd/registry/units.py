@@ -20,7 +20,9 @@ from typing import Final, Protocol
 
 from blockd.device import LastingDevice
 from blockd.iscsi.node import Node
+from blockd.iscsi.targets import Target
 from blockd.registry.steps import Background, DoWork
+from blockd.scsi import sanitize
 from blockd.scsi.opcodes import TABLE
 from blockd.scsi.task import Steps
 from blockd.scsi.unit import Identity, LogicalUnit, SpaceFacts
@@ -98,6 +100,11 @@ class Units:
                 self._node.watch([unit])
         return unit
 
+    def tell_sessions(self, target: Target) -> None:
+        """The units of `target` are others than before."""
+        if self._node is not None:
+            self._node.units_changed(target)
+
     def drop(self, device: LastingDevice) -> None:
         """Nobody is to find that unit again."""
         unit = self._units.pop(device, None)
@@ -146,6 +153,19 @@ class Units:
             self._kept.pop(name, None)
         else:
             self._kept[name] = value
+
+    def forget_sanitize(self, volume_uuid: bytes) -> None:
+        """The volume was put back: what a sanitize has not done yet is not to be done to the state
+        that somebody wanted back. At once for the volume's next unit, and soon on the disk."""
+        name = f"{PREFIX}{volume_uuid.hex()}/{volume_uuid.hex()}/{sanitize.KEY}"
+        if self._kept.pop(name, None) is None or self._work is None:
+            return
+
+        def forgotten(_: None, error: Exception | None) -> None:
+            if error is not None:
+                log.warning("sanitize of an older state kept", extra={"reason": str(error)})
+
+        self._work(lambda: self.save(name, None), forgotten)
 
     def forget_volume(self, volume_uuid: bytes) -> None:
         """The volume is gone: and what its units kept. Waits for disks. OSError."""

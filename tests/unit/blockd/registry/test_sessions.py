@@ -1,9 +1,10 @@
 """What initiators that are logged in see when targets and volumes change under them."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 from blockd.iscsi.node import Node
 from blockd.iscsi.targets import IQN_PREFIX, Portal, Target
@@ -14,7 +15,8 @@ from tests import aio
 from tests import scsi_cdbs as cdbs
 from tests.fake_store import FakeStore
 from tests.fakes import MemoryDevice
-from tests.iscsi_initiator import NAME, Initiator
+from tests.iscsi_initiator import Initiator
+from volume.errors import UnknownFormat
 
 DB = IQN_PREFIX + "db"
 BLOCK = 512
@@ -51,7 +53,7 @@ class Home:
         """As at a start of the server."""
         self.registry = TargetRegistry(self.store)
         self.targets = Targets(self.registry)
-        self.node = Node(self.targets)  # type: ignore[arg-type] # by way of __getattr__
+        self.node = Node(self.targets)
         self.registry.serve(self.node, _at_once)
         self.registry.listening([Portal("127.0.0.1", 3260, 1)])
 
@@ -205,9 +207,16 @@ def test_a_deleted_target_ends_its_sessions_when_it_must() -> None:
     home = Home()
     home.create("vm1")
     initiator = home.log_in(DB)
-    asyncio.run(home.registry.delete(DB, force=True))
+    aio.run(home.registry.delete(DB, force=True))
     assert initiator.closed is not None
     assert initiator.closed.reason == "the target was deleted"
     assert home.registry.get(DB) is None
     assert home.device("vm1").clients == []
-    assert initiator.name == NAME
+
+
+@pytest.mark.parametrize("row", [b"", b"[]", b"{}", b'{"version": 2}', b'{"version": 1}'])
+def test_a_target_that_cannot_be_read_stops_the_start(row: bytes) -> None:
+    home = Home()
+    home.store.states["iscsi/target/" + DB] = row
+    with pytest.raises(UnknownFormat, match=DB):
+        home.open()
