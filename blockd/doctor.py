@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from blockd.config import ServeConfig, TlsChoice, TlsConfig, check
+from blockd.config import IscsiConfig, ServeConfig, TlsChoice, TlsConfig, check
 from blockd.sizes import format_size
 from blockd.toml_decode import ConfigError
 from volume.errors import VolumeError
@@ -41,6 +41,7 @@ TOOLS = {
     "qemu-img": "qemu-utils",
     "fio": "fio",
     "iscsiadm": "open-iscsi",
+    "iscsi-ls": "libiscsi-bin",
 }
 
 
@@ -93,6 +94,7 @@ def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> 
     findings.append(_native())
     if settings.tls.mode is not TlsChoice.OFF:
         findings += _tls(settings.tls, machine)
+    findings += _chap(settings.iscsi)
     findings += [_module(name, purpose, machine) for name, purpose in MODULES.items()]
     findings += [_tool(tool, package, machine) for tool, package in TOOLS.items()]
     return findings
@@ -248,6 +250,25 @@ def _tls(tls: TlsConfig, machine: Machine) -> Iterator[Finding]:
         yield _certificate("tls client authority", tls.client_ca, machine)
     if tls.psk:
         yield _secret("tls pre-shared keys", tls.psk)
+
+
+def _chap(iscsi: IscsiConfig) -> Iterator[Finding]:
+    """Files of CHAP users as the daemon reads them."""
+    files = {"iscsi chap users": iscsi.chap, "iscsi mutual chap user": iscsi.mutual_chap}
+    for name, path in files.items():
+        if path is None:
+            continue
+        try:
+            from blockd.chap_file import read_chap, read_mutual_chap
+        except ImportError as error:
+            yield Finding(name, FAIL, str(error), "pip install -e . in the checkout")
+            return
+        try:
+            users = read_chap(path) if path is iscsi.chap else (read_mutual_chap(path),)
+        except ConfigError as error:
+            yield Finding(name, FAIL, str(error), "correct the file or its permissions")
+        else:
+            yield Finding(name, OK, f"{path} is private and has {len(users)} user(s)")
 
 
 def _secret(name: str, path: Path) -> Finding:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from blockd.cli import exits
-from blockd.config import ServeConfig, StoreConfig, TlsChoice, TlsConfig
+from blockd.config import IscsiConfig, ServeConfig, StoreConfig, TlsChoice, TlsConfig
 from blockd.doctor import FAIL, MODULES, OK, TOOLS, WARN, Finding, Machine, examine
 from blockd.toml_decode import ConfigError
 from native import OP_WRITE, Request
@@ -242,6 +242,39 @@ def test_an_open_private_key_is_warned_of(data: Path, machine: Machine, tmp_path
     tls.key.chmod(0o644)
     finding = look("tls key", data, machine, ServeConfig(data=data, tls=tls))
     assert (finding.level, finding.fix) == (WARN, f"chmod 600 {tls.key}")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "level", "says"),
+    [
+        ("host:twelve bytes at least\n", 0o600, OK, "1 user(s)"),
+        ("host:twelve bytes at least\n", 0o644, FAIL, "others may read it"),
+        ("host:short\n", 0o600, FAIL, "line 1"),
+        (None, 0o600, FAIL, "No such file"),
+    ],
+)
+@pytest.mark.parametrize("setting", ["chap", "mutual_chap"])
+def test_files_of_chap_users_are_read_as_serve_does(
+    data: Path,
+    machine: Machine,
+    tmp_path: Path,
+    content: str | None,
+    mode: int,
+    level: str,
+    says: str,
+    setting: str,
+) -> None:
+    path = tmp_path / "users"
+    if content is not None:
+        path.write_text(content)
+        path.chmod(mode)
+    iscsi = IscsiConfig(chap=path) if setting == "chap" else IscsiConfig(mutual_chap=path)
+    config = ServeConfig(data=data, iscsi=iscsi)
+    name = "iscsi chap users" if setting == "chap" else "iscsi mutual chap user"
+    found = look(name, data, machine, config)
+    assert found.level == level
+    assert says in found.message
+    assert "twelve" not in found.message
 
 
 def test_tls_files_that_serve_refuses_fail(data: Path, machine: Machine, tmp_path: Path) -> None:
