@@ -6,6 +6,8 @@ A run of the `Collector` is cut into slices; destage rounds go on between them.
              entry (`volume.marks`). A node whose bit is set is not walked again: what versions
              share costs nothing (data can never have the id of a node, see `volume.manifest`).
              A chunk that should be there and is not ends the run before anything was removed.
+    window   versions that the any-write window needs are weighed: what each takes beside the
+             others is told to the caller (`weighed`), who may need fewer of them the next time.
     history  versions that nobody named, newest first, until their share of the disk is used up;
              the rest is given back to the caller (`dropped`).
     sweep    packs with nothing to keep are removed; those with less than MIN_LIVE of their bytes
@@ -54,7 +56,7 @@ from typing import NamedTuple
 
 from volume.chunks import ChunkStore
 from volume.errors import CorruptData
-from volume.gcrun import Dropped, GcReport, Hooks, Root, Run, ignore, never
+from volume.gcrun import Dropped, GcReport, Hooks, Root, Run, Weighed, ignore, never
 from volume.manifest import Manifests
 from volume.marks import Condemned, Marks
 
@@ -332,5 +334,6 @@ __all__ = [
     "Marks",
     "Pace",
     "Root",
+    "Weighed",
     "collect",
 ]

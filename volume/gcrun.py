@@ -6,6 +6,7 @@ what is condemned.
 """
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class Root:
     root: ChunkId
     height: int
     commits: tuple[ChunkId, ...] = ()
+    window: bool = False
+    """The any-write window needs it: it stays, and `Hooks.weighed` is told what it takes."""
     optional: bool = False
     """It stays only as long as there is room for it in the history's share."""
     partial: bool = False
@@ -62,6 +65,10 @@ class GcReport:
     condemned_bytes: int = 0
     """Of entries: dead, but not for long enough to be removed."""
     roots: int = 0
+    window_roots: int = 0
+    """Those of the any-write window."""
+    window_bytes: int = 0
+    """Of entries that only these, and optional ones, reach."""
     history_roots: int = 0
     """Optional ones that stay."""
     history_bytes: int = 0
@@ -80,6 +87,14 @@ class GcReport:
     """Time that gc itself took."""
     duration_s: float = 0.0
     """From beginning to end, with the rests between slices."""
+
+
+class Weighed(NamedTuple):
+    """A root of the any-write window."""
+
+    root: Root
+    size_bytes: int
+    """Of entries that neither the roots that are needed reach, nor the window's before this one."""
 
 
 class Dropped(Protocol):
@@ -101,6 +116,10 @@ def _let_go(_root: Root) -> bool:
     return True
 
 
+def _whatever(_weights: list[Weighed]) -> None:
+    pass
+
+
 def _no_budget() -> int | None:
     return None
 
@@ -110,11 +129,13 @@ class Hooks:
     """What a collector asks of its store. All but the first have a harmless default."""
 
     roots: Callable[[], Iterable[Root]]
-    """Every tree that anyone can still read; optional ones newest first."""
+    """Every tree that anyone can still read; optional ones, and the window's, newest first."""
     moved: Callable[[int], None] = ignore
     """The kept chunks of a pack have new places; the file is about to be unlinked."""
     removed: Callable[[int], None] = ignore
     """A pack without any was unlinked. Who holds either file open can go on reading."""
+    weighed: Callable[[list[Weighed]], None] = _whatever
+    """What each root of the window takes, in their order. They all stay for this run."""
     dropped: Dropped = _let_go
     history_budget: Callable[[], int | None] = _no_budget
     """Bytes of entries that optional roots may have to themselves; None: as many as they want."""
@@ -262,11 +283,13 @@ class Run:
 
     def _mark_everything(self, dry: bool = False) -> Iterator[int]:
         optional: list[Root] = []
+        window: list[Root] = []
         needed: list[Root] = []
         for root in self._hooks.roots():
-            (optional if root.optional else needed).append(root)
-        self.report.roots = len(needed)
+            (optional if root.optional else window if root.window else needed).append(root)
+        self.report.roots = len(needed) + len(window)
         yield from self._mark_roots(needed)
+        yield from self._mark_window(window, dry)
         self.phase = "history"
         budget = self._hooks.history_budget()
         if budget is None:
@@ -330,7 +353,24 @@ class Run:
             )
         return slots
 
-    # -- history
+    # -- window and history
+
+    def _mark_window(self, roots: list[Root], dry: bool) -> Iterator[int]:
+        """Mark the roots of the window, and tell what each of them takes."""
+        weights = []
+        for root in roots:
+            added = Marks()
+            cost = 0
+            for so_far in self._measure(root, added):
+                cost = so_far
+                yield 0
+            self._marks.merge(added)
+            self.report.chunks_live += self._measured
+            self.report.window_bytes += cost
+            weights.append(Weighed(root, cost))
+        self.report.window_roots = len(roots)
+        if not dry:
+            self._hooks.weighed(weights)
 
     def _mark_history(self, roots: list[Root], budget: int, dry: bool) -> Iterator[int]:
         """Keep optional roots while what they alone need fits; the others are told to go.
@@ -353,7 +393,7 @@ class Run:
             self.report.history_roots += 1
             self.report.history_bytes += cost
 
-    def _measure(self, root: Root, added: Marks, limit: int) -> Iterator[int]:
+    def _measure(self, root: Root, added: Marks, limit: int = sys.maxsize) -> Iterator[int]:
         """Mark a tree in `added`, but for what is marked already; yields the bytes so far.
 
         Ends early when they are more than `limit`."""

@@ -57,8 +57,9 @@ class StoreOptions:
     """Codec of new volumes: "none", "lz4", "zstd" or "igzip"; a chunk is packed where that saves
     12 %. docs/benchmarks.md ("Codecs") says what each costs."""
     window_bytes: int | None = None
-    """Journal segments kept after they were destaged, so that every write in them can be restored;
-    None: 5 % of the disk. Up to twice as much to reach the volumes' `window_s`."""
+    """Journal segments kept after they were destaged, and versions that they are replayed over, so
+    that every write in them can be restored; None: 5 % of the disk. Up to twice as much to reach
+    the volumes' `window_s`. As much again for versions that only a policy keeps."""
     window_s: int = 600
     """Of new volumes: every write of at least this long can be restored, while there is room."""
     history_keep: str = "60m,24h,7d"

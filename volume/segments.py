@@ -174,19 +174,20 @@ class SegmentPool:
         floor: int | None,
         forget: Callable[[int | None], None],
         *,
+        useless: int = 0,
         shrink: bool = False,
     ) -> int:
         """Let go of the oldest held segments; how many.
 
         Those beyond `keep` go when they were checkpointed before `older_ns`, those beyond `hard` in
-        any case; none from sequence `floor`, or from a pinned one, on. `shrink`: give their space
-        back rather than use them again.
+        any case, as do those before sequence `useless`; none from sequence `floor`, or from a
+        pinned one, on. `shrink`: give their space back rather than use them again.
 
         `forget(oldest)` comes before: from there on the log stays, or None when none of it does. It
         makes durable that no replay begins earlier, as a crash may leave any of the segments that
         go, in any order, and the log would have a hole."""
         with self._lock:
-            going = self._going(keep, older_ns, hard, floor)
+            going = self._going(keep, older_ns, hard, floor, useless)
             if not going:
                 return 0
             staying = self._held[len(going) :]
@@ -199,14 +200,17 @@ class SegmentPool:
             self._let_go(held, shrink)
         return len(going)
 
-    def _going(self, keep: int, older_ns: int, hard: int, floor: int | None) -> list[_Held]:
+    def _going(
+        self, keep: int, older_ns: int, hard: int, floor: int | None, useless: int
+    ) -> list[_Held]:
         """What `expire` may let go. The lock is held."""
         floors = [*self._pins, *([] if floor is None else [floor])]
         going: list[_Held] = []
         for held in self._held:
             left = len(self._held) - len(going)
             young = left <= hard and held.until_ns >= older_ns
-            if left <= min(keep, hard) or young or held.sequence >= min(floors, default=_NO_PIN):
+            wanted = held.sequence >= useless and (left <= min(keep, hard) or young)
+            if wanted or held.sequence >= min(floors, default=_NO_PIN):
                 break
             going.append(held)
         return going

@@ -135,6 +135,7 @@ class Upkeep:
                 self.thinning.roots,
                 moved=self._forget_pack,
                 removed=self._forget_pack,
+                weighed=lambda weights: self.window.weighed(weights),
                 dropped=self.thinning.dropped,
                 history_budget=self.thinning.budget,
                 busy=self._busy,

@@ -1,12 +1,24 @@
 """Window: how far back every single write of every volume can be gone to.
 
-The any-write window: segments that the checkpoint has passed are held until they take more than
-`window_bytes`, and longer, up to twice as much, while a record in them is younger than the longest
-window that a volume asks for. When space is short all of them go, but for what points and open
-versions still read. Rounds whose segment has gone leave the history: a replay cannot begin there.
+The any-write window takes room in two places, which together are its share of the disk,
+`window_bytes`: *segments* of the log that the checkpoint has passed, and in packs the versions that
+a replay begins over, one of each volume for each *round* that is kept (`volume.thinning`).
 
-Rounds closer together than a quarter of a segment leave it as well: each keeps a version of every
-volume from being thinned out (`volume.thinning`), and a replay is short enough without them.
+    segments   are held until they alone take the share, and longer, up to twice as much, while a
+               record in them is younger than the longest window that a volume asks for. Rounds
+               whose segment has gone leave the history: a replay cannot begin there
+    versions   are weighed by each run of gc: what they reach and neither a name, a head nor a
+               newer round does. Where that, and the log from there on, comes to more than the
+               share (or twice as much, as above), the rounds up to there leave the history, and
+               segments before the first that is left are of no use
+
+So the window's reach shrinks where little writes leave large chunks behind, and the bound is kept
+at the pace of gc, which is that at which anything is given back. Never given up are the newest
+round, and those from which a point still has to be replayed. When space is short everything else
+goes, but for segments that open versions read.
+
+Rounds closer together than a quarter of a segment leave the history as well: a replay is short
+enough without them.
 
 Threads: any; those of upkeep and of the destager call it.
 """
@@ -15,6 +27,7 @@ from collections.abc import Callable
 
 from volume.catalog import Catalog
 from volume.disk import Clock
+from volume.gcrun import Weighed
 from volume.history import History, RoundRow
 from volume.options import JournalGeometry
 from volume.past import PastVersions
@@ -23,6 +36,7 @@ from volume.segments import SegmentPool
 from volume.space import SpaceGuard
 
 ROUNDS_PER_SEGMENT = 4  # at the most: a replay begins at one of them
+OVERTIME = 2  # times its share is what the window may take for what is younger than it should reach
 _NS = 1_000_000_000
 
 
@@ -44,7 +58,7 @@ class Window:
         rounds: Callable[[], int],
         changed: Callable[[], None],
     ) -> None:
-        """`segments`: that it may hold; `rounds()`: how many there have been since the start.
+        """`segments`: its share; `rounds()`: how many there have been since the start.
         `changed()`: there may be versions to thin out."""
         self._clock = clock
         self._geometry = geometry
@@ -61,17 +75,16 @@ class Window:
 
     def trim(self) -> int:
         """Let old segments go that the window does not want any more; how many."""
-        settings = [
-            self._history.settings(volume.record.number).window_s for volume in self._catalog.all()
-        ]
-        window_s = max(settings, default=0)
+        window_s = self._window_s()
         keep = self._segments if window_s and not self._space.short else 0
+        first = next(self._history.rounds(), None)
         expired = self._pool.expire(
             keep,
             older_ns=self._clock.now_ns() - window_s * _NS,
-            hard=2 * keep,
+            hard=OVERTIME * keep,
             floor=self._past.floor(),
             forget=lambda oldest: self._drop_rounds(oldest, wanted=keep > 0),
+            useless=0 if first is None else max(first.sequence, 1),
             shrink=self._space.short,
         )
         looked_at = (self._rounds(), keep > 0)
@@ -81,16 +94,46 @@ class Window:
         self._drop_referred()
         return expired
 
+    def weighed(self, weights: list[Weighed]) -> None:
+        """gc has counted what the versions of the window take, those of its newest rounds first:
+        forget the rounds, the oldest first, that are too much."""
+        sizes = [(_lsn_of(weight), weight.size_bytes) for weight in weights]
+        older_ns = self._clock.now_ns() - self._window_s() * _NS
+        with self._catalog.lock:
+            rounds = list(self._history.rounds())
+            needed = self._lsns_for_points()
+            beyond = rounds[: self._affordable(rounds, sizes, older_ns)]
+            self._forget([row for row in beyond if row.lsn not in needed])
+
+    def _affordable(
+        self, rounds: list[RoundRow], sizes: list[tuple[int, int]], older_ns: int
+    ) -> int:
+        """Index of the oldest round that the window has room for; `sizes`: (lsn of a round, bytes),
+        newest first. It should reach back to `older_ns`."""
+        share = self._segments * self._geometry.segment_bytes
+        spent, counted = 0, 0
+        for at in range(len(rounds) - 2, -1, -1):  # the last one is the checkpoint
+            row, later = rounds[at], rounds[at + 1]
+            while counted < len(sizes) and sizes[counted][0] >= row.lsn:
+                spent += sizes[counted][1]
+                counted += 1
+            segments = rounds[-1].sequence - max(row.sequence, 1)
+            young = later.time_ns >= older_ns  # so `later` does not reach as far as it should
+            if spent + segments * self._geometry.segment_bytes > share * (OVERTIME if young else 1):
+                return at + 1
+        return 0
+
+    def _window_s(self) -> int:
+        """The longest that a volume asks for."""
+        numbers = [volume.record.number for volume in self._catalog.all()]
+        return max((self._history.settings(number).window_s for number in numbers), default=0)
+
     def _drop_rounds(self, oldest: int | None, *, wanted: bool) -> None:
         """Forget the rounds from which no replay can begin any more, or should (unless `wanted`),
         and those so close together that one of them will do: their versions can be thinned out.
         `oldest`: sequence of the oldest segment that stays in the window."""
         with self._catalog.lock:
-            needed = {
-                start.lsn
-                for number, seq in list(self._history.points)
-                if (start := self._past.start_for(number, seq)) is not None
-            }
+            needed = self._lsns_for_points()
             rounds = list(self._history.rounds())
             gone: list[RoundRow] = []
             apart = self._geometry.segment_bytes // ROUNDS_PER_SEGMENT
@@ -104,9 +147,7 @@ class Window:
                     gone.append(row)
                 else:
                     kept_at = at
-            if gone:
-                self._history.drop_rounds(gone)
-                self._changed()
+            self._forget(gone)
 
     def _drop_referred(self) -> None:
         """Forget trees that no record names that anybody can still replay, or has replayed."""
@@ -118,3 +159,20 @@ class Window:
             first = next(self._history.rounds(), None)
             if first is not None and self._referred.expire(first.lsn, pinned):
                 self._changed()
+
+    def _lsns_for_points(self) -> set[int]:
+        """Of the rounds from which points are replayed that are not in chunks yet."""
+        starts = [self._past.start_for(number, seq) for number, seq in list(self._history.points)]
+        return {start.lsn for start in starts if start is not None}
+
+    def _forget(self, rounds: list[RoundRow]) -> None:
+        if rounds:
+            self._history.drop_rounds(rounds)
+            self._changed()
+
+
+def _lsn_of(weight: Weighed) -> int:
+    """Of the round that has to go before that version may; see `Thinning.roots`."""
+    lsn = weight.root.tag
+    assert isinstance(lsn, int)
+    return lsn

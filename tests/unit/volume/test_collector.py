@@ -13,7 +13,7 @@ from tests.unit.volume.rig import Rig
 from tests.unit.volume.rig import chunk as make_chunk
 from volume.chunks import chunk_id_of
 from volume.errors import CorruptChunk
-from volume.gc import BUSY_SHARE, Collector, GcReport, Hooks, Pace, Root
+from volume.gc import BUSY_SHARE, Collector, GcReport, Hooks, Pace, Root, Weighed
 from volume.layout import KIND_COMMIT, ZERO_ID, ChunkId
 from volume.packfile import entry_length
 
@@ -35,10 +35,12 @@ class Yard:
         self.moved: list[int] = []
         self.removed: list[int] = []
         self.refuse_drop = False
+        self.weighed: list[Weighed] = []
         hooks = Hooks(
             lambda: list(self.roots),
             moved=self.moved.append,
             removed=self.removed.append,
+            weighed=self.weighed.extend,
             dropped=self.drop,
             history_budget=lambda: self.budget,
             busy=lambda: self.is_busy,
@@ -368,6 +370,39 @@ def test_optional_roots_stay_while_they_fit_newest_first() -> None:
     assert not yard.has(120)
     yard.assert_whole(olds[1], [*range(10), *range(110, 120)])
     assert report.chunks_live == yard.rig.index.count()
+
+
+def test_the_window_is_weighed_newest_first_and_stays() -> None:
+    """Each tree weighs what neither a head nor the window's trees before it reach."""
+    yard = Yard(budget=0)
+    head = yard.tree(range(10))
+    olds = [yard.tree(range(100, 110 - 4 * n), head.root) for n in range(2)]
+    whole = yard.tree(range(200, 220))
+    yard.seal()
+    needed = replace(whole, tag="also needed")
+    yard.roots = [*(replace(root, window=True, tag=n) for n, root in enumerate(olds)), head, needed]
+    yard.roots.insert(2, replace(whole, window=True, tag=2))
+    yard.roots.append(replace(olds[1], optional=True, tag="policy"))
+    report = yard.run()
+    entry = entry_length(4096)
+    assert [weighed.root.tag for weighed in yard.weighed] == [0, 1, 2]
+    first, second, third = (weighed.size_bytes for weighed in yard.weighed)
+    assert 10 * entry < first < 10 * entry + 2000  # and the nodes above them
+    assert 0 < second < 2000, "its chunks are the first one's"
+    assert third == 0
+    assert (report.window_roots, report.window_bytes) == (3, first + second)
+    assert (report.roots, report.history_dropped) == (5, 0)
+    for root, numbers in zip(olds, (range(100, 110), range(100, 106)), strict=True):
+        yard.assert_whole(root, [*range(10), *numbers])
+    assert report.chunks_live == yard.rig.index.count()
+
+
+def test_a_dry_run_tells_nobody_what_the_window_weighs() -> None:
+    yard = Yard()
+    yard.roots = [replace(yard.tree(range(10)), window=True)]
+    yard.seal()
+    assert yard.collector.dry_run().window_bytes > 10 * entry_length(4096)
+    assert yard.weighed == []
 
 
 def test_history_that_costs_nothing_always_fits() -> None:
