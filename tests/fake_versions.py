@@ -169,7 +169,7 @@ class FakeVersions:
             self._seq(ref)
             sizes.append(self._store.info(ref.volume).size)
         changed = sum(length for _, length in self.extents)
-        return DiffInfo(old, new, sizes[0], sizes[1], self.extents, changed)
+        return DiffInfo(old, new, sizes[0], sizes[1], self.extents, changed, len(self.extents))
 
     def policy(self, volume: str) -> HistoryPolicy:
         self._store.info(volume)

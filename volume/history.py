@@ -25,6 +25,7 @@ Threads: reads from any; changes under the store's control lock, new names under
 `naming`.
 """
 
+import heapq
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -222,10 +223,20 @@ class History:
         value = self._kv.get(key)
         return None if value is None else _snapshot_row(key, value)
 
-    def snapshots(self, number: int | None = None) -> Iterator[SnapshotRow]:
-        """Snapshots of a volume, or of all, by volume number and name."""
-        prefix = layout.META_PREFIX_SNAPSHOT
-        return self._snapshots(prefix if number is None else prefix + _U32.pack(number))
+    def snapshots(self, number: int | None = None, prefix: str = "") -> Iterator[SnapshotRow]:
+        """Snapshots of a volume, or of all, by volume number and name; those of a volume whose
+        names begin with `prefix`."""
+        if number is None:
+            return self._snapshots(layout.META_PREFIX_SNAPSHOT)
+        return self._snapshots(snapshot_key(number, prefix))
+
+    def newest_snapshots(self, number: int, count: int, prefix: str = "") -> list[SnapshotRow]:
+        """The newest of a volume's snapshots whose names begin with `prefix`, newest first.
+
+        Looks at all of these, but makes rows of `count` only."""
+        items = self._kv.items(snapshot_key(number, prefix))
+        newest = heapq.nlargest(count, items, key=_created_ns)
+        return [_snapshot_row(*item) for item in newest]
 
     def names_seq(self, number: int, seq: int) -> bool:
         """Whether a snapshot names that version. Looks at all of the volume's."""
@@ -452,6 +463,15 @@ def _snapshot_row(key: bytes, value: bytes) -> SnapshotRow:
         bool(flags & layout.SNAPSHOT_PINNED),
         bool(flags & layout.SNAPSHOT_SCHEDULED),
     )
+
+
+def _created_ns(item: tuple[bytes, bytes]) -> int:
+    """Of a snapshot's row."""
+    body = unframed(*item)
+    if len(body) != layout.META_SNAPSHOT_ROW.size:
+        corrupt_value("meta", item[0], f"is {len(body)} bytes long")
+    created_ns: int = layout.META_SNAPSHOT_ROW.unpack(body)[1]
+    return created_ns
 
 
 def _round_row(key: bytes, value: bytes) -> RoundRow:

@@ -162,8 +162,11 @@ class DiffInfo:
     old_size: int
     new_size: int
     extents: tuple[tuple[int, int], ...]
-    """(offset, length), ascending, no two adjacent."""
+    """(offset, length), ascending, no two adjacent: the first so many as were asked for."""
     changed_bytes: int
+    """Of all of them."""
+    extent_count: int
+    """Of all of them."""
 
 
 @dataclass(frozen=True, slots=True)

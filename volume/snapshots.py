@@ -7,7 +7,8 @@ follows, and its bytes come into chunks with the next destage round (`volume.des
 
 import heapq
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -29,6 +30,7 @@ from volume.volume import Volume
 log = logging.getLogger(__name__)
 
 MIN_SCHEDULE_S = 10
+MAX_LOOKS = 1000  # at versions, one by one; for more all of the volume's are read
 SCHEDULED_PREFIX = "auto-"
 _NS = 1_000_000_000
 
@@ -107,34 +109,64 @@ class Snapshots:
             if named is not None
         ]
 
-    def all(self, volume: str | None = None) -> list[SnapshotInfo]:
-        """The snapshots of a volume, or of all; oldest first, by volume. NoSuchVolume."""
-        if volume is not None:
-            return self._of(self._catalog.named(volume))
-        found = sorted(self._catalog.all(), key=lambda each: each.name)
-        return [info for each in found for info in self._of(each)]
+    def all(
+        self, volume: str | None = None, *, prefix: str = "", limit: int | None = None
+    ) -> list[SnapshotInfo]:
+        """The snapshots of a volume, or of all; oldest first, by volume. NoSuchVolume.
 
-    def _of(self, volume: Volume) -> list[SnapshotInfo]:
-        """The versions are read in one go: a look at each took three times as long."""
+        `prefix`: those whose names begin so; `limit`: the newest so many of them."""
+        if volume is not None:
+            volumes = [self._catalog.named(volume)]
+        else:
+            volumes = sorted(self._catalog.all(), key=lambda each: each.name)
+        found = [row for each in volumes for row in self._rows(each, prefix, limit)]
+        if limit is not None:
+            found = heapq.nlargest(limit, found, key=lambda row: row.created_ns)
+        rows = defaultdict(list)
+        for row in found:
+            rows[row.number].append(row)
+        return [info for each in volumes for info in self._infos(each, rows[each.record.number])]
+
+    def _rows(self, volume: Volume, prefix: str, limit: int | None) -> Iterable[SnapshotRow]:
         number = volume.record.number
-        rows = sorted(self._history.snapshots(number), key=lambda row: (row.created_ns, row.name))
+        if limit is None:
+            return self._history.snapshots(number, prefix)
+        return self._history.newest_snapshots(number, limit, prefix)
+
+    def _infos(self, volume: Volume, rows: list[SnapshotRow]) -> Iterator[SnapshotInfo]:
+        """Of some of a volume's snapshots, oldest first."""
+        rows.sort(key=lambda row: (row.created_ns, row.name))
+        states = self._states(volume.record.number) if len(rows) > MAX_LOOKS else None
+        for row in rows:
+            found = self._state(row) if states is None else states.get(row.seq)
+            if found is not None:  # else it was deleted meanwhile
+                yield _snapshot_info(volume, row, *found)
+
+    def _states(self, number: int) -> dict[int, tuple[VersionRow, bool]]:
+        """As `_state`, of every seq. For many, that takes a third of a look at each."""
         # In this order: a round may make a version of a point between the two looks.
-        states = {row.seq: row for row in self._history.points_of(number)}
-        versions = {row.seq: row for row in self._history.versions(number)}
-        states.update(versions)
-        return [
-            _snapshot_info(volume, row, states[row.seq], row.seq in versions)
-            for row in rows
-            if row.seq in states  # else it was deleted meanwhile
-        ]
+        states = {row.seq: (row, False) for row in self._history.points_of(number)}
+        states.update((row.seq, (row, True)) for row in self._history.versions(number))
+        return states
+
+    def _state(self, row: SnapshotRow) -> tuple[VersionRow, bool] | None:
+        """What a snapshot names, and whether that is in chunks."""
+        for _ in range(2):  # a round may make a version of the point between the two looks
+            version = self._history.version(row.number, row.seq)
+            if version is not None:
+                return version, True
+            point = self._history.point(row.number, row.seq)
+            if point is not None:
+                return point, False
+        return None
 
     def names(self, volume: str | None, limit: int) -> list[str]:
         """As "vol@name", of one volume or of all; for each newest first, at most `limit` in all."""
         volumes = self._catalog.names() if volume is None else [volume]
         found: list[str] = []
         for name in volumes:
-            rows = self._history.snapshots(self._catalog.named(name).record.number)
-            newest = heapq.nlargest(limit - len(found), rows, key=lambda row: row.created_ns)
+            number = self._catalog.named(name).record.number
+            newest = self._history.newest_snapshots(number, limit - len(found))
             found += [f"{name}@{row.name}" for row in newest]
         return found
 
@@ -169,12 +201,9 @@ class Snapshots:
         return row
 
     def _info(self, volume: Volume, row: SnapshotRow) -> SnapshotInfo:
-        version = self._history.version(row.number, row.seq)
-        state = version or self._history.point(row.number, row.seq)
-        # A round may have made a version of the point between the two looks.
-        state = state or self._history.version(row.number, row.seq)
-        assert state is not None, "a snapshot's version stays with it"
-        return _snapshot_info(volume, row, state, version is not None)
+        found = self._state(row)
+        assert found is not None, "a snapshot's version stays with it"
+        return _snapshot_info(volume, row, *found)
 
     # -- schedules
 

@@ -288,8 +288,10 @@ class Versions:
         with self.settled(source) as (record, row):
             return self._catalog.clone(name, record, row)
 
-    def diff(self, old: str, new: str) -> DiffInfo:
-        """Where two versions ("vol", "vol@ref"; of one volume or of two) differ."""
+    def diff(self, old: str, new: str, *, limit: int | None = None) -> DiffInfo:
+        """Where two versions ("vol", "vol@ref"; of one volume or of two) differ.
+
+        `limit`: extents that are told; the others are only counted, and take no memory."""
         with self.resolved(old) as before, self.resolved(new) as after:
             chunk_size = before.record.chunk_size
             if after.record.chunk_size != chunk_size:
@@ -300,14 +302,21 @@ class Versions:
                     f"{new} cannot be compared with {old}, which has {chunk_size}",
                 )
             sides = side_of(before), side_of(after)
-            found = tuple(changed_extents(self._manifests, *sides, chunk_size))
+            extents: list[tuple[int, int]] = []
+            count = changed_bytes = 0
+            for extent in changed_extents(self._manifests, *sides, chunk_size):
+                if limit is None or count < limit:
+                    extents.append(extent)
+                count += 1
+                changed_bytes += extent[1]
             return DiffInfo(
                 old=old,
                 new=new,
                 old_size=before.row.size,
                 new_size=after.row.size,
-                extents=found,
-                changed_bytes=sum(length for _, length in found),
+                extents=tuple(extents),
+                changed_bytes=changed_bytes,
+                extent_count=count,
             )
 
     def compare(self, number: int, ref: str, look: Look) -> Changes:

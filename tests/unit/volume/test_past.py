@@ -262,6 +262,17 @@ def test_diff_tells_what_a_shrink_has_cut_off_before_it_is_in_chunks(rig: StoreR
         rig.settle()
 
 
+def test_diff_tells_so_many_extents_and_counts_the_others(rig: StoreRig) -> None:
+    rig.store.snapshots.create("empty", ["v"])
+    for chunk in (0, 2, 3, 5):
+        assert rig.write("v", chunk * 4 * KIB, b"a" * 512) == 0
+    every = ((0, 4 * KIB), (8 * KIB, 8 * KIB), (20 * KIB, 4 * KIB))
+    for limit in (None, 0, 2, 3, 100):
+        found = rig.store.versions.diff("v@empty", "v", limit=limit)
+        assert found.extents == every[:limit]
+        assert (found.extent_count, found.changed_bytes) == (3, 16 * KIB)
+
+
 def test_hot_ranges_are_all_told_however_many_there_are(
     rig: StoreRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
