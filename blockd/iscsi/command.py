@@ -44,32 +44,35 @@ class Burst:
 class Command:
     """See the module's text. Everything is set by the session."""
 
-    __slots__ = (
-        "aborted",
-        "asked",
-        "bursts",
-        "cdb",
-        "charge",
-        "collect",
-        "collecting",
-        "counted",
-        "data",
-        "data_sn",
-        "edtl",
-        "flags",
-        "gone",
-        "got",
-        "in_flight",
-        "itt",
-        "lun",
-        "lun_field",
-        "prepared",
-        "r2t_sn",
-        "task",
-        "unit",
-        "unsolicited",
-        "unsolicited_sn",
-    )
+    # What most commands never have: a READ or WRITE sets seven of all these.
+    unit: "LogicalUnit | None" = None
+    prepared: Result | Single | Prepared | None = None
+    task: Task | None = None
+    data: bytearray
+    """As far as it has come; there is one while it is collected."""
+    collecting = False
+    """Data-out is to come yet."""
+    collect = 0
+    """Bytes of data-out that the command needs."""
+    got = 0
+    """Bytes that came, in order."""
+    asked = 0
+    """Bytes that came or that an R2T asked for."""
+    bursts: dict[int, Burst]
+    """By target transfer tag; while data is collected."""
+    unsolicited = False
+    """Data-Out PDUs come that nobody asked for."""
+    unsolicited_sn = 0
+    r2t_sn = 0
+    data_sn = 0
+    """Data-In PDUs sent."""
+    charge = 0
+    """Bytes that count against the session's bound."""
+    in_flight = 0
+    """Requests that a device has, and calls that a thread has."""
+    aborted = False
+    gone: list[Callable[[], None]]
+    """Called when an aborted command has nothing left; only it has any."""
 
     def __init__(
         self,
@@ -90,23 +93,12 @@ class Command:
         self.edtl = edtl
         self.cdb = cdb
         self.counted = counted
-        self.unit: LogicalUnit | None = None
-        self.prepared: Result | Single | Prepared | None = None
-        self.task: Task | None = None
-        self.data = bytearray()  # as far as it has come
-        self.collecting = False  # data-out is to come yet
-        self.collect = 0  # bytes of data-out that the command needs
-        self.got = 0  # bytes that came, in order
-        self.asked = 0  # bytes that came or that an R2T asked for
-        self.bursts: dict[int, Burst] = {}  # by target transfer tag
-        self.unsolicited = False  # Data-Out PDUs come that nobody asked for
-        self.unsolicited_sn = 0
-        self.r2t_sn = 0
-        self.data_sn = 0  # Data-In PDUs sent
-        self.charge = 0  # bytes that count against the session's bound
-        self.in_flight = 0  # requests that a device has, and calls that a thread has
-        self.aborted = False
-        self.gone: list[Callable[[], None]] = []  # called when an aborted command has nothing left
+
+    def begin_collecting(self) -> None:
+        """Data is to come, beside what came with the command."""
+        self.collecting = True
+        self.data = bytearray()
+        self.bursts = {}
 
     @property
     def wanted(self) -> int:

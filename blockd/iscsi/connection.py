@@ -41,6 +41,7 @@ BASE_BUFFER: Final = 384 << 10  # a Data-Out of the longest kind and more
 KEPT_BUFFER: Final = 1 << 20
 DRAIN_NOTICE_S: Final = 3  # what an initiator is told that it has to log out, when we stop
 _LENGTHS = struct.Struct(">4xI")
+_NO_DATA = memoryview(b"")
 
 
 class Connection:
@@ -67,6 +68,7 @@ class Connection:
         self._ended = False
         self._in_round = False
         self._draining = False
+        self._longest = MAX_LOGIN_DATA  # bytes of a data segment
         self._header_digest = 0
         self._data_digest = 0
         self._heard = True  # something came since the last tick
@@ -251,7 +253,7 @@ class Connection:
             self._close("the server stops", clean=True)
 
     def _parse(self) -> None:
-        rx = self._rx
+        rx, session = self._rx, self._session
         while not self._ended and not self._looking_up:
             at = rx.start
             available = rx.end - at
@@ -273,23 +275,20 @@ class Connection:
             rx.need = 0
             if self._header_digest and not _matches(view[at : at + data_at]):
                 raise ProtocolError("a header failed its digest")
-            data = view[at + data_at : at + data_at + length]
-            if self._session is None:
+            data = view[at + data_at : at + data_at + length] if length else _NO_DATA
+            if session is None:
                 self._login_pdu(bytes(view[at : at + pdu.HEADER_BYTES]), bytes(data))
+                session = self._session
             elif length and self._data_digest and not _matches(view[at + data_at : at + whole]):
-                self._session.data_digest_failed(view, at)
+                session.data_digest_failed(view, at)
+            elif view[at] & pdu.OPCODE_MASK == pdu.SCSI_COMMAND:
+                session.scsi_command(view, at, ahs, data)
             else:
-                self._pdu(self._session, view, at, ahs, data)
+                self._pdu(session, view, at, data)
 
-    @property
-    def _longest(self) -> int:
-        return MAX_LOGIN_DATA if self._session is None else text.OUR_MAX_RECV
-
-    def _pdu(self, session: Session, view: memoryview, at: int, ahs: int, data: memoryview) -> None:
+    def _pdu(self, session: Session, view: memoryview, at: int, data: memoryview) -> None:
         opcode = view[at] & pdu.OPCODE_MASK
-        if opcode == pdu.SCSI_COMMAND:
-            session.scsi_command(view, at, ahs, data)
-        elif opcode == pdu.DATA_OUT:
+        if opcode == pdu.DATA_OUT:
             session.data_out(view, at, data)
         else:
             assert self._requests is not None
@@ -339,6 +338,7 @@ class Connection:
             self._node,
             lambda: self.wake(),
         )
+        self._longest = text.OUR_MAX_RECV
         self._header_digest = pdu.DIGEST_BYTES * logged_in.parameters.header_digest
         self._data_digest = pdu.DIGEST_BYTES * logged_in.parameters.data_digest
 

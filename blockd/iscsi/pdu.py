@@ -58,6 +58,8 @@ STATUS: Final = 0x01  # Data-In
 
 ATTRIBUTE_ACA: Final = 4  # of a SCSI Command; 0 to 3 are simple ones as far as we go
 
+GOOD: Final = 0  # status of a command (SAM-5)
+
 # Reject reasons (11.17.1).
 REJECT_DATA_DIGEST: Final = 0x02
 REJECT_SNACK: Final = 0x03
@@ -151,6 +153,9 @@ class LoginRequest:
         return self.flags & 3
 
 
+_NO_LUN: Final = bytes(8)
+
+
 def padded(length: int) -> int:
     """A data segment's length with its padding (11.7: to whole words)."""
     return (length + 3) & ~3
@@ -172,6 +177,47 @@ def data_in(
     return _DATA_IN.pack(
         *(DATA_IN, flags, 0, status, length, bytes(8), itt, RESERVED_TAG),
         *(stat_sn, exp_cmd_sn, max_cmd_sn, data_sn, offset, residual),
+    )
+
+
+def last_data_in(length: int, itt: int, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> bytes:
+    """The only Data-In of a command that ended GOOD with just the data that was announced."""
+    return _DATA_IN.pack(
+        DATA_IN,
+        FINAL | STATUS,
+        0,
+        0,
+        length,
+        _NO_LUN,
+        itt,
+        RESERVED_TAG,
+        stat_sn,
+        exp_cmd_sn,
+        max_cmd_sn,
+        0,
+        0,
+        0,
+    )
+
+
+def good_response(itt: int, stat_sn: int, exp_cmd_sn: int, max_cmd_sn: int) -> bytes:
+    """The SCSI Response of a command that ended GOOD with just the data that was announced, and
+    for which nothing was sent before."""
+    return _DATA_IN.pack(
+        SCSI_RESPONSE,
+        FINAL,
+        0,
+        GOOD,
+        0,
+        _NO_LUN,
+        itt,
+        0,
+        stat_sn,
+        exp_cmd_sn,
+        max_cmd_sn,
+        0,
+        0,
+        0,
     )
 
 

@@ -19,7 +19,7 @@ window and FirstBurstLength.
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from typing_extensions import Buffer
 
@@ -38,6 +38,7 @@ from blockd.iscsi.login import LoggedIn
 from blockd.iscsi.stats import Stats
 from blockd.iscsi.text import Parameters
 from blockd.scsi import task
+from blockd.scsi.disk import plain
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.sense import Sense, invalid_field
 from blockd.scsi.target import TargetDevice, decode_lun
@@ -46,6 +47,7 @@ from native import OP_READ, OP_WRITE, Request, crc32c
 
 MASK: Final = 0xFFFFFFFF
 _HALF: Final = 1 << 31  # serial number arithmetic (RFC 1982, RFC 7143 4.2.2.1)
+_WHOLE_WRITE: Final = pdu.FINAL | pdu.READ | pdu.WRITE
 _SINGLE_LEVEL: Final = bytes(6)  # what follows the number in a LUN field of one level
 
 
@@ -102,6 +104,8 @@ class Session:
         self._plain = not (parameters.header_digest or parameters.data_digest)
         self._max_recv = parameters.max_recv_data_segment_length
         self._max_burst = parameters.max_burst_length
+        self._one_pdu = min(self._max_recv, self._max_burst)
+        self._immediate_limit = parameters.first_burst_length * parameters.immediate_data
 
     def renegotiated(self, parameters: Parameters) -> None:
         """The initiator declared another MaxRecvDataSegmentLength (13.12: at any time)."""
@@ -175,12 +179,31 @@ class Session:
         self.commands[itt] = command
         if not counted:
             self._immediate += 1
-        self._start(command, data)
+        unit = command.unit = None if lun is None else self.device.units.get(lun)
+        prepared: Result | Single | Prepared | None = None
+        if unit is not None and not ahs:
+            prepared = plain(unit, self.nexus, cdb)
+        if prepared is None:
+            prepared = self.device.prepare(self.nexus, lun, cdb)
+        command.prepared = prepared
+        self._start(command, prepared, data)
 
-    def _start(self, command: Command, data: memoryview) -> None:
-        """Look at the CDB, then run it, or collect its data first. `data` is immediate data."""
-        command.unit = None if command.lun is None else self.device.units.get(command.lun)
-        prepared = command.prepared = self.device.prepare(self.nexus, command.lun, command.cdb)
+    def _start(
+        self, command: Command, prepared: Result | Single | Prepared, data: memoryview
+    ) -> None:
+        """Run a command, or collect its data first. `data` is immediate data."""
+        length = len(data)
+        if (
+            length
+            and type(prepared) is Single
+            and length == command.edtl == prepared.data_out_length
+            and length <= self._immediate_limit
+            and command.flags & _WHOLE_WRITE == pdu.FINAL | pdu.WRITE
+        ):  # WRITE with all of its data, mostly
+            prepared.request.data = data
+            command.got = command.collect = length
+            self._single(command, prepared)
+            return
         if (
             type(prepared) is Single
             and not command.flags & pdu.WRITE
@@ -209,7 +232,7 @@ class Session:
             if not command.unsolicited:
                 self._run(command, data[: command.collect])
                 return
-        command.collecting = True
+        command.begin_collecting()
         command.place(data)
         command.asked = command.got
         self._go_on(command)
@@ -236,7 +259,7 @@ class Session:
         """Data came: run the command when all of it is there, else ask for more."""
         if command.complete:
             command.collecting = False
-            self._run(command, memoryview(command.data))
+            self._run(command, memoryview(command.data))  # nobody else has it
             return
         if command.unsolicited:
             return
@@ -302,8 +325,8 @@ class Session:
             self._write(command, prepared, data)
             return
         assert type(prepared) is Prepared
-        if data.obj is not command.data:  # it is the receive buffer's
-            data = memoryview(bytes(data))
+        if not command.got or data.obj is not getattr(command, "data", None):
+            data = memoryview(bytes(data))  # it is the receive buffer's
         command.task = Task()
         command.task.begin(prepared, data)
         self._steps(command)
@@ -385,7 +408,16 @@ class Session:
                 continue
             prepared = command.prepared
             if type(prepared) is Single:
-                self._answer(command, prepared.finish(request))
+                if request.error:
+                    self._answer(command, prepared.finish(request))
+                elif request.op == OP_READ:
+                    self._read_done(command, cast(bytes, request.data))
+                elif command.edtl == prepared.data_out_length and not command.r2t_sn:
+                    self._over(command)
+                    numbers = self.next_numbers()
+                    self.put(pdu.good_response(command.itt, *numbers))
+                else:
+                    self._answer(command, prepared.finish(request))
             elif command.task is not None and command.task.finished(1):
                 self._steps(command)
 
@@ -417,14 +449,39 @@ class Session:
     def _fail(self, command: Command, sense: Sense) -> None:
         self._answer(command, Result(CHECK_CONDITION, sense=sense))
 
-    def _answer(self, command: Command, result: Result) -> None:
-        """Say how it ended."""
+    def _over(self, command: Command) -> None:
+        """It is about to be answered."""
         del self.commands[command.itt]
         if command.counted:
             self._max_cmd_sn = self._max_cmd_sn + 1 & MASK
         else:
             self._immediate -= 1
         self._answered_bytes += command.charge
+
+    def _read_done(self, command: Command, data: bytes) -> None:
+        """The data of a READ that went well: mostly just what was announced, in one PDU."""
+        length = len(data)
+        if (
+            length != command.edtl
+            or length > self._one_pdu
+            or command.flags & (pdu.READ | pdu.WRITE) != pdu.READ
+        ):
+            self._answer(command, Result(GOOD, (data,)))
+            return
+        self._over(command)
+        stat_sn = self.stat_sn
+        self.stat_sn = stat_sn + 1 & MASK
+        itt, exp_cmd_sn, max_cmd_sn = command.itt, self.exp_cmd_sn, self._max_cmd_sn
+        bhs = pdu.last_data_in(length, itt, stat_sn, exp_cmd_sn, max_cmd_sn)
+        if self._plain and not length & 3:
+            self._out.append(bhs)
+            self._out.append(data)
+        else:
+            self.put(bhs, data)
+
+    def _answer(self, command: Command, result: Result) -> None:
+        """Say how it ended."""
+        self._over(command)
         if result.status == GOOD and result.data:
             self._data_in(command, result)
             return
@@ -471,7 +528,7 @@ class Session:
             return
         itt, exp_cmd_sn, max_cmd_sn = command.itt, self.exp_cmd_sn, self._max_cmd_sn
         last = pdu.FINAL | pdu.STATUS | flags
-        if length <= self._max_recv and length <= self._max_burst:
+        if length <= self._one_pdu:
             stat_sn = self.stat_sn
             self.stat_sn = stat_sn + 1 & MASK
             bhs = pdu.data_in(
@@ -534,7 +591,7 @@ class Session:
                 command.task.abort()
             if command.in_flight and self._taken_back(command):
                 waiting += 1
-                command.gone.append(gone)
+                command.gone = [gone]
             else:
                 self._answered_bytes += command.charge
         return waiting

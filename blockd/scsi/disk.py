@@ -134,6 +134,42 @@ def finished_read(request: Request) -> Result:
     return Result(GOOD, (cast(bytes, request.data),))
 
 
+# -- the hot case
+
+_PLAIN_10: Final = struct.Struct(">BBIBHB6x")  # operation code, flags, LBA, group, count, control
+_PLAIN_16: Final = struct.Struct(">BBQIBB")  # operation code, flags, LBA, count, group, control
+
+
+def plain(unit: "LogicalUnit", nexus: Nexus, cdb: bytes) -> Single | None:
+    """A READ or WRITE (10 or 16) without flags, of a unit where nothing is out of the ordinary, as
+    `LogicalUnit.prepare` would answer, at a third of the cost. None: ask `prepare`, which looks at
+    everything. `cdb`: 16 bytes."""
+    code = cdb[0]
+    if code == 0x28 or code == 0x2A:
+        _, flags, lba, group, count, control = _PLAIN_10.unpack(cdb)
+    elif code == 0x88 or code == 0x8A:
+        _, flags, lba, count, group, control = _PLAIN_16.unpack(cdb)
+    else:
+        return None
+    device = unit.device
+    block_size = device.block_size
+    offset, length = lba * block_size, count * block_size
+    if (
+        flags
+        or group
+        or control
+        or not 0 < length <= MAX_TRANSFER_BYTES
+        or offset + length > device.size
+        or not unit.ordinary(nexus)
+    ):
+        return None
+    if code == 0x28 or code == 0x88:
+        return Single(device, Request(OP_READ, offset, length), 0, finished_read)
+    if unit.read_only:
+        return None
+    return Single(device, Request(OP_WRITE, offset, length), length, finished)
+
+
 # -- READ
 
 

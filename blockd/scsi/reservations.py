@@ -82,7 +82,7 @@ _TYPE_MASK: Final = 0xEA01
 class Reservations:
     """See the module's text. All calls come from one thread."""
 
-    __slots__ = ("_access", "_by_name", "_free", "_keeper", "_persistent", "_unit", "damaged")
+    __slots__ = ("_access", "_by_name", "_keeper", "_persistent", "_unit", "damaged", "free")
 
     def __init__(self, unit: "LogicalUnit") -> None:
         """Takes up what was kept."""
@@ -102,7 +102,7 @@ class Reservations:
                 *(self._keeper.key, unit.identity.name, error),
             )
         self._access: dict[Nexus, Access] = {}
-        self._free = False
+        self.free = False
         """Nothing is reserved. May be False for one `check` longer than that is so."""
 
     def ignore_isids(self) -> None:
@@ -115,7 +115,7 @@ class Reservations:
     def check(self, nexus: Nexus, opcode: Opcode, cdb: bytes) -> None:
         """ReservationConflict when somebody else's reservation forbids that command; CheckCondition
         when it is not known what is reserved."""
-        if self._free:
+        if self.free:
             return
         self._check(nexus, opcode, cdb)
 
@@ -131,7 +131,7 @@ class Reservations:
             if reserved_by is not nexus and not _allowed_when_reserved(cdb):
                 raise ReservationConflict
         elif self._persistent.reservation is None:
-            self._free = True
+            self.free = True
         elif self._access_of(nexus) < _NEEDS[opcode.reservation] and not _harmless(cdb):
             raise ReservationConflict
 
@@ -150,7 +150,7 @@ class Reservations:
 
     def _changed(self) -> None:
         self._access.clear()
-        self._free = False
+        self.free = False
 
     # -- RESERVE and RELEASE
 

@@ -102,6 +102,11 @@ class Sanitizing:
         self._to_keep: Job | None = self._job
 
     @property
+    def active(self) -> bool:
+        """It runs, or has failed."""
+        return self._job is not None
+
+    @property
     def condition(self) -> Sense | None:
         """What commands end with, and what REQUEST SENSE tells; None when there is nothing."""
         if self._job is None:

@@ -198,6 +198,16 @@ class LogicalUnit:
 
     # -- commands
 
+    def ordinary(self, nexus: Nexus) -> bool:
+        """Whether nothing is pending, reserved, changed or being sanitized: what `prepare` would
+        check in vain before a plain READ or WRITE (see `blockd.scsi.disk.plain`)."""
+        return (
+            not self._attentions.get(nexus)
+            and self.reservations.free
+            and not self.sanitizing.active
+            and self.device.size == self._known_size
+        )
+
     def prepare(self, nexus: Nexus, cdb: bytes) -> Result | Single | Prepared:
         """Begin a command; `cdb` has as many bytes as came, at least 6."""
         cdb = cdb[:MAX_CDB].ljust(MAX_CDB, b"\0")
