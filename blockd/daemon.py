@@ -221,12 +221,14 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _listening(self, listeners: Sequence[AnyListener]) -> AsyncIterator[None]:
+        started: list[AnyListener] = []
         try:
             for listener in listeners:
                 await listener.start()
+                started.append(listener)
             yield
         finally:
-            await self._drain(listeners)
+            await self._drain(started)
 
     async def _drain(self, listeners: Sequence[AnyListener]) -> None:
         """Stop `listeners`, all at once: gently, until a second signal says otherwise."""

@@ -41,6 +41,7 @@ from tests.fake_store import FakeStore
 from volume.errors import DirectoryLocked
 
 GiB = 1 << 30
+PORTAL = PortalAddress(TcpAddress("127.0.0.1", 3260))
 
 
 class ScriptedListener:
@@ -110,6 +111,7 @@ class Stage:
         self.ready_file = folder / "ready.json"
         self.listener: ScriptedListener | None = None
         self.prepare: Callable[[ScriptedListener], None] = lambda listener: None
+        self.prepare_iscsi: Callable[[ScriptedIscsi], None] = lambda listener: None
         self.open_error: Exception | None = None
 
     def run(self, during: Callable[[], None] = lambda: None) -> None:
@@ -152,7 +154,9 @@ class Stage:
         return self.store
 
     def _listen_iscsi(self, config: ServeConfig, *parts: object) -> ScriptedIscsi:
-        return ScriptedIscsi(self.events, config)
+        iscsi = ScriptedIscsi(self.events, config)
+        self.prepare_iscsi(iscsi)
+        return iscsi
 
     def _listen(self, *parts: object) -> ScriptedListener:
         self.listener = ScriptedListener(self.events)
@@ -366,9 +370,22 @@ def test_policies_follow_the_configuration() -> None:
     assert policies.policy("b") == ExportPolicy()
 
 
+def test_a_portal_that_cannot_be_bound_stops_what_had_begun(stage: Stage) -> None:
+    async def fail() -> None:
+        raise ListenError("iscsi address 127.0.0.1:3260: Address already in use")
+
+    def prepare(iscsi: ScriptedIscsi) -> None:
+        iscsi.start = fail  # type: ignore[method-assign]
+
+    stage.prepare_iscsi = prepare
+    stage.config = replace(stage.config, iscsi=IscsiConfig(listen=(PORTAL,)))
+    with pytest.raises(ListenError):
+        stage.run()
+    assert stage.events == ["listener started", "listener stopping in 10.0"]
+
+
 def test_portals_are_told_and_drained_with_the_listener(stage: Stage) -> None:
-    portal = PortalAddress(TcpAddress("127.0.0.1", 3260))
-    stage.config = replace(stage.config, iscsi=IscsiConfig(listen=(portal,)))
+    stage.config = replace(stage.config, iscsi=IscsiConfig(listen=(PORTAL,)))
     stage.run()
     assert stage.ready[0].iscsi == ("127.0.0.1:3260",)
     assert stage.events[1:] == ["listener stopping in 10.0", "iscsi stopping in 10.0"]
