@@ -78,9 +78,9 @@ def test_nothing_is_plain_while_something_is_out_of_the_ordinary() -> None:
     assert is_plain()
     rig.device.size *= 2
     assert not is_plain()
-    while rig.unit.next_attention(rig.nexus):
-        pass
+    assert rig.unit.next_attention(rig.nexus) is not None
     assert is_plain()
+    assert rig.unit.next_attention(other) is not None
     rig.good(b"\x16" + bytes(5), nexus=other)  # RESERVE (6)
     assert not is_plain()
     rig.good(b"\x17" + bytes(5), nexus=other)
