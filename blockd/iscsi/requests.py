@@ -5,6 +5,7 @@ answered from what was received and are bounded by it: nothing is read while rep
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from blockd.iscsi import pdu, text
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
     from blockd.iscsi.node import Node
 
 DISCOVERY_TAKES: Final = (pdu.TEXT, pdu.LOGOUT, pdu.NOP_OUT)  # 4.3.3: and nothing else
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A PDU of one of these kinds. `view` is the receive buffer, `at` where it begins in it."""
+
+    view: memoryview
+    at: int
+    flags: int
+    lun_field: bytes
+    itt: int
+    tag: int
+    """Bytes 20 to 23: TTT, referenced task tag, or CID."""
+    data: memoryview
 
 
 class Requests:
@@ -63,7 +78,7 @@ class Requests:
             if not session.count(cmd_sn):
                 return None
             session.retire()
-        return handler(self, view, at, flags, lun_field, itt, ttt, data)
+        return handler(self, _Asked(view, at, flags, lun_field, itt, ttt, data))
 
     # -- NOP
 
@@ -74,69 +89,59 @@ class Requests:
             numbers = self._session.numbers
             self._session.put(pdu.nop_in(0, bytes(8), pdu.RESERVED_TAG, self._pinged, numbers))
 
-    def _nop_out(
-        self,
-        view: memoryview,
-        at: int,
-        flags: int,
-        lun_field: bytes,
-        itt: int,
-        ttt: int,
-        data: memoryview,
-    ) -> str | None:
-        if itt == pdu.RESERVED_TAG:  # the answer to a ping of ours, or nothing that wants one
-            if ttt == self._pinged:
+    def _nop_out(self, asked: _Asked) -> str | None:
+        if asked.itt == pdu.RESERVED_TAG:  # the answer to a ping of ours, or nothing that wants one
+            if asked.tag == self._pinged:
                 self._pinged = None
             return None
-        if ttt != pdu.RESERVED_TAG:
-            self._session.reject(pdu.REJECT_INVALID_FIELD, view, at)
+        if asked.tag != pdu.RESERVED_TAG:
+            self._session.reject(pdu.REJECT_INVALID_FIELD, asked.view, asked.at)
             return None
-        echo = bytes(data[: self._session.parameters.max_recv_data_segment_length])
+        echo = bytes(asked.data[: self._session.parameters.max_recv_data_segment_length])
         numbers = self._session.next_numbers()
-        self._session.put(pdu.nop_in(len(echo), lun_field, itt, pdu.RESERVED_TAG, numbers), echo)
+        self._session.put(
+            pdu.nop_in(len(echo), asked.lun_field, asked.itt, pdu.RESERVED_TAG, numbers), echo
+        )
         return None
 
     # -- Text
 
-    def _text_request(
-        self,
-        view: memoryview,
-        at: int,
-        flags: int,
-        lun_field: bytes,
-        itt: int,
-        ttt: int,
-        data: memoryview,
-    ) -> str | None:
+    def _text_request(self, asked: _Asked) -> str | None:
         """11.10: one exchange at a time; the C bit continues a request, a TTT a response."""
-        final, more = flags & pdu.FINAL, flags & pdu.CONTINUE
-        if (final and more) or len(self._text) + len(data) > text.MAX_TEXT:
+        final, more = asked.flags & pdu.FINAL, asked.flags & pdu.CONTINUE
+        if (final and more) or len(self._text) + len(asked.data) > text.MAX_TEXT:
             self._forget_text()
-            self._session.reject(pdu.REJECT_PROTOCOL_ERROR, view, at)
+            self._session.reject(pdu.REJECT_PROTOCOL_ERROR, asked.view, asked.at)
             return None
-        if ttt != pdu.RESERVED_TAG and self._answer is not None and ttt == self._answer[0]:
-            if not len(data):
-                self._send_text(itt, lun_field, self._answer[1])
+        if (
+            asked.tag != pdu.RESERVED_TAG
+            and self._answer is not None
+            and asked.tag == self._answer[0]
+        ):
+            if not len(asked.data):
+                self._send_text(asked.itt, asked.lun_field, self._answer[1])
                 return None
-        elif ttt == pdu.RESERVED_TAG:
+        elif asked.tag == pdu.RESERVED_TAG:
             self._forget_text()  # a new exchange ends one that was left (11.10.4)
         elif not self._text:
-            self._session.reject(pdu.REJECT_INVALID_FIELD, view, at)
+            self._session.reject(pdu.REJECT_INVALID_FIELD, asked.view, asked.at)
             return None
-        self._text += data
+        self._text += asked.data
         if more:
             numbers = self._session.next_numbers()
-            self._session.put(pdu.text_response(0, 0, lun_field, itt, self._ttt(), numbers))
+            self._session.put(
+                pdu.text_response(0, 0, asked.lun_field, asked.itt, self._ttt(), numbers)
+            )
             return None
         try:
             pairs = text.parse(bytes(self._text))
             answers = self._answers(pairs)
         except TextError:
             self._forget_text()
-            self._session.reject(pdu.REJECT_PROTOCOL_ERROR, view, at)
+            self._session.reject(pdu.REJECT_PROTOCOL_ERROR, asked.view, asked.at)
             return None
         self._text.clear()
-        self._send_text(itt, lun_field, memoryview(text.encode(answers)))
+        self._send_text(asked.itt, asked.lun_field, memoryview(text.encode(answers)))
         return None
 
     def _forget_text(self) -> None:
@@ -195,51 +200,32 @@ class Requests:
 
     # -- task management, logout
 
-    def _task_management(
-        self,
-        view: memoryview,
-        at: int,
-        flags: int,
-        lun_field: bytes,
-        itt: int,
-        referenced: int,
-        data: memoryview,
-    ) -> str | None:
+    def _task_management(self, asked: _Asked) -> str | None:
         session = self._session
-        function = flags & 0x7F
-        ref_cmd_sn = int.from_bytes(
-            view[pdu.REF_CMD_SN_AT + at : pdu.REF_CMD_SN_AT + at + 4], "big"
-        )
+        function = asked.flags & 0x7F
+        ref_at = asked.at + pdu.REF_CMD_SN_AT
+        ref_cmd_sn = int.from_bytes(asked.view[ref_at : ref_at + 4], "big")
 
         def respond(response: int) -> None:
-            session.put(pdu.task_management_response(response, itt, session.next_numbers()))
+            session.put(pdu.task_management_response(response, asked.itt, session.next_numbers()))
             own = self._logged_in.target
             self._wake()
             if function == pdu.TARGET_COLD_RESET and response == 0 and own is not None:
                 self._node.end_sessions(own, "the target was reset")
 
-        self._management.run(function, decode_lun(lun_field), referenced, ref_cmd_sn, respond)
+        self._management.run(function, decode_lun(asked.lun_field), asked.tag, ref_cmd_sn, respond)
         return None
 
-    def _logout(
-        self,
-        view: memoryview,
-        at: int,
-        flags: int,
-        lun_field: bytes,
-        itt: int,
-        ttt: int,
-        data: memoryview,
-    ) -> str | None:
-        """11.14. `ttt` has the CID in its upper half."""
-        reason, cid = flags & 0x7F, ttt >> 16
+    def _logout(self, asked: _Asked) -> str | None:
+        """11.14. The CID is in the upper half of the tag."""
+        reason, cid = asked.flags & 0x7F, asked.tag >> 16
         response = pdu.LOGOUT_OK
         if reason == pdu.REMOVE_FOR_RECOVERY:
             response = pdu.LOGOUT_NO_RECOVERY
         elif reason == pdu.CLOSE_CONNECTION and cid != self._logged_in.cid:
             response = pdu.LOGOUT_NO_SUCH_CID
         elif reason > pdu.REMOVE_FOR_RECOVERY:
-            self._session.reject(pdu.REJECT_INVALID_FIELD, view, at)
+            self._session.reject(pdu.REJECT_INVALID_FIELD, asked.view, asked.at)
             return None
         if response == pdu.LOGOUT_OK:
             self._session.abort_tasks(lambda _: True, lambda: None)
@@ -247,7 +233,7 @@ class Requests:
         self._session.put(
             pdu.logout_response(
                 response,
-                itt,
+                asked.itt,
                 self._session.next_numbers(),
                 time2wait=parameters.default_time2wait,
                 time2retain=parameters.default_time2retain,

@@ -9,6 +9,7 @@ import pytest
 from tests.clients import FindTool, finish_tool, run_tool
 from tests.daemon import Daemon, StartDaemon
 from tests.integration.images import sparse_image
+from tests.integration.qemu import io
 
 MiB = 1 << 20
 
@@ -26,15 +27,6 @@ def qemu_img(client_tool: FindTool) -> str:
 @pytest.fixture
 def qemu_io(client_tool: FindTool) -> str:
     return client_tool("qemu-io")
-
-
-def io(qemu_io: str, uri: str, *commands: str) -> str:
-    """Run qemu-io commands; a pattern that differs or an error fails the test."""
-    flat = [part for command in commands for part in ("-c", command)]
-    output = run_tool(qemu_io, "-f", "raw", *flat, uri)
-    assert "Pattern verification failed" not in output, output
-    assert "error" not in output.lower(), output
-    return output
 
 
 def test_every_volume_is_discovered(client_tool: FindTool, server: Daemon) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.clients import FindTool, run_tool
 from tests.daemon import Daemon, StartDaemon
 from tests.integration.images import sparse_image
+from tests.integration.qemu import io
 
 MiB = 1 << 20
 
@@ -25,15 +26,6 @@ def qemu_io(client_tool: FindTool) -> str:
 @pytest.fixture
 def server(daemon: StartDaemon) -> Daemon:
     return daemon("--volume", "demo=64M")
-
-
-def io(qemu_io: str, uri: str, *commands: str) -> str:
-    """Run qemu-io commands on a volume; a pattern that differs or an error fails the test."""
-    flat = [part for command in commands for part in ("-c", command)]
-    output = run_tool(qemu_io, "-f", "raw", *flat, uri)
-    assert "Pattern verification failed" not in output, output
-    assert "error" not in output.lower(), output
-    return output
 
 
 def test_info_shows_the_size(qemu_img: str, server: Daemon) -> None:
