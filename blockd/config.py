@@ -191,7 +191,11 @@ class IscsiConfig:
     mutual_chap: Path | None = None
     """File with one line user:secret: what such targets, and discovery, prove themselves by."""
     auto_targets: bool | None = None
-    """Whether every volume has a target by itself; None: while only this machine reaches us."""
+    """Whether every volume has a target by itself; None: while only this machine reaches us, or
+    `insecure` says that it does not matter who does."""
+    ignore_isids: bool = False
+    """Persistent reservations are those of an initiator, not of one of its sessions: for initiators
+    that take another ISID at each login, as Linux does, and look for their own afterwards."""
     login_timeout_s: Seconds = 15.0
     keepalive_s: Seconds = 30.0
     """An initiator that is silent for so long is asked, and cut after as long again; 0: never."""
@@ -211,7 +215,9 @@ class IscsiConfig:
 
     @property
     def has_auto_targets(self) -> bool:
-        return not self.exposed if self.auto_targets is None else self.auto_targets
+        if self.auto_targets is None:
+            return self.insecure or not self.exposed
+        return self.auto_targets
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,11 @@ def open_targets(config: ServeConfig, store: Store) -> TargetRegistry:
         mutual=None if iscsi.mutual_chap is None else read_mutual_chap(iscsi.mutual_chap),
     )
     return TargetRegistry(
-        store, defaults=defaults, auto=iscsi.has_auto_targets, own_rate=iscsi.sanitize_rate
+        store,
+        defaults=defaults,
+        auto=iscsi.has_auto_targets,
+        own_rate=iscsi.sanitize_rate,
+        ignore_isids=iscsi.ignore_isids,
     )
 
 

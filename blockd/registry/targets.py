@@ -59,15 +59,17 @@ class TargetRegistry:
         defaults: Access | None = None,
         auto: bool = True,
         own_rate: int = OWN_RATE,
+        ignore_isids: bool = False,
     ) -> None:
         """Waits for disks: reads what is kept. `defaults`: who may log in for discovery, and the
         CHAP of targets that have none of their own; `auto`: whether volumes have automatic targets;
-        `own_rate`: bytes per second that units write by themselves.
+        `own_rate`: bytes per second that units write by themselves; `ignore_isids`: persistent
+        reservations go by initiators' names alone.
         """
         self._store = store
         self._defaults = defaults or Access()
         self.auto = auto
-        self._units = Units(store, own_rate)
+        self._units = Units(store, own_rate, ignore_isids=ignore_isids)
         self._portals: Sequence[Portal] = ()
         self._node: Node | None = None
         self._work: DoWork | None = None

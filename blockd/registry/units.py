@@ -70,8 +70,11 @@ class UnitStore(Volumes, Keeper, Protocol):
 class Units:
     """See the module's text."""
 
-    def __init__(self, store: UnitStore, own_rate: int = OWN_RATE) -> None:
-        """Waits for disks."""
+    def __init__(
+        self, store: UnitStore, own_rate: int = OWN_RATE, *, ignore_isids: bool = False
+    ) -> None:
+        """Waits for disks. `ignore_isids`: see `Reservations.ignore_isids`."""
+        self._ignore_isids = ignore_isids
         self._store = store
         self._kept = store.kept(PREFIX)
         self._forget_strangers()
@@ -95,6 +98,8 @@ class Units:
             surroundings = UnitSurroundings(self, device)
             identity = Identity(device.uuid, device.name)
             unit = LogicalUnit(device, identity, surroundings, TABLE)
+            if self._ignore_isids:
+                unit.reservations.ignore_isids()
             self._units[device] = unit
             if self._node is not None:
                 self._node.watch([unit])

@@ -8,8 +8,10 @@ import pytest
 from blockd.config import (
     Compression,
     ExportConfig,
+    IscsiConfig,
     LogFormat,
     NbdConfig,
+    PortalAddress,
     ServeConfig,
     TcpAddress,
     TlsChoice,
@@ -19,7 +21,10 @@ from blockd.config import (
     check_socket_path,
     load_config,
     parse_address,
+    parse_portal,
+    portal_groups,
 )
+from blockd.iscsi.limits import Limits as IscsiLimits
 from blockd.nbd.limits import Limits
 from blockd.toml_decode import MAX_FILE_BYTES, ConfigError
 
@@ -39,6 +44,21 @@ max_in_flight_requests = 20
 max_in_flight_bytes = "8MiB"
 max_payload = 4194304
 list_versions = true
+
+[iscsi]
+listen = ["127.0.0.1:3260", "[::1]:3261,7"]
+insecure = true
+chap = "users"
+mutual_chap = "/etc/us"
+auto_targets = false
+ignore_isids = true
+login_timeout_s = 5
+keepalive_s = 0
+reply_timeout_s = 30
+max_connections = 11
+max_sessions = 12
+max_in_flight_bytes = "8M"
+sanitize_rate = "10M"
 
 [tls]
 mode = "allow"
@@ -110,6 +130,24 @@ def test_every_setting_can_be_in_the_file(file: Path) -> None:
         max_payload=4 << 20,
         list_versions=True,
     )
+    assert config.iscsi == IscsiConfig(
+        listen=(
+            PortalAddress(TcpAddress("127.0.0.1", 3260)),
+            PortalAddress(TcpAddress("::1", 3261), 7),
+        ),
+        insecure=True,
+        chap=file.parent / "users",
+        mutual_chap=Path("/etc/us"),
+        auto_targets=False,
+        ignore_isids=True,
+        login_timeout_s=5.0,
+        keepalive_s=0.0,
+        reply_timeout_s=30.0,
+        max_connections=11,
+        max_sessions=12,
+        max_in_flight_bytes=8 << 20,
+        sanitize_rate=10 << 20,
+    )
     assert config.tls == TlsConfig(
         mode=TlsChoice.ALLOW,
         cert=file.parent / "keys/cert.pem",
@@ -143,6 +181,13 @@ def test_defaults_of_limits_are_those_of_the_protocol_engine() -> None:
     assert len(shared) == 5
     for name in shared:
         assert getattr(NbdConfig(), name) == getattr(Limits(), name), name
+
+
+def test_defaults_of_limits_are_those_of_the_iscsi_engine() -> None:
+    shared = {name for name in IscsiConfig.__slots__ if name in IscsiLimits.__slots__}
+    assert len(shared) == 5
+    for name in shared:
+        assert getattr(IscsiConfig(), name) == getattr(IscsiLimits(), name), name
 
 
 def test_the_data_directory_may_hold_the_file(tmp_path: Path) -> None:
@@ -290,3 +335,69 @@ def test_a_deep_data_directory_is_told_of_sockets() -> None:
 def test_a_version_cannot_have_settings_of_its_own(file: Path) -> None:
     with pytest.raises(ConfigError, match=r'use exports."vm"'):
         check(load(file, '[exports."vm@monday"]\nread_only = true\n'))
+
+
+# --- iSCSI --------------------------------------------------------------------------------------
+
+
+def iscsi(*listen: str, **settings: object) -> ServeConfig:
+    portals = tuple(parse_portal(text) for text in listen)
+    return ServeConfig(iscsi=IscsiConfig(listen=portals, **settings))  # type: ignore[arg-type]
+
+
+def test_a_portal_is_an_address_and_perhaps_a_group() -> None:
+    assert parse_portal("127.0.0.1:3260") == PortalAddress(TcpAddress("127.0.0.1", 3260))
+    assert parse_portal("[::1]:3260,65535") == PortalAddress(TcpAddress("::1", 3260), 65535)
+    assert str(parse_portal("[::1]:3260,7")) == "[::1]:3260,7"
+    assert str(parse_portal(":3260")) == ":3260"
+
+
+@pytest.mark.parametrize("group", ["", "0", "65536", "-1", "x", "1,2", "\u0661"])
+def test_a_group_that_no_portal_can_have_is_refused(group: str) -> None:
+    with pytest.raises(ValueError, match="1 to 65535"):
+        parse_portal(f"127.0.0.1:3260,{group}")
+
+
+def test_portals_without_a_group_have_one_of_their_own() -> None:
+    portals = [parse_portal(f"127.0.0.1:{text}") for text in ("1", "2,1", "3", "4,3", "5,3")]
+    assert portal_groups(portals) == [2, 1, 4, 3, 3]
+
+
+def test_a_network_has_to_prove_who_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1:3260 .* --iscsi-chap FILE.*--insecure"):
+        check(iscsi("127.0.0.1:3260", "192.0.2.1:3260"))
+    check(iscsi("192.0.2.1:3260", insecure=True))
+    check(iscsi("192.0.2.1:3260", chap=Path("users")))
+    check(iscsi("127.0.0.1:3260", "localhost:3261", "[::1]:3262"))
+
+
+def test_targets_prove_themselves_only_to_who_does() -> None:
+    with pytest.raises(ConfigError, match="--iscsi-chap FILE"):
+        check(iscsi("127.0.0.1:3260", mutual_chap=Path("us")))
+    check(iscsi("127.0.0.1:3260", chap=Path("users"), mutual_chap=Path("us")))
+
+
+@pytest.mark.parametrize(
+    ("listen", "settings", "expected"),
+    [
+        ("127.0.0.1:3260", {}, True),
+        ("127.0.0.1:3260", {"auto_targets": False}, False),
+        ("192.0.2.1:3260", {"chap": Path("users")}, False),
+        ("192.0.2.1:3260", {"chap": Path("users"), "auto_targets": True}, True),
+        ("192.0.2.1:3260", {"insecure": True}, True),
+        ("192.0.2.1:3260", {"insecure": True, "auto_targets": False}, False),
+    ],
+)
+def test_volumes_are_targets_by_themselves_where_that_is_no_news_to_a_network(
+    listen: str, settings: dict[str, object], expected: bool
+) -> None:
+    config = iscsi(listen, **settings)
+    check(config)
+    assert config.iscsi.has_auto_targets is expected
+
+
+def test_iscsi_alone_is_enough_to_serve() -> None:
+    nothing = NbdConfig(listen=(), unix=False)
+    with pytest.raises(ConfigError, match="nobody could attach"):
+        check(ServeConfig(nbd=nothing))
+    check(replace(iscsi("127.0.0.1:3260"), nbd=nothing))

@@ -11,7 +11,9 @@ from blockd.iscsi.targets import IQN_PREFIX, Portal, Target
 from blockd.registry import stored
 from blockd.registry.targets import TargetRegistry
 from blockd.scsi import sanitize
-from tests import aio
+from blockd.scsi.reservations import REGISTER, RESERVE
+from blockd.scsi.task import GOOD, RESERVATION_CONFLICT
+from tests import aio, pr_client
 from tests import scsi_cdbs as cdbs
 from tests.fake_store import FakeStore
 from tests.fakes import MemoryDevice
@@ -43,6 +45,7 @@ class Home:
     """A registry over a store in memory; calls that wait for a disk are made at once."""
 
     store: FakeStore = field(default_factory=FakeStore)
+    ignore_isids: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vm1", "vm2"):
@@ -51,7 +54,7 @@ class Home:
 
     def open(self) -> None:
         """As at a start of the server."""
-        self.registry = TargetRegistry(self.store)
+        self.registry = TargetRegistry(self.store, ignore_isids=self.ignore_isids)
         self.targets = Targets(self.registry)
         self.node = Node(self.targets)
         self.registry.serve(self.node, _at_once)
@@ -179,6 +182,20 @@ def test_a_sanitize_does_not_go_on_in_the_state_that_was_put_back() -> None:
     home.device("vm1").write(0, b"k" * BLOCK)
     assert outcome(home.log_in(IQN_PREFIX + "vm1")) == b"k" * BLOCK
     assert row not in home.store.states
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_reservations_may_go_by_the_name_of_the_initiator_alone(ignored: bool) -> None:
+    home = Home(ignore_isids=ignored)
+    holder = home.log_in(IQN_PREFIX + "vm1")
+    for action in (REGISTER, RESERVE):
+        key = (0, 7) if action == REGISTER else (7, 0)
+        cdb = pr_client.out_cdb(action, 24, kind=1)  # write exclusive
+        [done] = holder.ask(cdb, write=24, data=pr_client.out_list(*key))
+        assert done.bhs[3] == GOOD
+    again = home.log_in(IQN_PREFIX + "vm1", 1)
+    [written] = again.ask(cdbs.write(0, 1), write=BLOCK, data=bytes(BLOCK))
+    assert written.bhs[3] == (GOOD if ignored else RESERVATION_CONFLICT)
 
 
 def test_units_tell_of_all_portal_groups_whenever_they_were_asked_for() -> None:
