@@ -285,11 +285,10 @@ def _shown(key: str, result: object) -> str:
 
 
 def send_targets(targets: Sequence[Target], portals: Sequence[Portal]) -> list[tuple[str, str]]:
-    """The answer to SendTargets (RFC 7143 appendix C): each target with all its portals."""
+    """The answer to SendTargets (RFC 7143 appendix C): each target with all its portals. Of other
+    keys the appendix says nothing, and libiscsi gives up at a TargetAlias."""
     pairs: list[tuple[str, str]] = []
     for target in targets:
         pairs.append(("TargetName", target.name))
-        if target.alias:
-            pairs.append(("TargetAlias", target.alias))
         pairs += [("TargetAddress", str(portal)) for portal in portals]
     return pairs

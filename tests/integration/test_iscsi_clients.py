@@ -41,6 +41,12 @@ def test_every_volume_is_discovered(client_tool: FindTool, server: Daemon) -> No
     assert listed.count("Type:DIRECT_ACCESS (Size:") == 2
 
 
+def test_a_target_with_an_alias_is_discovered(client_tool: FindTool, server: Daemon) -> None:
+    server.run("target", "create", "db", "--lun", "demo", "--alias", "the disks of db")
+    listed = run_tool(client_tool("iscsi-ls"), f"iscsi://{server.iscsi_address}/")
+    assert "Target:iqn.2026-11.io.blockd:db " in listed
+
+
 @pytest.mark.parametrize("page", ["0x00", "0x80", "0x83", "0xb0", "0xb1", "0xb2"])
 def test_inquiry_of_a_page_that_initiators_read(
     client_tool: FindTool, server: Daemon, page: str
