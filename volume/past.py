@@ -47,7 +47,8 @@ Key = tuple[int, str]
 FIRST_NUMBER = 1 << 31  # volume numbers count from 1: what is opened for a while is above them
 MIN_LINGER_S = 1.0  # who has opened one is about to attach to it
 LINGER_S = 10.0  # an open version without clients stays that long: the next connection finds it
-MAX_OPEN = 64  # each takes memory for its hot map and a descriptor for each segment
+MAX_OPEN = 64  # with an overlay: each takes a hot map and a descriptor for each segment
+MAX_OPEN_TREES = 1024  # without: they take next to nothing, and front ends have bounds of their own
 READING_OPS = frozenset((OP_READ, OP_BLOCK_STATUS, OP_FLUSH, OP_CACHE))
 
 _LAST_LSN = (1 << 64) - 1
@@ -389,11 +390,13 @@ class OpenVersions:
 
     def open(self, key: Key, name: str, version: Version) -> PastVolume:
         """`version` as a device, which closes it some time after its last client has gone."""
-        self._make_room()
+        overlaid = version.overlay is not None
+        limit = MAX_OPEN if overlaid else MAX_OPEN_TREES
+        self._make_room(overlaid, limit)
         opened: PastVolume | None = None
         with self._lock:
             found = self._found(key)
-            if found is None and len(self._open) < MAX_OPEN:
+            if found is None and len(self._alike(overlaid)) < limit:
                 number, core = version.number, version.overlay
                 if core is None:
                     number = next(_numbers)
@@ -412,15 +415,20 @@ class OpenVersions:
             return opened
         self._past.close(version)
         if found is None:
-            raise VersionsBusy(name, MAX_OPEN)
+            raise VersionsBusy(name, limit)
         return found
 
-    def _make_room(self) -> None:
+    def _alike(self, overlaid: bool) -> list[PastVolume]:
+        """Those with an overlay, or those without. The lock is held."""
+        devices = self._open.values()
+        return [each for each in devices if (each.version.overlay is not None) == overlaid]
+
+    def _make_room(self, overlaid: bool, limit: int) -> None:
         """When too many are open, close the one that nobody has used for the longest time."""
         with self._lock:
-            idle = [device for device in self._open.values() if device.idle_s() > MIN_LINGER_S]
-            crowded = len(self._open) >= MAX_OPEN
-        if crowded and idle:
+            alike = self._alike(overlaid)
+        idle = [device for device in alike if device.idle_s() > MIN_LINGER_S]
+        if len(alike) >= limit and idle:
             self._close(max(idle, key=lambda device: device.idle_s()))
 
     def all(self) -> list[PastVolume]:

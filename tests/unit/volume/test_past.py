@@ -18,7 +18,7 @@ from tests.sim.store_rig import (
     read_device,
 )
 from tests.sim.trace import Mark
-from volume import changes
+from volume import changes, past
 from volume.errors import NoSuchVersion, OutOfSpace, VersionsBusy
 from volume.past import MAX_OPEN
 from volume.refs import format_time
@@ -231,23 +231,60 @@ def test_version_after_the_cut_of_a_round_that_stands_can_be_cloned(rig: StoreRi
 
 
 def test_many_versions_can_be_opened_one_after_the_other(rig: StoreRig) -> None:
-    for number in range(MAX_OPEN + 3):
-        write(rig, "v", bytes([number + 1]))
-        if number % 8 == 7:
-            rig.settle()
-    newest = rig.store.info("v").seq
-    rig.store.destage()
-    for seq in range(1, newest + 1):
+    opened = many(rig)
+    for seq in opened:
         device = rig.store.open_version(f"v@seq:{seq}")
         device.attach("client")
         assert read_device(device, 0, 512)[:1] == bytes([seq])
         device.detach("client")
         rig.clock.advance(2.0)
-    held = [rig.store.open_version(f"v@seq:{seq}") for seq in range(1, MAX_OPEN + 1)]
-    for device in held:
-        device.attach("client")
+
+
+def many(rig: StoreRig) -> list[int]:
+    """More versions than may be open with an overlay; their seqs."""
+    for number in range(MAX_OPEN + 12):
+        write(rig, "v", bytes([number + 1]))
+        if number % 8 == 7:
+            rig.settle()
+    rig.store.destage()
+    return list(range(1, rig.store.info("v").seq + 1))
+
+
+def test_versions_that_a_replay_brought_back_may_not_all_be_open(rig: StoreRig) -> None:
+    replayed = [seq for seq in many(rig) if rig.store._history.version(1, seq) is None]
+    assert len(replayed) > MAX_OPEN
+    for seq in replayed[:MAX_OPEN]:
+        rig.store.open_version(f"v@seq:{seq}").attach("client")
     with pytest.raises(VersionsBusy):
-        rig.store.open_version(f"v@seq:{newest}")
+        rig.store.open_version(f"v@seq:{replayed[-1]}")
+
+
+def test_versions_in_chunks_may_be_open_in_any_number_that_front_ends_have(rig: StoreRig) -> None:
+    """They leave the others' room alone, and have their own bound."""
+    for number in range(MAX_OPEN + 3):
+        rig.store.snapshots.create(f"s{number}", ["v"])
+    for number in range(MAX_OPEN + 3):
+        rig.store.open_version(f"v@s{number}").attach("client")
+    write(rig, "v", b"a")
+    seq = rig.store.info("v").seq
+    write(rig, "v", b"b")
+    assert rig.read_version(f"v@seq:{seq}")[:1] == b"a"
+
+
+def test_versions_in_chunks_have_a_bound_of_their_own(
+    rig: StoreRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(past, "MAX_OPEN_TREES", 2)
+    for number in range(3):
+        rig.store.snapshots.create(f"s{number}", ["v"])
+    devices = [rig.store.open_version(f"v@s{number}") for number in range(2)]
+    devices[1].attach("client")
+    with pytest.raises(VersionsBusy):
+        rig.store.open_version("v@s2")
+    rig.clock.advance(2.0)  # who opened s0 has not come
+    rig.store.open_version("v@s2").attach("client")
+    with pytest.raises(VersionsBusy):
+        rig.store.open_version("v@s0")
 
 
 def test_diff_tells_what_a_shrink_has_cut_off_before_it_is_in_chunks(rig: StoreRig) -> None:
