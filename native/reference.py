@@ -53,6 +53,12 @@ def decode(codec: int, stored: bytes, raw_length: int) -> bytes:
     return raw
 
 
+class ZeroDistance(ValueError):
+    """A match of an LZ4 block that begins where it is to be copied to, which the format forbids.
+    liblz4 does not look: it gives back whatever its output buffer held there. The bytes are hashed
+    before anybody believes them, so that costs a damaged chunk nothing but the reason why."""
+
+
 def _decode_lz4(stored: bytes) -> bytes:
     """An LZ4 block: sequences of a token (two nibbles: lengths), literals, and a match."""
     out = bytearray()
@@ -84,7 +90,9 @@ def _decode_lz4(stored: bytes) -> bytes:
         if at == len(stored):
             return bytes(out)  # the last sequence has no match
         distance = byte() | byte() << 8
-        if not 0 < distance <= len(out):
+        if not distance:
+            raise ZeroDistance()
+        if distance > len(out):
             raise ValueError("a match before the beginning")
         for _ in range(length(token & 15) + 4):
             out.append(out[-distance])
