@@ -84,10 +84,18 @@ class FakeSnapshots:
         self._snapshots[snapshot.volume, snapshot.name] = snapshot
         return snapshot
 
-    def all(self, volume: str | None = None) -> list[SnapshotInfo]:
+    def all(
+        self, volume: str | None = None, *, prefix: str = "", limit: int | None = None
+    ) -> list[SnapshotInfo]:
         if volume is not None:
             self._store.info(volume)
-        return [each for each in self._snapshots.values() if volume in (None, each.volume)]
+        found = [
+            each
+            for each in self._snapshots.values()
+            if volume in (None, each.volume) and each.name.startswith(prefix)
+        ]
+        newest = sorted(found, key=lambda each: each.created_ns, reverse=True)[:limit]
+        return sorted(newest, key=lambda each: (each.volume, each.created_ns, each.name))
 
     def get(self, volume: str, name: str) -> SnapshotInfo:
         self._store.info(volume)
@@ -162,14 +170,16 @@ class FakeVersions:
             compression=parent.compression,
         )
 
-    def diff(self, old: str, new: str) -> DiffInfo:
+    def diff(self, old: str, new: str, *, limit: int | None = None) -> DiffInfo:
         sizes = []
         for text in (old, new):
             ref = refs.parse(text, NOW_NS)
             self._seq(ref)
             sizes.append(self._store.info(ref.volume).size)
         changed = sum(length for _, length in self.extents)
-        return DiffInfo(old, new, sizes[0], sizes[1], self.extents, changed, len(self.extents))
+        return DiffInfo(
+            old, new, sizes[0], sizes[1], self.extents[:limit], changed, len(self.extents)
+        )
 
     def policy(self, volume: str) -> HistoryPolicy:
         self._store.info(volume)

@@ -5,7 +5,6 @@ a commit) is a ref and goes into queries and bodies, see `blockd.api.versions`.
 """
 
 import asyncio
-import heapq
 import time
 from typing import Annotated
 
@@ -66,7 +65,7 @@ def _add_snapshots(routes: APIRouter, store: Store) -> None:
         limit: Annotated[int | None, Query(ge=1, description="The newest so many.")] = None,
     ) -> Response:
         """Snapshots by volume, then oldest first. The answer is streamed."""
-        found = await asyncio.to_thread(_find, store, volume, prefix, limit)
+        found = await asyncio.to_thread(store.snapshots.all, volume, prefix=prefix, limit=limit)
         return streamed_list(found, SnapshotInfo)
 
     @routes.post("/snapshots", status_code=201)
@@ -129,10 +128,3 @@ def _add_schedule(routes: APIRouter, store: Store) -> None:
     async def clear_schedule(volume: str) -> None:
         """The snapshots that it made stay until they are deleted."""
         await asyncio.to_thread(store.snapshots.clear_schedule, volume)
-
-
-def _find(store: Store, volume: str | None, prefix: str, limit: int | None) -> list[SnapshotInfo]:
-    found = [each for each in store.snapshots.all(volume) if each.name.startswith(prefix)]
-    if limit is not None:
-        found = heapq.nlargest(limit, found, key=lambda each: each.created_ns)
-    return sorted(found, key=lambda each: (each.volume, each.created_ns, each.name))

@@ -101,14 +101,14 @@ def _add_diff(routes: APIRouter, store: Store) -> None:
         limit: Annotated[int | None, Query(ge=0, description="The first so many extents.")] = None,
     ) -> Response:
         """Where two versions differ. The answer is streamed."""
-        diff = await compare(store.versions.diff, old, new)
+        diff = await compare(store.versions.diff, old, new, limit=limit)
         page = VersionDiff(
             old=diff.old,
             new=diff.new,
             old_size=diff.old_size,
             new_size=diff.new_size,
             changed_bytes=diff.changed_bytes,
-            extent_count=len(diff.extents),
-            extents=diff.extents if limit is None else diff.extents[:limit],
+            extent_count=diff.extent_count,
+            extents=diff.extents,
         )
         return streamed_object(page, "extents")
