@@ -37,8 +37,8 @@ from blockd.scsi.nexus import Nexus
 from blockd.scsi.target import TargetDevice
 from native import Request, crc32c
 
-BASE_BUFFER: Final = 384 << 10  # a Data-Out of the longest kind and more
-KEPT_BUFFER: Final = 1 << 20
+BASE_BUFFER: Final = 1088 << 10  # four of the longest Data-Outs: a move for each of them costs more
+KEPT_BUFFER: Final = 2 << 20
 DRAIN_NOTICE_S: Final = 3  # what an initiator is told that it has to log out, when we stop
 _LENGTHS = struct.Struct(">4xI")
 _NO_DATA = memoryview(b"")
