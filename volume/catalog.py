@@ -324,7 +324,7 @@ class Catalog:
             taken = [self.named(name) for name in dict.fromkeys(names)]
             for volume in taken:
                 number = volume.record.number
-                if snapshot is not None and history.snapshot(number, snapshot) is not None:
+                if snapshot is not None and history.has_snapshot(number, snapshot):
                     raise SnapshotExists(volume.name, snapshot)
             now_ns = parts.clock.now_ns()
             tail = encode_tail(
@@ -348,7 +348,10 @@ class Catalog:
             made: list[tuple[Volume, VersionRow, SnapshotRow | None]] = []
             for volume, seq in zip(taken, seqs, strict=True):
                 record = volume.record
-                row = history.version(record.number, seq) or history.point(record.number, seq)
+                row = None
+                # No row is of a later seq than the head, but for points, whose seqs are in memory.
+                if seq <= record.head.seq or (record.number, seq) in history.points:
+                    row = history.version(record.number, seq) or history.point(record.number, seq)
                 if row is None:
                     row = VersionRow(record.number, seq, record.epoch, lsn, now_ns, record.size)
                     points.append(row)

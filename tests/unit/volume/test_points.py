@@ -8,6 +8,7 @@ from tests.sim.crash import CrashState
 from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig, meta_at
 from volume import points
 from volume.errors import CorruptJournal, NoSuchVersion, SnapshotExists, WouldWait
+from volume.history import NameFilter
 from volume.logreader import LogCursor
 
 OPTIONS = replace(SMALL, window_bytes=20 * SEGMENT_BYTES, window_s=600)
@@ -144,3 +145,33 @@ def test_snapshot_that_may_not_wait_is_made_at_once_or_not_at_all(rig: StoreRig)
     with rig.store._catalog.naming, pytest.raises(WouldWait):
         rig.store.snapshots.create("t", ["a"], wait=False)
     assert [info.name for info in rig.store.snapshots.all()] == ["s"]
+
+
+def test_names_that_were_given_are_known_and_others_hardly_ever() -> None:
+    names = NameFilter()
+    for number in range(20_000):
+        names.add(number % 3, f"s{number}")
+    assert all(names.may_have(number % 3, f"s{number}") for number in range(20_000))
+    assert sum(names.may_have(7, f"t{number}") for number in range(10_000)) < 100
+
+
+def test_a_name_is_taken_once_also_after_a_restart(rig: StoreRig) -> None:
+    rig.store.snapshots.create("s", ["a"])
+    with pytest.raises(SnapshotExists):
+        rig.store.snapshots.create("s", ["a"])
+    again = rig.killed()
+    with pytest.raises(SnapshotExists):
+        again.store.snapshots.create("s", ["a"])
+    again.store.snapshots.delete("a", "s")
+    again.store.snapshots.create("s", ["a"])
+
+
+def test_two_names_at_one_moment_share_its_version(rig: StoreRig) -> None:
+    write(rig, "a", b"1")
+    first = rig.store.snapshots.create("s", ["a"])[0]
+    second = rig.store.snapshots.create("t", ["a"])[0]
+    assert first.seq == second.seq
+    rig.store.destage()
+    third = rig.store.snapshots.create("u", ["a"])[0]
+    assert third.seq == first.seq
+    assert third.commit is not None
