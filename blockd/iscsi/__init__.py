@@ -2,7 +2,10 @@
 
     connection.Connection   framing and digests; login, then full feature phase
     login, text, chap       login stages, negotiation by a table of keys, CHAP
-    session                 command window, Data-In, Data-Out, R2T, NOP, task management, logout
+    session, command        SCSI commands from their PDU to their answer
+    data_out, room          data-out and R2Ts; how many bytes the commands of a session may hold
+    replies, sending        Data-In, responses, residuals; numbers, command window, digests
+    requests, management    NOP, text, logout; task management
     pdu                     every PDU: encode and decode
     node                    what connections share: targets, sessions, reinstatement
     targets                 IQN -> portal groups, access, LUN -> unit

@@ -5,6 +5,9 @@ Data-out comes in up to three ways (RFC 7143 4.2.5, 11.7, 13.10, 13.14): behind 
 answers to R2Ts, each of which asks for at most MaxBurstLength. All of it goes into one buffer in
 ascending order; a piece that is not the next one ends the command. The command begins to run when
 the last byte that it needs is there: it is never applied in part.
+
+A command that has failed is not answered as long as data for it is still to come (7.8, 11.17.1):
+what comes is thrown away up to the last PDU of each sequence.
 """
 
 from collections.abc import Callable
@@ -22,14 +25,6 @@ if TYPE_CHECKING:
 UNEXPECTED_DATA: Final = Sense(ABORTED_COMMAND, 0x0C, 0x0C)
 INCORRECT_DATA: Final = Sense(ABORTED_COMMAND, 0x0C, 0x0D)
 CRC_ERROR: Final = Sense(ABORTED_COMMAND, 0x47, 0x05)
-
-
-class DataFault(Exception):
-    """Data-out that is not what was agreed on: the command ends with this sense."""
-
-    def __init__(self, sense: Sense) -> None:
-        super().__init__()
-        self.sense = sense
 
 
 @dataclass(slots=True)
@@ -59,15 +54,15 @@ class Command:
     asked = 0
     """Bytes that came or that an R2T asked for."""
     bursts: dict[int, Burst]
-    """By target transfer tag; while data is collected."""
+    """By target transfer tag, in the order of the R2Ts; while data is collected."""
     unsolicited = False
     """Data-Out PDUs come that nobody asked for."""
     unsolicited_sn = 0
+    failure: Result | None = None
+    """How it will be answered when no more data comes."""
     r2t_sn = 0
-    data_sn = 0
-    """Data-In PDUs sent."""
     charge = 0
-    """Bytes that count against the session's bound."""
+    """Bytes that count against the session's bound; see `blockd.iscsi.room`."""
     in_flight = 0
     """Requests that a device has, and calls that a thread has."""
     aborted = False
@@ -112,9 +107,9 @@ class Command:
         return self.edtl if self.flags & pdu.WRITE else 0
 
     @property
-    def complete(self) -> bool:
-        """Whether all the data has come that will come."""
-        return self.got >= self.collect and not self.unsolicited
+    def owed(self) -> bool:
+        """Whether data is still to come, wanted or not; while it is collected."""
+        return self.unsolicited or bool(self.bursts)
 
     def place(self, data: memoryview) -> None:
         """The next piece. What is beyond the command's need is let go of."""
@@ -123,34 +118,72 @@ class Command:
             self.data += data[:room]
         self.got += len(data)
 
-    def take_unsolicited(
-        self, offset: int, data_sn: int, data: memoryview, first_burst: int, *, final: bool
-    ) -> None:
-        """A Data-Out without a target transfer tag. DataFault."""
-        if not self.unsolicited:
-            raise DataFault(UNEXPECTED_DATA)
-        if offset != self.got or data_sn != self.unsolicited_sn:
-            raise DataFault(INCORRECT_DATA)
-        if self.got + len(data) > min(first_burst, self.offered):
-            raise DataFault(UNEXPECTED_DATA)
+    def take(
+        self,
+        ttt: int,
+        offset: int,
+        data_sn: int,
+        data: memoryview | None,
+        *,
+        end: int,
+        final: bool,
+        first_burst: int,
+    ) -> Sense | None:
+        """A Data-Out PDU whose data ends at `end`; None instead of its data when that is damaged.
+        What is wrong with it, if it is the first thing that is."""
+        if self.failure is not None:
+            wrong = None
+        elif ttt == pdu.RESERVED_TAG:
+            wrong = self._wrong_unsolicited(offset, data_sn, end, first_burst)
+        else:
+            wrong = self._wrong_solicited(self.bursts.get(ttt), offset, data_sn, end, final=final)
+        if data is None and self.failure is None:
+            wrong = CRC_ERROR
+        if wrong is not None or self.failure is not None:
+            self._throw_away(ttt, end, final=final, first_burst=first_burst)
+            return wrong
+        assert data is not None
         self.place(data)
-        self.asked = self.got
-        self.unsolicited_sn += 1
-        self.unsolicited = not final
-
-    def take_solicited(
-        self, ttt: int, offset: int, data_sn: int, data: memoryview, *, final: bool
-    ) -> None:
-        """A Data-Out that an R2T asked for. DataFault."""
-        burst = self.bursts.get(ttt)
-        if burst is None:
-            raise DataFault(UNEXPECTED_DATA)
-        end = offset + len(data)
-        in_order = offset == burst.at == self.got and data_sn == burst.data_sn
-        if not in_order or end > burst.end or final != (end == burst.end):
-            raise DataFault(INCORRECT_DATA)
-        self.place(data)
+        if ttt == pdu.RESERVED_TAG:
+            self.asked = self.got
+            self.unsolicited_sn += 1
+            self.unsolicited = not final
+            return None
+        burst = self.bursts[ttt]
         burst.at = end
         burst.data_sn += 1
         if final:
+            del self.bursts[ttt]
+        return None
+
+    def _wrong_unsolicited(
+        self, offset: int, data_sn: int, end: int, first_burst: int
+    ) -> Sense | None:
+        if not self.unsolicited:
+            return UNEXPECTED_DATA
+        if offset != self.got or data_sn != self.unsolicited_sn:
+            return INCORRECT_DATA
+        return UNEXPECTED_DATA if end > min(first_burst, self.offered) else None
+
+    def _wrong_solicited(
+        self, burst: Burst | None, offset: int, data_sn: int, end: int, *, final: bool
+    ) -> Sense | None:
+        if burst is None:
+            return UNEXPECTED_DATA
+        in_order = offset == burst.at == self.got and data_sn == burst.data_sn
+        if not in_order or end > burst.end or final != (end == burst.end):
+            return INCORRECT_DATA
+        return None
+
+    def _throw_away(self, ttt: int, end: int, *, final: bool, first_burst: int) -> None:
+        """A PDU of a command that has failed: see whether its sequence ends with it. One that has
+        come to where it should end is over as well, F bit or not: nothing can follow."""
+        if ttt == pdu.RESERVED_TAG:
+            if final or end >= min(first_burst, self.offered):
+                self.unsolicited = False
+            return
+        if ttt not in self.bursts and self.bursts:
+            ttt = next(iter(self.bursts))  # a tag that nobody gave: meant was the oldest
+        burst = self.bursts.get(ttt)
+        if burst is not None and (final or end >= burst.end):
             del self.bursts[ttt]

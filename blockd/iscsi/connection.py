@@ -29,7 +29,8 @@ from blockd.iscsi.login import LoggedIn, Login, Refused
 from blockd.iscsi.management import Management
 from blockd.iscsi.node import Node, SessionInfo
 from blockd.iscsi.requests import Requests
-from blockd.iscsi.session import ProtocolError, Session
+from blockd.iscsi.sending import ProtocolError
+from blockd.iscsi.session import Session
 from blockd.iscsi.stats import Stats
 from blockd.iscsi.targets import Portal, Target
 from blockd.receive import ReceiveBuffer
@@ -65,15 +66,17 @@ class Connection:
         self._requests: Requests | None = None
         self._attached: dict[BlockDevice, None] = {}
         self._looking_up = False
+        self._held = False  # another session with this name has commands in a device
+        self._leaving = False  # the initiator logs out
         self._ended = False
         self._in_round = False
         self._draining = False
         self._longest = MAX_LOGIN_DATA  # bytes of a data segment
+        self._commands = -1  # the opcode of what goes to the session at once
         self._header_digest = 0
         self._data_digest = 0
         self._heard = True  # something came since the last tick
         self._silent_since: float | None = None
-        self._drain_until: float | None = None
 
     # -- what the socket side sees
 
@@ -84,7 +87,7 @@ class Connection:
 
     @property
     def wants_input(self) -> bool:
-        return not self._ended and not self._looking_up
+        return not (self._ended or self._looking_up or self._held or self._leaving)
 
     @property
     def idle(self) -> bool:
@@ -160,9 +163,9 @@ class Connection:
             self._close("the server stops", clean=True)
             return
         times = (DRAIN_NOTICE_S, 0, 0)
-        numbers = self._session.next_numbers()
-        message = pdu.async_message(pdu.ASYNC_LOGOUT_REQUEST, numbers, parameters=times[::-1])
-        self._session.put(message)
+        sender = self._session.sender
+        numbers = sender.next_numbers()
+        sender.put(pdu.async_message(pdu.ASYNC_LOGOUT_REQUEST, numbers, parameters=times[::-1]))
         if self._session.idle:
             self._close("the server stops", clean=True)
 
@@ -211,10 +214,22 @@ class Connection:
     def abort_tasks(self, concerns: Callable[[Command], bool], gone: Callable[[], None]) -> int:
         if self._session is None:
             return 0
-        return self._session.abort_tasks(concerns, gone)
+        waiting = self._session.abort_tasks(concerns, gone)
+        self._flush()  # there may be room now for commands that wait
+        if self._events or self._out:
+            self.wake()
+        return waiting
 
     def end(self, reason: str) -> None:
         self._close(reason, clean=False)
+        self.wake()
+
+    def hold(self) -> None:
+        self._held = True
+
+    def go_on(self) -> None:
+        self._held = False
+        self._round()
         self.wake()
 
     def units_changed(self) -> None:
@@ -248,13 +263,15 @@ class Connection:
         if self._session is None or self._in_round:
             return
         if not self._ended:
+            self._session.let_in()
             self._session.submit()
         if self._draining and self._session.idle:
             self._close("the server stops", clean=True)
 
     def _parse(self) -> None:
         rx, session = self._rx, self._session
-        while not self._ended and not self._looking_up:
+        listening = self.wants_input
+        while listening and not self._ended:
             at = rx.start
             available = rx.end - at
             if available < pdu.HEADER_BYTES:
@@ -279,22 +296,32 @@ class Connection:
             if session is None:
                 self._login_pdu(bytes(view[at : at + pdu.HEADER_BYTES]), bytes(data))
                 session = self._session
+                listening = self.wants_input
             elif length and self._data_digest and not _matches(view[at + data_at : at + whole]):
-                session.data_digest_failed(view, at)
-            elif view[at] & pdu.OPCODE_MASK == pdu.SCSI_COMMAND:
+                self._damaged(session, view, at, ahs, length)
+            elif view[at] & pdu.OPCODE_MASK == self._commands:
                 session.scsi_command(view, at, ahs, data)
             else:
                 self._pdu(session, view, at, data)
+                listening = self.wants_input
 
     def _pdu(self, session: Session, view: memoryview, at: int, data: memoryview) -> None:
         opcode = view[at] & pdu.OPCODE_MASK
         if opcode == pdu.DATA_OUT:
-            session.data_out(view, at, data)
+            session.data_out.take(view, at, data)
         else:
             assert self._requests is not None
-            ending = self._requests.take(opcode, view, at, data)
-            if ending is not None:
-                self._close(ending, clean=True)
+            self._requests.take(opcode, view, at, data)
+
+    def _damaged(self, session: Session, view: memoryview, at: int, ahs: int, length: int) -> None:
+        opcode = view[at] & pdu.OPCODE_MASK
+        if opcode == pdu.DATA_OUT:
+            session.data_out.damaged(view, at, length)
+        elif opcode == self._commands:
+            session.damaged_command(view, at, ahs)
+        else:
+            assert self._requests is not None
+            self._requests.damaged(view, at)
 
     # -- login
 
@@ -336,13 +363,19 @@ class Connection:
             self._node.targets,
             self._portal,
             self._node,
-            lambda: self.wake(),
+            wake=lambda: self.wake(),
+            leaving=self._begin_logout,
+            left=lambda: self._close("logout", clean=True),
         )
+        self._commands = -1 if logged_in.discovery else pdu.SCSI_COMMAND
         self._longest = text.OUR_MAX_RECV
         self._header_digest = pdu.DIGEST_BYTES * logged_in.parameters.header_digest
         self._data_digest = pdu.DIGEST_BYTES * logged_in.parameters.data_digest
 
     # -- the end
+
+    def _begin_logout(self) -> None:
+        self._leaving = True
 
     def _close(self, reason: str, *, clean: bool) -> None:
         """Once: abort what runs, tell the socket side."""
@@ -351,11 +384,12 @@ class Connection:
         self._ended = True
         session, logged_in = self._session, self._logged_in
         if session is not None and logged_in is not None:
-            session.abort_tasks(lambda _: True, _nothing)
+            remains = self._node.left(logged_in, self._portal.group, self)
+            remains.count += session.leave(remains.gone)
+            remains.gone()
             session.device.detach(session.nexus)
             for device in self._attached:
                 device.detach(self.peer)
-            self._node.left(logged_in, self._portal.group, self)
         self._events.append(Close(reason, clean))
 
 

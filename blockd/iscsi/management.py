@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from blockd.iscsi import pdu
 from blockd.iscsi.command import Command
+from blockd.iscsi.sending import after
 from blockd.scsi import sense
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.task import Countdown
@@ -34,13 +35,18 @@ class Management:
         self._connection = connection
 
     def run(
-        self, function: int, lun: int | None, referenced: int, ref_cmd_sn: int, respond: Respond
+        self,
+        function: int,
+        lun: int | None,
+        referenced: int,
+        numbers: tuple[int, int],
+        respond: Respond,
     ) -> None:
         """Do `function`; `respond` is called once. `referenced`: the tag of the task that ABORT
-        TASK is about, `ref_cmd_sn` the number that its command has."""
+        TASK is about, `numbers` the CmdSN that its command has, and the one of this request."""
         unit = None if lun is None else self._session.device.units.get(lun)
         if function == pdu.ABORT_TASK:
-            self._abort_task(lun, referenced, ref_cmd_sn, respond)
+            self._abort_task(lun, referenced, numbers, respond)
         elif function in _ON_A_UNIT:
             if unit is None:
                 respond(pdu.NO_SUCH_LUN)
@@ -59,19 +65,22 @@ class Management:
             respond(pdu.FUNCTION_NOT_SUPPORTED)  # CLEAR ACA: there is no ACA here
 
     def _abort_task(
-        self, lun: int | None, referenced: int, ref_cmd_sn: int, respond: Respond
+        self, lun: int | None, referenced: int, numbers: tuple[int, int], respond: Respond
     ) -> None:
+        ref_cmd_sn, cmd_sn = numbers
+        sender = self._session.sender
         command = self._session.commands.get(referenced)
         if command is not None and command.lun == lun:
             self._abort_own(lambda each: each is command, respond)
         elif (
             command is None
-            and self._session.in_window(ref_cmd_sn)
-            and (ref_cmd_sn == self._session.exp_cmd_sn)
+            and ref_cmd_sn == sender.exp_cmd_sn
+            and sender.in_window(ref_cmd_sn)
+            and after(cmd_sn, ref_cmd_sn)
         ):
-            # 11.6.1: the command has not come yet; its number is taken as used.
-            self._session.count(ref_cmd_sn)
-            self._session.retire()
+            # 11.6.1: the command was sent before and did not come; its number is taken as used.
+            sender.count(ref_cmd_sn)
+            sender.retire()
             respond(pdu.FUNCTION_COMPLETE)
         else:
             respond(pdu.NO_SUCH_TASK)

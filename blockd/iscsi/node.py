@@ -3,6 +3,8 @@
 A session is named by initiator, ISID, target and portal group (RFC 7143 4.4.3.1). A login with the
 name of one that is there takes its place (6.3.5, reinstatement): the old one's tasks end, its
 connection is closed, and what belongs to the initiator port, as persistent reservations do, stays.
+Commands of the new one wait until nothing of the old one's is in a device any more, also when that
+has ended before: no write of the past may come upon one that the initiator has sent since.
 Every session has one connection; a second one into it is refused (MaxConnections=1).
 
 Tasks are aborted here when somebody in another session asks for it: CLEAR TASK SET, the resets,
@@ -66,6 +68,11 @@ class OpenSession(Protocol):
     def end(self, reason: str) -> None:
         """Abort everything and close the connection."""
 
+    def hold(self) -> None:
+        """Take no command, until `go_on`."""
+
+    def go_on(self) -> None: ...
+
     def units_changed(self) -> None:
         """Its target device has other units than before."""
 
@@ -77,6 +84,8 @@ class Node:
         self.targets = targets
         self.limits = limits or Limits()
         self._sessions: dict[SessionName, tuple[int, OpenSession]] = {}
+        self._leaving: dict[SessionName, int] = {}  # how many have commands in a device
+        self._held: dict[SessionName, OpenSession] = {}  # wait for these
         self._watched: set[LogicalUnit] = set()
         self._last_tsih = 0
 
@@ -103,14 +112,29 @@ class Node:
             )
         tsih = self._free_tsih()
         self._sessions[name] = (tsih, session)
+        if name in self._leaving:
+            self._held[name] = session
+            session.hold()
         return tsih
 
-    def left(self, candidate: LoggedIn, group: int, session: OpenSession) -> None:
-        """A session has ended. One that was put in its place stays."""
+    def left(self, candidate: LoggedIn, group: int, session: OpenSession) -> Countdown:
+        """A session has ended. One that was put in its place stays. What it has in devices is to be
+        counted on what this returns."""
         name = _name(candidate, group)
         present = self._sessions.get(name)
         if present is not None and present[1] is session:
             del self._sessions[name]
+        self._leaving[name] = self._leaving.get(name, 0) + 1
+        return Countdown(partial(self._gone, name))
+
+    def _gone(self, name: SessionName) -> None:
+        """One that left has nothing in a device any more."""
+        self._leaving[name] -= 1
+        if not self._leaving[name]:
+            del self._leaving[name]
+            held = self._held.pop(name, None)
+            if held is not None:
+                held.go_on()
 
     def of_target(self, target: Target) -> list[OpenSession]:
         """The sessions that are logged in to `target`."""

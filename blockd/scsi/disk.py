@@ -187,7 +187,7 @@ def _read(
         return _no_blocks(length, field)
     request = Request(OP_READ, offset, length)
     if flags & FUA:
-        return Prepared(0, lambda _: _read_from_medium(device, request))
+        return Prepared(0, lambda _: _read_from_medium(device, request), data_in_length=length)
     return Single(device, request, 0, finished_read)
 
 

@@ -114,6 +114,9 @@ class Prepared:
     exact: bool = False
     """The data is no run of blocks of which some may be missing or left over: an initiator that
     announced another length than `data_out_length` gets 05/2400, before data is asked for."""
+    data_in_length: int = 0
+    """Bytes of data-in that it will hold when that is much; the transport may put it off until it
+    has room for these. Not together with data-out."""
 
 
 class Task:

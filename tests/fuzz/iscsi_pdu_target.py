@@ -233,7 +233,7 @@ class _Client:
         assert sum(memoryview(part).nbytes for part in connection._out) <= MAX_OUTPUT
         session = connection._session
         if session is not None:
-            assert 0 <= session._held_bytes <= MAX_HELD
+            assert 0 <= session.room.held <= MAX_HELD
             assert len(session.commands) <= COMMAND_WINDOW + MAX_IMMEDIATE
 
     def _end(self) -> None:

@@ -85,7 +85,8 @@ def test_discovery_lists_targets_and_takes_no_commands() -> None:
     answer = asked(host, pdu.TEXT, data=text.encode([("SendTargets", "All")]))
     assert answer.keys["TargetName"] == TARGET
     (rejected,) = host.ask(TEST_UNIT_READY)
-    assert rejected.opcode == pdu.REJECT or rejected.bhs[3] != 0
+    assert (rejected.opcode, rejected.bhs[2]) == (pdu.REJECT, pdu.REJECT_NOT_SUPPORTED)
+    assert asked(host, pdu.NOP_OUT).opcode == pdu.NOP_IN
 
 
 def test_discovery_shows_only_what_may_be_logged_in_to() -> None:
@@ -156,6 +157,41 @@ def test_logout(reason: int, cid: int, response: int) -> None:
         assert host.world.node.sessions() == []
 
 
+def test_a_logout_is_answered_when_nothing_is_in_a_device_any_more() -> None:
+    host = World(deferred=True).logged_in()
+    host.feed(host.command(READ, read=BLOCK))
+    host.feed(host.other(pdu.LOGOUT, pdu.FINAL))
+    assert host.take() == []
+    assert host.closed is None
+    assert not host.connection.wants_input
+    host.world.rig.device.finish()
+    assert host.one().opcode == pdu.LOGOUT_RESPONSE
+    assert host.closed is not None
+    assert host.closed.clean
+
+
+def test_a_connection_may_go_in_the_middle_of_its_logout() -> None:
+    host = World(deferred=True).logged_in()
+    host.feed(host.command(READ, read=BLOCK))
+    host.feed(host.other(pdu.LOGOUT, pdu.FINAL))
+    host.connection.eof()
+    host.run()
+    assert host.closed is not None
+    host.world.rig.device.finish()
+    assert host.connection.idle
+
+
+def test_text_with_damaged_data_is_rejected_and_the_next_is_not() -> None:
+    host = World().logged_in(DataDigest="CRC32C")
+    sent = bytearray(host.other(pdu.TEXT, data=text.encode([("SendTargets", "")])))
+    sent[50] ^= 1
+    host.feed(bytes(sent))
+    rejected = host.one()
+    assert (rejected.opcode, rejected.bhs[2]) == (pdu.REJECT, pdu.REJECT_DATA_DIGEST)
+    answer = asked(host, pdu.TEXT, data=text.encode([("SendTargets", "")]))
+    assert answer.keys["TargetName"] == TARGET
+
+
 # -- task management
 
 
@@ -211,8 +247,16 @@ def test_a_task_that_is_not_there_does_not_exist() -> None:
 
 def test_a_command_that_has_not_come_is_aborted_by_its_number() -> None:
     host = World().logged_in()
-    assert response(manage(host, pdu.ABORT_TASK, referenced=99, ref=host.cmd_sn)) == 0
-    assert host.ask(TEST_UNIT_READY) == []  # it comes late, and is ignored
+    host.cmd_sn += 1
+    assert response(manage(host, pdu.ABORT_TASK, referenced=99, ref=host.cmd_sn - 1)) == 0
+    assert host.ask(TEST_UNIT_READY, cmd_sn=host.cmd_sn - 1) == []  # it comes late, and is ignored
+    assert host.ask(TEST_UNIT_READY)[0].bhs[3] == 0
+
+
+def test_the_number_of_a_command_to_come_is_not_used_up_by_an_abort() -> None:
+    """11.6.1: only numbers before that of the request are taken as having come."""
+    host = World().logged_in()
+    assert response(manage(host, pdu.ABORT_TASK, referenced=99, ref=host.cmd_sn)) == 1
     assert host.ask(TEST_UNIT_READY)[0].bhs[3] == 0
 
 

@@ -151,19 +151,16 @@ def test_unsolicited_data_then_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "data", "final"),
+    ("keys", "data"),
     [
-        ({"ImmediateData": "No"}, BLOCK, True),
-        ({"FirstBurstLength": "512"}, 2 * BLOCK, True),
-        ({}, 3 * BLOCK, True),  # more than announced
-        ({"InitialR2T": "Yes"}, 0, False),
+        ({"ImmediateData": "No"}, BLOCK),
+        ({"FirstBurstLength": "512"}, 2 * BLOCK),
+        ({}, 3 * BLOCK),  # more than announced
     ],
 )
-def test_data_that_was_not_agreed_on_ends_the_command(
-    keys: dict[str, str], data: int, final: bool
-) -> None:
+def test_data_that_was_not_agreed_on_ends_the_command(keys: dict[str, str], data: int) -> None:
     host = World().logged_in(**keys)
-    host.feed(host.command(write_10(0, 2), write=2 * BLOCK, data=bytes(data), final=final))
+    host.feed(host.command(write_10(0, 2), write=2 * BLOCK, data=bytes(data)))
     response = host.one()
     assert (response.bhs[3], response.sense) == (CHECK_CONDITION, UNEXPECTED)
     assert host.world.rig.device.seen == []
@@ -221,6 +218,43 @@ def test_a_command_before_or_behind_the_window_is_ignored() -> None:
     host = World().logged_in()
     for number in (host.cmd_sn - 1, host.cmd_sn + COMMAND_WINDOW, host.cmd_sn + (1 << 31) + 5):
         assert host.ask(TEST_UNIT_READY, cmd_sn=number) == []
+    assert host.ask(TEST_UNIT_READY)[0].bhs[3] == GOOD
+
+
+def test_a_command_beyond_a_full_window_is_ignored() -> None:
+    """An initiator that does not keep to MaxCmdSN gets no memory for it."""
+    host = World(deferred=True).logged_in()
+    for _ in range(COMMAND_WINDOW):
+        host.feed(host.command(read_10(0, 1), read=BLOCK))
+    device = host.world.rig.device
+    assert device.waiting == COMMAND_WINDOW
+    host.feed(host.command(read_10(0, 1), read=BLOCK, cmd_sn=host.cmd_sn))
+    host.feed(host.other(pdu.NOP_OUT, cmd_sn=host.cmd_sn))
+    assert device.waiting == COMMAND_WINDOW
+    device.finish()
+    answers = host.take()
+    assert [each.opcode for each in answers] == [pdu.DATA_IN] * COMMAND_WINDOW
+    assert answers[-1].max_cmd_sn == host.cmd_sn + COMMAND_WINDOW - 1
+    device.deferred = False
+    assert host.ask(TEST_UNIT_READY)[0].bhs[3] == GOOD
+
+
+def test_numbers_go_on_from_zero() -> None:
+    host = World().initiator()
+    host.cmd_sn = 0xFFFFFFFE
+    host.log_in()
+    for _ in range(4):
+        (answer,) = host.ask(TEST_UNIT_READY)
+        assert answer.bhs[3] == GOOD
+    assert answer.exp_cmd_sn == 2
+    assert answer.max_cmd_sn == 2 + COMMAND_WINDOW - 1
+    assert host.ask(TEST_UNIT_READY, cmd_sn=0xFFFFFFFF) == []
+
+
+def test_the_reserved_task_tag_is_none() -> None:
+    host = World().logged_in()
+    (rejected,) = host.ask(TEST_UNIT_READY, itt=pdu.RESERVED_TAG)
+    assert (rejected.opcode, rejected.bhs[2]) == (pdu.REJECT, pdu.REJECT_INVALID_FIELD)
     assert host.ask(TEST_UNIT_READY)[0].bhs[3] == GOOD
 
 
@@ -302,14 +336,15 @@ def test_a_damaged_header_closes_the_connection() -> None:
     assert host.take() == []
 
 
-def test_damaged_immediate_data_is_rejected_and_the_session_goes_on() -> None:
+def test_damaged_immediate_data_ends_its_command() -> None:
     host = World().logged_in(DataDigest="CRC32C")
     sent = bytearray(host.command(write_10(0, 1), write=BLOCK, data=pattern(BLOCK)))
     sent[60] ^= 1
     host.feed(bytes(sent))
-    rejected = host.one()
+    rejected, response = host.take()
     assert (rejected.opcode, rejected.bhs[2]) == (pdu.REJECT, pdu.REJECT_DATA_DIGEST)
     assert rejected.data == bytes(sent[:48])
+    assert response.sense == (0xB, 0x47, 0x05)
     assert host.world.rig.device.seen == []
     assert host.ask(TEST_UNIT_READY)[0].bhs[3] == GOOD
 
@@ -350,6 +385,38 @@ def test_commands_beyond_the_bound_wait_for_room() -> None:
     assert device.waiting == 2
     device.finish()
     assert len(host.take()) == 2
+
+
+def test_reads_with_fua_wait_for_room_as_well() -> None:
+    host = World(limits=Limits(max_in_flight_bytes=2 * BLOCK), deferred=True).logged_in()
+    cdb = struct.pack(">BBIBHB", 0x28, 8, 0, 0, 1, 0)
+    for _ in range(4):
+        host.feed(host.command(cdb, read=BLOCK))
+    device = host.world.rig.device
+    assert device.waiting == 2
+    device.finish()  # the flushes behind them
+    device.finish()
+    assert [each.opcode for each in host.take()] == [pdu.DATA_IN] * 2
+    assert device.waiting == 2
+
+
+def test_a_prefetch_holds_no_room() -> None:
+    host = World(limits=Limits(max_in_flight_bytes=2 * BLOCK), deferred=True).logged_in()
+    host.feed(host.command(struct.pack(">BBIBHB", 0x34, 0, 0, 0, 0, 0)))  # of the whole disk
+    host.feed(host.command(read_10(0, 1), read=BLOCK))
+    assert host.world.rig.device.waiting == 2
+
+
+def test_commands_that_wait_go_on_when_others_are_aborted() -> None:
+    """Also when somebody in another session did it, and nothing is said here."""
+    world = World(limits=Limits(max_in_flight_bytes=BLOCK))
+    host, other = world.logged_in(ImmediateData="No"), world.initiator(isid=b"\x80\0\0\0\0\2")
+    other.log_in()
+    (r2t,) = host.ask(write_10(0, 1), write=BLOCK)
+    assert host.ask(read_10(0, 1), read=BLOCK) == []
+    writing = host.connection.abort_tasks(lambda each: each.itt == r2t.itt, lambda: None)
+    assert writing == 0
+    assert host.one().opcode == pdu.DATA_IN
 
 
 def test_data_for_a_command_that_runs_already_is_let_go_of() -> None:
