@@ -187,3 +187,20 @@ class Command:
         burst = self.bursts.get(ttt)
         if burst is not None and (final or end >= burst.end):
             del self.bursts[ttt]
+
+
+def extended_cdb(cdb: bytes, ahs: memoryview) -> bytes | None:
+    """The CDB with what an extended CDB segment adds (11.2.2.3); None when the segments do not add
+    up. A bidirectional command's segment is passed over: there is none that we know."""
+    at = 0
+    while at < len(ahs):
+        if len(ahs) - at < 4:
+            return None
+        length = int.from_bytes(ahs[at : at + 2], "big")
+        kind = ahs[at + 2]
+        if length < 1 or at + 3 + length > len(ahs):
+            return None
+        if kind == 1:
+            cdb += bytes(ahs[at + 4 : at + 3 + length])
+        at += pdu.padded(3 + length)
+    return cdb

@@ -23,7 +23,7 @@ from typing_extensions import Buffer
 
 from blockd.device import BlockDevice
 from blockd.iscsi import pdu, replies
-from blockd.iscsi.command import Command
+from blockd.iscsi.command import Command, extended_cdb
 from blockd.iscsi.data_out import DataOut
 from blockd.iscsi.events import Event, Submit, Work
 from blockd.iscsi.limits import MAX_IMMEDIATE, Limits
@@ -419,20 +419,3 @@ class Session:
         gone, command.gone = command.gone, []
         for call in gone:
             call()
-
-
-def extended_cdb(cdb: bytes, ahs: memoryview) -> bytes | None:
-    """The CDB with what an extended CDB segment adds (11.2.2.3); None when the segments do not add
-    up. A bidirectional command's segment is passed over: there is none that we know."""
-    at = 0
-    while at < len(ahs):
-        if len(ahs) - at < 4:
-            return None
-        length = int.from_bytes(ahs[at : at + 2], "big")
-        kind = ahs[at + 2]
-        if length < 1 or at + 3 + length > len(ahs):
-            return None
-        if kind == 1:
-            cdb += bytes(ahs[at + 4 : at + 3 + length])
-        at += pdu.padded(3 + length)
-    return cdb

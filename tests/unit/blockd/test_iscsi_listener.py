@@ -8,7 +8,9 @@ from socket import SO_LINGER, SOL_SOCKET
 import pytest
 
 from blockd import iscsi_listener
+from blockd.client_protocol import WRITE_HIGH_BYTES
 from blockd.iscsi import pdu
+from blockd.iscsi.connection import BASE_BUFFER
 from blockd.iscsi.limits import Limits
 from blockd.iscsi.targets import Access, Target
 from blockd.scsi.reservations import REGISTER
@@ -259,6 +261,25 @@ def test_a_silent_session_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ping.opcode == pdu.NOP_IN
         assert wire.rest() == b""  # no answer came: closed
         served.until_empty()
+
+
+@every_loop
+def test_pings_whose_answers_nobody_takes_are_not_read_either(loop: str) -> None:
+    """A target grew by 187 MiB like this; here it is the write buffer and what came in one go."""
+    with serving_iscsi(loop) as served, served.connected() as wire:
+        wire.log_in({"MaxRecvDataSegmentLength": "262144"})
+        ping = wire.other(pdu.NOP_OUT, data=bytes(64 << 10), immediate=True)
+        wire.socket.setblocking(False)
+        sent, unsent = 0, 0
+        while sent < 256 << 20:
+            left = memoryview(ping)[sent % len(ping) :]
+            try:
+                sent += wire.socket.send(left)
+            except BlockingIOError:
+                unsent = served.on_loop(lambda: served.listener.unsent_bytes)
+                if unsent >= WRITE_HIGH_BYTES:
+                    break
+        assert WRITE_HIGH_BYTES <= unsent <= WRITE_HIGH_BYTES + 2 * BASE_BUFFER
 
 
 # --- ends ---------------------------------------------------------------------------------------
