@@ -32,12 +32,12 @@ import uvloop
 
 from blockd import logs, systemd
 from blockd.api.app import create_app
+from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Store
 from blockd.api.server import ControlServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check
 from blockd.device import Exports
-from blockd.iscsi.node import SessionInfo
 from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
 from blockd.scheduler import LoopScheduler

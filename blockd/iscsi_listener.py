@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from blockd.api.iscsi_types import SessionInfo
 from blockd.attach import split
 from blockd.client_listener import ClientListener
 from blockd.config import PortalAddress, TcpAddress, portal_groups
 from blockd.device import LastingDevice
 from blockd.iscsi.connection import Connection
 from blockd.iscsi.limits import Limits
-from blockd.iscsi.node import Node, SessionInfo
+from blockd.iscsi.node import Node
 from blockd.iscsi.targets import Portal, Target, Targets
 from blockd.iscsi_protocol import IscsiProtocol
 from blockd.sockets import bound_name

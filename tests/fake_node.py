@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from blockd.api.app import create_app
+from blockd.api.iscsi_types import SessionInfo
 from blockd.api.server import ControlServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
-from blockd.iscsi.node import SessionInfo
 from blockd.registry.targets import TargetRegistry
 from tests.fake_store import FakeStore
 from volume.model import StoreStatus

@@ -7,9 +7,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.device import Exports, LastingDevice
-from blockd.iscsi.node import SessionInfo
 from blockd.registry.targets import TargetRegistry
 from volume.gc import GcReport, GcStatus
 from volume.model import (

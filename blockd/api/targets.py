@@ -79,18 +79,7 @@ def router(node: Node) -> APIRouter:
     @routes.get("/sessions")
     async def list_sessions() -> list[SessionInfo]:
         """Discovery sessions, too; in order of login."""
-        return [
-            SessionInfo(
-                initiator=each.initiator,
-                isid=each.isid,
-                tsih=each.tsih,
-                target=each.target,
-                peer=each.peer,
-                user=each.user,
-                commands=each.commands,
-            )
-            for each in node.sessions()
-        ]
+        return node.sessions()
 
     return routes
 

@@ -20,6 +20,7 @@ from typing import Final
 
 from typing_extensions import Buffer
 
+from blockd.api.iscsi_types import SessionInfo
 from blockd.device import BlockDevice
 from blockd.iscsi import pdu, text
 from blockd.iscsi.command import Command
@@ -27,7 +28,7 @@ from blockd.iscsi.events import Close, Event, LookUp
 from blockd.iscsi.limits import MAX_LOGIN_DATA
 from blockd.iscsi.login import LoggedIn, Login, Refused
 from blockd.iscsi.management import Management
-from blockd.iscsi.node import Node, SessionInfo
+from blockd.iscsi.node import Node
 from blockd.iscsi.requests import Requests
 from blockd.iscsi.sending import ProtocolError
 from blockd.iscsi.session import Session

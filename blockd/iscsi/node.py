@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from blockd.api.iscsi_types import SessionInfo
 from blockd.iscsi import login
 from blockd.iscsi.limits import Limits
 from blockd.iscsi.login import LoggedIn, LoginRefused
@@ -37,20 +38,6 @@ class SessionName:
     target: str | None
     """None: discovery."""
     group: int
-
-
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """A session as operators see it."""
-
-    initiator: str
-    isid: str
-    tsih: int
-    target: str | None
-    peer: str
-    user: str | None
-    commands: int
-    """That have not been answered."""
 
 
 class OpenSession(Protocol):

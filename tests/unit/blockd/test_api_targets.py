@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from blockd.api.client import ApiError, Client
-from blockd.iscsi.node import SessionInfo as Session
+from blockd.api.iscsi_types import SessionInfo as Session
 from blockd.iscsi.targets import IQN_PREFIX
 from tests.fake_node import FakeNode
 from volume.errors import StoreSealed

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from blockd.api.iscsi_types import SessionInfo
 from blockd.cli import exits
-from blockd.iscsi.node import SessionInfo
 from blockd.iscsi.targets import IQN_PREFIX
 from blockd.iscsi_attach import PREFIX
 from tests.command import Blockd, Result

@@ -15,6 +15,7 @@ import pytest
 
 from blockd import systemd, wiring
 from blockd.api.client import Client
+from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ConnectionInfo
 from blockd.config import (
     ControlConfig,
@@ -29,7 +30,6 @@ from blockd.config import (
     TlsConfig,
 )
 from blockd.daemon import Daemon, Parts
-from blockd.iscsi.node import SessionInfo
 from blockd.iscsi.targets import Credentials
 from blockd.nbd.access import ExportPolicy
 from blockd.ready import Ready
