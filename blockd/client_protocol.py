@@ -33,8 +33,10 @@ from typing_extensions import Buffer
 
 from blockd.log_limiter import LogLimiter
 from native import Request
+from volume.sites import rare
 
 RECEIVE_BYTES = 256 << 10  # room offered to one recv: two batches of 32 writes of 4 KiB
+RARE_BYTES = 7  # as much, for a test rig: less than any header
 WRITE_HIGH_BYTES = 4 << 20  # unsent replies of one client beyond which its requests wait
 WRITE_LOW_BYTES = 1 << 20
 LINGER_S = 2.0  # how long a closed client may take to close its end
@@ -182,7 +184,8 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
     def get_buffer(self, sizehint: int) -> memoryview:
         if not self._closing and self._direct():
             try:
-                return self.engine.buffer(RECEIVE_BYTES)
+                buffer = self.engine.buffer(RECEIVE_BYTES)
+                return buffer[:RARE_BYTES] if rare("socket.short-read") else buffer
             except Exception:
                 self._fail()
         return scratch

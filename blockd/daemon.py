@@ -42,6 +42,7 @@ from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
 from blockd.scheduler import LoopScheduler
 from blockd.toml_decode import ConfigError
+from volume import sites
 from volume.model import StoreStatus
 
 logger = logging.getLogger(__name__)
@@ -357,6 +358,7 @@ def _allow_many_files() -> None:
 def run(config: ServeConfig, parts: Parts) -> None:
     """Serve until a signal, on a loop of its own. Raises what kept it from starting."""
     _allow_many_files()
+    sites.arm_from(os.environ)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Daemon(config, parts).run())

@@ -31,12 +31,16 @@ try:
         ReadFault,
         Request,
         VolumeCore,
+        arm_site,
         crc32c,
         crc32c_pages,
         decode,
         decode_segment_header,
+        disarm_sites,
         encode,
         is_zero,
+        native_sites,
+        report_sites,
     )
 except ImportError as error:  # no quiet fallback: the store is not safe without its kernels
     raise ImportError(
@@ -69,10 +73,14 @@ __all__ = [
     "ReadFault",
     "Request",
     "VolumeCore",
+    "arm_site",
     "crc32c",
     "crc32c_pages",
     "decode",
     "decode_segment_header",
+    "disarm_sites",
     "encode",
     "is_zero",
+    "native_sites",
+    "report_sites",
 ]

@@ -291,3 +291,16 @@ class VolumeCore:
     def resize(self, size: int, /) -> None: ...
     def state(self) -> tuple[int, int, int, int, int, int, bool]:
         """(seq, generation, size, hot bytes, extents, memory bytes, frozen)"""
+
+def arm_site(name: str, nth: int, chance: int, seed: int) -> None:
+    """Arm a site of the core for a test; see native/src/sites.h. `chance` is in 2^32. KeyError."""
+
+def disarm_sites() -> None:
+    """No site of the core fires any more."""
+
+def report_sites(fd: int) -> None:
+    """Where armed sites write a line when they are first reached, and first fire; -1: nowhere."""
+
+def native_sites() -> list[tuple[str, str, int, int]]:
+    """All sites of the core: kind ("point", "rare" or "rule"), name, times reached and fired since
+    it was armed."""

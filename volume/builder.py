@@ -14,6 +14,7 @@ from volume.layout import FAN_OUT, ZERO_ID, ChunkId
 from volume.manifest import Manifests, height_for
 from volume.reader import ChunkResolver, HeadState
 from volume.segments import segment_path
+from volume.sites import fail_point
 
 WINDOW_BYTES = 1024 * 1024  # put together at once
 REFERRED_CHUNKS = 1 << 14  # whose ids are looked up and put into leaves at once
@@ -84,10 +85,12 @@ class TreeBuilder:
             (index, index + 1) for index, chunk_id in changes.items() if chunk_id == ZERO_ID
         )
         set_to = {index: chunk_id for index, chunk_id in changes.items() if chunk_id != ZERO_ID}
+        fail_point("destage.chunks-appended")
         root = self._manifests.grow(base.root, base.height, height)
         root = self._manifests.update(root, height, set_to, zeroed)
         for first, stop in referred:
             root = self._refer(given, root, height, first, stop)
+        fail_point("destage.manifest-written")
         return Built(root, height, changes, touched)
 
     def _build_run(

@@ -52,6 +52,7 @@ from volume.points import PointRecord, encode_tail
 from volume.reader import Reader
 from volume.scheduler import Scheduler
 from volume.seal import Seal
+from volume.sites import fail_point
 from volume.volume import CloneRange, Compare, Volume
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ class Catalog:
             schedule_next_ns=0,
         )
         info = self._add(name, row.size, source.block_size, source.chunk_size, head, settings)
+        fail_point("clone.made")
         self.protect(row)
         return info
 
@@ -214,6 +216,7 @@ class Catalog:
                 )
                 return {**versions_put([first]), **settings_put(number, settings)}
 
+            fail_point("volume.create.before")
             record = self._meta.create(
                 name,
                 uuid=parts.clock.new_uuid(),
@@ -224,6 +227,7 @@ class Catalog:
                 head=head,
                 rows=rows,
             )
+            fail_point("volume.create.after")
             volume = self._make(record)
             self._volumes = {**self._volumes, record.name: volume}
             log.info("volume created volume=%s size=%d", name, size)
@@ -243,7 +247,9 @@ class Catalog:
             if (count := self._history.snapshot_counts.get(number, 0)) and not force:
                 raise VolumeHasSnapshots(name, count)
             with self.naming:
+                fail_point("volume.delete.before")
                 self._meta.delete(name, self._history.keys_of(number))
+                fail_point("volume.delete.after")
                 self._history.forgotten(number)
                 volume.deleted = True
                 volume.core.retire()
@@ -285,7 +291,9 @@ class Catalog:
                 except BaseException:
                     volume.core.resize(record.size)
                     raise
+            fail_point("resize.unmapped")
             volume.record = self._meta.resize(name, size)
+            fail_point("resize.stored")
             volume.core.resize(size)
             log.info("volume resized volume=%s size=%d", name, size)
             return self.info_of(volume)
@@ -338,6 +346,7 @@ class Catalog:
             in_journal = True
             try:
                 lsn, seqs = parts.journal.append_point(cores, tail, now_ns)
+                fail_point("snapshot.recorded")
             except BlockingIOError:
                 if not wait:
                     raise WouldWait() from None
@@ -412,10 +421,12 @@ class Catalog:
         record = volume.record
         number = record.number
         volume.core.retire()  # no write is acknowledged from here on
+        fail_point("restore.retired")
         try:
             now_ns = self._parts.clock.now_ns()
             (next_lsn, *_), (seq,) = self._parts.journal.point([volume.core])
             self._seal.sync_journal()
+            fail_point("restore.synced")
             old = VersionRow(number, seq, record.epoch, next_lsn - 1, now_ns, record.size)
             points = [] if self._history.version(number, seq) else [old]
             names = [] if kept is None else [SnapshotRow(number, kept, seq, now_ns)]
@@ -426,6 +437,7 @@ class Catalog:
             )
             put = {**points_put(points), **snapshots_put(names), **versions_put([new])}
             record = self._meta.replace_head(record.name, head, row.size, put)
+            fail_point("restore.replaced")
         except BaseException:
             volume.core.revive()
             raise

@@ -31,6 +31,7 @@ from volume.layout import KIND_DATA, ZERO_ID, ChunkId
 from volume.model import MAX_CHUNK_SIZE
 from volume.packfile import describe
 from volume.packs import Located, Packs
+from volume.sites import fail_point
 
 MAX_LOOKS = 4  # at the index for one read: gc moves a chunk at most once in each of its runs
 MAX_DAMAGED = 4096  # damaged chunks remembered, so that they are stored anew when they come again
@@ -167,6 +168,9 @@ class ChunkStore:
         self.packs.sync()
         if self._pending:
             self.index.put(self._pending)
+            fail_point("chunks.indexed")
+            if not self._damaged.isdisjoint(self._pending):
+                fail_point("chunks.stored-anew")
             if self.watch is not None:
                 self.watch(self._pending.values())
             self._damaged.difference_update(self._pending)

@@ -37,12 +37,13 @@ from volume.checkpoint import Checkpoint
 from volume.chunks import ChunkStore
 from volume.commits import Commit, encode, put_commit
 from volume.disk import Clock
-from volume.errors import CorruptData, NoSuchVersion
+from volume.errors import CorruptData, NoSuchVersion, VolumeError
 from volume.history import History, RoundRow, VersionRow, point_key, round_put, versions_put
 from volume.layout import ZERO_ID, ChunkId
 from volume.meta import Head, Meta, VolumeRecord
 from volume.past import PastVersions
 from volume.reader import ChunkResolver, HeadState
+from volume.sites import fail_point, rare
 from volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -126,8 +127,12 @@ class Destager:
         current = self._round or self._freeze(volumes)
         if current is None:
             return False
+        fail_point("destage.frozen")
         try:
             results = self._build(current)
+            fail_point("destage.built")
+            if rare("destage.fails"):
+                raise VolumeError("the test rig lets this round fail")
             self._chunks.sync()
         except Exception:  # whatever it was (a shrink under its hands, too): it starts again here
             self._chunks.abandon()
@@ -305,7 +310,9 @@ class Destager:
         now_ns = self._clock.now_ns()
         for each in results.heads:
             self._append_head(each, now_ns)
+        fail_point("destage.heads-appended")
         self._journal.sync()
+        fail_point("destage.heads-synced")
         cut = current.checkpoint
         with self._control:  # a record that somebody just read would come back with the old head
             known = [each for each in results.heads if self._known(each.row)]
@@ -319,6 +326,7 @@ class Destager:
             }
             gone = [point_key(*key) for key in results.settled]
             self._meta.move_heads(heads, cut.encode(), puts, gone)
+            fail_point("destage.moved")
             self._history.points.difference_update(results.settled)
             self._round = None
             for volume, _, _ in current.volumes:
@@ -329,6 +337,7 @@ class Destager:
             if not volume.deleted:
                 self._resolver.warm(volume.target(), volume.head(), each.chunks.items())
         self.rounds += 1
+        fail_point("destage.done")
         self._freed(self._journal.release(cut.lsn))
 
     def _known(self, row: VersionRow) -> bool:

@@ -22,6 +22,8 @@ from typing import Protocol
 
 from typing_extensions import Buffer
 
+from volume.sites import rare
+
 DIRECT_ALIGNMENT = 4096  # of reads past the page cache; no disk of today wants more
 SECTOR_SIZE = 512  # bytes that a disk writes whole or not at all
 
@@ -95,7 +97,8 @@ class PosixFile:
     def pread(self, length: int, offset: int) -> bytes:
         parts = []
         while length:
-            part = os.pread(self._fd, length, offset)
+            some = length // 2 if length > 1 and rare("disk.short-read") else length
+            part = os.pread(self._fd, some, offset)
             if not part:
                 break
             parts.append(part)
@@ -107,7 +110,10 @@ class PosixFile:
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view):
-            done += os.pwrite(self._fd, view[done:], offset + done)
+            part = view[done:]
+            if len(part) > 1 and rare("disk.short-write"):
+                part = part[: len(part) // 2]
+            done += os.pwrite(self._fd, part, offset + done)
         return done
 
     def sync(self) -> None:

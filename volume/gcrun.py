@@ -20,6 +20,7 @@ from volume.layout import ZERO_ID, ChunkId
 from volume.manifest import Manifests
 from volume.marks import Condemned, Marks
 from volume.packfile import entry_length
+from volume.sites import fail_point
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +243,9 @@ class Run:
     def _work(self) -> Iterator[int]:
         yield from self._mark_everything()
         yield from self._to_the_sweep()
+        fail_point("gc.marked")
         numbers = self._candidates()
+        fail_point("gc.condemned")
         try:
             yield from self._sweep(numbers)
         except OutOfSpace as error:
@@ -554,7 +557,9 @@ class Run:
                 log.warning("gc leaves a damaged pack error=%s", error)
                 return
             self._packs.sync()
+            fail_point("gc.copied")
             self._index.put(copies)
+            fail_point("gc.indexed")
             for chunk_id, _ in entries.live:
                 if chunk_id in copies:
                     self._marks.mark(copies[chunk_id])
@@ -586,7 +591,9 @@ class Run:
     def _remove(self, number: int, entries: _Entries) -> None:
         assert not entries.kept
         self._index.remove(entries.dead)
+        fail_point("gc.unindexed")
         self._packs.unlink(number)
+        fail_point("gc.removed")
         self._condemned.forget(number)
         self.report.chunks_removed += len(entries.dead)
 

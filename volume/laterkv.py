@@ -18,6 +18,7 @@ from heapq import merge
 from volume import layout
 from volume.framing import framed, unframed
 from volume.kv import KeyValue
+from volume.sites import fail_point
 
 
 class LaterKeyValue:
@@ -64,7 +65,9 @@ class LaterKeyValue:
                 items, lsn = dict(self._later), self._lsn
             if not items or not self._sync():
                 return
+            fail_point("names.synced")
             self._base.update({**items, layout.META_KEY_POINTS_LSN: _lsn_value(lsn)})
+            fail_point("names.stored")
             with self._lock:
                 for key, value in items.items():
                     if self._later.get(key) is value:

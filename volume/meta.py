@@ -30,6 +30,7 @@ from volume.framing import corrupt_value, framed, unframed
 from volume.kv import KeyValue
 from volume.layout import ZERO_ID, ChunkId
 from volume.refs import check_volume_name
+from volume.sites import fail_point
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +254,9 @@ class Meta:
                 _volume_key(number): _volume_value(record) for number, record in moved.items()
             }
             values[layout.META_KEY_CHECKPOINT] = framed(checkpoint)
+            fail_point("head.transaction.before")
             self._kv.update({**(puts or {}), **values}, deletes)
+            fail_point("head.transaction.after")
             self._volumes.update(moved)
             self.checkpoint = checkpoint
 

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 
 from volume.layout import NODE_IDS_LENGTH, ChunkId
+from volume.sites import rare
 
 NODE_COST = NODE_IDS_LENGTH + 320  # bytes of one entry: its ids, id, key, and the dict's share
 
@@ -25,7 +26,7 @@ class NodeCache:
 
     def get(self, node: ChunkId, level: int) -> bytes | None:
         with self._lock:
-            ids = self._nodes.get((node, level))
+            ids = None if rare("nodes.forget") else self._nodes.get((node, level))
             if ids is None:
                 self.misses += 1
                 return None

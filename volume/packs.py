@@ -47,6 +47,7 @@ from volume.layout import ChunkId
 from volume.openpacks import OpenPack, OpenPacks
 from volume.packfile import HEADER_LENGTH
 from volume.packtail import WRITE_BUFFER_BYTES, PackTail
+from volume.sites import fail_point, rare
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,10 @@ class Packs:
         self._check_usable()
         if tail is not None and tail.dirty:
             self._write(tail)
+            fail_point("pack.written")
             self._sync_file(tail.pack)
             tail.mark_synced()
+            fail_point("pack.synced")
 
     def abandon(self) -> None:
         """Forget what was appended since the last `sync`: the round that wanted it has failed.
@@ -150,6 +153,7 @@ class Packs:
             tail.pack.file.pwrite(footer, tail.written)
         except OSError as error:
             self._refused(error, tail.pack.path)
+        fail_point("pack.footer-written")
         self._sync_file(tail.pack)
         self._files.keep(tail.pack)
         with self._lock:
@@ -176,6 +180,7 @@ class Packs:
         except OSError as error:
             self._refused(error, path)
         pack = OpenPack(number, path, file)
+        fail_point("pack.begun")
         self._sync_file(pack, new=True)
         self._tail = PackTail(pack)
 
@@ -358,6 +363,8 @@ class Packs:
     def _full(self, tail: PackTail, length: int) -> bool:
         if tail.frozen or tail.entry_count >= MAX_PACK_ENTRIES:
             return True
+        if tail.rows and rare("pack.full-early"):
+            return True
         row = layout.FOOTER_ROW.size
         return bool(tail.rows) and tail.end + length + tail.footer_length + row > self.pack_bytes
 
@@ -447,6 +454,7 @@ class Packs:
         if pack.file.size() > found.end:
             pack.file.truncate(found.end)  # torn entries: the footer goes right behind the last
         self._sync_file(pack, new=True)  # a killed process had perhaps not synced them
+        fail_point("open.pack-adopted")
         del self._sizes[pack.number]
         self._tail = PackTail(pack, found)
         with contextlib.suppress(OutOfSpace):  # then it is sealed before the next one is begun

@@ -37,6 +37,7 @@ from volume.meta import VolumeRecord
 from volume.model import MAX_VOLUME_SIZE
 from volume.reader import HeadState, Reader, ReadTarget
 from volume.segments import SegmentPool
+from volume.sites import rare
 from volume.volume import Compare
 
 Done = Callable[[list[Request]], None]
@@ -438,8 +439,9 @@ class OpenVersions:
     def tend(self) -> None:
         """Close what nobody has used for a while."""
         for device in self.all():
-            if device.idle_s() > LINGER_S:
-                self._close(device, idle=True)
+            linger_s = MIN_LINGER_S if rare("version.closed") else LINGER_S
+            if device.idle_s() > linger_s:
+                self._close(device, linger_s)
 
     def close_volume(self, number: int) -> None:
         """The volume goes, and its versions with it; whoever reads one gets ESHUTDOWN."""
@@ -447,9 +449,9 @@ class OpenVersions:
             if device.version.record.number == number:
                 self._close(device)
 
-    def _close(self, device: PastVolume, *, idle: bool = False) -> None:
+    def _close(self, device: PastVolume, linger_s: float | None = None) -> None:
         with self._lock:
-            if idle and device.idle_s() <= LINGER_S:
+            if linger_s is not None and device.idle_s() <= linger_s:
                 return  # somebody has found it meanwhile
             if self._open.get(device.key) is not device:
                 return

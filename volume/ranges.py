@@ -33,6 +33,7 @@ from volume.meta import VolumeRecord
 from volume.past import OpenVersions, PastVolume
 from volume.referred import ReferredTrees, Tree
 from volume.seal import Seal
+from volume.sites import fail_point
 from volume.volume import Volume
 
 JOURNAL_RETRIES = 3  # when the journal has no room for a record
@@ -111,9 +112,11 @@ class RangeCloner:
         if tree is None:
             return 0
         lsn = 0
+        fail_point("range.kept")
         try:
             self._check_nodes(tree, source_offset // chunk_size, length // chunk_size)
             lsn = self._append(volume, offset, length, tree, source_offset)
+            fail_point("range.recorded")
         finally:
             self._referred.end(tree, lsn, self._journal.cut()[1])
         return length

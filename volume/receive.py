@@ -52,6 +52,7 @@ from volume.layout import FAN_OUT, KIND_COMMIT, KIND_DATA, ZERO_ID, ChunkId
 from volume.manifest import Manifests, decode_node
 from volume.model import ReceiveInfo, VolumeInfo
 from volume.refs import check_volume_name
+from volume.sites import fail_point, rare
 from volume.stream import Tree
 from volume.stream_errors import InvalidStream, StreamInterrupted, StreamRefused
 from volume.stream_wire import (
@@ -434,7 +435,8 @@ class Receiver:
             return  # it is here: a whole stream goes on with a receive as well as the rest of one
         self._batch.append(_verified(frame))
         self._batch_bytes += len(frame.chunk.stored) if frame.chunk is not None else 0
-        if self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_FRAMES:
+        full = self._batch_bytes >= BATCH_BYTES or len(self._batch) >= BATCH_FRAMES
+        if full or rare("receive.batch"):
             self._flush()
 
     def _flush(self) -> None:
@@ -461,6 +463,7 @@ class Receiver:
                 log.info("receive replaced by another stream volume=%s", self.name)
             progress = self._new_progress(header)
             self._receives.save(progress)
+            fail_point("receive.begun")
         elif header.resume > progress.forest.position:
             raise StreamRefused(
                 f"volume {self.name}: the stream goes on behind what is here; {self._hint()}"
@@ -509,6 +512,7 @@ class Receiver:
         except BaseException:
             self._chunks.abandon()
             raise
+        fail_point("receive.stored")
         self._receives.save(
             replace(
                 before,
@@ -518,6 +522,7 @@ class Receiver:
                 stored_bytes=before.stored_bytes + stored,
             )
         )
+        fail_point("receive.saved")
 
     def _plant(self, forest: Forest, piece: _Piece) -> None:
         if piece.position.rank == 0:
@@ -559,6 +564,7 @@ class Receiver:
             raise
         assert commit_id == header.target
         info = self._landing.finish(self.name, header.target, commit, header.base)
+        fail_point("receive.landed")
         self._receives.drop(self.name)
         log.info("version received volume=%s commit=%s", self.name, commit_id.hex())
         return info

@@ -32,6 +32,7 @@ from volume.meta import Meta, VolumeRecord
 from volume.packs import Packs
 from volume.referred import Tree, rows
 from volume.scrub import Location, NamedRoot, locate
+from volume.sites import fail_point
 from volume.store import INDEX_MAP_BYTES, META_MAP_BYTES, read_boot_id
 
 log = logging.getLogger(__name__)
@@ -76,13 +77,17 @@ def rebuild_index(
         packs = Packs(PosixDisk(path), meta.uuid)
         stack.callback(packs.close)
         meta.distrust_index()
+        fail_point("repair.distrusted")
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path / "index")
+        fail_point("repair.deleted")
         index_kv = LmdbKeyValue(path / "index", synced=False, map_size=INDEX_MAP_BYTES)
         stack.callback(index_kv.close)
         index = ChunkIndex(index_kv, meta.uuid)
         unreadable = tuple(_filled(index, packs, progress))
+        fail_point("repair.filled")
         index.sync()
+        fail_point("repair.synced")
         meta.mark_index_clean(read_boot_id())
         versions, missing_count, missing = _walked(
             ChunkStore(packs, index),

@@ -42,6 +42,7 @@ from volume.index import Place
 from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, ZERO_ID, ChunkId
 from volume.manifest import Manifests
 from volume.marks import Marks
+from volume.sites import fail_point
 
 log = logging.getLogger(__name__)
 
@@ -299,6 +300,7 @@ class Scrubber:
             state = self._memory.encode()
         try:
             self._state.save(state)
+            fail_point("scrub.noted")
         except OutOfSpace as error:
             log.warning("scrub has no room to note where it is error=%s", error)
 

@@ -25,6 +25,7 @@ from native import Journal, decode_segment_header
 from volume.disk import Disk, File
 from volume.errors import CorruptJournal
 from volume.options import JournalGeometry
+from volume.sites import fail_point
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +193,7 @@ class SegmentPool:
                 return 0
             staying = self._held[len(going) :]
         forget(staying[0].sequence if staying else None)
+        fail_point("segment.forgotten")
         for count, held in enumerate(going):
             with self._lock:
                 if self._held[:1] != [held] or held.sequence >= min(self._pins, default=_NO_PIN):
@@ -234,6 +236,7 @@ class SegmentPool:
             file = self._files.pop(held.slot)
         file.close()
         self._disk.unlink(segment_path(held.slot))
+        fail_point("segment.removed")
 
     @property
     def live_count(self) -> int:
@@ -271,8 +274,10 @@ class SegmentPool:
             size = self._geometry.segment_bytes
             for offset in range(0, size, len(_ZEROS)):
                 file.pwrite(_ZEROS[: min(len(_ZEROS), size - offset)], offset)
+            fail_point("segment.prepare.zeroed")
             file.sync()
             self._disk.sync_dir(FOLDER)
+            fail_point("segment.prepare.synced")
         except OSError:
             file.close()
             with contextlib.suppress(OSError):

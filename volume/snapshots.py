@@ -25,6 +25,7 @@ from volume.errors import (
 from volume.history import History, Settings, SnapshotRow, VersionRow
 from volume.model import ScheduleInfo, SnapshotInfo
 from volume.seal import Seal
+from volume.sites import fail_point
 from volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -183,6 +184,7 @@ class Snapshots:
             if row.pinned and not force:
                 raise SnapshotPinned(volume, name)
             self._history.drop_snapshots([row])
+            fail_point("snapshot.dropped")
         self._dropped()
 
     def pin(self, volume: str, name: str, pinned: bool) -> SnapshotInfo:

@@ -64,6 +64,7 @@ from volume.scheduler import InlineScheduler, Scheduler
 from volume.scrub import Location, ScrubStatus
 from volume.seal import Seal
 from volume.segments import SegmentPool
+from volume.sites import fail_point
 from volume.snapshots import Snapshots
 from volume.space import SpaceGuard
 from volume.spacereport import SpaceReporter
@@ -151,6 +152,7 @@ class Store:
             raise StoreSealed(meta.sealed_reason)
         checkpoint = self._checkpoint()
         epoch = meta.begin_epoch()
+        fail_point("open.epoch")
         self._history = history = History(
             kv,
             Settings(
@@ -346,6 +348,7 @@ class Store:
         if not trusted and packs.numbers():
             log.info("index not trusted after a power cut: rebuilt from packs")
             index.rebuild(packs, lambda done, total: _log_rebuild(done, total))
+            fail_point("open.index-rebuilt")
         self._meta.mark_index_open(self._boot_id)
         return index
 
@@ -366,6 +369,7 @@ class Store:
             self._meta.move_heads({}, recovered.checkpoint.encode())
         if recovered.lost:
             self._forget_lost(recovered.checkpoint or checkpoint, recovered.lsn)
+        fail_point("open.replayed")
         self._seal.sync_journal()  # what was replayed is durable before anything is served
         next_lsn, sequence, *_ = self._journal.cut()
         hot = any(volume.core.state()[4] for volume in volumes)
@@ -495,7 +499,9 @@ class Store:
         OSError. Names start with what keeps them, as "iscsi/"."""
         assert "/" in name, "names without are the store's own"
         self._seal.check()
+        fail_point("kept.write.before" if value is not None else "kept.delete.before")
         self._history.save_state(name, value)
+        fail_point("kept.write.after" if value is not None else "kept.delete.after")
 
     # -- upkeep, by hand
 
@@ -593,6 +599,7 @@ class Store:
             self._journal.append_mark(self._clock.now_ns())
         self._journal.sync()
         self._index.sync()
+        fail_point("close.index-synced")
         self._meta.mark_index_clean(self._boot_id)
 
     def _close_all(self) -> None:

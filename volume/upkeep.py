@@ -40,6 +40,7 @@ from volume.referred import ReferredTrees
 from volume.scrub import Location, NamedRoot, Scrubber, ScrubPace, locate
 from volume.seal import Seal
 from volume.segments import TRIM_RESERVE, SegmentPool
+from volume.sites import rare
 from volume.snapshots import Snapshots
 from volume.space import SpaceGuard
 from volume.thinning import Thinning, commits_of, root_of, root_of_tree
@@ -228,7 +229,8 @@ class Upkeep:
         if failed and parts.seal.reason is None:  # an append failed: only its writer was told
             parts.seal.close(OSError(failed, os.strerror(failed)))
         self.refresh_space()
-        parts.backlog.delay_s = delay_for(self.journal_bytes() / parts.geometry.limit)
+        fill = 1.0 if rare("backlog.delayed") else self.journal_bytes() / parts.geometry.limit
+        parts.backlog.delay_s = delay_for(fill)
         try:
             made = parts.pool.tend()
         except OSError as error:
@@ -290,7 +292,8 @@ class Upkeep:
         if self.hot_since is None:
             self.hot_since = now
         return (
-            now - self.hot_since >= options.destage_age_s
+            rare("destage.due")
+            or now - self.hot_since >= options.destage_age_s
             or now - self._seen_at >= options.destage_idle_s
             or filled
             or sum(state[5] for state in states) >= options.hot_map_bytes
@@ -453,6 +456,8 @@ class Upkeep:
         if self._gc_pauses:
             return False
         self._parts.seal.check()
+        if rare("gc.due"):
+            self.collector.run_now()
         status = self.collector.status()
         if not status.running and status.next_run_s is not None and status.next_run_s <= 0.0:
             self.thinning.thin()  # what goes here is dead in the run that begins

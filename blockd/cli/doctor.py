@@ -118,8 +118,10 @@ def _unseal(data: Path | None, as_json: bool) -> None:
 def _repair_index(data: Path | None, as_json: bool) -> None:
     if data is None:
         raise UsageError("doctor --repair-index: name the data directory with --data DIR")
+    from volume import sites
     from volume.repair import rebuild_index
 
+    sites.arm_from(os.environ)
     with _progress() as shown:
         report = rebuild_index(data, shown)
     if as_json:

@@ -4,6 +4,7 @@
 
 #include "crc32c.h"
 #include "locks.h"
+#include "sites.h"
 
 static int append_write(struct bd_volume *volume, struct bd_action *action, uint64_t now_ns)
 {
@@ -35,7 +36,8 @@ static int append(struct bd_volume *volume, struct bd_action *action, uint64_t n
          * again, it would find its own condition broken. */
         if (action->length > volume->journal->max_payload - BD_PAGE)
             return -EINVAL;
-        if (bd_journal_seq(volume->journal, volume) != action->seq)
+        if (bd_journal_seq(volume->journal, volume) != action->seq ||
+            bd_site_fires(BD_SITE_CONFLICT))
             return -ECANCELED;
     }
     if (action->kind == BD_ACTION_WRITE)

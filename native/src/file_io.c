@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <unistd.h>
 
+#include "sites.h"
+
 static ssize_t posix_pread(struct bd_file *file, void *data, size_t length, uint64_t offset,
                            bool nowait)
 {
@@ -13,6 +15,10 @@ static ssize_t posix_pread(struct bd_file *file, void *data, size_t length, uint
     while (done < length) {
         struct iovec iov = {(char *)data + done, length - done};
         ssize_t got;
+        if (iov.iov_len > 1 && bd_site_fires(BD_SITE_SHORT_READ))
+            iov.iov_len /= 2;
+        if (nowait && bd_site_fires(BD_SITE_WOULD_WAIT))
+            return -EAGAIN;
         if (nowait && !file->no_nowait) {
             got = preadv2(file->fd, &iov, 1, (off_t)(offset + done), RWF_NOWAIT);
             if (got < 0 && errno == EOPNOTSUPP) {
@@ -37,7 +43,10 @@ static ssize_t posix_pread(struct bd_file *file, void *data, size_t length, uint
 static int posix_pwritev(struct bd_file *file, struct iovec *iov, int count, uint64_t offset)
 {
     while (count > 0) {
-        ssize_t put = pwritev(file->fd, iov, count < IOV_MAX ? count : IOV_MAX, (off_t)offset);
+        int part = count < IOV_MAX ? count : IOV_MAX;
+        if (part > 1 && bd_site_fires(BD_SITE_SHORT_WRITE))
+            part = (part + 1) / 2;
+        ssize_t put = pwritev(file->fd, iov, part, (off_t)offset);
         if (put < 0) {
             if (errno == EINTR)
                 continue;

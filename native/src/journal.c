@@ -7,6 +7,7 @@
 
 #include "crc32c.h"
 #include "locks.h"
+#include "sites.h"
 #include "volume.h"
 
 /* A MARK says when: one at most each millisecond, so that a point in time can be found again. */
@@ -145,6 +146,7 @@ int bd_journal_recycle(struct bd_journal *journal, uint32_t slot)
         result = 0;
     }
     pthread_mutex_unlock(&journal->lock);
+    bd_fail_point(BD_SITE_JOURNAL_RECYCLE_AFTER);
     return result;
 }
 
@@ -230,7 +232,11 @@ int bd_journal_commit(struct bd_journal *journal)
             iov[iov_count++] = (struct iovec){(void *)(uintptr_t)padding, rest};
     }
     struct bd_segment *segment = journal->current;
-    int error = segment->file.ops->pwritev(&segment->file, iov, iov_count, group->start);
+    bd_fail_point(BD_SITE_JOURNAL_APPEND_BEFORE);
+    int error = 0;
+    if (!bd_site_fires(BD_SITE_NOT_WRITTEN))
+        error = segment->file.ops->pwritev(&segment->file, iov, iov_count, group->start);
+    bd_fail_point(BD_SITE_JOURNAL_APPEND_AFTER);
     if (error < 0) {
         if (journal->stale_end < group->position)
             journal->stale_end = group->position;
@@ -286,6 +292,8 @@ static int rotate(struct bd_journal *journal, bool has_payload)
 {
     if (journal->ready_count <= (has_payload ? journal->reserve : 0))
         return -EAGAIN;
+    if (has_payload && bd_site_fires(BD_SITE_NO_SEGMENT))
+        return -EAGAIN;
     int error = end_segment(journal);
     if (error < 0)
         return error;
@@ -301,7 +309,9 @@ static int rotate(struct bd_journal *journal, bool has_payload)
     uint8_t bytes[BD_SECTOR] = {0};
     bd_segment_header_encode(&header, bytes);
     struct iovec iov = {bytes, sizeof bytes};
+    bd_fail_point(BD_SITE_JOURNAL_ROTATE_BEFORE);
     error = next->file.ops->pwritev(&next->file, &iov, 1, 0);
+    bd_fail_point(BD_SITE_JOURNAL_ROTATE_AFTER);
     if (error == -EIO && journal->sealed == 0)
         journal->sealed = EIO; /* as after a record that cannot be written */
     if (error < 0)
@@ -418,7 +428,9 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
                                       now_ns - journal->marked_ns >= mark_interval_ns);
     uint32_t pieces = record.op == BD_RECORD_WRITE ? bd_pieces_of(record.offset, record.length) : 0;
     uint64_t needed = bd_record_footprint(&record) + (mark ? BD_RECORD_HEADER : 0);
-    if (!fits(journal, needed, pieces)) {
+    bool early = group->count == 0 && journal->position > BD_SEGMENT_HEADER &&
+                 journal->ready_count > journal->reserve && bd_site_fires(BD_SITE_ROTATE_EARLY);
+    if (!fits(journal, needed, pieces) || early) {
         error = bd_journal_commit(journal);
         if (error < 0)
             return error;
@@ -475,7 +487,7 @@ int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
     /* What a flush promised must not share a sector with what is written later: a power cut in
      * the middle of that sector's write would take it along. (Where a failed write has been, the
      * next record goes right there: a replay would find the failed one first.) */
-    if (journal->position >= journal->stale_end)
+    if (journal->position >= journal->stale_end && !bd_site_fires(BD_SITE_SHARED_SECTOR))
         journal->position = sector_up(journal->position);
     if (error == 0 && journal->current != NULL) {
         dirty = malloc((journal->full_count + 1) * sizeof(struct bd_segment *));
@@ -495,11 +507,13 @@ int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
     }
     pthread_mutex_unlock(&journal->lock);
 
+    bd_fail_point(BD_SITE_JOURNAL_SYNC_BEFORE);
     for (uint32_t i = 0; i < count; i++) {
-        if (error == 0)
+        if (error == 0 && !bd_site_fires(BD_SITE_NOT_SYNCED))
             error = dirty[i]->file.ops->sync(&dirty[i]->file);
         atomic_fetch_sub(&dirty[i]->pins, 1);
     }
+    bd_fail_point(BD_SITE_JOURNAL_SYNC_AFTER);
     free(dirty);
 
     bd_lock(&journal->lock);
@@ -537,21 +551,27 @@ uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *
                             uint32_t capacity)
 {
     uint32_t count = 0;
+    bool unchecked = bd_site_fires(BD_SITE_RELEASE_EARLY);
     bd_lock(&journal->lock);
     for (uint32_t slot = 0; slot < journal->slot_limit && count < capacity; slot++) {
         struct bd_segment *segment = journal->segments[slot];
+        if (segment == NULL || segment->state != BD_SEGMENT_FULL ||
+            atomic_load(&segment->pins) != 0)
+            continue;
         /* `lsn` may be the first of the next segment, and yet its checkpoint name this one's end.
          */
-        if (segment == NULL || segment->state != BD_SEGMENT_FULL || segment->last_lsn + 1 >= lsn ||
-            atomic_load(&segment->pins) != 0)
+        if (segment->last_lsn + 1 >= lsn && !unchecked)
             continue;
         segment->state = BD_SEGMENT_FREE;
         segment->dirty = false;
         journal->full_count--;
-        free_pieces(segment);
+        if (!unchecked) /* else a map may still refer to them */
+            free_pieces(segment);
         slots[count++] = slot;
     }
     pthread_mutex_unlock(&journal->lock);
+    if (count > 0)
+        bd_fail_point(BD_SITE_JOURNAL_RELEASE_AFTER);
     return count;
 }
 

@@ -6,6 +6,7 @@
 
 #include "codec.h"
 #include "locks.h"
+#include "sites.h"
 
 enum {
     FIRST_BUCKETS = 1024,
@@ -213,6 +214,19 @@ static void evict(struct bd_place_table *table)
     }
 }
 
+/* Forget a few entries, as if others had taken their memory; not `kept`. */
+static void forget_some(struct bd_place_table *table, const struct bd_chunk_place *kept)
+{
+    struct bd_chunk_place **link = &table->buckets[table->hand];
+    while (*link != NULL) {
+        if (*link == kept)
+            link = &(*link)->next;
+        else
+            unlink_entry(table, link);
+    }
+    table->hand = (table->hand + 1) & (table->bucket_count - 1);
+}
+
 /* Put in a copy of `like`. */
 static int put_entry(struct bd_place_table *table, const struct bd_chunk_place *like,
                      const uint8_t *payload, size_t payload_bytes)
@@ -247,6 +261,8 @@ static int put_entry(struct bd_place_table *table, const struct bd_chunk_place *
     table->entry_count++;
     if (table->bytes > table->limit)
         evict(table);
+    if (bd_site_fires(BD_SITE_TABLE_FORGETS))
+        forget_some(table, place);
     pthread_mutex_unlock(&table->lock);
     return 0;
 }

@@ -8,6 +8,7 @@
 #include "crc32c.h"
 #include "journal.h"
 #include "locks.h"
+#include "sites.h"
 #include "volume.h"
 
 enum { REPLAY_BUFFER = 4 << 20 }; /* read at once; more than one record of any size */
@@ -54,8 +55,10 @@ static int next_record(struct bd_replay *replay, struct reader *reader, uint64_t
     if (bytes == NULL)
         return error;
     int known = bd_record_decode(bytes, record);
-    if (known == -EBADMSG || record->lsn != replay->next_lsn || record->chain != replay->chain ||
+    if (known == -EBADMSG || record->lsn != replay->next_lsn ||
         record->node_epoch < replay->node_epoch)
+        return 0;
+    if (record->chain != replay->chain && !bd_site_fires(BD_SITE_ANY_CHAIN))
         return 0;
     if (known < 0)
         return known; /* the next record, by a later version: dropping the rest is no answer */
@@ -66,7 +69,8 @@ static int next_record(struct bd_replay *replay, struct reader *reader, uint64_t
         if (bytes == NULL)
             return error;
         *payload = bytes + BD_RECORD_HEADER;
-        if (bd_crc32c(0, *payload, (size_t)length) != record->payload_crc)
+        if (bd_crc32c(0, *payload, (size_t)length) != record->payload_crc &&
+            !bd_site_fires(BD_SITE_ANY_PAYLOAD))
             return 0;
     }
     return 1;
@@ -131,7 +135,10 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
     struct bd_volume *volume =
         record->volume < replay->volume_count ? replay->volumes[record->volume] : NULL;
     /* A head may be ahead of the checkpoint: a restore moves one volume's head alone. */
-    if (volume == NULL || record->seq <= volume->seq || record->volume_epoch < volume->epoch) {
+    bool old = volume != NULL &&
+               (record->seq <= volume->seq || record->volume_epoch < volume->epoch) &&
+               !bd_site_fires(BD_SITE_ANY_EPOCH);
+    if (volume == NULL || old) {
         replay->skipped++;
         return 0;
     }
