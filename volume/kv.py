@@ -12,6 +12,8 @@ one would pin old pages for ever, and would keep the map from growing.
 
 The map of LMDB is address space, not memory; when it is full it is doubled and the update is done
 again. LMDB demands that no transaction is open at that moment, so readers pass a gate.
+
+A full disk is OutOfSpace, also where LMDB says EIO: see `volume.lmdbroom`.
 """
 
 import errno
@@ -24,9 +26,9 @@ from typing import Protocol
 import lmdb
 
 from volume.errors import CorruptData, OutOfSpace, VolumeError
+from volume.lmdbroom import NO_SPACE_ERRNOS, FileRoom, Tree, pages_of_update
 from volume.sites import rare
 
-NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 MAX_MAP_GROWTHS = 24  # doublings for one update; more means that the map is not what is short
 MAX_READERS = 512  # LMDB reader slots; one is in use for the length of one call in one thread
 SPARE_TXNS = 16  # read transactions kept for reuse: about as many as there are reader threads
@@ -92,6 +94,7 @@ class LmdbKeyValue:
             )
         except lmdb.Error as error:
             raise self._translated(error) from error
+        self._room = FileRoom(path / "data.mdb")
         if synced:
             _sync_folder(path)  # LMDB syncs its files, not the names they were created under
             _sync_folder(path.parent)
@@ -174,7 +177,9 @@ class LmdbKeyValue:
 
     def _updated(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes]) -> bool:
         """Do one update; False when the map was full, and has been doubled."""
+        room = True
         try:
+            room = self._has_room(puts, deletes)
             with self._env.begin(write=True) as txn:
                 try:
                     for key in deletes:
@@ -194,9 +199,18 @@ class LmdbKeyValue:
             self._double()
             return False
         except lmdb.Error as error:
-            raise self._translated(error) from error
+            raise self._translated(error, room=room) from error
         finally:
             self._admit_readers()
+
+    def _has_room(self, puts: list[tuple[bytes, bytes]], deletes: list[bytes]) -> bool:
+        """Whether the file system has room for all that an update may add to the file.
+
+        Without it the update may well go through: LMDB uses pages again that it let go."""
+        stat = self._env.stat()
+        tree = Tree(stat["psize"], stat["depth"], stat["leaf_pages"], stat["branch_pages"])
+        pages = self._env.info()["last_pgno"] + 1 + pages_of_update(tree, puts, deletes)
+        return self._room.reach(pages * tree.page_bytes)
 
     def count(self) -> int:
         self._enter()
@@ -262,10 +276,12 @@ class LmdbKeyValue:
         except lmdb.Error as error:
             raise self._translated(error) from error
 
-    def _translated(self, error: lmdb.Error) -> Exception:
-        """LMDB's error as ours. It uses positive codes for errnos, negative ones for its own."""
+    def _translated(self, error: lmdb.Error, *, room: bool = True) -> Exception:
+        """LMDB's error as ours. It uses positive codes for errnos, negative ones for its own.
+
+        `room`: an update had it, so its EIO is the disk's."""
         code: int = getattr(error, "code", 0)  # absent when the binding itself refuses
-        if code in NO_SPACE_ERRNOS:
+        if code in NO_SPACE_ERRNOS or (code == errno.EIO and not room):
             return OutOfSpace(f"{self.path}: {error}; free some space on that file system")
         if code > 0:
             return OSError(code, os.strerror(code), str(self.path))

@@ -42,8 +42,8 @@ from volume import layout, packfile
 from volume.disk import Disk, File
 from volume.errors import CorruptChunk, CorruptPack, OutOfSpace, StoreSealed
 from volume.index import Place
-from volume.kv import NO_SPACE_ERRNOS
 from volume.layout import ChunkId
+from volume.lmdbroom import NO_SPACE_ERRNOS
 from volume.openpacks import OpenPack, OpenPacks
 from volume.packfile import HEADER_LENGTH
 from volume.packtail import WRITE_BUFFER_BYTES, PackTail

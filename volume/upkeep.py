@@ -30,7 +30,7 @@ from volume.destager import Destager
 from volume.disk import Clock
 from volume.errors import CorruptData, NoSuchVersion, OutOfSpace, StoreClosing, VolumeError
 from volume.history import History, VersionRow
-from volume.kv import NO_SPACE_ERRNOS
+from volume.lmdbroom import NO_SPACE_ERRNOS
 from volume.manifest import Manifests
 from volume.options import JournalGeometry, StoreOptions
 from volume.past import OpenVersions, PastVersions

@@ -1,6 +1,9 @@
 import errno
+import random
+import resource
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -141,6 +144,12 @@ class FailingEnvironment:
     def begin(self, write: bool = False) -> None:
         self._begin()
 
+    def stat(self) -> dict[str, int]:
+        return {"psize": 4096, "depth": 1, "branch_pages": 0, "leaf_pages": 1}
+
+    def info(self) -> dict[str, int]:
+        return {"last_pgno": 2}
+
 
 @pytest.mark.parametrize(("code", "expected"), [(errno.ENOSPC, OutOfSpace), (errno.EIO, OSError)])
 def test_lmdb_errnos_are_told_apart(
@@ -166,3 +175,69 @@ def test_memory_snapshot_and_restore() -> None:
     kv.update({b"b": b"2"}, [b"a"])
     kv.restore(before)
     assert list(kv.items()) == [(b"a", b"1")]
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """Files cannot grow past `size`: what a full disk is to LMDB, without one. A write across it is
+    cut short, and what LMDB says to that is EIO."""
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+
+
+def random_items(seed: int, count: int) -> dict[bytes, bytes]:
+    source = random.Random(seed)
+    return {source.randbytes(33): source.randbytes(26) for _ in range(count)}
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_a_full_disk_is_out_of_space_and_passes(tmp_path: Path, synced: bool) -> None:
+    kv = LmdbKeyValue(tmp_path / "kv", synced=synced, map_size=1 << 24)
+    kept = random_items(1, 1000)
+    kv.update(kept)
+    more = random_items(2, 20000)
+    size = (tmp_path / "kv" / "data.mdb").stat().st_size
+    for beyond in range(512, 40 * 4096, 4096):  # in the middle of a page
+        with files_end_at(size + beyond), pytest.raises(OutOfSpace, match=str(tmp_path)):
+            kv.update(more, [next(iter(kept))])
+        assert kv.count() == 1000
+    kv.update(more)
+    kv.close()
+    again = LmdbKeyValue(tmp_path / "kv", synced=synced, map_size=1 << 24)
+    assert dict(again.items()) == kept | more
+    again.close()
+
+
+def test_what_was_deleted_makes_room_on_a_full_disk(tmp_path: Path) -> None:
+    kv = LmdbKeyValue(tmp_path / "kv", synced=False, map_size=1 << 24)
+    first = random_items(1, 5000)
+    kv.update(first)
+    with files_end_at((tmp_path / "kv" / "data.mdb").stat().st_size):
+        gone = list(first)
+        for at in range(0, len(gone), 100):
+            kv.update({}, gone[at : at + 100])
+        assert kv.count() == 0
+        kv.update(random_items(3, 2000))
+    assert kv.count() == 2000
+    kv.close()
+
+
+def test_an_error_of_the_disk_is_none_of_space_while_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv = LmdbKeyValue(tmp_path / "kv", synced=True, map_size=1 << 20)
+    error = lmdb.Error("mdb_txn_commit")
+    vars(error)["code"] = errno.EIO
+
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(kv, "_env", FailingEnvironment(refuse))
+    with files_end_at(8192), pytest.raises(OutOfSpace):
+        kv.update({b"k": b"v"})
+    with pytest.raises(OSError, match=str(tmp_path)):
+        kv.update({b"k": b"v"})
