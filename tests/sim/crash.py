@@ -89,12 +89,17 @@ class CrashState:
         )
 
     def image(
-        self, why: str, kept: Collection[int], torn: Collection[tuple[int, int]] = ()
+        self,
+        why: str,
+        kept: Collection[int],
+        torn: Collection[tuple[int, int]] = (),
+        short: Collection[int] = (),
     ) -> Image:
         """The disk when just the operations at `kept` survived (see FileState.with_kept)."""
         dirs, names = self.names.reachable(kept)
         files = {
-            path: self._file(inode).with_kept(kept, torn) for path, inode in sorted(names.items())
+            path: self._file(inode).with_kept(kept, torn, short)
+            for path, inode in sorted(names.items())
         }
         return Image(dirs, files, self.point, why)
 

@@ -168,12 +168,24 @@ class FileState:
         contents.resize(size)
         return contents
 
-    def with_kept(self, kept: Collection[int], torn: Collection[tuple[int, int]] = ()) -> Contents:
+    def with_kept(
+        self,
+        kept: Collection[int],
+        torn: Collection[tuple[int, int]] = (),
+        short: Collection[int] = (),
+    ) -> Contents:
         """The file when of the pending operations just those at `kept` reached the disk; `torn`
-        holds (position, sector) pairs that did not although their write is in `kept`."""
+        holds (position, sector) pairs that did not although their write is in `kept`, `short` the
+        positions of writes of which only the first step of the file's growth did."""
+        if not self.sectors and not self.sizes:
+            return self.durable
         era = max((p for p, _ in self.cuts if p in kept), default=DURABLE)
         sizes = self.sizes_in(era)
         size = [size for p, size in sizes if p in kept or p == sizes[0][0]][-1]
+        if short:
+            last = [(p, size) for p, size in sizes if p in kept][-1:]
+            if last and last[0][0] in short:
+                size = next(size for p, size in sizes if p == last[0][0])
         sectors = {}
         for sector in self.sectors:
             versions = self.versions_in(era, sector)
