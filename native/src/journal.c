@@ -54,7 +54,7 @@ static void free_pieces(struct bd_segment *segment)
 
 void bd_journal_free(struct bd_journal *journal)
 {
-    for (uint32_t slot = 0; slot < BD_MAX_SLOTS; slot++) {
+    for (uint32_t slot = 0; slot < journal->slot_limit; slot++) {
         struct bd_segment *segment = journal->segments[slot];
         if (segment != NULL) {
             segment->file.ops->close(&segment->file);
