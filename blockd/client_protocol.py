@@ -17,6 +17,17 @@ Closing: last replies, then our end is closed for writing and what still comes i
 the peer closes too, at most `LINGER_S`. Closing at once with bytes unread would make the kernel
 reset the connection and take the last replies along.
 
+A client of whom only plain requests are expected may be served by the request loop meanwhile
+(`blockd.request_loop`), without a byte passing through here:
+
+    settled  nothing is in flight or unsent: the loop has the socket, and what was received
+    mail     the engine takes the requests that the loop leaves to it, and answers through the loop
+    stopped  what was received and not served goes to the engine, what was not sent to the socket
+
+The loop stops by itself at what it does not know, at the end of the stream or when the socket
+breaks; then the connection stays here. Before anything ends here (drain, an engine that is done)
+the loop is asked to stop, and `loop_news` goes on from there.
+
 A client stays in the listener's book until its socket is closed, its requests have come back from
 the device and nothing else is under way for it. An exception in here is a bug: it is logged with
 its traceback, this connection is cut, the others go on.
@@ -32,7 +43,8 @@ from typing import Final, Generic, Protocol, TypeVar, cast
 from typing_extensions import Buffer
 
 from blockd.log_limiter import LogLimiter
-from native import Request
+from blockd.request_loop import RequestLoop
+from native import LoopClient, Request
 from volume.sites import rare
 
 RECEIVE_BYTES = 256 << 10  # room offered to one recv: two batches of 32 writes of 4 KiB
@@ -61,6 +73,7 @@ class Engine(Protocol):
     def received(self, count: int) -> None: ...
     def output(self) -> list[Buffer]: ...
     def completed(self, requests: list[Request]) -> None: ...
+    def feed(self, data: Buffer) -> None: ...
     def eof(self) -> None: ...
     def drain(self) -> None: ...
     def trim(self) -> None: ...
@@ -84,6 +97,9 @@ class Host(Protocol[C_contra, E_co]):
     def handshake_timeout_s(self) -> float: ...
     @property
     def reply_timeout_s(self) -> float: ...
+    @property
+    def request_loop(self) -> RequestLoop | None:
+        """Where clients can be handed over to."""
 
     def admit(self, client: C_contra, transport: asyncio.Transport) -> E_co | None:
         """Enter a new client into the book; its engine, or None to turn it away."""
@@ -116,6 +132,9 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         self._lost = False  # the transport is gone
         self._broken = False  # the engine failed and is not called any more
         self._write_paused = False
+        self._served: LoopClient | None = None  # the request loop has the socket
+        self._loop_done = False  # it gave the socket back, for good
+        self._mail_waits = False  # it has requests that the engine had no room for
         self._quiet_intervals = 0  # calls of trim() since the last byte came
         self._timer: asyncio.TimerHandle | None = None  # handshake, then linger
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -155,6 +174,17 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         """Whether bytes land in the engine's own buffer."""
         return True
 
+    def _may_hand_over(self) -> bool:
+        """Whether the request loop could serve this client, as far as can be told quickly."""
+        return False
+
+    def _hand_over(self, to: RequestLoop) -> LoopClient | None:
+        """Give the socket to the request loop; None when the engine has to go on."""
+        return None
+
+    def _handed_back(self, client: LoopClient) -> None:
+        """The loop has stopped; what is left over goes to the engine next."""
+
     # What operators see.
 
     @property
@@ -166,7 +196,14 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
     @property
     def unsent_bytes(self) -> int:
         """Replies in the write buffer that the client has not taken."""
+        if self._served is not None:
+            return self._served.unsent
         return 0 if self._lost else self._transport.get_write_buffer_size()
+
+    @property
+    def under_way(self) -> int:
+        """Requests that wait for a device, or for its disk."""
+        return self.in_flight + (0 if self._served is None else self._served.jobs)
 
     # Called by the event loop.
 
@@ -218,7 +255,9 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         for timer in (self._timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
-        if self._engine is not None:
+        if self._served is not None:
+            self._served.cut()
+        elif self._engine is not None:
             self._guarded(self._end_input)
             self._leave_if_done()
 
@@ -236,6 +275,8 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         """Cut the connection and wait for nothing: neither for requests inside the device nor for
         an answer."""
         self._closing = self._broken = True
+        if self._served is not None:
+            self._served.cut()
         if self._lost:
             self._leave_if_done()
         else:
@@ -273,6 +314,9 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         self._run()
 
     def _begin_drain(self) -> None:
+        if self._served is not None:
+            self._served.stop()  # and then again
+            return
         self.engine.drain()
         self._run()
 
@@ -312,7 +356,11 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         return bool(output)
 
     def _write(self, buffers: Sequence[Buffer]) -> None:
-        if buffers and not self._closing:
+        if not buffers or self._closing:
+            return
+        if self._served is not None:
+            self._served.send(buffers)
+        else:
             self._transport.writelines(cast(Sequence[bytes], buffers))
 
     def _settle(self) -> None:
@@ -321,17 +369,105 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         if self._timer is not None and not engine.negotiating:
             self._timer.cancel()
             self._timer = None
-        if self._ending or (self._draining and not self.in_flight and engine.idle):
+        if self._served is not None:
+            self._settle_served(self._served)
+        elif self._ending or (self._draining and not self.in_flight and engine.idle):
             self._hang_up()
         elif self._socket_eof:
             pass  # there is nothing to read, and resuming would report the end again
         elif self._wants_bytes() and not self._write_paused:
-            self._transport.resume_reading()
+            if not self._handed_over():
+                self._transport.resume_reading()
         else:
             self._transport.pause_reading()
 
     def _wants_bytes(self) -> bool:
         return self.engine.wants_input
+
+    # The request loop.
+
+    def _handed_over(self, *, again: bool = False) -> bool:
+        """Whether the request loop has the socket now, or will be asked to take it when what has
+        been written just now has left: the transport sends in the next turn of the event loop."""
+        loop = self._book.request_loop
+        if loop is None or self._loop_done or self._draining or not self._may_hand_over():
+            return False
+        if self._transport.get_write_buffer_size():
+            if again:
+                return False  # a client that is slow to take its replies
+            self._transport.pause_reading()
+            self._loop.call_soon(self._hand_over_again)
+            return True
+        self._transport.pause_reading()
+        self._served = self._hand_over(loop)
+        return self._served is not None
+
+    def _hand_over_again(self) -> None:
+        if not self._closing and self._served is None:
+            self._guarded(self._try_hand_over)
+
+    def _try_hand_over(self) -> None:
+        if self._ending or self._socket_eof or not self._wants_bytes() or self._write_paused:
+            return  # a round that came between has settled it
+        if not self._handed_over(again=True):
+            self._transport.resume_reading()
+
+    def loop_news(self, client: LoopClient) -> None:
+        """See `blockd.request_loop.Owner`."""
+        if client is not self._served or self._broken:
+            return
+        self._guarded(self._take_back if client.stopped else self._take_news)
+        if self._lost:
+            self._leave_if_done()
+
+    def _take_news(self) -> None:
+        assert self._served is not None
+        if self._served.stalled != self._write_paused:
+            if self._write_paused:
+                self.resume_writing()
+            else:
+                self.pause_writing()
+        self._take_mail()
+
+    def _take_mail(self) -> None:
+        served = self._served
+        if served is None or self._closing:
+            return
+        self._mail_waits = self._write_paused or not self.engine.wants_input
+        if not self._mail_waits and (mail := served.take_mail()):
+            self.engine.feed(mail)
+            self._run_again()
+
+    def _settle_served(self, served: LoopClient) -> None:
+        if self._ending or self._draining:
+            served.stop()
+        elif self._mail_waits and self.engine.wants_input:
+            self._mail_waits = False
+            self._loop.call_soon(self._guarded, self._take_mail)
+
+    def _take_back(self) -> None:
+        """The loop is done with the socket."""
+        served, self._served = self._served, None
+        assert served is not None
+        self._loop_done = not served.was_asked
+        self._handed_back(served)
+        if self._write_paused:
+            self.resume_writing()
+        if self._lost or served.was_cut:
+            if not self._lost:
+                self._transport.abort()  # connection_lost() follows
+            else:
+                self._end_input()
+            return
+        received, unsent = served.leftover()
+        if unsent:
+            self._transport.write(unsent)
+        if received := served.take_mail() + received:
+            self.engine.feed(received)
+        if self._draining:
+            self._begin_drain()
+        else:
+            self._run_again()
 
     # What events lead to.
 
@@ -419,7 +555,8 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
     def _leave_if_done(self) -> None:
         """Out of the book, once, when the socket is closed, the device gave everything back and
         nothing else is awaited."""
-        if self._engine is None or ((self.in_flight or self._waited_for) and not self._broken):
+        waited_for = self.in_flight or self._waited_for or self._served is not None
+        if self._engine is None or (waited_for and not self._broken):
             return
         self._release_all()
         self._book.left(self)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
+from blockd.request_loop import default_workers
 from blockd.sizes import exact_size
 from blockd.toml_decode import (
     ConfigError,
@@ -312,6 +313,8 @@ class ServeConfig:
     data: Path = DEFAULT_DATA
     drain_s: Seconds = 10.0
     """How long a stop waits for requests in flight."""
+    loop_threads: Annotated[int, Range(0, 64)] = field(default_factory=default_workers)
+    """Native threads that serve plain reads and writes; 0 has the event loop do all of it."""
     nbd: NbdConfig = field(default_factory=NbdConfig)
     iscsi: IscsiConfig = field(default_factory=IscsiConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)

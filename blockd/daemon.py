@@ -3,7 +3,7 @@
     start   open the store (recovers) -> create missing volumes -> targets -> control API
             -> NBD and iSCSI -> ready
     stop    NBD and iSCSI stop taking clients and drain, together -> control API
-            -> the store closes (checkpoint)
+            -> the request loop ends -> the store closes (checkpoint)
 
 The first SIGINT or SIGTERM drains for `drain_s` at most; a second one cuts that short; a third ends
 the process on the spot, which the journal makes as safe as kill -9. Signals during recovery take
@@ -40,6 +40,7 @@ from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, che
 from blockd.device import Exports
 from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
+from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
 from blockd.toml_decode import ConfigError
 from volume import sites
@@ -78,8 +79,9 @@ class IscsiListener(AnyListener, Protocol):
 
 OpenStore = Callable[[ServeConfig, LoopScheduler], Store]
 OpenTargets = Callable[[ServeConfig, Store], TargetRegistry]
-MakeListener = Callable[[ServeConfig, Exports, list[socket.socket]], Listener]
-MakeIscsi = Callable[[ServeConfig, TargetRegistry, list[socket.socket]], IscsiListener]
+Sockets = list[socket.socket]
+MakeListener = Callable[[ServeConfig, Exports, Sockets, RequestLoop | None], Listener]
+MakeIscsi = Callable[[ServeConfig, TargetRegistry, Sockets, RequestLoop | None], IscsiListener]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,9 @@ class Daemon:
             await self._create_missing_volumes()
             parts = self._parts
             self._targets = await asyncio.to_thread(parts.open_targets, config, self.store)
-            self._listener = parts.make_listener(config, self.store, passed.nbd)
-            self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi)
+            loop = await stack.enter_async_context(self._request_loop())
+            self._listener = parts.make_listener(config, self.store, passed.nbd, loop)
+            self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi, loop)
             await stack.enter_async_context(self._controlled(passed.control))
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
             await self._serve()
@@ -207,6 +210,19 @@ class Daemon:
         finally:
             await asyncio.to_thread(store.close)
             logger.info("store closed", extra={"data": self._config.data})
+
+    @contextlib.asynccontextmanager
+    async def _request_loop(self) -> AsyncIterator[RequestLoop | None]:
+        workers = self._config.loop_threads
+        if not workers:
+            yield None
+            return
+        loop = RequestLoop(workers)
+        loop.start()
+        try:
+            yield loop
+        finally:
+            await loop.stop()
 
     async def _create_missing_volumes(self) -> None:
         volumes = await asyncio.to_thread(self.store.volumes)

@@ -11,7 +11,7 @@ and later, on the event loop's thread, with those that had to wait for a disk.
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from native import Request
+from native import Request, VolumeCore
 
 Done = Callable[[list[Request]], None]
 
@@ -68,6 +68,15 @@ class BlockDevice(Protocol):
 
     def detach(self, client: str) -> None:
         """Take back one `attach`."""
+
+
+@runtime_checkable
+class ServedByCore(Protocol):
+    """A BlockDevice whose reads and writes may be done without it, on its native core."""
+
+    @property
+    def core(self) -> VolumeCore:
+        """The same for as long as the device is attached."""
 
 
 class LastingDevice(BlockDevice, Protocol):

@@ -26,6 +26,7 @@ from blockd.iscsi.limits import Limits
 from blockd.iscsi.node import Node
 from blockd.iscsi.targets import Portal, Target, Targets
 from blockd.iscsi_protocol import IscsiProtocol
+from blockd.request_loop import RequestLoop
 from blockd.sockets import bound_name
 from blockd.workers import Done, Workers
 from volume.errors import InvalidName, NoSuchVersion, NoSuchVolume, VolumeError
@@ -76,6 +77,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         limits: Limits | None = None,
         reply_timeout_s: float = 0.0,
         max_open_versions: int = MAX_OPEN_VERSIONS,
+        request_loop: RequestLoop | None = None,
     ) -> None:
         """As `ClientListener`; each adopted socket is a portal group of its own."""
         limits = limits or Limits()
@@ -85,6 +87,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
             max_connections=limits.max_connections,
             handshake_timeout_s=limits.login_timeout_s,
             reply_timeout_s=reply_timeout_s,
+            request_loop=request_loop,
         )
         self.node = Node(targets, limits)
         self._targets = targets

@@ -22,6 +22,7 @@ from blockd.nbd.connection import Connection
 from blockd.nbd.limits import Limits
 from blockd.nbd.lookups import Answer, OpenVersion, Question, Unavailable, look_up
 from blockd.nbd_protocol import NbdProtocol
+from blockd.request_loop import RequestLoop
 from blockd.sockets import ListenError
 from blockd.tls import TlsChannel, TlsProvider
 from native import OP_READ, OP_WRITE
@@ -52,6 +53,7 @@ class NbdListener(ClientListener[NbdProtocol]):
         reply_timeout_s: float = 0.0,
         list_versions: bool = False,
         max_open_versions: int = MAX_OPEN_VERSIONS,
+        request_loop: RequestLoop | None = None,
     ) -> None:
         """Nothing is bound yet. `adopted` sockets listen already and belong to the listener now.
 
@@ -71,6 +73,7 @@ class NbdListener(ClientListener[NbdProtocol]):
             max_connections=limits.max_connections,
             handshake_timeout_s=limits.handshake_timeout_s,
             reply_timeout_s=reply_timeout_s,
+            request_loop=request_loop,
         )
         self._exports = exports
         self._policies = policies
@@ -151,14 +154,14 @@ class NbdListener(ClientListener[NbdProtocol]):
 
 def _info(client: NbdProtocol, now: float) -> ConnectionInfo:
     engine = client.engine
-    stats = engine.stats
+    stats = client.stats()
     return ConnectionInfo(
         peer=client.peer,
         export=engine.export_name,
         tls=client.tls is not None,
         names=() if client.tls is None else client.tls.identity.names,
         age_s=now - client.since,
-        in_flight=client.in_flight,
+        in_flight=client.under_way,
         read_count=stats.requests[OP_READ],
         read_bytes=stats.read_bytes,
         write_count=stats.requests[OP_WRITE],

@@ -8,6 +8,7 @@ read of this client; its handshake timer runs on. The version that was opened is
 so that one way leads to its being closed again: whatever becomes of the client, it is detached.
 """
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 from typing_extensions import Buffer
 
 from blockd.client_protocol import RECEIVE_BYTES, ClientProtocol, Host, scratch
-from blockd.device import BlockDevice
+from blockd.device import BlockDevice, ServedByCore
 from blockd.nbd.connection import Connection
 from blockd.nbd.events import (
     Attached,
@@ -27,7 +28,10 @@ from blockd.nbd.events import (
     Submit,
 )
 from blockd.nbd.lookups import Answer, Question, VersionOpened
+from blockd.nbd.stats import Stats
+from blockd.request_loop import RequestLoop
 from blockd.tls import TlsChannel, TlsError
+from native import LoopClient
 
 
 class NbdHost(Host["NbdProtocol", Connection], Protocol):
@@ -51,6 +55,7 @@ class NbdProtocol(ClientProtocol[Connection]):
         self._host = host
         self._device: BlockDevice | None = None  # attached to
         self._held: BlockDevice | None = None  # a version opened for the negotiation, attached too
+        self._on_core = False  # what it is attached to can be served by the request loop
         self._on_version = False  # `_device` was opened for this client alone
         self._looking_up = False
 
@@ -59,7 +64,37 @@ class NbdProtocol(ClientProtocol[Connection]):
         """Versions that are open for this client, or being opened."""
         return self._looking_up + (self._held is not None) + self._on_version
 
+    def stats(self) -> Stats:
+        """Counters up to now, those of the request loop included."""
+        if self._served is None:
+            return self.engine.stats
+        total = copy.deepcopy(self.engine.stats)
+        total.served(self._served.counters())
+        return total
+
     # Between the socket and the engine.
+
+    def _may_hand_over(self) -> bool:
+        return self._on_core and self.tls is None
+
+    def _hand_over(self, to: RequestLoop) -> LoopClient | None:
+        terms = self.engine.hand_over()
+        if terms is None:
+            return None
+        return to.native.add_nbd(
+            terms.core,
+            self._transport.get_extra_info("socket").fileno(),
+            terms.replies,
+            terms.size,
+            terms.minimum_block_size,
+            terms.max_payload,
+            terms.read_only,
+            terms.received,
+            self,
+        )
+
+    def _handed_back(self, client: LoopClient) -> None:
+        self.engine.served(client.counters())
 
     def _direct(self) -> bool:
         return self.tls is None
@@ -176,6 +211,7 @@ class NbdProtocol(ClientProtocol[Connection]):
     def _attach(self, device: BlockDevice) -> None:
         device.attach(self.peer)
         self._device = device
+        self._on_core = isinstance(device, ServedByCore)
         self._on_version = device is self._held
         names = "-" if self.tls is None else ",".join(self.tls.identity.names) or "anonymous"
         self._log(logging.INFO, f"attached {device.name}", "nbd client attached", tls=names)

@@ -58,6 +58,12 @@ class ReceiveBuffer:
         assert 0 <= count <= self.capacity - self.end
         self.end += count
 
+    def take(self) -> bytes:
+        """What landed and was not parsed; it is somebody else's now."""
+        taken = bytes(self.view[self.start : self.end])
+        self.clear()
+        return taken
+
     def clear(self) -> None:
         """Forget what landed and was not parsed."""
         self.start = self.end

@@ -15,6 +15,7 @@ from blockd.listener import NbdListener
 from blockd.nbd.access import ExportPolicy, TlsMode
 from blockd.nbd.limits import Limits
 from blockd.registry.targets import TargetRegistry
+from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
 from blockd.tls import TlsProvider
 from volume.options import StoreOptions
@@ -64,7 +65,10 @@ class ConfiguredPolicies:
 
 
 def make_listener(
-    config: ServeConfig, exports: Exports, adopted: list[socket.socket]
+    config: ServeConfig,
+    exports: Exports,
+    adopted: list[socket.socket],
+    request_loop: RequestLoop | None = None,
 ) -> NbdListener:
     """The NBD listener; sockets from the service manager take the place of configured ones."""
     nbd = config.nbd
@@ -86,6 +90,7 @@ def make_listener(
         tls=TlsProvider(config.tls.settings()) if tls else None,
         reply_timeout_s=nbd.reply_timeout_s,
         list_versions=nbd.list_versions,
+        request_loop=request_loop,
     )
 
 
@@ -107,7 +112,10 @@ def open_targets(config: ServeConfig, store: Store) -> TargetRegistry:
 
 
 def make_iscsi(
-    config: ServeConfig, targets: TargetRegistry, adopted: list[socket.socket]
+    config: ServeConfig,
+    targets: TargetRegistry,
+    adopted: list[socket.socket],
+    request_loop: RequestLoop | None = None,
 ) -> IscsiListener:
     """The iSCSI listener; sockets from the service manager take the place of configured ones."""
     iscsi = config.iscsi
@@ -123,4 +131,5 @@ def make_iscsi(
             max_in_flight_bytes=iscsi.max_in_flight_bytes,
         ),
         reply_timeout_s=iscsi.reply_timeout_s,
+        request_loop=request_loop,
     )

@@ -184,6 +184,10 @@ class Journal:
 
     def resume(self, slot: int, position: int, lsn: int, chain: int, /) -> None: ...
     def begin(self, lsn: int, sequence: int, chain: int, /) -> None: ...
+    def set_delay(self, delay_ns: int, /) -> None:
+        """How long a Loop is to hold back each client that has written: 0, or more as the journal
+        fills up."""
+
     def set_limits(self, space_left: int, reserve: int, /) -> None:
         """`space_left`: payload bytes that the disk can take before writes get ENOSPC; `reserve`:
         ready segments kept for records without payload."""
@@ -304,3 +308,82 @@ def report_sites(fd: int) -> None:
 def native_sites() -> list[tuple[str, str, int, int]]:
     """All sites of the core: kind ("point", "rare" or "rule"), name, times reached and fired since
     it was armed."""
+
+NBD_SIMPLE: Final = 0
+NBD_STRUCTURED: Final = 1
+NBD_EXTENDED: Final = 2
+
+class LoopClient:
+    """One client's socket in a Loop, from `add_*` until it has stopped. Thread-safe.
+
+    `owner` is what it was added with.
+    """
+
+    owner: object
+    stopped: bool
+    """Out of the loop: `leftover()` says what there is to go on with."""
+    was_cut: bool
+    """The socket broke, or `cut()` was called."""
+    was_asked: bool
+    """`stop()` was called."""
+    stalled: bool
+    """More than 4 MiB of replies wait to be taken, and less than 1 MiB was not reached since."""
+    unsent: int
+    """Bytes of replies that wait to be taken."""
+    jobs: int
+    """Requests that wait for a disk."""
+
+    def take_mail(self) -> bytes:
+        """The requests that the loop leaves to its owner, as they came; framing is kept over
+        all calls, and the last one of a call may be incomplete."""
+
+    def send(self, buffers: Sequence[Buffer], /) -> int:
+        """Send, in order, between the loop's own replies; what the socket does not take is kept,
+        copied. Returns `unsent`. Nothing happens after `stopped` or `cut()`."""
+
+    def stop(self) -> None:
+        """Receive nothing more; `stopped` when what is under way has been answered."""
+
+    def cut(self) -> None:
+        """The same, and throw away what is unsent."""
+
+    def leftover(self) -> tuple[bytes, bytes]:
+        """What was received and not served, and what was not sent. RuntimeError unless
+        `stopped`."""
+
+    def counters(self) -> tuple[int, int, int, int, int, int, int]:
+        """Of what the loop served: reads, bytes read, writes, bytes written, flushes, unmaps,
+        write zeroes."""
+
+class Loop:
+    """Threads that serve clients' sockets without the interpreter; see src/loop.h."""
+
+    def __init__(self, workers: int, readers: int, /) -> None:
+        """`workers` threads serve (1 to 64), `readers` wait for the disk. OSError, ValueError."""
+
+    def fileno(self) -> int:
+        """Readable when `news()` has something."""
+
+    def news(self) -> list[LoopClient]:
+        """Clients that have mail, have stopped, or whose `stalled` has changed."""
+
+    def add_nbd(
+        self,
+        core: VolumeCore,
+        fd: int,
+        replies: int,
+        size: int,
+        minimum_block: int,
+        max_payload: int,
+        read_only: bool,
+        input: Buffer,
+        owner: object,
+        /,
+    ) -> LoopClient:
+        """Serve an NBD client in its transmission phase, on a duplicate of the non-blocking socket
+        `fd`; nobody else may read or write it until the client has stopped. `replies` is one of
+        NBD_*; `size` bytes of `core` and blocks of `minimum_block` (a power of two) are what it
+        was told. `input`: bytes that were received behind the last request. OSError, ValueError."""
+
+    def close(self) -> list[LoopClient]:
+        """Cut all clients, wait for what is under way, end the threads. What `news()` would say."""

@@ -231,6 +231,7 @@ class Upkeep:
         self.refresh_space()
         fill = 1.0 if rare("backlog.delayed") else self.journal_bytes() / parts.geometry.limit
         parts.backlog.delay_s = delay_for(fill)
+        parts.journal.set_delay(int(parts.backlog.delay_s * 1e9))
         try:
             made = parts.pool.tend()
         except OSError as error:

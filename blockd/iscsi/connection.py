@@ -117,6 +117,13 @@ class Connection:
         self._rx.landed(count)
         self._round()
 
+    def feed(self, data: Buffer) -> None:
+        """Copy `data` in: buffer() and received() for callers that have the bytes already."""
+        view = memoryview(data).cast("B")
+        if len(view):
+            self._rx.room(len(view), borrowed=bool(self._events))[: len(view)] = view
+            self.received(len(view))
+
     def next_event(self) -> Event | None:
         return self._events.popleft() if self._events else None
 

@@ -36,7 +36,7 @@ from blockd.nbd.handshake import Handshake, HangUp, Upgrade
 from blockd.nbd.limits import Limits
 from blockd.nbd.lookups import Answer
 from blockd.nbd.stats import Stats
-from blockd.nbd.transmission import Transmission
+from blockd.nbd.transmission import HandOver, Transmission
 from blockd.receive import MIN_ROOM, ReceiveBuffer
 from native import Request
 
@@ -158,6 +158,19 @@ class Connection:
         self._handshake.draining = True
         if self._transmission is not None:
             self._transmission.drain()
+
+    def hand_over(self) -> HandOver | None:
+        """The terms on which somebody else can serve plain requests from now on, and the bytes that
+        were received and not parsed, which are theirs then. None when that cannot be. What comes
+        back of the requests by `feed` is handled as before."""
+        transmission = self._transmission
+        if transmission is None or self._ending is not None or not self.idle:
+            return None
+        return transmission.hand_over(self._rx)
+
+    def served(self, counters: tuple[int, ...]) -> None:
+        """What somebody else did on those terms (`native.LoopClient.counters`)."""
+        self.stats.served(counters)
 
     def trim(self) -> None:
         """Give back memory that an idle connection does not need."""

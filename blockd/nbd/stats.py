@@ -47,6 +47,14 @@ class Stats:
         self.read_bytes += read_bytes
         self.written_bytes += written_bytes
 
+    def served(self, counters: tuple[int, ...]) -> None:
+        """What the request loop did (`native.LoopClient.counters`)."""
+        reads, read_bytes, writes, written_bytes, flushes, unmaps, zeroes = counters
+        self.count_plain(reads, read_bytes, writes, written_bytes)
+        self.requests[OP_FLUSH] += flushes
+        self.requests[OP_UNMAP] += unmaps
+        self.requests[OP_WRITE_ZEROES] += zeroes
+
     def by_name(self) -> dict[str, int]:
         """Requests by the name of their op."""
         return {name: self.requests[op] for op, name in _NAMES.items()}

@@ -14,9 +14,12 @@ request does not fit, parsing stalls with that request still in the buffer.
 A reply belongs to a Request object, never to a cookie: cookies are the client's and may repeat.
 """
 
+from dataclasses import dataclass
+from typing import Final
+
 from typing_extensions import Buffer
 
-from blockd.device import Changes
+from blockd.device import Changes, ServedByCore
 from blockd.nbd import contexts, wire
 from blockd.nbd.export_info import Enter
 from blockd.nbd.handshake import HangUp
@@ -25,10 +28,36 @@ from blockd.nbd.replies import Aside, ChunkReplies, Refused, Replies, SimpleRepl
 from blockd.nbd.requests import OPS, Rules, op_flags
 from blockd.nbd.stats import Stats
 from blockd.receive import ReceiveBuffer
-from native import FLAG_FUA, OP_READ, OP_WRITE, Request
+from native import (
+    FLAG_FUA,
+    NBD_EXTENDED,
+    NBD_SIMPLE,
+    NBD_STRUCTURED,
+    OP_READ,
+    OP_WRITE,
+    Request,
+    VolumeCore,
+)
 
 _STATUS_CHARGE = wire.STATUS_EXTENT_EXT.size * contexts.MAX_DESCRIPTORS
 """Bytes reserved for each context of a BLOCK_STATUS: its longest chunk, headers aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """What the request loop needs to know to serve plain requests (`native.Loop.add_nbd`)."""
+
+    core: VolumeCore
+    replies: int
+    size: int
+    minimum_block_size: int
+    max_payload: int
+    read_only: bool
+    received: bytes
+
+
+MAX_SERVED_BYTES: Final = 32 << 20
+"""Of one READ or WRITE that the request loop serves; what is longer comes back to the engine."""
 
 
 class Transmission:
@@ -68,6 +97,25 @@ class Transmission:
         """Answer ESHUTDOWN to every request that was not accepted yet."""
         self._rules.draining = True
         self._plain_size = -1
+
+    def hand_over(self, rx: ReceiveBuffer) -> HandOver | None:
+        """See `blockd.nbd.connection.Connection.hand_over`. Nothing may be in flight."""
+        entered = self.entered
+        whole = self._skip_refused is None and not self._held_requests
+        if not whole or self._rules.draining or not isinstance(entered.device, ServedByCore):
+            return None
+        replies = NBD_SIMPLE
+        if entered.structured or entered.extended:
+            replies = NBD_EXTENDED if entered.extended else NBD_STRUCTURED
+        return HandOver(
+            entered.device.core,
+            replies,
+            entered.size,
+            entered.minimum_block_size,
+            min(self._limits.max_payload, MAX_SERVED_BYTES),
+            entered.read_only,
+            rx.take(),
+        )
 
     def advance(self, rx: ReceiveBuffer) -> list[Request]:
         """The requests for the device that `rx` holds; sets `stalled` and `ended`."""

@@ -231,6 +231,15 @@ static PyObject *journal_begin(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *journal_set_delay(PyObject *self, PyObject *argument)
+{
+    unsigned long long delay_ns = PyLong_AsUnsignedLongLong(argument);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    atomic_store(&bd_journal_of(self)->delay_ns, delay_ns);
+    Py_RETURN_NONE;
+}
+
 static PyObject *journal_limits(PyObject *self, PyObject *args)
 {
     long long space_left;
@@ -292,6 +301,7 @@ static PyMethodDef journal_methods[] = {
     {"resume", journal_resume, METH_VARARGS, NULL},
     {"begin", journal_begin, METH_VARARGS, NULL},
     {"set_limits", journal_limits, METH_VARARGS, NULL},
+    {"set_delay", journal_set_delay, METH_O, NULL},
     {"state", journal_state, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -2,6 +2,7 @@
 #include "journal_py.h"
 #include "kernels_py.h"
 #include "locks.h"
+#include "loop_py.h"
 #include "request.h"
 #include "sites_py.h"
 #include "table_py.h"
@@ -33,7 +34,8 @@ PyMODINIT_FUNC PyInit__native(void)
 {
     static int (*const parts[])(PyObject *) = {bd_request_register, bd_kernels_register,
                                                bd_table_register,   bd_journal_register,
-                                               bd_volume_register,  bd_sites_register};
+                                               bd_volume_register,  bd_loop_register,
+                                               bd_sites_register};
     bd_lock_wait = wait_without_gil;
     PyObject *module = PyModule_Create(&native_module);
     for (size_t i = 0; module != NULL && i < sizeof parts / sizeof *parts; i++)

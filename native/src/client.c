@@ -1,0 +1,249 @@
+#include "client.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "locks.h"
+#include "loop.h"
+
+enum { COPY_BELOW = 64 << 10 }; /* unsent bytes that are not worth keeping an arena for */
+
+struct bd_arena *bd_arena_new(size_t capacity)
+{
+    struct bd_arena *arena = malloc(sizeof *arena + capacity);
+    if (arena != NULL) {
+        atomic_init(&arena->refs, 1);
+        arena->capacity = capacity;
+    }
+    return arena;
+}
+
+void bd_arena_release(struct bd_arena *arena)
+{
+    if (arena != NULL && atomic_fetch_sub(&arena->refs, 1) == 1)
+        free(arena);
+}
+
+int bd_client_init(struct bd_client *client, const struct bd_protocol *protocol,
+                   struct bd_volume *volume, int fd, const uint8_t *input, size_t input_length)
+{
+    *client = (struct bd_client){.protocol = protocol, .volume = volume, .fd = fd};
+    if (input_length > 0) {
+        size_t capacity = input_length > BD_INPUT_BYTES ? input_length : BD_INPUT_BYTES;
+        client->input.data = malloc(capacity);
+        if (client->input.data == NULL)
+            return -ENOMEM;
+        memcpy(client->input.data, input, input_length);
+        client->input.capacity = capacity;
+        client->input.end = input_length;
+    }
+    atomic_init(&client->refs, 1);
+    pthread_mutex_init(&client->lock, NULL);
+    return 0;
+}
+
+void bd_client_retain(struct bd_client *client)
+{
+    atomic_fetch_add(&client->refs, 1);
+}
+
+static void drop_unsent(struct bd_client *client)
+{
+    while (client->first_unsent != NULL) {
+        struct bd_unsent *unsent = client->first_unsent;
+        client->first_unsent = unsent->next;
+        bd_arena_release(unsent->arena);
+        free(unsent);
+    }
+    client->last_unsent = NULL;
+    client->unsent = 0;
+}
+
+void bd_client_release(struct bd_client *client)
+{
+    if (atomic_fetch_sub(&client->refs, 1) != 1)
+        return;
+    drop_unsent(client);
+    if (client->fd >= 0)
+        close(client->fd);
+    client->protocol->destroy(client);
+    free(client->input.data);
+    free(client->mail);
+    pthread_mutex_destroy(&client->lock);
+    free(client);
+}
+
+/* Output. */
+
+/* Send as much of the pieces as the socket takes: the count of bytes, or -errno. */
+static ssize_t send_pieces(int fd, struct iovec *pieces, int count)
+{
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
+    for (;;) {
+        ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent >= 0)
+            return sent;
+        if (errno == EINTR)
+            continue;
+        return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+    }
+}
+
+static bool keep(struct bd_client *client, const uint8_t *data, size_t length,
+                 struct bd_arena *arena)
+{
+    struct bd_unsent *unsent = malloc(sizeof *unsent);
+    if (unsent == NULL)
+        return false;
+    bool shared = arena != NULL && length >= COPY_BELOW && data >= arena->data &&
+                  data + length <= arena->data + arena->capacity;
+    if (shared) {
+        atomic_fetch_add(&arena->refs, 1);
+    } else {
+        arena = bd_arena_new(length);
+        if (arena == NULL) {
+            free(unsent);
+            return false;
+        }
+        memcpy(arena->data, data, length);
+        data = arena->data;
+    }
+    *unsent = (struct bd_unsent){.arena = arena, .data = data, .length = length};
+    if (client->last_unsent != NULL)
+        client->last_unsent->next = unsent;
+    else
+        client->first_unsent = unsent;
+    client->last_unsent = unsent;
+    client->unsent += length;
+    return true;
+}
+
+/* Python watches over clients that do not take their replies. */
+static void note_stall(struct bd_client *client)
+{
+    bool stalled = client->unsent > (client->stalled ? BD_OUTPUT_LOW : BD_OUTPUT_HIGH);
+    if (stalled != client->stalled) {
+        client->stalled = stalled;
+        bd_loop_tell(client);
+    }
+}
+
+void bd_client_send(struct bd_client *client, struct iovec *pieces, int count,
+                    struct bd_arena *arena)
+{
+    if (client->cut || count == 0)
+        return;
+    size_t skip = 0;
+    if (client->first_unsent == NULL) {
+        ssize_t sent = send_pieces(client->fd, pieces, count);
+        if (sent < 0) {
+            bd_client_cut(client);
+            return;
+        }
+        skip = (size_t)sent;
+    }
+    bool was_empty = client->first_unsent == NULL;
+    for (int i = 0; i < count; i++) {
+        if (skip >= pieces[i].iov_len) {
+            skip -= pieces[i].iov_len;
+            continue;
+        }
+        const uint8_t *data = (const uint8_t *)pieces[i].iov_base + skip;
+        if (!keep(client, data, pieces[i].iov_len - skip, arena)) {
+            bd_client_cut(client);
+            return;
+        }
+        skip = 0;
+    }
+    if (client->first_unsent == NULL)
+        return;
+    note_stall(client);
+    if (was_empty)
+        bd_loop_watch(client);
+}
+
+void bd_client_flush(struct bd_client *client)
+{
+    while (client->first_unsent != NULL && !client->cut) {
+        struct iovec pieces[64];
+        int count = 0;
+        size_t total = 0;
+        for (struct bd_unsent *at = client->first_unsent; at != NULL && count < 64; at = at->next) {
+            pieces[count++] = (struct iovec){(void *)(uintptr_t)at->data, at->length};
+            total += at->length;
+        }
+        ssize_t sent = send_pieces(client->fd, pieces, count);
+        if (sent < 0) {
+            bd_client_cut(client);
+            return;
+        }
+        client->unsent -= (size_t)sent;
+        size_t left = (size_t)sent;
+        while (left > 0) {
+            struct bd_unsent *first = client->first_unsent;
+            if (left < first->length) {
+                first->data += left;
+                first->length -= left;
+                break;
+            }
+            left -= first->length;
+            client->first_unsent = first->next;
+            if (client->first_unsent == NULL)
+                client->last_unsent = NULL;
+            bd_arena_release(first->arena);
+            free(first);
+        }
+        if ((size_t)sent < total)
+            break;
+    }
+    note_stall(client);
+    bd_loop_watch(client);
+}
+
+void bd_client_mail(struct bd_client *client, const uint8_t *data, size_t length)
+{
+    if (client->cut)
+        return;
+    if (length > client->mail_capacity - client->mail_length) {
+        size_t capacity = client->mail_length + length;
+        if (capacity < 2 * client->mail_capacity)
+            capacity = 2 * client->mail_capacity;
+        uint8_t *mail = realloc(client->mail, capacity);
+        if (mail == NULL) {
+            bd_client_cut(client);
+            return;
+        }
+        client->mail = mail;
+        client->mail_capacity = capacity;
+    }
+    memcpy(client->mail + client->mail_length, data, length);
+    client->mail_length += length;
+    bd_loop_tell(client);
+}
+
+bool bd_client_has_room(const struct bd_client *client)
+{
+    return client->unsent <= BD_OUTPUT_HIGH && client->mail_length <= BD_MAIL_HIGH &&
+           client->jobs < BD_MAX_JOBS && client->job_bytes <= BD_JOB_BYTES;
+}
+
+void bd_client_stop(struct bd_client *client)
+{
+    if (!client->stopping) {
+        client->stopping = true;
+        bd_loop_attend(client);
+    }
+}
+
+void bd_client_cut(struct bd_client *client)
+{
+    if (!client->cut) {
+        client->cut = true;
+        drop_unsent(client);
+        shutdown(client->fd, SHUT_RDWR); /* the peer is not left waiting for its last jobs */
+    }
+    bd_client_stop(client);
+}

@@ -1,0 +1,184 @@
+#include "jobs.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "loop.h"
+
+struct queue {
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    struct bd_job *first;
+    struct bd_job *last;
+    bool ending;
+};
+
+struct bd_jobs {
+    struct queue syncs;
+    struct queue reads;
+    pthread_t syncer;
+    pthread_t readers[BD_MAX_READERS];
+    unsigned reader_count;
+    bool has_syncer;
+};
+
+static void queue_init(struct queue *queue)
+{
+    pthread_mutex_init(&queue->lock, NULL);
+    pthread_cond_init(&queue->more, NULL);
+}
+
+static void queue_add(struct queue *queue, struct bd_job *job)
+{
+    job->next = NULL;
+    pthread_mutex_lock(&queue->lock);
+    if (queue->first == NULL)
+        queue->first = job;
+    else
+        queue->last->next = job;
+    queue->last = job;
+    pthread_cond_signal(&queue->more);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+static void queue_end(struct queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    queue->ending = true;
+    pthread_cond_broadcast(&queue->more);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* The next job, or all of them; NULL when the queue has ended. */
+static struct bd_job *queue_take(struct queue *queue, bool all)
+{
+    pthread_mutex_lock(&queue->lock);
+    while (queue->first == NULL && !queue->ending)
+        pthread_cond_wait(&queue->more, &queue->lock);
+    struct bd_job *job = queue->first;
+    if (job != NULL) {
+        queue->first = all ? NULL : job->next;
+        if (!all)
+            job->next = NULL;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return job;
+}
+
+/* Have its protocol answer, and let the client go on that waited for this. */
+static void end_job(struct bd_job *job)
+{
+    struct bd_client *client = job->client;
+    pthread_mutex_lock(&client->lock);
+    client->jobs--;
+    if (job->kind == BD_JOB_READ)
+        client->job_bytes -= job->length;
+    if (!client->cut)
+        client->protocol->finish(client, job);
+    bd_loop_relieve(client);
+    pthread_mutex_unlock(&client->lock);
+    bd_arena_release(job->data);
+    free(job);
+    bd_client_release(client);
+}
+
+static void *run_syncs(void *argument)
+{
+    struct bd_jobs *jobs = argument;
+    struct bd_job *group;
+    while ((group = queue_take(&jobs->syncs, true)) != NULL) {
+        struct bd_journal *synced = NULL;
+        int status = 0;
+        while (group != NULL) {
+            struct bd_job *job = group;
+            group = job->next;
+            struct bd_journal *journal = job->client->volume->journal;
+            if (journal != synced) { /* one, unless several stores are served */
+                uint64_t lsn;
+                status = bd_journal_sync(journal, &lsn);
+                synced = journal;
+            }
+            job->status = status;
+            end_job(job);
+        }
+    }
+    return NULL;
+}
+
+static void *run_reads(void *argument)
+{
+    struct bd_jobs *jobs = argument;
+    struct bd_job *job;
+    while ((job = queue_take(&jobs->reads, false)) != NULL) {
+        struct bd_read_fault fault;
+        job->status = bd_volume_read(job->client->volume, job->offset, job->length,
+                                     job->data->data + job->data_at, false, &fault);
+        end_job(job);
+    }
+    return NULL;
+}
+
+struct bd_jobs *bd_jobs_new(unsigned readers)
+{
+    struct bd_jobs *jobs = calloc(1, sizeof *jobs);
+    if (jobs == NULL)
+        return NULL;
+    queue_init(&jobs->syncs);
+    queue_init(&jobs->reads);
+    int error = pthread_create(&jobs->syncer, NULL, run_syncs, jobs);
+    jobs->has_syncer = error == 0;
+    while (error == 0 && jobs->reader_count < readers) {
+        error = pthread_create(&jobs->readers[jobs->reader_count], NULL, run_reads, jobs);
+        if (error == 0)
+            jobs->reader_count++;
+    }
+    if (error != 0) {
+        bd_jobs_free(jobs);
+        errno = error;
+        return NULL;
+    }
+    return jobs;
+}
+
+void bd_jobs_free(struct bd_jobs *jobs)
+{
+    queue_end(&jobs->syncs);
+    queue_end(&jobs->reads);
+    if (jobs->has_syncer)
+        pthread_join(jobs->syncer, NULL);
+    for (unsigned i = 0; i < jobs->reader_count; i++)
+        pthread_join(jobs->readers[i], NULL);
+    free(jobs);
+}
+
+void bd_jobs_add(struct bd_jobs *jobs, struct bd_job *job)
+{
+    queue_add(job->kind == BD_JOB_SYNC ? &jobs->syncs : &jobs->reads, job);
+}
+
+bool bd_loop_begin(struct bd_client *client, const struct bd_job *wanted)
+{
+    bool reads = wanted->kind == BD_JOB_READ;
+    if (client->jobs >= BD_MAX_JOBS || (reads && client->job_bytes > BD_JOB_BYTES))
+        return false;
+    struct bd_job *job = malloc(sizeof *job);
+    if (job == NULL)
+        return false;
+    *job = *wanted;
+    job->client = client;
+    job->status = 0;
+    job->data = NULL;
+    if (reads) {
+        job->data = bd_arena_new(job->data_at + (size_t)job->length);
+        if (job->data == NULL) {
+            free(job);
+            return false;
+        }
+        client->job_bytes += job->length;
+    }
+    client->jobs++;
+    bd_client_retain(client);
+    bd_jobs_add(bd_loop_jobs(client->loop), job);
+    return true;
+}

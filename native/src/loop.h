@@ -1,0 +1,99 @@
+/* The request loop: a few threads that serve clients' sockets without the interpreter.
+ *
+ * Each client belongs to one thread (a worker), which waits for its socket with epoll; all clients
+ * of a worker have their turns in a circle, a bounded piece of work each. Beside the workers there
+ * are threads for what takes a while: one that syncs (one fdatasync for all who wait, on any
+ * connection), and some that read what is not in memory.
+ *
+ * Python hears of its clients through a file descriptor (bd_loop_fd) that becomes readable when any
+ * of them has mail, has stopped, or has begun or ceased to be behind with its output. */
+#ifndef BLOCKD_LOOP_H
+#define BLOCKD_LOOP_H
+
+#include "client.h"
+
+enum {
+    BD_BATCH = 128,           /* requests of one round */
+    BD_ROUND_BYTES = 1 << 20, /* that one round reads; a longer request is a round of its own */
+    BD_ARENA_BYTES = BD_ROUND_BYTES + (64 << 10),
+    BD_SPARE_BYTES = 4 << 20, /* the largest input buffer that is kept for the next client */
+    BD_MAX_WORKERS = 64,
+    BD_MAX_READERS = 64,
+};
+
+struct bd_worker {
+    struct bd_loop *loop;
+    pthread_t thread;
+    int epoll;
+    int wake; /* eventfd */
+
+    /* The thread's own. */
+    struct bd_arena *arena; /* replies are made here */
+    uint8_t *spare;         /* an input buffer that nobody uses, or NULL */
+    size_t spare_capacity;
+    struct bd_client *clients;
+    struct bd_client *first_turn;
+    struct bd_client *last_turn;
+    unsigned held; /* clients with held_until_ns */
+
+    pthread_mutex_t lock; /* after a client's */
+    struct bd_client *attention;
+    bool ending;
+    unsigned count; /* clients; under the loop's lock */
+};
+
+/* `workers` threads serve, `readers` wait for the disk. NULL with errno. */
+struct bd_loop *bd_loop_new(unsigned workers, unsigned readers);
+
+/* Cut all clients and end all threads. What there is of news stays; adding is over. */
+void bd_loop_end(struct bd_loop *loop);
+
+/* After bd_loop_end. */
+void bd_loop_free(struct bd_loop *loop);
+
+/* Readable when bd_loop_news has something. */
+int bd_loop_fd(const struct bd_loop *loop);
+
+/* The next client that has news, with a reference for the caller; NULL when there is none. */
+struct bd_client *bd_loop_news(struct bd_loop *loop);
+
+/* Serve a client from now on, on the worker with the fewest. 0 or -errno, and then it is not
+ * served. */
+int bd_loop_add(struct bd_loop *loop, struct bd_client *client);
+
+/* For protocols. */
+
+/* Between the loop's own files. */
+void *bd_worker_run(void *worker);
+struct bd_jobs *bd_loop_jobs(struct bd_loop *loop);
+void bd_loop_left(struct bd_worker *worker);
+
+/* The client's lock is held: what it waited for may have come. */
+void bd_loop_relieve(struct bd_client *client);
+
+/* An arena for a round whose replies take `bytes`: the worker's own, which nobody else refers to,
+ * or a larger one. The caller releases it. NULL when memory runs out. */
+struct bd_arena *bd_worker_arena(struct bd_worker *worker, size_t bytes);
+
+/* Something was written: when the journal is nearly full, the client's next round has to wait. On
+ * the loop's thread, without the lock. */
+void bd_worker_slow_down(struct bd_client *client);
+
+/* Have a job done on another thread: it refers to the client, and counts in client->jobs. It is
+ * freed after `finish`. The client's lock is held. False when memory or the bounds refuse it; then
+ * nothing has happened. READ gets its buffer here, `data_at` bytes before its data. */
+bool bd_loop_begin(struct bd_client *client, const struct bd_job *job);
+
+/* The clients' lock is held: Python is to look at the client. */
+void bd_loop_tell(struct bd_client *client);
+
+/* The client's lock is held: its worker is to look at it. */
+void bd_loop_attend(struct bd_client *client);
+
+/* The client's lock is held: what epoll is to watch its socket for may have changed. */
+void bd_loop_watch(struct bd_client *client);
+
+/* CLOCK_REALTIME, for records of the journal. */
+uint64_t bd_loop_now_ns(void);
+
+#endif

@@ -1,0 +1,366 @@
+#include "nbd_serve.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "batch.h"
+#include "big_endian.h"
+#include "nbd_reply.h"
+#include "nbd_wire.h"
+
+struct nbd_client {
+    struct bd_client base;
+    struct bd_nbd_terms terms;
+    uint64_t pass; /* bytes of payload that are still to come of a request that went by mail */
+};
+
+struct request {
+    uint64_t cookie;
+    uint64_t offset;
+    uint64_t length;
+    uint16_t flags;
+    uint16_t command;
+    size_t at;    /* of its header, in the input */
+    size_t bytes; /* header and payload */
+};
+
+struct round {
+    int count;
+    size_t read_bytes;
+    struct request requests[BD_BATCH];
+    struct bd_action actions[BD_BATCH];
+};
+
+static struct nbd_client *nbd_client(struct bd_client *client)
+{
+    return (struct nbd_client *)client;
+}
+
+static size_t header_bytes(const struct nbd_client *client)
+{
+    return client->terms.replies == BD_NBD_EXTENDED ? BD_NBD_EXTENDED_REQUEST : BD_NBD_REQUEST;
+}
+
+static bool decode(const struct nbd_client *client, const uint8_t *at, struct request *request)
+{
+    bool extended = client->terms.replies == BD_NBD_EXTENDED;
+    if (bd_get_be32(at) != (extended ? BD_NBD_EXTENDED_REQUEST_MAGIC : BD_NBD_REQUEST_MAGIC))
+        return false;
+    request->flags = bd_get_be16(at + 4);
+    request->command = bd_get_be16(at + 6);
+    request->cookie = bd_get_be64(at + 8);
+    request->offset = bd_get_be64(at + 16);
+    request->length = extended ? bd_get_be64(at + 24) : bd_get_be32(at + 24);
+    return true;
+}
+
+/* Bytes that follow the header, whether or not the request is in order. */
+static uint64_t payload_bytes(const struct nbd_client *client, const struct request *request)
+{
+    bool follows = client->terms.replies == BD_NBD_EXTENDED
+                       ? (request->flags & BD_NBD_CMD_FLAG_PAYLOAD_LEN) != 0
+                       : request->command == BD_NBD_CMD_WRITE;
+    return follows ? request->length : 0;
+}
+
+static bool good_range(const struct bd_nbd_terms *terms, const struct request *request)
+{
+    return request->length > 0 && request->offset <= terms->size &&
+           request->length <= terms->size - request->offset &&
+           ((request->offset | request->length) & (terms->minimum_block - 1)) == 0;
+}
+
+/* The action of a request that is ours; false for one that is Python's. */
+static bool plain(const struct nbd_client *client, const struct request *request,
+                  struct bd_action *action)
+{
+    const struct bd_nbd_terms *terms = &client->terms;
+    uint16_t flags = request->flags & (uint16_t)~BD_NBD_CMD_FLAG_FUA;
+    *action = (struct bd_action){.offset = request->offset,
+                                 .length = request->length,
+                                 .sync = (request->flags & BD_NBD_CMD_FLAG_FUA) != 0};
+    switch (request->command) {
+    case BD_NBD_CMD_READ:
+        action->kind = BD_ACTION_READ;
+        return request->flags == 0 && good_range(terms, request) &&
+               request->length <= terms->max_payload;
+    case BD_NBD_CMD_WRITE:
+        action->kind = BD_ACTION_WRITE;
+        return flags == (terms->replies == BD_NBD_EXTENDED ? BD_NBD_CMD_FLAG_PAYLOAD_LEN : 0) &&
+               !terms->read_only && good_range(terms, request) &&
+               request->length <= terms->max_payload;
+    case BD_NBD_CMD_TRIM:
+        action->kind = BD_ACTION_UNMAP;
+        return flags == 0 && !terms->read_only && good_range(terms, request);
+    case BD_NBD_CMD_WRITE_ZEROES:
+        action->kind = BD_ACTION_ZERO;
+        return (flags & ~(BD_NBD_CMD_FLAG_NO_HOLE | BD_NBD_CMD_FLAG_FAST_ZERO)) == 0 &&
+               !terms->read_only && good_range(terms, request);
+    case BD_NBD_CMD_FLUSH:
+        action->kind = BD_ACTION_FLUSH;
+        return request->flags == 0 && request->offset == 0 && request->length == 0;
+    default:
+        return false;
+    }
+}
+
+/* The payload of a request that went by mail goes the same way. False: more of it has to come. */
+static bool pass_on(struct nbd_client *client)
+{
+    struct bd_client *base = &client->base;
+    size_t have = base->input.end - base->input.start;
+    size_t taken = client->pass < have ? (size_t)client->pass : have;
+    if (taken > 0) {
+        pthread_mutex_lock(&base->lock);
+        bd_client_mail(base, base->input.data + base->input.start, taken);
+        pthread_mutex_unlock(&base->lock);
+        base->input.start += taken;
+        client->pass -= taken;
+    }
+    return client->pass == 0;
+}
+
+/* What the input holds, up to the end of a round. SOME: the round is full, or a request for Python
+ * is next; STOP: what is next ends the loop's part. */
+static enum bd_served gather(struct nbd_client *client, struct round *round)
+{
+    struct bd_client *base = &client->base;
+    size_t header = header_bytes(client);
+    size_t at = base->input.start;
+    size_t end = base->input.end;
+    base->need = header;
+    while (round->count < BD_BATCH) {
+        struct request *request = &round->requests[round->count];
+        struct bd_action *action = &round->actions[round->count];
+        if (end - at < header)
+            return BD_SERVED_ALL;
+        if (!decode(client, base->input.data + at, request) || request->command == BD_NBD_CMD_DISC)
+            return BD_SERVED_STOP;
+        if (!plain(client, request, action))
+            return BD_SERVED_SOME;
+        request->at = at;
+        request->bytes = header;
+        if (action->kind == BD_ACTION_WRITE) {
+            request->bytes += (size_t)request->length;
+            if (end - at < request->bytes) {
+                base->need = request->bytes;
+                return BD_SERVED_ALL;
+            }
+            action->data = base->input.data + at + header;
+        } else if (action->kind == BD_ACTION_READ) {
+            size_t bytes = bd_nbd_data_header(client->terms.replies) + (size_t)request->length;
+            if (round->count > 0 && round->read_bytes + bytes > BD_ROUND_BYTES)
+                return BD_SERVED_SOME;
+            round->read_bytes += bytes;
+        }
+        at += request->bytes;
+        base->input.start = at;
+        round->count++;
+    }
+    return BD_SERVED_SOME;
+}
+
+/* The one request at the start of the input goes to Python. */
+static void mail_next(struct nbd_client *client)
+{
+    struct bd_client *base = &client->base;
+    const uint8_t *at = base->input.data + base->input.start;
+    struct request request;
+    decode(client, at, &request);
+    pthread_mutex_lock(&base->lock);
+    bd_client_mail(base, at, header_bytes(client));
+    pthread_mutex_unlock(&base->lock);
+    base->input.start += header_bytes(client);
+    client->pass = payload_bytes(client, &request);
+    pass_on(client);
+}
+
+static void place_reads(struct round *round, enum bd_nbd_replies kind, struct bd_arena *arena)
+{
+    size_t used = 0;
+    for (int i = 0; i < round->count; i++) {
+        if (round->actions[i].kind != BD_ACTION_READ)
+            continue;
+        used += bd_nbd_data_header(kind);
+        round->actions[i].data = arena->data + used;
+        used += (size_t)round->requests[i].length;
+    }
+}
+
+/* What a FUA write or a FLUSH becomes if the sync fails: a FLUSH, which the engine answers. */
+static void encode_flush(const struct nbd_client *client, uint64_t cookie, uint8_t *at)
+{
+    bool extended = client->terms.replies == BD_NBD_EXTENDED;
+    memset(at, 0, header_bytes(client));
+    bd_put_be32(at, extended ? BD_NBD_EXTENDED_REQUEST_MAGIC : BD_NBD_REQUEST_MAGIC);
+    bd_put_be16(at + 6, BD_NBD_CMD_FLUSH);
+    bd_put_be64(at + 8, cookie);
+}
+
+static bool begin_job(struct nbd_client *client, const struct request *request, bool sync)
+{
+    struct bd_client *base = &client->base;
+    struct bd_job job = {.kind = sync ? BD_JOB_SYNC : BD_JOB_READ,
+                         .offset = request->offset,
+                         .length = request->length,
+                         .data_at = BD_NBD_DATA_HEADER,
+                         .cookie = request->cookie,
+                         .flags = request->command};
+    if (sync)
+        encode_flush(client, request->cookie, job.header);
+    else
+        memcpy(job.header, base->input.data + request->at, header_bytes(client));
+    return bd_loop_begin(base, &job);
+}
+
+static void count(struct bd_counters *counters, uint32_t command, uint64_t length)
+{
+    switch (command) {
+    case BD_NBD_CMD_READ:
+        counters->reads++;
+        counters->read_bytes += length;
+        break;
+    case BD_NBD_CMD_WRITE:
+        counters->writes++;
+        counters->written_bytes += length;
+        break;
+    case BD_NBD_CMD_FLUSH:
+        counters->flushes++;
+        break;
+    case BD_NBD_CMD_TRIM:
+        counters->unmaps++;
+        break;
+    default:
+        counters->zeroes++;
+        break;
+    }
+}
+
+/* Answer what is done, begin the jobs of what waits, mail what failed. The lock is held. */
+static void answer(struct nbd_client *client, struct round *round, struct bd_arena *arena)
+{
+    struct bd_client *base = &client->base;
+    struct bd_nbd_output output;
+    bd_nbd_output_init(&output, client->terms.replies);
+    for (int i = 0; i < round->count; i++) {
+        const struct request *request = &round->requests[i];
+        const struct bd_action *action = &round->actions[i];
+        bool ours = true;
+        if (action->state == BD_ACTION_DONE && action->status == 0) {
+            count(&base->counters, request->command, request->length);
+            if (action->kind == BD_ACTION_READ)
+                bd_nbd_put_data(&output, request->cookie, request->offset, action->data,
+                                (size_t)request->length, round->count - i);
+            else
+                bd_nbd_put_done(&output, request->cookie, request->offset);
+        } else if (action->state == BD_ACTION_WAIT_SYNC) {
+            ours = begin_job(client, request, true);
+        } else if (action->state == BD_ACTION_WAIT_READ) {
+            ours = begin_job(client, request, false);
+        } else {
+            ours = false;
+        }
+        if (!ours)
+            bd_client_mail(base, base->input.data + request->at, request->bytes);
+    }
+    bd_client_send(base, output.pieces, output.count, arena);
+}
+
+static bool has_written(const struct round *round)
+{
+    for (int i = 0; i < round->count; i++)
+        if (round->actions[i].kind != BD_ACTION_READ && round->actions[i].kind != BD_ACTION_FLUSH)
+            return true;
+    return false;
+}
+
+static void execute(struct nbd_client *client, struct bd_worker *worker, struct round *round)
+{
+    struct bd_client *base = &client->base;
+    struct bd_arena *arena = NULL;
+    if (round->read_bytes > 0) {
+        arena = bd_worker_arena(worker, round->read_bytes);
+        if (arena == NULL) {
+            pthread_mutex_lock(&base->lock);
+            bd_client_cut(base);
+            pthread_mutex_unlock(&base->lock);
+            return;
+        }
+        place_reads(round, client->terms.replies, arena);
+    }
+    bd_batch_execute(base->volume, round->actions, round->count, bd_loop_now_ns());
+    pthread_mutex_lock(&base->lock);
+    answer(client, round, arena);
+    pthread_mutex_unlock(&base->lock);
+    bd_arena_release(arena);
+    if (has_written(round))
+        bd_worker_slow_down(base);
+}
+
+static enum bd_served serve(struct bd_client *base, struct bd_worker *worker)
+{
+    struct nbd_client *client = nbd_client(base);
+    pthread_mutex_lock(&base->lock);
+    bool room = bd_client_has_room(base);
+    pthread_mutex_unlock(&base->lock);
+    if (!room)
+        return BD_SERVED_BLOCKED;
+    if (client->pass > 0) {
+        base->need = 0;
+        return pass_on(client) ? BD_SERVED_SOME : BD_SERVED_ALL;
+    }
+    struct round round;
+    round.count = 0;
+    round.read_bytes = 0;
+    enum bd_served served = gather(client, &round);
+    if (round.count > 0) {
+        execute(client, worker, &round);
+        return served == BD_SERVED_STOP ? BD_SERVED_SOME : served;
+    }
+    if (served == BD_SERVED_SOME) /* not a single one of ours */
+        mail_next(client);
+    return served;
+}
+
+static void finish(struct bd_client *base, struct bd_job *job)
+{
+    struct nbd_client *client = nbd_client(base);
+    if (job->status < 0) {
+        bd_client_mail(base, job->header, header_bytes(client));
+        return;
+    }
+    count(&base->counters, job->flags, job->length);
+    struct bd_nbd_output output;
+    bd_nbd_output_init(&output, client->terms.replies);
+    if (job->kind == BD_JOB_READ)
+        bd_nbd_put_data(&output, job->cookie, job->offset, job->data->data + job->data_at,
+                        (size_t)job->length, 1);
+    else
+        bd_nbd_put_done(&output, job->cookie, job->offset);
+    bd_client_send(base, output.pieces, output.count, job->data);
+}
+
+static void destroy(struct bd_client *base)
+{
+    (void)base;
+}
+
+static const struct bd_protocol nbd = {serve, finish, destroy};
+
+struct bd_client *bd_nbd_client_new(struct bd_volume *volume, int fd,
+                                    const struct bd_nbd_terms *terms, const uint8_t *input,
+                                    size_t input_length)
+{
+    struct nbd_client *client = malloc(sizeof *client);
+    if (client == NULL)
+        return NULL;
+    if (bd_client_init(&client->base, &nbd, volume, fd, input, input_length) < 0) {
+        free(client);
+        return NULL;
+    }
+    client->terms = *terms;
+    client->pass = 0;
+    return &client->base;
+}

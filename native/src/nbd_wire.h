@@ -1,0 +1,39 @@
+/* NBD on the wire, as far as the loop needs it; big-endian. Names as in the protocol's text. */
+#ifndef BLOCKD_NBD_WIRE_H
+#define BLOCKD_NBD_WIRE_H
+
+#include <stdint.h>
+
+enum {
+    BD_NBD_REQUEST = 28, /* bytes of a header */
+    BD_NBD_EXTENDED_REQUEST = 32,
+    BD_NBD_SIMPLE_REPLY = 16,
+    BD_NBD_STRUCTURED_REPLY = 20,
+    BD_NBD_EXTENDED_REPLY = 32,
+    BD_NBD_CHUNK_OFFSET = 8,
+
+    BD_NBD_CMD_READ = 0,
+    BD_NBD_CMD_WRITE = 1,
+    BD_NBD_CMD_DISC = 2,
+    BD_NBD_CMD_FLUSH = 3,
+    BD_NBD_CMD_TRIM = 4,
+    BD_NBD_CMD_WRITE_ZEROES = 6,
+
+    BD_NBD_CMD_FLAG_FUA = 1,
+    BD_NBD_CMD_FLAG_NO_HOLE = 2,
+    BD_NBD_CMD_FLAG_FAST_ZERO = 16,
+    BD_NBD_CMD_FLAG_PAYLOAD_LEN = 32,
+
+    BD_NBD_REPLY_FLAG_DONE = 1,
+    BD_NBD_REPLY_NONE = 0,
+    BD_NBD_REPLY_OFFSET_DATA = 1,
+    BD_NBD_REPLY_OFFSET_HOLE = 2,
+};
+
+#define BD_NBD_REQUEST_MAGIC UINT32_C(0x25609513)
+#define BD_NBD_EXTENDED_REQUEST_MAGIC UINT32_C(0x21e41c71)
+#define BD_NBD_SIMPLE_REPLY_MAGIC UINT32_C(0x67446698)
+#define BD_NBD_STRUCTURED_REPLY_MAGIC UINT32_C(0x668e33ef)
+#define BD_NBD_EXTENDED_REPLY_MAGIC UINT32_C(0x6e8a278c)
+
+#endif
