@@ -12,10 +12,10 @@ every 8th     it goes on: versions open, writes are taken, a destage round, a wh
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from tests.sim.catalogue.life import Lived
+from tests.sim.catalogue.life import Lived, Workload
 from tests.sim.crash_window import StateName, all_names, cut_points, images
 from tests.sim.image import Image
 from tests.sim.store_rig import IndexChanged, MetaCommitted, StoreRig
@@ -27,6 +27,7 @@ from volume.layout import ZERO_ID
 NESTED_EVERY = 6
 NESTED_IMAGES = 2
 GOES_ON_EVERY = 8
+ALL_CHECKS = 0  # a number of which every check is made
 SAMPLE = 4  # versions of each volume that are opened where it goes on
 
 
@@ -89,7 +90,7 @@ def _promise(model: Model) -> object:
 
 def check_state(lived: Lived, moment: Moment, image: Image, number: int) -> None:
     """Raise unless the store recovers from this state with all promises kept. `number` decides
-    which of the rarer checks are made; 0: all."""
+    which of the rarer checks are made."""
     model = Model() if moment.known is None else moment.known.model.copy()
     options = lived.workload.options
     clock = None if moment.known is None else moment.known.clock()
@@ -174,20 +175,43 @@ class StateFailed(AssertionError):
     """A state breaks a promise; the message has the command that replays it."""
 
 
-def check_workload(lived: Lived, *, limit: int | None) -> Tally:
-    """Check distinct states of a workload: `limit` of them, drawn by its name; None: all.
+def check_workload(
+    lived: Lived,
+    *,
+    limit: int | None,
+    tally: Tally | None = None,
+    told: Callable[[], None] = lambda: None,
+) -> Tally:
+    """Check distinct states of a workload: `limit` of them, drawn by its name; None: all. `told` is
+    called for each.
 
     StateFailed at the first one that breaks a promise."""
-    tally = Tally()
+    tally = tally or Tally()
     for number, (name, moment, image) in enumerate(distinct_states(lived, limit, tally)):
+        told()
         try:
             check_state(lived, moment, image, number + 1)
         except Exception as error:
-            raise StateFailed(told(lived, name, error)) from error
+            raise StateFailed(_message(lived, name, error)) from error
     return tally
 
 
-def told(lived: Lived, name: StateName, error: Exception) -> str:
+def check_named(lived: Lived, name: StateName) -> None:
+    """Check one state, with all checks. Raises what it finds."""
+    moments = Moments(lived.trace, lived.base_meta, {})
+    for _, image in images(lived.trace, [name]):
+        check_state(lived, moments.at(name.point), image, ALL_CHECKS)
+
+
+def check_in_gate(workload: Workload) -> None:
+    """What the commit gate does with a workload. StateFailed, AssertionError."""
+    tally = check_workload(workload.lived(), limit=workload.gate)
+    assert tally.states >= workload.states, (
+        f"{workload.name} has {tally.states} states only; let it do more, or say so"
+    )
+
+
+def _message(lived: Lived, name: StateName, error: Exception) -> str:
     workload = lived.workload.name
     return (
         f"{workload}, state {name}: {error!r}\n"

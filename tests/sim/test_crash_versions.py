@@ -1,0 +1,13 @@
+"""Crash states of the catalogue's workloads of versions; see `tests.sim.crash_check`."""
+
+import pytest
+
+from tests.sim.catalogue import versions
+from tests.sim.crash_check import check_in_gate
+
+WORKLOADS = versions.CATALOGUE.workloads
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_crash_leaves_what_was_promised(name: str) -> None:
+    check_in_gate(WORKLOADS[name])
