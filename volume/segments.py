@@ -141,12 +141,17 @@ class SegmentPool:
             return None
         return LogSegment(slot, file, node_epoch, sequence, first_lsn, synced_lsn, chain)
 
+    def _header_of(self, slot: int) -> LogSegment | None:
+        """As `read_header`, of a slot that may be removed meanwhile: not while it is read."""
+        with self._lock:
+            return self.read_header(slot) if slot in self._files else None
+
     def log_from(self, sequence: int) -> list[LogSegment]:
         """Segments whose headers say `sequence` or later, in order: those of the log, and perhaps
         some that a crash has cut off from it. OSError."""
         with self._lock:
             slots = list(self._files)
-        found = [self.read_header(slot) for slot in slots]
+        found = [self._header_of(slot) for slot in slots]
         log = [segment for segment in found if segment and segment.sequence >= sequence]
         return sorted(log, key=lambda segment: segment.sequence)
 
@@ -232,11 +237,11 @@ class SegmentPool:
     def _remove(self, held: _Held) -> None:
         if held.known:
             self._journal.remove(held.slot)
-        with self._lock:
-            file = self._files.pop(held.slot)
-        file.close()
         self._disk.unlink(segment_path(held.slot))
         fail_point("segment.removed")
+        with self._lock:  # only now: another thread that makes a segment may take the name
+            file = self._files.pop(held.slot)
+        file.close()
 
     @property
     def live_count(self) -> int:

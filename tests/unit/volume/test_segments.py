@@ -1,0 +1,67 @@
+from threading import Thread
+
+from native import Journal
+from tests.sim.faults import Fault, Stall
+from tests.sim.simdisk import SimDisk
+from volume.options import JournalGeometry
+from volume.segments import FOLDER, LogSegment, SegmentPool, segment_path
+
+STORE_UUID = bytes(range(16))
+SEGMENT_BYTES = 16 * 1024
+
+
+class Rig:
+    """A pool with ready segments, and an old one of the window."""
+
+    def __init__(self) -> None:
+        self.disk = SimDisk()
+        self.disk.mkdir(FOLDER)
+        self.journal = Journal(STORE_UUID, SEGMENT_BYTES, 1)
+        geometry = JournalGeometry(SEGMENT_BYTES, 16 * SEGMENT_BYTES)
+        self.pool = SegmentPool(self.disk, self.journal, geometry, STORE_UUID)
+        while self.pool.tend():
+            pass
+        self.old = self.pool.count
+        file = self.disk.open(segment_path(self.old), create=True)
+        self.pool.add(self.old, file)
+        self.pool.hold_found(LogSegment(self.old, file, 1, 1, 1, 0, 0), until_ns=0)
+
+    def let_go(self) -> int:
+        """Give the old segment's space back."""
+        return self.pool.expire(0, 1, 0, None, lambda _: None, shrink=True)
+
+
+def test_a_segment_is_made_while_another_is_removed() -> None:
+    """One thread gives a segment of the window back while another makes one, which must not take
+    the name that is about to go: the disk would say "exists", and that sealed the store."""
+    rig = Rig()
+
+    def make() -> None:
+        rig.journal.append_mark(0)  # takes a ready segment
+        assert rig.pool.tend()
+
+    rig.disk.faults.add(Fault("unlink", Stall(make), segment_path(rig.old)))
+    assert rig.let_go() == 1
+    slots = [*range(rig.old), rig.old + 1]
+    assert [f"{FOLDER}/{name}" for name in rig.disk.list(FOLDER)] == [
+        segment_path(slot) for slot in slots
+    ]
+    assert rig.pool.count == len(slots)
+    assert not rig.pool.tend()
+    rig.pool.close()
+
+
+def test_a_segment_that_is_removed_while_the_log_is_listed_is_none_of_it() -> None:
+    rig = Rig()
+    remover = Thread(target=rig.let_go)
+
+    def remove() -> None:
+        remover.start()
+        remover.join(0.05)  # not for ever: it has to wait for whoever reads a header
+
+    rig.disk.faults.add(Fault("pread", Stall(remove), segment_path(0)))
+    assert rig.pool.log_from(1) == []
+    remover.join()
+    assert rig.pool.held_count == 0
+    assert rig.pool.count == rig.old
+    rig.pool.close()
