@@ -1,0 +1,123 @@
+/* What the files of the iSCSI protocol share: its client, a round, and the parts of serving one. */
+#ifndef BLOCKD_ISCSI_CLIENT_H
+#define BLOCKD_ISCSI_CLIENT_H
+
+#include "iscsi_serve.h"
+
+struct iscsi_client {
+    struct bd_client base;
+    struct bd_iscsi_terms terms;
+    struct bd_iscsi_lun luns[BD_ISCSI_LUNS];
+    atomic_bool heard;
+    pthread_mutex_t round_lock; /* before base.lock: somebody serves a round */
+
+    /* Under base.lock. */
+    struct bd_iscsi_numbers numbers;
+    struct bd_iscsi_command *first_command; /* in the order in which they came */
+    struct bd_iscsi_command *last_command;
+    uint64_t held; /* bytes of commands that are charged */
+};
+
+static inline struct iscsi_client *iscsi_client(struct bd_client *client)
+{
+    return (struct iscsi_client *)client;
+}
+
+/* A PDU in the input. */
+struct iscsi_pdu {
+    const uint8_t *bhs;
+    const uint8_t *data;
+    size_t length; /* of the data, without padding */
+};
+
+/* What is to be answered at the end of a round. */
+struct iscsi_item {
+    const uint8_t *bhs;               /* in the input, or the command's */
+    struct bd_iscsi_command *command; /* NULL: it came whole in this round */
+    uint32_t itt;
+    uint8_t lun;
+    bool is_ping;
+    const uint8_t *ping; /* what is echoed */
+    size_t ping_length;
+    size_t out_at; /* where its reply is made, in the arena */
+};
+
+struct iscsi_round {
+    int count;
+    size_t out_bytes;
+    bool has_written;
+    bool asks; /* commands want R2Ts */
+    struct iscsi_item items[BD_BATCH];
+    struct bd_action actions[BD_BATCH];
+};
+
+enum iscsi_taken {
+    ISCSI_TAKEN,
+    ISCSI_FULL, /* it is for the next round */
+    ISCSI_RARE, /* it is the engine's */
+};
+
+/* iscsi_command.c */
+
+/* The action of a SCSI Command that is served here, where `lun` says; false for any other. Its data
+ * is not looked at. */
+bool bd_iscsi_decode(const struct iscsi_client *client, const uint8_t *bhs, uint8_t *lun,
+                     struct bd_action *action);
+/* Take a SCSI Command into the round, or begin to collect its data. */
+enum iscsi_taken bd_iscsi_take_command(struct iscsi_client *client, struct iscsi_round *round,
+                                       const struct iscsi_pdu *pdu);
+enum iscsi_taken bd_iscsi_take_ping(struct iscsi_client *client, struct iscsi_round *round,
+                                    const struct iscsi_pdu *pdu);
+
+/* iscsi_collect.c */
+
+/* A command in the book, with room for the data of a WRITE; NULL when memory runs out. */
+struct bd_iscsi_command *bd_iscsi_command_new(struct iscsi_client *client, const uint8_t *bhs,
+                                              uint8_t lun, const struct bd_action *action);
+/* Out of the book, and free. */
+void bd_iscsi_command_end(struct iscsi_client *client, struct bd_iscsi_command *command);
+/* Its data is not needed any more, or not here. */
+void bd_iscsi_command_release(struct iscsi_client *client, struct bd_iscsi_command *command);
+struct bd_iscsi_command *bd_iscsi_command_of(struct iscsi_client *client, uint32_t itt);
+
+/* A Data-Out. */
+enum iscsi_taken bd_iscsi_take_data(struct iscsi_client *client, struct iscsi_round *round,
+                                    const struct iscsi_pdu *pdu);
+/* Its data is whole: an item of the round. */
+void bd_iscsi_add_collected(struct iscsi_client *client, struct iscsi_round *round,
+                            struct bd_iscsi_command *command);
+
+/* iscsi_reply.c */
+
+enum { ISCSI_HEADERS_BYTES = (BD_ISCSI_BHS + 2 * BD_ISCSI_DIGEST + 4) * BD_ISCSI_MAX_SEGMENTS };
+
+struct iscsi_output {
+    struct iscsi_client *client;
+    struct bd_arena *arena; /* in which pieces lie */
+    int count;
+    struct iovec pieces[BD_SENT_PIECES];
+    size_t header_bytes;
+    uint8_t headers[(BD_ISCSI_BHS + BD_ISCSI_DIGEST) * BD_BATCH]; /* of R2Ts */
+};
+
+/* Bytes before the data of a reply. */
+size_t bd_iscsi_header_bytes(const struct iscsi_client *client);
+/* Data-Ins that a READ of `length` bytes takes. */
+size_t bd_iscsi_segments(const struct iscsi_client *client, size_t length);
+/* Bytes of an arena that the reply takes, data included. */
+size_t bd_iscsi_data_in_bytes(const struct iscsi_client *client, size_t length);
+size_t bd_iscsi_short_bytes(const struct iscsi_client *client, size_t length);
+
+/* Replies, with the lock held. A command's room in the window is given back by it. */
+
+void bd_iscsi_put_good(struct iscsi_output *output, uint32_t itt, uint32_t r2t_sn, uint8_t *at);
+/* `data` has room for a header before it; the headers between Data-Ins are made at `extra`. */
+void bd_iscsi_put_data_in(struct iscsi_output *output, uint32_t itt, uint8_t *data, size_t length,
+                          uint8_t *extra);
+void bd_iscsi_put_nop_in(struct iscsi_output *output, const struct iscsi_item *item, uint8_t *at);
+/* As many R2Ts as there may be and is room for. */
+void bd_iscsi_put_r2ts(struct iscsi_output *output, struct bd_iscsi_command *command);
+/* Everything leaves. */
+void bd_iscsi_flush(struct iscsi_output *output);
+
+#endif

@@ -1,0 +1,142 @@
+/* Commands that outlive the round in which they came, and the data-out that is collected for them:
+ * RFC 7143 11.7, 11.8; blockd/iscsi/data_out.py and command.py have the same rules. What breaks one
+ * of these is not taken: the engine takes it, and says what is wrong. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "big_endian.h"
+#include "iscsi_client.h"
+
+struct bd_iscsi_command *bd_iscsi_command_new(struct iscsi_client *client, const uint8_t *bhs,
+                                              uint8_t lun, const struct bd_action *action)
+{
+    struct bd_iscsi_command *command = calloc(1, sizeof *command);
+    if (command == NULL)
+        return NULL;
+    memcpy(command->bhs, bhs, BD_ISCSI_BHS);
+    command->itt = bd_get_be32(bhs + BD_ISCSI_AT_ITT);
+    command->lun = lun;
+    command->action = *action;
+    command->action.data = NULL;
+    if (action->kind == BD_ACTION_WRITE) {
+        command->action.data = malloc((size_t)action->length);
+        if (command->action.data == NULL) {
+            free(command);
+            return NULL;
+        }
+    }
+    if (client->last_command != NULL)
+        client->last_command->next = command;
+    else
+        client->first_command = command;
+    client->last_command = command;
+    return command;
+}
+
+void bd_iscsi_command_release(struct iscsi_client *client, struct bd_iscsi_command *command)
+{
+    if (command->charged)
+        client->held -= command->action.length;
+    command->charged = false;
+}
+
+void bd_iscsi_command_end(struct iscsi_client *client, struct bd_iscsi_command *command)
+{
+    struct bd_iscsi_command *before = NULL;
+    struct bd_iscsi_command *at = client->first_command;
+    while (at != command) {
+        before = at;
+        at = at->next;
+    }
+    if (before == NULL)
+        client->first_command = command->next;
+    else
+        before->next = command->next;
+    if (client->last_command == command)
+        client->last_command = before;
+    bd_iscsi_command_release(client, command);
+    free(command->action.data);
+    free(command);
+}
+
+struct bd_iscsi_command *bd_iscsi_command_of(struct iscsi_client *client, uint32_t itt)
+{
+    struct bd_iscsi_command *command = client->first_command;
+    while (command != NULL && command->itt != itt)
+        command = command->next;
+    return command;
+}
+
+void bd_iscsi_add_collected(struct iscsi_client *client, struct iscsi_round *round,
+                            struct bd_iscsi_command *command)
+{
+    command->asks = false;
+    command->state = BD_ISCSI_UNDER_WAY;
+    round->items[round->count] = (struct iscsi_item){.bhs = command->bhs,
+                                                     .command = command,
+                                                     .itt = command->itt,
+                                                     .lun = command->lun,
+                                                     .out_at = round->out_bytes};
+    round->actions[round->count] = command->action;
+    round->out_bytes += bd_iscsi_short_bytes(client, 0);
+    round->has_written = true;
+    round->count++;
+}
+
+static bool good_unsolicited(const struct iscsi_client *client,
+                             const struct bd_iscsi_command *command, uint64_t end, uint32_t data_sn)
+{
+    return command->unsolicited && data_sn == command->unsolicited_sn &&
+           end <= client->terms.first_burst && end <= command->action.length;
+}
+
+/* The oldest R2T is the only one whose answer may come now. */
+static bool good_solicited(const struct bd_iscsi_command *command, uint32_t ttt, uint64_t end,
+                           uint32_t data_sn, bool final)
+{
+    const struct bd_iscsi_burst *burst = &command->bursts[command->first_burst];
+    return command->burst_count > 0 && burst->ttt == ttt && burst->at == command->got &&
+           data_sn == burst->data_sn && end <= burst->end && final == (end == burst->end);
+}
+
+enum iscsi_taken bd_iscsi_take_data(struct iscsi_client *client, struct iscsi_round *round,
+                                    const struct iscsi_pdu *pdu)
+{
+    const uint8_t *bhs = pdu->bhs;
+    struct bd_iscsi_command *command =
+        bd_iscsi_command_of(client, bd_get_be32(bhs + BD_ISCSI_AT_ITT));
+    if (command == NULL || command->state != BD_ISCSI_COLLECTING)
+        return ISCSI_RARE;
+    uint32_t ttt = bd_get_be32(bhs + BD_ISCSI_AT_TTT);
+    uint32_t data_sn = bd_get_be32(bhs + BD_ISCSI_AT_DATA_SN);
+    uint32_t offset = bd_get_be32(bhs + BD_ISCSI_AT_OFFSET);
+    uint64_t end = (uint64_t)offset + pdu->length;
+    bool final = (bhs[1] & BD_ISCSI_FINAL) != 0;
+    bool asked_for = ttt != BD_ISCSI_NO_TAG;
+    if (offset != command->got || !(asked_for ? good_solicited(command, ttt, end, data_sn, final)
+                                              : good_unsolicited(client, command, end, data_sn)))
+        return ISCSI_RARE;
+    if (pdu->length > 0)
+        memcpy(command->action.data + offset, pdu->data, pdu->length);
+    command->got = (uint32_t)end;
+    if (asked_for) {
+        struct bd_iscsi_burst *burst = &command->bursts[command->first_burst];
+        burst->at = command->got;
+        burst->data_sn++;
+        if (final) {
+            command->first_burst = (command->first_burst + 1) % BD_ISCSI_MAX_BURSTS;
+            command->burst_count--;
+        }
+    } else {
+        command->asked = command->got;
+        command->unsolicited_sn++;
+        command->unsolicited = !final;
+    }
+    if (!final)
+        return ISCSI_TAKEN;
+    if (command->got == command->action.length)
+        bd_iscsi_add_collected(client, round, command);
+    else
+        command->asks = round->asks = true;
+    return ISCSI_TAKEN;
+}
