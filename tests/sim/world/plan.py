@@ -1,0 +1,101 @@
+"""What happens in a world, as a list of acts drawn from its seed before it begins.
+
+An act's own choices come from a generator of its own, (seed, index): leaving some acts out changes
+nothing in what the others ask for. That is what shrinking rests on.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+CLIENTS = ("nbd-left", "nbd-right", "iscsi-left")
+OPERATOR, NEMESIS = "operator", "nemesis"
+
+_CLIENT_ACTS = {"io": 20, "leave": 1, "vanish": 1, "dawdle": 1}
+_OPERATOR_ACTS = {
+    "snapshot": 6,
+    "read-snapshot": 5,
+    "drop-snapshot": 2,
+    "clone": 2,
+    "drop-clone": 2,
+    "restore": 1,
+    "resize": 2,
+    "collect": 2,
+    "rest": 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What goes wrong in a world."""
+
+    name: str
+    nemesis: tuple[tuple[str, int], ...]
+    """Acts of the nemesis, by weight."""
+    every: int = 12
+    """One act in so many is the nemesis's."""
+
+
+CALM = Profile("calm", (("restart", 1),), every=30)
+CRASHES = Profile("crashes", (("power-cut", 5), ("kill", 4), ("restart", 1), ("stall", 2)))
+PROFILES = ((CALM, 1), (CRASHES, 5))
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    index: int
+    actor: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seed: int
+    profile: Profile
+    acts: tuple[Act, ...]
+
+    def of(self, actor: str) -> list[Act]:
+        return [act for act in self.acts if act.actor == actor]
+
+    def keep(self, indices: Iterable[int]) -> "Plan":
+        kept = set(indices)
+        return Plan(self.seed, self.profile, tuple(a for a in self.acts if a.index in kept))
+
+
+def drawn(seed: int, count: int, profile: Profile | None = None) -> Plan:
+    """The plan of a seed, of `count` acts."""
+    rng = random.Random(f"plan:{seed}")
+    (found,) = rng.choices([p for p, _ in PROFILES], [weight for _, weight in PROFILES])
+    profile = profile or found
+    acts = []
+    for index in range(count):
+        draw = rng.random()
+        if draw < 1 / profile.every:
+            actor, choices = NEMESIS, dict(profile.nemesis)
+        elif draw < 1 / profile.every + 0.15:
+            actor, choices = OPERATOR, _OPERATOR_ACTS
+        else:
+            actor, choices = rng.choice(CLIENTS), _CLIENT_ACTS
+        (kind,) = rng.choices(list(choices), list(choices.values()))
+        acts.append(Act(index, actor, kind))
+    return Plan(seed, profile, tuple(acts))
+
+
+def spans(indices: Iterable[int]) -> str:
+    """Numbers as "0-7,9,12-13"."""
+    text: list[str] = []
+    run: list[int] = []
+    for index in [*sorted(set(indices)), -1]:
+        if run and index != run[-1] + 1:
+            text.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+            run = []
+        run.append(index)
+    return ",".join(text)
+
+
+def parse_spans(text: str) -> set[int]:
+    found: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found

@@ -1,0 +1,291 @@
+"""A world: one machine that serves, clients, an operator and a nemesis, all from one seed.
+
+    World(plan).live() -> Report
+
+The nemesis cuts the power, kills the daemon, has it restarted; after each of these all volumes are
+read and judged before clients come back. At the end the machine crashes once more, everything is
+judged, destaged, collected, and read again.
+"""
+
+import functools
+import gc
+import hashlib
+import logging
+import random
+import traceback
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from blockd.nbd import wire
+from tests.nbd_client import OptionError, Session
+from tests.sim.faults import Fault, Stall
+from tests.sim.store_rig import KIB, SEGMENT_BYTES
+from tests.sim.world import plan as plans
+from tests.sim.world.clients import GONE, NbdClient
+from tests.sim.world.ledger import Ledger, Violation
+from tests.sim.world.machine import NBD_PORT, Machine, ServerGone
+from tests.sim.world.net import Link, Network
+from tests.sim.world.plan import Act, Plan
+from tests.sim.world.primitives import Event, installed
+from tests.sim.world.threads import Group, SimThread, Threads
+from volume.model import VolumeInfo
+from volume.options import StoreOptions
+from volume.store import Store
+
+VOLUMES = {"left": (96 * KIB, 4 * KIB), "right": (64 * KIB, 16 * KIB)}
+"""Name -> size, chunk size."""
+PAUSE_S = 0.02  # between two acts of an actor, on average
+READ_BYTES = 32 * KIB
+LOG_LINES = 40
+
+OPTIONS = StoreOptions(
+    journal_limit=8 * SEGMENT_BYTES,
+    segment_bytes=SEGMENT_BYTES,
+    pack_bytes=48 * KIB,
+    reserve_bytes=0,
+    cache_bytes=256 * KIB,
+    manifest_cache_bytes=64 * KIB,
+    destage_age_s=0.4,
+    destage_idle_s=0.1,
+    gc_interval_s=0.3,
+    gc_condemn_s=0.2,
+    scrub_interval_s=2.0,
+    window_bytes=0,
+    window_s=0,
+    history_keep="",
+)
+
+
+@dataclass(slots=True)
+class Report:
+    """How a world went."""
+
+    seed: int
+    profile: str
+    digest: str
+    acts: int
+    error: str = ""
+    """What was violated; empty when all went well."""
+    details: str = ""
+    counts: Counter[str] = field(default_factory=Counter)
+    time_s: float = 0.0
+    """Simulated."""
+
+
+class World:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.seed = plan.seed
+        self.counts: Counter[str] = Counter()
+        self.notes: deque[str] = deque(maxlen=LOG_LINES)
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def live(self) -> Report:
+        run = Threads(str(self.seed))
+        self.run = run
+        gc.collect()
+        gc.disable()
+        logging.disable(logging.CRITICAL)
+        error = details = ""
+        try:
+            with installed(run):
+                self._begin(run)
+                try:
+                    self._live()
+                except BaseException as failure:
+                    error, details = _told(failure)
+                    if isinstance(failure, KeyboardInterrupt):
+                        raise
+                finally:
+                    run.ending = True
+                    self._end()
+        finally:
+            logging.disable(logging.NOTSET)
+            gc.enable()
+        self.counts["records"] = self.ledger.record_count
+        self.counts["switches"] = run.switches
+        return Report(
+            self.seed,
+            self.plan.profile.name,
+            self._digest.hexdigest(),
+            len(self.plan.acts),
+            error,
+            details,
+            self.counts,
+            run.now_s,
+        )
+
+    # -- what actors use
+
+    def note(self, what: str) -> None:
+        """An event of the run: part of its digest."""
+        line = f"{self.run.now_ns} {what}"
+        self.notes.append(line)
+        self._digest.update(line.encode())
+
+    def connect(self, port: int) -> Link:
+        return self.network.connect(port)
+
+    def failed(self, client: str, what: str, error: int) -> None:
+        self.counts[f"error {error}"] += 1
+        if error != wire.ESHUTDOWN:
+            raise Violation(f"{client}: {what} was answered with error {error}")
+
+    # -- life
+
+    def _begin(self, run: Threads) -> None:
+        self.ledger = Ledger()
+        self.network = Network(run, str(self.seed))
+        self.network.short_reads = random.Random(f"net:{self.seed}").random() < 0.5
+        self.machine = Machine(run, self.network, str(self.seed), OPTIONS, self._landed)
+        self.open_gate = Event()
+        self._actors: list[SimThread] = []
+
+    def _landed(self, path: str, offset: int, data: bytes) -> None:
+        self.note(f"{path} {offset} {len(data)} {hash_of(data)}")
+        self.ledger.landed(path, offset, data)
+
+    def _live(self) -> None:
+        self._boot()
+        for name, (size, chunk) in VOLUMES.items():
+            create = functools.partial(_created, name=name, size=size, chunk_size=chunk)
+            info = self.machine.call(create)
+            self.ledger.add(name, size, info.number)
+        self.open_gate.set()
+        for actor in (*plans.CLIENTS, plans.OPERATOR, plans.NEMESIS):
+            if acts := self.plan.of(actor):
+                self._actors.append(self._start(actor, acts))
+        for thread in self._actors:
+            self.run.join(thread)
+        self._last_look()
+
+    def _end(self) -> None:
+        """Have all threads end, whatever they are doing."""
+        self.machine.abandon()
+        for group in {thread.group for thread in self._actors}:
+            self.run.kill(group)
+
+    def _boot(self) -> None:
+        if not self.machine.boot():
+            failure = self.machine.failure
+            raise Violation(f"the daemon does not start: {failure!r}") from failure
+
+    # -- actors
+
+    def _start(self, actor: str, acts: list[Act]) -> SimThread:
+        group = Group(actor)
+        if actor == plans.NEMESIS:
+            return self.run.spawn(actor, lambda: self._nemesis(acts), group)
+        if actor == plans.OPERATOR:
+            return self.run.spawn(actor, lambda: self._operator(acts), group)
+        client = NbdClient(self, actor, actor.split("-")[1], NBD_PORT)
+        return self.run.spawn(actor, lambda: self._client(client, acts), group)
+
+    def _rng(self, act: Act) -> random.Random:
+        return random.Random(f"{self.seed}:{act.index}")
+
+    def _client(self, client: NbdClient, acts: list[Act]) -> None:
+        for act in acts:
+            rng = self._rng(act)
+            self.run.sleep(rng.expovariate(1 / PAUSE_S))
+            self.open_gate.wait()
+            try:
+                client.act(act.kind, rng)
+                self.counts[act.kind] += 1
+            except (*GONE, OptionError):
+                self.counts["lost connections"] += 1
+                client.lost()
+
+    def _operator(self, acts: list[Act]) -> None:
+        pass
+
+    def _nemesis(self, acts: list[Act]) -> None:
+        for act in acts:
+            rng = self._rng(act)
+            self.run.sleep(rng.expovariate(1 / PAUSE_S / 6))
+            self.note(f"nemesis {act.kind}")
+            self.counts[act.kind] += 1
+            if act.kind == "stall":
+                self._stall(rng)
+            else:
+                self._crash(act.kind)
+
+    def _stall(self, rng: random.Random) -> None:
+        op = rng.choice(("sync", "pread", "pwrite"))
+        self.machine.disk.faults.add(
+            Fault(op, Stall(lambda: self._stalled(0.5)), path="packs/*", nth=rng.randint(1, 20))
+        )
+
+    def _stalled(self, seconds: float) -> None:
+        if not self.machine.disk.at_once().depth:
+            self.run.sleep(seconds)
+
+    # -- crashes
+
+    def _crash(self, kind: str) -> None:
+        """End the daemon in one of three ways, start it again, and judge what it has."""
+        self.open_gate.clear()
+        ledger = self.ledger
+        if kind == "restart":
+            self.machine.stop()
+            at_least = ledger.acked
+        elif kind == "kill":
+            self.machine.kill()
+            at_least = ledger.acked
+        else:
+            self.machine.cut()
+            at_least = ledger.flushed
+        ledger.crashed()
+        self._boot()
+        self._judge(at_least)
+        self.open_gate.set()
+
+    def _judge(self, at_least: int) -> None:
+        images = {name: self._image(name) for name in self.ledger.by_name}
+        cut = self.ledger.recover(images, at_least=at_least)
+        self.note(f"recovered at {cut} of {self.ledger.position}, promised {at_least}")
+        self.ledger.settle(cut)
+
+    def _image(self, export: str) -> bytes:
+        """All bytes of an export, over NBD."""
+        link = self.connect(NBD_PORT)
+        session = Session(link.send, link.take)
+        session.greet()
+        session.structured_reply()
+        size = session.go(export).size
+        parts = [session.read(at, min(READ_BYTES, size - at)) for at in range(0, size, READ_BYTES)]
+        session.send_disconnect()
+        link.shut()
+        return b"".join(parts)
+
+    def _last_look(self) -> None:
+        self._crash(random.Random(f"last:{self.seed}").choice(("power-cut", "kill", "restart")))
+        before = {name: self._image(name) for name in self.ledger.by_name}
+        self.run.sleep(1.5)  # rounds, gc and scrub
+        self.machine.call(lambda store: store.collect())
+        after = {name: self._image(name) for name in self.ledger.by_name}
+        if before != after:
+            raise Violation("I1 volumes change while nobody writes")
+
+
+def _created(store: Store, name: str, size: int, chunk_size: int) -> VolumeInfo:
+    return store.create_volume(name, size, block_size=512, chunk_size=chunk_size)
+
+
+def hash_of(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _told(failure: BaseException) -> tuple[str, str]:
+    text = f"{type(failure).__name__}: {failure}"
+    return text, "".join(traceback.format_exception(failure))
+
+
+def lived(seed: int, acts: int, kept: Iterable[int] | None = None) -> Report:
+    """Run the world of a seed."""
+    plan = plans.drawn(seed, acts)
+    return World(plan if kept is None else plan.keep(kept)).live()
+
+
+__all__ = ["OPTIONS", "Report", "ServerGone", "World", "lived"]
