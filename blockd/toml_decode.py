@@ -73,6 +73,8 @@ def load_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML that anybody wrote: nested too deeply") from None
 
 
 def decode(cls: type[T], table: Mapping[str, Any], path: Path) -> T:
@@ -175,7 +177,10 @@ class _Decoder:
         if kind is Path:
             if not isinstance(value, str) or not value:
                 raise self._expected(key, "a path", value)
-            return self._path.parent / Path(value).expanduser()
+            try:
+                return self._path.parent / Path(value).expanduser()
+            except RuntimeError:
+                raise self._fail(key, f"{value!r}: there is no such user's home") from None
         if isinstance(kind, type) and issubclass(kind, enum.Enum):
             allowed = [member.value for member in kind]
             if value not in allowed:

@@ -90,14 +90,15 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         code = _HTTP_CODES.get(error.status_code, "http_error")
-        where = f"{request.method} {request.url.path}: {error.detail}"
+        # Not request.url, which has to decode the query as well, and may not be able to.
+        where = f"{request.method} {request.scope['path']}: {error.detail}"
         return error_response(error.status_code, code, where)
 
 
 def _fields(request: Request, code: str, error: Exception) -> dict[str, str]:
     return {
         "method": request.method,
-        "path": request.url.path,
+        "path": request.scope["path"],
         "code": code,
         "reason": str(error),
     }

@@ -1,10 +1,9 @@
-"""Writes the seed corpora of the iSCSI fuzz targets: `python -m tests.fuzz.iscsi_corpus`.
+"""The seeds of the iSCSI fuzz targets.
 
-Each file is one input of tests.fuzz.iscsi_text_target or iscsi_pdu_target, named for what it shows.
+Each is one input of tests.fuzz.iscsi_text_target or iscsi_pdu_target, named for what it shows.
 """
 
 import struct
-from pathlib import Path
 
 from blockd.iscsi import pdu
 from tests import scsi_cdbs as cdbs
@@ -18,9 +17,6 @@ from tests.fuzz.iscsi_pdu_target import (
     login,
 )
 from tests.fuzz.iscsi_text_target import CLOSED, MOVED, OPEN, PAST, USER
-
-TEXTS = Path(__file__).parent / "corpus" / "iscsi-text"
-PDUS = Path(__file__).parent / "corpus" / "iscsi-pdu"
 
 FULL, GONE, CLOSED_DISCOVERY, PIECES = 1, 2, 4, 8
 TRANSIT, CONTINUE = pdu.TRANSIT, pdu.CONTINUE
@@ -344,14 +340,3 @@ def pdus() -> dict[str, bytes]:
         name: bytes((switches, piece)) + b"".join(sent)
         for name, (switches, piece, sent) in inputs.items()
     }
-
-
-def main() -> None:
-    for folder, inputs in ((TEXTS, texts()), (PDUS, pdus())):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in inputs.items():
-            (folder / name).write_bytes(data)
-
-
-if __name__ == "__main__":
-    main()

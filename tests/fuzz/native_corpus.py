@@ -1,13 +1,12 @@
-"""Writes the seed corpora of the fuzz targets in C: `python -m tests.fuzz.native_corpus`.
+"""The seeds of the fuzz targets in C.
 
-Each file is one input of native/fuzz/fuzz_NAME.c, named for what it shows. What an input is made
+Each is one input of native/fuzz/fuzz_NAME.c, named for what it shows. What an input is made
 of says the head of that file; nothing here is used by the product.
 """
 
 import struct
 
 import native
-from tests.fuzz.targets import CORPORA
 
 WRITE, UNMAP, ZERO, MARK, HEAD, POINT, REFER = range(1, 8)
 KEEP_ORDER, KEEP_PAYLOAD = 0x8000, 0x4000
@@ -184,27 +183,3 @@ def packed() -> dict[str, bytes]:
             bytes((codec,)) + struct.pack("<HH", 65535, 65535) + bytes(3) + reads + stored
         )
     return found
-
-
-def corpora() -> dict[str, dict[str, bytes]]:
-    """Target -> name -> input."""
-    return {
-        "c-record": records(),
-        "c-replay": segments(),
-        "c-journal": journals(),
-        "c-extent-map": extent_maps(),
-        "c-codec": codecs(),
-        "c-packed": packed(),
-    }
-
-
-def main() -> None:
-    for target, inputs in corpora().items():
-        folder = CORPORA / target
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in inputs.items():
-            (folder / name).write_bytes(data)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,12 @@
-"""Writes the seed corpus of the NBD fuzz target: `python -m tests.fuzz.nbd_corpus`.
+"""The seeds of the NBD fuzz target.
 
-Each file is one input of tests.fuzz.nbd_target, named for what it shows.
+Each is one input of tests.fuzz.nbd_target, named for what it shows.
 """
 
 import struct
-from pathlib import Path
 
 from blockd.nbd import wire
 from tests.nbd_client import context_query, export_query, option, request
-
-CORPUS = Path(__file__).parent / "corpus" / "nbd"
 
 NEGOTIATE, SIMPLE, STRUCTURED, EXTENDED = range(4)
 DEFERRED, LAZY, ALLOW_TLS, REQUIRE_TLS, READ_ONLY, DRAIN = 4, 8, 16, 32, 64, 128
@@ -70,7 +67,7 @@ def every_command(extended: bool) -> bytes:
     return b"".join(parts)
 
 
-def seeds() -> dict[str, tuple[int, int, bytes]]:
+def _seeds() -> dict[str, tuple[int, int, bytes]]:
     """Name -> switches, piece length, what the client sends."""
     oversize = request(wire.CMD_WRITE, 0, 70000, cookie=3) + b"o" * 70000
     options = (
@@ -175,11 +172,8 @@ def seeds() -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def main() -> None:
-    CORPUS.mkdir(parents=True, exist_ok=True)
-    for name, (switches, piece, sent) in seeds().items():
-        (CORPUS / name).write_bytes(bytes((switches, piece)) + sent)
-
-
-if __name__ == "__main__":
-    main()
+def inputs() -> dict[str, bytes]:
+    """Name -> input."""
+    return {
+        name: bytes((switches, piece)) + sent for name, (switches, piece, sent) in _seeds().items()
+    }

@@ -1,9 +1,7 @@
-"""Writes the seed corpus of the SCSI fuzz target: `python -m tests.fuzz.scsi_corpus`.
+"""The seeds of the SCSI fuzz target.
 
-Each file is one input of tests.fuzz.scsi_target, named for what it shows.
+Each is one input of tests.fuzz.scsi_target, named for what it shows.
 """
-
-from pathlib import Path
 
 from blockd.scsi.opcodes import TABLE
 from tests import scsi_cdbs as cdbs
@@ -20,8 +18,6 @@ from tests.pr_client import (
     transport_id,
 )
 from tests.scsi_copies import HERE, THERE
-
-CORPUS = Path(__file__).parent / "corpus" / "scsi"
 
 DEFERRED, READ_ONLY, BIG, BROKEN, DAMAGED, SHORT, BY_NAME = (1 << bit for bit in range(7))
 UNIT, OTHER, ABSENT, WELL_KNOWN = 0, 5, 6, 7
@@ -175,7 +171,7 @@ def legacy() -> list[bytes]:
     ]
 
 
-def seeds() -> dict[str, bytes]:
+def inputs() -> dict[str, bytes]:
     """Name -> input."""
     all_of_it = [
         *reads_and_writes()[:14],
@@ -195,7 +191,7 @@ def seeds() -> dict[str, bytes]:
         command(cdbs.verify(0, 8192, size=16)),
     ]
     failing = [one[:0] + bytes((one[0] | FAIL,)) + one[1:] for one in space_and_atomic()]
-    inputs = {
+    seeds = {
         "every-command": (0, every[:48]),
         "every-command-rest": (0, every[48:]),
         "every-command-deferred": (DEFERRED, finishing[:40]),
@@ -223,14 +219,4 @@ def seeds() -> dict[str, bytes]:
         "all-of-it": (0, all_of_it),
         "cut-off": (0, [command(cdbs.write(0, 1), b"x" * 512)[:40]]),
     }
-    return {name: bytes((switches,)) + b"".join(sent) for name, (switches, sent) in inputs.items()}
-
-
-def main() -> None:
-    CORPUS.mkdir(parents=True, exist_ok=True)
-    for name, data in seeds().items():
-        (CORPUS / name).write_bytes(data)
-
-
-if __name__ == "__main__":
-    main()
+    return {name: bytes((switches,)) + b"".join(sent) for name, (switches, sent) in seeds.items()}

@@ -1,18 +1,14 @@
-"""Writes the seed corpus of the stream fuzz target: `python -m tests.fuzz.stream_corpus`.
+"""The seeds of the stream fuzz target.
 
-Each file is one input of tests.fuzz.stream_target, named for what it shows.
+Each is one input of tests.fuzz.stream_target, named for what it shows.
 """
-
-from pathlib import Path
 
 from tests.fuzz.stream_target import BASE, RESEAL, reseal
 from tests.unit.volume.stream_rig import Site, boundaries
 from volume import stream_wire as wire
 
-CORPUS = Path(__file__).parent / "corpus" / "stream"
 
-
-def seeds() -> dict[str, tuple[int, int, bytes]]:
+def _seeds() -> dict[str, tuple[int, int, bytes]]:
     """Name -> switches, piece length, stream."""
     site = Site()
     base = site.commit(BASE)
@@ -49,11 +45,8 @@ def seeds() -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def main() -> None:
-    CORPUS.mkdir(parents=True, exist_ok=True)
-    for name, (switches, piece, sent) in seeds().items():
-        (CORPUS / name).write_bytes(bytes((switches, piece)) + sent)
-
-
-if __name__ == "__main__":
-    main()
+def inputs() -> dict[str, bytes]:
+    """Name -> input."""
+    return {
+        name: bytes((switches, piece)) + sent for name, (switches, piece, sent) in _seeds().items()
+    }
