@@ -17,7 +17,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
-from blockd.request_loop import default_workers
 from blockd.sizes import exact_size
 from blockd.toml_decode import (
     ConfigError,
@@ -306,6 +305,11 @@ class ExportConfig:
     read_only: bool = False
 
 
+def _default_threads() -> int:
+    """More than four only help where more cores are idle than clients keep busy."""
+    return min(4, os.cpu_count() or 1)
+
+
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
     """Everything that the daemon is told."""
@@ -313,7 +317,7 @@ class ServeConfig:
     data: Path = DEFAULT_DATA
     drain_s: Seconds = 10.0
     """How long a stop waits for requests in flight."""
-    loop_threads: Annotated[int, Range(0, 64)] = field(default_factory=default_workers)
+    loop_threads: Annotated[int, Range(0, 64)] = field(default_factory=_default_threads)
     """Native threads that serve plain reads and writes; 0 has the event loop do all of it."""
     nbd: NbdConfig = field(default_factory=NbdConfig)
     iscsi: IscsiConfig = field(default_factory=IscsiConfig)

@@ -8,20 +8,13 @@ who does what, and `blockd.client_protocol` how a connection goes over and comes
 
 import asyncio
 import logging
-import os
 from typing import Protocol, cast
 
 from native import Loop, LoopClient
 
 logger = logging.getLogger(__name__)
 
-MAX_WORKERS = 4  # by default; more only help where more cores are idle than clients keep busy
 READERS = 8  # threads that wait for a disk; as many reads as a disk takes at once, or nearly
-
-
-def default_workers() -> int:
-    """Threads that serve, where the settings say nothing."""
-    return min(MAX_WORKERS, os.cpu_count() or 1)
 
 
 class Owner(Protocol):
