@@ -387,3 +387,56 @@ class Loop:
 
     def close(self) -> list[LoopClient]:
         """Cut all clients, wait for what is under way, end the threads. What `news()` would say."""
+
+ISCSI_COLLECTING: Final = 0
+ISCSI_MAILED: Final = 2
+ISCSI_FAILED: Final = 3
+ISCSI_UNSYNCED: Final = 4
+
+def iscsi_add(
+    loop: Loop,
+    fd: int,
+    terms: tuple[int, int, int, int, int, bool, bool, bool, bool, int],
+    numbers: tuple[int, int, int, int],
+    luns: Sequence[tuple[int, VolumeCore, int, int, bool]],
+    commands: Sequence[
+        tuple[bytes, Buffer, int, int, bool, int, Sequence[tuple[int, int, int, int]]]
+    ],
+    input: Buffer,
+    owner: object,
+    /,
+) -> LoopClient:
+    """Serve an iSCSI session in its full feature phase, as `Loop.add_nbd` does NBD.
+
+    `terms`: MaxRecvDataSegmentLength of the initiator and ours, MaxBurstLength, FirstBurstLength,
+    MaxOutstandingR2T (at most 16), InitialR2T, ImmediateData, header digest, data digest, bytes of
+    data-out that may be asked for at a time. `numbers`: ExpCmdSN, MaxCmdSN, the next StatSN, the
+    next target transfer tag. `luns`: number (below 256), core, size and block size in bytes,
+    whether it is read-only; of units that nothing is out of the ordinary of. `commands`, WRITEs
+    that collect their data: BHS, the bytes that came, how many came or were asked for, R2Ts sent,
+    whether Data-Outs come that nobody asked for, how many came, and the R2Ts that are not answered
+    (TTT, next byte, end, next DataSN). ValueError for one that cannot be served. OSError."""
+
+def iscsi_interrupt(client: LoopClient, /) -> None:
+    """`client.stop()`, and wait until no command begins any more: for as long as what has come
+    takes. What was begun may still wait for a disk, until `stopped`."""
+
+def iscsi_give(client: LoopClient, itt: int, data: Buffer | None, /) -> bool:
+    """Answer the READ whose BHS came by mail: with all of its data, or with None when that failed,
+    which stops the client. False when it does not wait (any more)."""
+
+def iscsi_state(
+    client: LoopClient, /
+) -> tuple[
+    tuple[int, int, int, int],
+    list[tuple[int, bytes, bytes, int, int, bool, int, list[tuple[int, int, int, int]]]],
+]:
+    """The numbers, and the commands that were begun and not answered, as `iscsi_add` takes them
+    behind their state: ISCSI_COLLECTING; ISCSI_MAILED and ISCSI_FAILED, which are to be carried
+    out; ISCSI_UNSYNCED, of which a flush is left. RuntimeError unless `stopped`."""
+
+def iscsi_open(client: LoopClient, lun: int = -1, /) -> int:
+    """Commands that were begun and not answered, of one unit or of all."""
+
+def iscsi_heard(client: LoopClient, /) -> bool:
+    """Whether a byte came since the last call."""

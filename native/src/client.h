@@ -100,6 +100,7 @@ enum bd_job_kind {
 struct bd_job {
     struct bd_job *next;
     struct bd_client *client; /* referenced */
+    struct bd_volume *volume; /* NULL: the client's */
     enum bd_job_kind kind;
     int status;
     uint64_t offset;

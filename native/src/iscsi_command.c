@@ -72,6 +72,12 @@ static bool decode_cdb(const uint8_t *cdb, uint64_t *lba, uint64_t *count, uint8
     return cdb[group] == 0 && cdb[control] == 0;
 }
 
+/* A volume that was resized has initiators to be told so first. */
+static uint64_t size_of(const struct bd_volume *volume)
+{
+    return __atomic_load_n(&volume->size, __ATOMIC_RELAXED);
+}
+
 bool bd_iscsi_decode(const struct iscsi_client *client, const uint8_t *bhs, uint8_t *lun,
                      struct bd_action *action)
 {
@@ -84,7 +90,8 @@ bool bd_iscsi_decode(const struct iscsi_client *client, const uint8_t *bhs, uint
     uint8_t flags;
     memset(action, 0, sizeof *action);
     if (lun_field[0] != 0 || bd_get_be32(lun_field) << 16 != 0 || bd_get_be32(lun_field + 4) != 0 ||
-        unit->volume == NULL || (scsi_flags & BD_ISCSI_ATTRIBUTES) > BD_ISCSI_LAST_ATTRIBUTE ||
+        unit->volume == NULL || unit->size != size_of(unit->volume) ||
+        (scsi_flags & BD_ISCSI_ATTRIBUTES) > BD_ISCSI_LAST_ATTRIBUTE ||
         !decode_cdb(bhs + BD_ISCSI_AT_CDB, &lba, &count, &flags, action))
         return false;
     uint64_t blocks = unit->size >> unit->block_shift;

@@ -177,15 +177,12 @@ static void begin_job(struct iscsi_client *client, struct bd_iscsi_command *comm
 {
     struct bd_client *base = &client->base;
     const struct bd_action *action = &command->action;
-    struct bd_job job = {.kind = sync ? BD_JOB_SYNC : BD_JOB_READ,
+    struct bd_job job = {.volume = volume_of(client, command->lun),
+                         .kind = sync ? BD_JOB_SYNC : BD_JOB_READ,
                          .offset = action->offset,
                          .length = action->length,
                          .data_at = bd_iscsi_header_bytes(client),
                          .cookie = (uintptr_t)command};
-    if (!sync && volume_of(client, command->lun) != base->volume) {
-        mail(client, command); /* jobs read the volume that the client has */
-        return;
-    }
     if (sync) { /* what it wrote is in the journal */
         bd_iscsi_command_release(client, command);
         free(command->action.data);
@@ -446,6 +443,19 @@ bool bd_iscsi_client_give(struct bd_client *base, uint32_t itt, const uint8_t *d
     }
     pthread_mutex_unlock(&base->lock);
     return waits;
+}
+
+bool bd_iscsi_client_is(const struct bd_client *base)
+{
+    return base->protocol == &iscsi;
+}
+
+bool bd_iscsi_client_stopped(struct bd_client *base)
+{
+    bd_lock(&base->lock);
+    bool stopped = base->stopped;
+    pthread_mutex_unlock(&base->lock);
+    return stopped;
 }
 
 struct bd_iscsi_numbers bd_iscsi_client_numbers(struct bd_client *base)

@@ -94,7 +94,7 @@ struct bd_iscsi_command {
 };
 
 /* A client of the loop, not yet added. `luns` (BD_ISCSI_LUNS of them, copied) have at least one
- * volume, and all of these are of one journal. `fd` belongs to it on success. NULL when memory runs
+ * volume. `fd` belongs to it on success. NULL when memory runs
  * out. */
 struct bd_client *bd_iscsi_client_new(int fd, const struct bd_iscsi_terms *terms,
                                       const struct bd_iscsi_numbers *numbers,
@@ -116,7 +116,11 @@ void bd_iscsi_client_interrupt(struct bd_client *client);
 bool bd_iscsi_client_give(struct bd_client *client, uint32_t itt, const uint8_t *data,
                           size_t length);
 
-/* After it has stopped. */
+/* Whether a client of the loop is one of these. */
+bool bd_iscsi_client_is(const struct bd_client *client);
+
+/* Whether it has stopped; and then what there is to go on with. */
+bool bd_iscsi_client_stopped(struct bd_client *client);
 struct bd_iscsi_numbers bd_iscsi_client_numbers(struct bd_client *client);
 const struct bd_iscsi_command *bd_iscsi_client_commands(struct bd_client *client);
 

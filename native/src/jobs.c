@@ -93,7 +93,7 @@ static void *run_syncs(void *argument)
         while (group != NULL) {
             struct bd_job *job = group;
             group = job->next;
-            struct bd_journal *journal = job->client->volume->journal;
+            struct bd_journal *journal = job->volume->journal;
             if (journal != synced) { /* one, unless several stores are served */
                 uint64_t lsn;
                 status = bd_journal_sync(journal, &lsn);
@@ -112,7 +112,7 @@ static void *run_reads(void *argument)
     struct bd_job *job;
     while ((job = queue_take(&jobs->reads, false)) != NULL) {
         struct bd_read_fault fault;
-        job->status = bd_volume_read(job->client->volume, job->offset, job->length,
+        job->status = bd_volume_read(job->volume, job->offset, job->length,
                                      job->data->data + job->data_at, false, &fault);
         end_job(job);
     }
@@ -167,6 +167,8 @@ bool bd_loop_begin(struct bd_client *client, const struct bd_job *wanted)
         return false;
     *job = *wanted;
     job->client = client;
+    if (job->volume == NULL)
+        job->volume = client->volume;
     job->status = 0;
     job->data = NULL;
     if (reads) {
