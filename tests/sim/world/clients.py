@@ -20,6 +20,8 @@ from volume.disk import SECTOR_SIZE
 LENGTHS = (512, 512, 1024, 4096, 4096, 4096, 8192, 20480)
 GONE = (Reset, EOFError, ConnectionRefusedError)
 """What a client finds when the other side is not there any more."""
+OUTSIDE = (wire.EINVAL, wire.ENOSPC)
+"""Errors of what is past the end, when a volume has shrunk."""
 
 
 class Surroundings(Protocol):
@@ -55,10 +57,10 @@ def drawn_range(rng: random.Random, size: int) -> tuple[int, int]:
     return rng.randrange(0, size - length + 1, step), length
 
 
-def drawn_requests(rng: random.Random, volume: VolumeLedger, ledger: Ledger) -> list[Asked]:
+def drawn_requests(rng: random.Random, size: int, ledger: Ledger) -> list[Asked]:
     found = []
     for _ in range(rng.choice((1, 1, 2, 3, 5))):
-        offset, length = drawn_range(rng, volume.size)
+        offset, length = drawn_range(rng, size)
         kind = rng.choices(("write", "read", "trim", "zero", "flush"), (50, 25, 8, 8, 9))[0]
         if kind == "flush":
             offset = length = 0
@@ -113,8 +115,7 @@ class NbdClient:
         if self._link is None:
             self._open(rng)
         if kind == "leave":
-            self._session.send_disconnect()
-            self._end(lambda link: link.shut())
+            self.close()
             return
         waiting = self._send(rng)
         if kind == "vanish":
@@ -147,12 +148,19 @@ class NbdClient:
             session.structured_reply()
         session.go(self._volume)
 
+    def close(self) -> None:
+        """Go, politely."""
+        if self._link is not None:
+            self._session.send_disconnect()
+            self._end(lambda link: link.shut())
+
     def _send(self, rng: random.Random) -> dict[int, Asked]:
         ledger = self._world.ledger
         volume = ledger.by_name[self._volume]
         waiting: dict[int, Asked] = {}
         sent = bytearray()
-        for asked in drawn_requests(rng, volume, ledger):
+        size = min(volume.size, self._session.info.size)
+        for asked in drawn_requests(rng, size, ledger):
             payload = b""
             if asked.kind == "write":
                 first, count = asked.offset // SECTOR_SIZE, asked.length // SECTOR_SIZE
@@ -172,8 +180,11 @@ class NbdClient:
     def _take(self, waiting: dict[int, Asked], reply: Reply) -> None:
         asked = waiting.pop(reply.cookie)
         self._world.note(f"{self.name} {asked.kind} {asked.offset}+{asked.length} {reply.error}")
-        if reply.error:
-            self._world.failed(self.name, asked.kind, reply.error)
-            return
         ledger = self._world.ledger
-        succeeded(asked, ledger.by_name[self._volume], ledger, reply.data or b"")
+        volume = ledger.by_name[self._volume]
+        if not reply.error:
+            succeeded(asked, volume, ledger, reply.data or b"")
+        elif reply.error == wire.ESHUTDOWN:
+            raise Reset  # the volume has another head, or goes: look for it again
+        elif reply.error not in OUTSIDE or asked.offset + asked.length <= volume.size:
+            self._world.failed(self.name, asked.kind, reply.error)

@@ -148,9 +148,13 @@ class Ledger:
         return volume
 
     def drop(self, name: str) -> None:
+        """It was deleted."""
         volume = self.by_name.pop(name)
         del self._by_number[volume.number]
-        self.snapshots = {k: v for k, v in self.snapshots.items() if v.volume != name}
+
+    def replace(self, volume: VolumeLedger) -> None:
+        """Have `volume` stand for the one of its name."""
+        self.by_name[volume.name] = self._by_number[volume.number] = volume
 
     def new_write(self) -> int:
         self._next_write += 1
@@ -393,6 +397,12 @@ class Ledger:
         self._ranges.clear()
         self._positions = {w: p for w, p in self._positions.items() if p <= cut}
         self.acked = self.flushed = min(cut, self.position)
+
+    def restored(self, volume: VolumeLedger, snapshot: Snapshot, since: int) -> None:
+        """A restore that was asked for at position `since` has been done."""
+        begins = volume.epoch_position if volume.epoch_position > since else self.position + 1
+        volume.rebase(snapshot.contents, begins)
+        volume.size = snapshot.size
 
     # -- snapshots
 

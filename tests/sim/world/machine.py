@@ -163,9 +163,11 @@ class Machine:
                 failed.append(error)
 
         self.run.join(self.run.spawn("control", perform, group))
-        if result:
-            return result[0]
-        raise failed[0] if failed else ServerGone()
+        if group.killed:  # it may have been done, and nobody was told
+            raise ServerGone
+        if failed:
+            raise failed[0]
+        return result[0]
 
     # -- the end of it
 

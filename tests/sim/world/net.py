@@ -141,6 +141,8 @@ class Link:
     def take(self, count: int) -> bytes:
         got = bytearray()
         while len(got) < count:
+            if self.was_cut:
+                raise Reset
             if not len(self._rest):
                 self._rest = memoryview(self._next_piece(len(got), count))
             part = self._rest[: count - len(got)]

@@ -41,6 +41,16 @@ CRASHES = Profile("crashes", (("power-cut", 5), ("kill", 4), ("restart", 1), ("s
 PROFILES = ((CALM, 1), (CRASHES, 5))
 
 
+def named(name: str | None) -> Profile | None:
+    """The profile of that name. ValueError."""
+    if name is None:
+        return None
+    for profile, _ in PROFILES:
+        if profile.name == name:
+            return profile
+    raise ValueError(f"no profile {name!r}; there are {', '.join(p.name for p, _ in PROFILES)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Act:
     index: int

@@ -14,24 +14,29 @@ import logging
 import random
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from blockd.nbd import wire
-from tests.nbd_client import OptionError, Session
+from tests.nbd_client import OptionError, RequestError, Session
 from tests.sim.faults import Fault, Stall
 from tests.sim.store_rig import KIB, SEGMENT_BYTES
 from tests.sim.world import plan as plans
 from tests.sim.world.clients import GONE, NbdClient
+from tests.sim.world.judge import Judge
 from tests.sim.world.ledger import Ledger, Violation
 from tests.sim.world.machine import NBD_PORT, Machine, ServerGone
 from tests.sim.world.net import Link, Network
+from tests.sim.world.operator import Operator, Pending
 from tests.sim.world.plan import Act, Plan
 from tests.sim.world.primitives import Event, installed
 from tests.sim.world.threads import Group, SimThread, Threads
 from volume.model import VolumeInfo
 from volume.options import StoreOptions
 from volume.store import Store
+
+T = TypeVar("T")
 
 VOLUMES = {"left": (96 * KIB, 4 * KIB), "right": (64 * KIB, 16 * KIB)}
 """Name -> size, chunk size."""
@@ -74,7 +79,9 @@ class Report:
 
 
 class World:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, tell: Callable[[str], None] | None = None) -> None:
+        """`tell` is called with each event."""
+        self._tell = tell
         self.plan = plan
         self.seed = plan.seed
         self.counts: Counter[str] = Counter()
@@ -122,7 +129,18 @@ class World:
         """An event of the run: part of its digest."""
         line = f"{self.run.now_ns} {what}"
         self.notes.append(line)
+        if self._tell is not None:
+            self._tell(line)
         self._digest.update(line.encode())
+
+    def call(self, work: Callable[[Store], T]) -> T:
+        return self.machine.call(work)
+
+    def write_some(self, volume: str, rng: random.Random) -> None:
+        client = NbdClient(self, f"nbd-{volume}", volume, NBD_PORT)
+        for _ in range(2):
+            client.act("io", rng)
+        client.close()
 
     def connect(self, port: int) -> Link:
         return self.network.connect(port)
@@ -136,6 +154,7 @@ class World:
 
     def _begin(self, run: Threads) -> None:
         self.ledger = Ledger()
+        self.pending: Pending | None = None
         self.network = Network(run, str(self.seed))
         self.network.short_reads = random.Random(f"net:{self.seed}").random() < 0.5
         self.machine = Machine(run, self.network, str(self.seed), OPTIONS, self._landed)
@@ -198,7 +217,17 @@ class World:
                 client.lost()
 
     def _operator(self, acts: list[Act]) -> None:
-        pass
+        operator = Operator(self, {name: size for name, (size, _) in VOLUMES.items()})
+        for act in acts:
+            rng = self._rng(act)
+            self.run.sleep(rng.expovariate(1 / PAUSE_S / 2))
+            self.open_gate.wait()
+            self.note(f"operator {act.kind}")
+            try:
+                operator.act(act.kind, act.index, rng)
+                self.counts[act.kind] += 1
+            except (*GONE, ServerGone, OptionError, RequestError):
+                self.counts["lost answers"] += 1
 
     def _nemesis(self, acts: list[Act]) -> None:
         for act in acts:
@@ -237,17 +266,13 @@ class World:
             self.machine.cut()
             at_least = ledger.flushed
         ledger.crashed()
+        judge = Judge(self)
+        judge.before_start()
         self._boot()
-        self._judge(at_least)
+        judge.after_start(at_least)
         self.open_gate.set()
 
-    def _judge(self, at_least: int) -> None:
-        images = {name: self._image(name) for name in self.ledger.by_name}
-        cut = self.ledger.recover(images, at_least=at_least)
-        self.note(f"recovered at {cut} of {self.ledger.position}, promised {at_least}")
-        self.ledger.settle(cut)
-
-    def _image(self, export: str) -> bytes:
+    def image(self, export: str) -> bytes:
         """All bytes of an export, over NBD."""
         link = self.connect(NBD_PORT)
         session = Session(link.send, link.take)
@@ -261,10 +286,10 @@ class World:
 
     def _last_look(self) -> None:
         self._crash(random.Random(f"last:{self.seed}").choice(("power-cut", "kill", "restart")))
-        before = {name: self._image(name) for name in self.ledger.by_name}
+        before = {name: self.image(name) for name in self.ledger.by_name}
         self.run.sleep(1.5)  # rounds, gc and scrub
         self.machine.call(lambda store: store.collect())
-        after = {name: self._image(name) for name in self.ledger.by_name}
+        after = {name: self.image(name) for name in self.ledger.by_name}
         if before != after:
             raise Violation("I1 volumes change while nobody writes")
 

@@ -1,0 +1,117 @@
+"""Live worlds from seeds: see scripts/sim."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tests.sim.world import plan as plans
+from tests.sim.world import workers
+from tests.sim.world.workers import Result, Settings
+from tests.sim.world.world import World
+
+ROOT = Path(__file__).parents[3]
+LINES_EVERY_S = 10.0
+
+console = Console(highlight=False)
+
+
+def commit() -> str:
+    """The commit that is tested: a seed means the same for one of them only."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        *(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip() or "unknown"
+
+
+def replay(seed: int, settings: Settings, steps: str) -> str:
+    """The command that runs just that world again."""
+    profile = f" --profile {settings.profile}" if settings.profile else ""
+    return f"scripts/sim --seed {seed} --acts {settings.acts}{profile} --steps {steps}"
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="How many worlds.")] = 100,
+    first: Annotated[int, typer.Option("--from", help="Seed of the first one.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes to run them on.")] = 1,
+    acts: Annotated[int, typer.Option(help="Acts in a world's plan.")] = 60,
+    profile: Annotated[str | None, typer.Option(help="What goes wrong, instead of drawn.")] = None,
+    shrink_s: Annotated[float, typer.Option(help="Seconds to shrink a failure for.")] = 30.0,
+    seed: Annotated[int | None, typer.Option(help="Run just this world.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Acts of it to keep, as 0-7,12.")] = None,
+    trace: Annotated[bool, typer.Option(help="Print every event of it.")] = False,
+) -> None:
+    """Live worlds from seeds; exit status 1 when a promise was broken."""
+    settings = Settings(acts, profile, shrink_s)
+    if seed is not None:
+        _one(seed, steps, settings, trace)
+        return
+    console.print(f"commit {commit()}, seeds {first} to {first + seeds - 1}, {acts} acts each")
+    failures, counts = 0, Counter[str]()
+    began = time.monotonic()
+    for result in _shown(workers.run(range(first, first + seeds), settings, jobs), seeds):
+        counts.update(result.report.counts)
+        if result.report.error:
+            failures += 1
+            _tell(result, settings)
+    took_s = time.monotonic() - began
+    console.print(f"{seeds} worlds in {took_s:.1f} s, {seeds / took_s:.2f} a second")
+    console.print(", ".join(f"{what} {count}" for what, count in sorted(counts.items())))
+    console.print(f"{failures} failed" if failures else "every promise was kept")
+    raise typer.Exit(1 if failures else 0)
+
+
+def _one(seed: int, steps: str | None, settings: Settings, trace: bool) -> None:
+    plan = plans.drawn(seed, settings.acts, plans.named(settings.profile))
+    if steps is not None:
+        plan = plan.keep(plans.parse_spans(steps))
+    world = World(plan, tell=print if trace else None)
+    report = world.live()
+    print(f"commit {commit()}, seed {seed}, profile {report.profile}, {report.acts} acts")
+    print(", ".join(f"{what} {count}" for what, count in sorted(report.counts.items())))
+    print(f"digest {report.digest}, {report.time_s:.3f} s of simulated time")
+    if report.error:
+        print(report.details)
+        print("\n".join(world.notes))
+        print(report.error)
+        sys.exit(1)
+
+
+def _tell(result: Result, settings: Settings) -> None:
+    report = result.report
+    console.print(f"seed {report.seed} ({report.profile}): {report.error}", markup=False)
+    console.print(f"  {replay(report.seed, settings, result.steps)}", markup=False, soft_wrap=True)
+
+
+def _shown(results: Iterator[Result], total: int) -> Iterator[Result]:
+    """The same, with a bar on a terminal and a line now and then elsewhere."""
+    if not console.is_terminal:
+        shown_at = time.monotonic()
+        for count, result in enumerate(results, start=1):
+            yield result
+            if time.monotonic() - shown_at >= LINES_EVERY_S:
+                shown_at = time.monotonic()
+                console.print(f"{count} of {total} worlds")
+        return
+    columns = (TextColumn("worlds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("worlds", total=total)
+        for result in results:
+            progress.advance(task)
+            yield result
+
+
+if __name__ == "__main__":
+    typer.run(main)
