@@ -1,9 +1,13 @@
 """The segment files of the journal: made ready in the background, recycled, grown up to a bound.
 
 A segment is written once with zeros and synced before its first use, so that later syncs of it
-move data only, never file-system metadata. A segment that the checkpoint has passed is *held* for a
-while: the any-write window, from which every write can be restored. When it expires it is recycled
-as it is: its old records cannot be taken for new ones (lsn, chain and node epoch differ).
+move data only, never file-system metadata. Only while segments are used up faster than that is
+worth it (`HURRIED_S`) they are allocated without being written: long streams of writes would
+otherwise write everything twice, and syncs are rare in them.
+
+A segment that the checkpoint has passed is *held* for a while: the any-write window, from which
+every write can be restored. When it expires it is recycled as it is: its old records cannot be
+taken for new ones (lsn, chain and node epoch differ).
 
 Held segments go oldest first. Who reads them, or will have to (a point that is not in chunks yet),
 pins the log from a sequence on; nothing from there on expires.
@@ -22,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from native import Journal, decode_segment_header
-from volume.disk import Disk, File
+from volume.disk import Clock, Disk, File
 from volume.errors import CorruptJournal
 from volume.options import JournalGeometry
 from volume.sites import fail_point
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "journal"
 READY_TARGET = 2  # segments kept ready beyond the one that is written
+HURRIED_READY = 6  # the same while segments are used up quickly
+HURRIED_S = 0.5  # a segment is used up in less than this
 TRIM_RESERVE = 1  # ready segments that only records without payload may begin
 _ZEROS = bytes(1024 * 1024)
 _NO_PIN = 1 << 64  # above every sequence
@@ -77,16 +83,25 @@ class SegmentPool:
     """Keeps the journal supplied with ready segments, and the window with old ones."""
 
     def __init__(
-        self, disk: Disk, journal: Journal, geometry: JournalGeometry, store_uuid: bytes
+        self,
+        disk: Disk,
+        journal: Journal,
+        geometry: JournalGeometry,
+        store_uuid: bytes,
+        clock: Clock,
     ) -> None:
         self._disk = disk
         self._journal = journal
         self._geometry = geometry
         self._uuid = store_uuid
+        self._clock = clock
         self._lock = threading.Lock()
         self._files: dict[int, File] = {}
         self._held: list[_Held] = []  # by sequence
         self._pins: Counter[int] = Counter()
+        self._sequence = 0  # of the segment that was written when one was begun last
+        self._looked_at = clock.monotonic()
+        self._hurried = False
 
     @property
     def count(self) -> int:
@@ -259,10 +274,22 @@ class SegmentPool:
     def tend(self) -> bool:
         """Make one segment if one is wanted; whether one was made."""
         ready = self._journal.state()[3]
-        if ready >= READY_TARGET + TRIM_RESERVE or not self.can_grow():
+        self._watch_pace()
+        target = HURRIED_READY if self._hurried else READY_TARGET
+        if ready >= target + TRIM_RESERVE or not self.can_grow():
             return False
         self._make()
         return True
+
+    def _watch_pace(self) -> None:
+        """Whether segments are being used up quickly: one within HURRIED_S, lately."""
+        now, sequence = self._clock.monotonic(), self._journal.cut()[1]
+        passed_s = now - self._looked_at
+        if sequence == self._sequence:
+            self._hurried = self._hurried and passed_s < HURRIED_S
+        elif passed_s > 0.0:
+            self._hurried = passed_s < HURRIED_S * (sequence - self._sequence)
+            self._sequence, self._looked_at = sequence, now
 
     def close(self) -> None:
         with self._lock:
@@ -277,8 +304,9 @@ class SegmentPool:
         file = self._disk.open(path, create=True)
         try:
             size = self._geometry.segment_bytes
-            for offset in range(0, size, len(_ZEROS)):
-                file.pwrite(_ZEROS[: min(len(_ZEROS), size - offset)], offset)
+            if not (self._hurried and _allocate(file, size)):
+                for offset in range(0, size, len(_ZEROS)):
+                    file.pwrite(_ZEROS[: min(len(_ZEROS), size - offset)], offset)
             fail_point("segment.prepare.zeroed")
             file.sync()
             self._disk.sync_dir(FOLDER)
@@ -290,6 +318,21 @@ class SegmentPool:
             raise
         self.add(slot, file)
         self._journal.add_ready(slot, file.native())
+
+
+def _allocate(file: File, size: int) -> bool:
+    """Have the file system reserve `size` bytes that read as zeros; False where it cannot. OSError
+    when there is no space."""
+    fd = file.native()
+    if not isinstance(fd, int):
+        return False
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            return False
+        raise
+    return True
 
 
 def warm(file: File) -> None:

@@ -173,7 +173,7 @@ class Store:
         self._journal = Journal(meta.uuid, checkpoint.segment_bytes, epoch)
         disk_bytes = self._disk.total_bytes()
         self._geometry = journal_geometry(options, disk_bytes, checkpoint.segment_bytes)
-        self._pool = SegmentPool(self._disk, self._journal, self._geometry, meta.uuid)
+        self._pool = SegmentPool(self._disk, self._journal, self._geometry, meta.uuid, self._clock)
         self._closers.append(self._pool.close)
         self._seal = Seal(self._journal, meta, self.path)
         kv.sync_with(self._seal.try_sync)

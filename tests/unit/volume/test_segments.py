@@ -2,6 +2,7 @@ from threading import Thread
 
 from native import Journal
 from tests.sim.faults import Fault, Stall
+from tests.sim.simclock import SimClock
 from tests.sim.simdisk import SimDisk
 from volume.options import JournalGeometry
 from volume.segments import FOLDER, LogSegment, SegmentPool, segment_path
@@ -18,7 +19,8 @@ class Rig:
         self.disk.mkdir(FOLDER)
         self.journal = Journal(STORE_UUID, SEGMENT_BYTES, 1)
         geometry = JournalGeometry(SEGMENT_BYTES, 16 * SEGMENT_BYTES)
-        self.pool = SegmentPool(self.disk, self.journal, geometry, STORE_UUID)
+        self.clock = SimClock()
+        self.pool = SegmentPool(self.disk, self.journal, geometry, STORE_UUID, self.clock)
         while self.pool.tend():
             pass
         self.old = self.pool.count
@@ -64,4 +66,23 @@ def test_a_segment_that_is_removed_while_the_log_is_listed_is_none_of_it() -> No
     remover.join()
     assert rig.pool.held_count == 0
     assert rig.pool.count == rig.old
+    rig.pool.close()
+
+
+def test_segments_that_are_used_up_quickly_are_kept_ready_in_greater_number() -> None:
+    rig = Rig()
+
+    def pace(each_s: float) -> int:
+        """Begin segments that far apart; how many are ready afterwards."""
+        for _ in range(2):
+            rig.clock.advance(each_s)
+            sequence = rig.journal.cut()[1]
+            while rig.journal.cut()[1] == sequence:
+                rig.journal.append_mark(0)
+            while rig.pool.tend():
+                pass
+        return rig.journal.state()[3]
+
+    slowly = pace(5.0)
+    assert pace(0.01) > slowly
     rig.pool.close()
