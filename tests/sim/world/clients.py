@@ -36,6 +36,16 @@ class Surroundings(Protocol):
         """A request was answered with an error."""
 
 
+class Client(Protocol):
+    """What a world needs of a client."""
+
+    def act(self, kind: str, rng: random.Random) -> None:
+        """Do one thing. One of GONE when the other side goes."""
+
+    def lost(self) -> None:
+        """The connection is gone."""
+
+
 @dataclass(slots=True)
 class Asked:
     """A request that is under way."""

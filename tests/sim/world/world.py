@@ -23,10 +23,11 @@ from tests.nbd_client import OptionError, RequestError, Session
 from tests.sim.faults import Fault, Stall
 from tests.sim.store_rig import KIB, SEGMENT_BYTES
 from tests.sim.world import plan as plans
-from tests.sim.world.clients import GONE, NbdClient
+from tests.sim.world.clients import GONE, Client, NbdClient
+from tests.sim.world.iscsi_client import IscsiClient
 from tests.sim.world.judge import Judge
 from tests.sim.world.ledger import Ledger, Violation
-from tests.sim.world.machine import NBD_PORT, Machine, ServerGone
+from tests.sim.world.machine import ISCSI_PORT, NBD_PORT, Machine, ServerGone
 from tests.sim.world.net import Link, Network
 from tests.sim.world.operator import Operator, Pending
 from tests.sim.world.plan import Act, Plan
@@ -198,13 +199,18 @@ class World:
             return self.run.spawn(actor, lambda: self._nemesis(acts), group)
         if actor == plans.OPERATOR:
             return self.run.spawn(actor, lambda: self._operator(acts), group)
-        client = NbdClient(self, actor, actor.split("-")[1], NBD_PORT)
+        protocol, _, volume = actor.partition("-")
+        client: Client = (
+            NbdClient(self, actor, volume, NBD_PORT)
+            if protocol == "nbd"
+            else IscsiClient(self, actor, volume, ISCSI_PORT)
+        )
         return self.run.spawn(actor, lambda: self._client(client, acts), group)
 
     def _rng(self, act: Act) -> random.Random:
         return random.Random(f"{self.seed}:{act.index}")
 
-    def _client(self, client: NbdClient, acts: list[Act]) -> None:
+    def _client(self, client: Client, acts: list[Act]) -> None:
         for act in acts:
             rng = self._rng(act)
             self.run.sleep(rng.expovariate(1 / PAUSE_S))
