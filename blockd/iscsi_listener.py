@@ -149,6 +149,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         host = str(peer[0]) if peer else ""
         engine = Connection(self.node, self._arrived_at(transport), host, client.peer)
         engine.wake = client.wake
+        engine.may_leave = self.request_loop is not None
         return engine
 
     def _arrived_at(self, transport: asyncio.Transport) -> Portal:

@@ -6,18 +6,35 @@ it is let go of when the connection leaves the book.
 
 `Engine.wake` may be called in the middle of another connection's round. The round that it asks for
 comes in a turn of the loop of its own, so that no two are ever nested.
+
+While the request loop serves a session (`blockd.iscsi.handover`), it asks for single reads by mail;
+these go to the device from here, past the engine, and their data goes back to the loop.
 """
 
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Final, Protocol, cast
 
 from blockd.client_protocol import ClientProtocol, Host
 from blockd.iscsi.connection import Connection
 from blockd.iscsi.events import LookUp, Submit, Work
+from blockd.iscsi.pdu import HEADER_BYTES
+from blockd.iscsi.stats import Stats
 from blockd.iscsi.targets import Target
+from blockd.request_loop import RequestLoop
 from blockd.workers import Done
+from native import (
+    LoopClient,
+    Request,
+    iscsi_add,
+    iscsi_give,
+    iscsi_heard,
+    iscsi_interrupt,
+    iscsi_open,
+    iscsi_state,
+)
 
 
 class IscsiHost(Host["IscsiProtocol", Connection], Protocol):
@@ -34,6 +51,28 @@ class IscsiHost(Host["IscsiProtocol", Connection], Protocol):
         """Take back what `look_up` gave."""
 
 
+class InLoop:
+    """A session in the request loop (`blockd.iscsi.handover.Elsewhere`)."""
+
+    def __init__(self, client: LoopClient) -> None:
+        self.client: Final = client
+        self.interrupted = False
+
+    def interrupt(self) -> None:
+        if not self.interrupted:
+            self.interrupted = True
+            iscsi_interrupt(self.client)
+
+    def commands(self, lun: int | None = None) -> int:
+        return iscsi_open(self.client) if lun is None else iscsi_open(self.client, lun)
+
+    def heard(self) -> bool:
+        return iscsi_heard(self.client)
+
+    def counters(self) -> tuple[int, ...]:
+        return self.client.counters()
+
+
 class IscsiProtocol(ClientProtocol[Connection]):
     """See the module's text."""
 
@@ -47,6 +86,8 @@ class IscsiProtocol(ClientProtocol[Connection]):
         self._held: Target | None = None
         self._woken = False
         self._told = False  # that there is a session
+        self._in_loop: InLoop | None = None
+        self._away: Connection | None = None  # the engine of `_in_loop`, also of a broken client
 
     def wake(self) -> None:
         """The engine has something to say. From the loop's thread, whatever it is doing."""
@@ -76,6 +117,76 @@ class IscsiProtocol(ClientProtocol[Connection]):
 
     def _log_session(self, event: str) -> None:
         self._log(logging.INFO, event, event, initiator=self.engine.initiator or "-")
+
+    # The request loop.
+
+    def stats(self) -> Stats:
+        """Counters up to now, those of the request loop included."""
+        return self.engine.total_stats
+
+    def _may_hand_over(self) -> bool:
+        return self.engine.hand_over_due
+
+    def _hand_over(self, to: RequestLoop) -> LoopClient | None:
+        engine = self.engine
+        offered = engine.offer()
+        if offered is None:
+            return None
+        offer, received = offered
+        socket = self._transport.get_extra_info("socket").fileno()
+        client = iscsi_add(
+            *(to.native, socket, offer.terms, offer.numbers, offer.luns, offer.commands),
+            *(received, self),
+        )
+        self._in_loop, self._away = InLoop(client), engine
+        engine.handed_over(self._in_loop)
+        return client
+
+    def loop_news(self, client: LoopClient) -> None:
+        if self._broken and client.stopped and client is self._served:
+            self._served = None
+            self._back(client)  # others may wait for what it had under way
+        super().loop_news(client)
+
+    def _handed_back(self, client: LoopClient) -> None:
+        self._loop_done = False  # it may go there again
+        client.take_mail()  # reads that nobody has begun: they are among what comes back
+        self._back(client)
+
+    def _back(self, client: LoopClient) -> None:
+        engine, in_loop = self._away, self._in_loop
+        assert engine is not None
+        assert in_loop is not None
+        self._away = self._in_loop = None
+        if self._broken or self._lost or client.was_cut:
+            engine.lost_elsewhere(client.counters())
+        else:
+            asked = in_loop.interrupted or client.was_asked
+            engine.handed_back(*iscsi_state(client), client.counters(), asked=asked)
+
+    def _take_mail(self) -> None:
+        """Reads, each as the BHS of its command: whole ones, as they are put in whole."""
+        client = self._served
+        if client is None:
+            return
+        mail = client.take_mail()
+        for at in range(0, len(mail), HEADER_BYTES):
+            self._read_for(client, mail[at : at + HEADER_BYTES])
+
+    def _read_for(self, client: LoopClient, bhs: bytes) -> None:
+        read = self.engine.reading(bhs)
+        if read is None:
+            iscsi_give(client, int.from_bytes(bhs[16:20], "big"), None)
+            return
+        self.in_flight += 1
+        read.device.submit([read.request], partial(self._read_done, client, read.itt))
+
+    def _read_done(self, client: LoopClient, itt: int, requests: list[Request]) -> None:
+        (request,) = requests
+        self.in_flight -= 1
+        iscsi_give(client, itt, None if request.error else cast(bytes, request.data))
+        if self._lost:
+            self._leave_if_done()
 
     # What events lead to.
 

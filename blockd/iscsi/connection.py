@@ -16,6 +16,7 @@ from a call of its own: another session ended its tasks, or itself.
 import struct
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from typing_extensions import Buffer
@@ -25,6 +26,7 @@ from blockd.device import BlockDevice
 from blockd.iscsi import pdu, text
 from blockd.iscsi.command import Command
 from blockd.iscsi.events import Close, Event, LookUp
+from blockd.iscsi.handover import Begun, Elsewhere, Handover, Numbers, Offer, Read
 from blockd.iscsi.limits import MAX_LOGIN_DATA
 from blockd.iscsi.login import LoggedIn, Login, Refused
 from blockd.iscsi.management import Management
@@ -37,6 +39,7 @@ from blockd.iscsi.targets import Portal, Target
 from blockd.receive import ReceiveBuffer
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.target import TargetDevice
+from blockd.scsi.unit import LogicalUnit
 from native import Request, crc32c
 
 BASE_BUFFER: Final = 1088 << 10  # four of the longest Data-Outs: a move for each of them costs more
@@ -53,6 +56,8 @@ class Connection:
         """`portal`: where the initiator arrived; `peer_address`: its host; `peer`: for people."""
         self.stats = Stats()
         self.wake: Callable[[], None] = _nothing
+        self.may_leave = False
+        """Somebody is there to whom a session can be handed over."""
         self.peer = peer or peer_address
         self._node = node
         self._portal = portal
@@ -65,6 +70,7 @@ class Connection:
         self._logged_in: LoggedIn | None = None
         self._session: Session | None = None
         self._requests: Requests | None = None
+        self._handover: Handover | None = None  # of a session with a target
         self._attached: dict[BlockDevice, None] = {}
         self._looking_up = False
         self._held = False  # another session with this name has commands in a device
@@ -88,12 +94,19 @@ class Connection:
 
     @property
     def wants_input(self) -> bool:
+        handover = self._handover
+        return self._listening and (
+            handover is None or not (handover.elsewhere or (handover.waits and self._may_go))
+        )
+
+    @property
+    def _listening(self) -> bool:
         return not (self._ended or self._looking_up or self._held or self._leaving)
 
     @property
     def idle(self) -> bool:
         """Nothing of it is in a device or on a thread, and no command waits."""
-        return self._session is None or self._session.idle
+        return self._session is None or (self._session.idle and not self.elsewhere)
 
     @property
     def export_name(self) -> str | None:
@@ -185,6 +198,9 @@ class Connection:
     def tick(self, now_s: float) -> None:
         """Called about once a second: is the initiator still there? (11.19)"""
         limit = self._node.limits.keepalive_s
+        if self._handover is not None and self._handover.elsewhere:
+            self._heard |= self._handover.heard()
+            self._handover.look_around()
         if self._heard or self._silent_since is None:
             self._heard, self._silent_since = False, now_s
             return
@@ -194,7 +210,7 @@ class Connection:
         if silent >= 2 * limit:
             self._close(f"the initiator did not answer a ping for {limit:g} s", clean=False)
         elif silent >= limit:
-            self._requests.ping()
+            self._here(self._requests.ping)
 
     # -- what other sessions do to this one (blockd.iscsi.node.OpenSession)
 
@@ -216,12 +232,27 @@ class Connection:
             target=None if logged_in.target is None else logged_in.target.name,
             peer=self.peer,
             user=logged_in.user,
-            commands=0 if self._session is None else len(self._session.commands),
+            commands=self._command_count,
         )
+
+    @property
+    def _command_count(self) -> int:
+        if self._handover is not None and self._handover.elsewhere:
+            return self._handover.commands
+        return 0 if self._session is None else len(self._session.commands)
+
+    def has_tasks(self, unit: LogicalUnit) -> bool:
+        if self._session is None:
+            return False
+        if self._handover is not None and self._handover.elsewhere:
+            return self._handover.has_tasks(unit)
+        return any(command.unit is unit for command in self._session.commands.values())
 
     def abort_tasks(self, concerns: Callable[[Command], bool], gone: Callable[[], None]) -> int:
         if self._session is None:
             return 0
+        if self._handover is not None and self._handover.elsewhere:
+            return self._handover.abort_tasks(concerns, gone)
         waiting = self._session.abort_tasks(concerns, gone)
         self._flush()  # there may be room now for commands that wait
         if self._events or self._out:
@@ -242,6 +273,8 @@ class Connection:
 
     def units_changed(self) -> None:
         if self._session is not None and not self._ended:
+            if self._handover is not None and self._handover.elsewhere:
+                self._handover.interrupt()
             self._node.watch(self._session.device.units.values())
             self._count_in(self._session.device)
 
@@ -254,10 +287,82 @@ class Connection:
             each.detach(self.peer)
         self._attached = wanted
 
+    # -- handing over (`blockd.iscsi.handover`)
+
+    @property
+    def elsewhere(self) -> bool:
+        """The request loop serves the session: it takes no input and says nothing."""
+        return self._handover is not None and self._handover.elsewhere
+
+    @property
+    def _may_go(self) -> bool:
+        return (
+            self.may_leave
+            and not (self._ended or self._draining or self._leaving or self._held)
+            and self._requests is not None
+            and self._requests.quiet
+        )
+
+    @property
+    def hand_over_due(self) -> bool:
+        """`offer` is likely to be of use; quick."""
+        handover = self._handover
+        return handover is not None and handover.due and self._may_go
+
+    def offer(self) -> tuple[Offer, bytes] | None:
+        """The terms on which the loop can serve the session, and what was received and not parsed;
+        `handed_over` is to follow at once. None: not now."""
+        handover = self._handover
+        if handover is None or not self._may_go or self._events or self._out:
+            return None
+        offer = handover.offer()
+        rx = self._rx
+        return None if offer is None else (offer, bytes(rx.view[rx.start : rx.end]))
+
+    def handed_over(self, elsewhere: Elsewhere) -> None:
+        """The loop has what was offered."""
+        assert self._handover is not None
+        self._rx.clear()
+        self._handover.gone(elsewhere)
+
+    def reading(self, bhs: bytes) -> Read | None:
+        """See `Handover.reading`."""
+        return None if self._handover is None else self._handover.reading(bhs)
+
+    def handed_back(
+        self, numbers: Numbers, begun: list[Begun], counters: tuple[int, ...], *, asked: bool
+    ) -> None:
+        """The loop has stopped; what it received and did not parse is fed next."""
+        assert self._handover is not None
+        self._heard |= self._handover.heard()
+        self._handover.back(numbers, begun, counters, asked=asked)
+        self._flush()
+
+    def lost_elsewhere(self, counters: tuple[int, ...]) -> None:
+        """The loop has stopped because the socket broke, or because it was cut."""
+        assert self._handover is not None
+        self._handover.lost(counters)
+
+    @property
+    def total_stats(self) -> Stats:
+        """What was done here and elsewhere up to now."""
+        stats = replace(self.stats)
+        if self._handover is not None:
+            self._handover.add_to(stats)
+        return stats
+
+    def _here(self, what: Callable[[], None]) -> None:
+        """Do something now, or as soon as the session is here."""
+        if self._handover is not None and self._handover.elsewhere:
+            self._handover.interrupt(what)
+        else:
+            what()
+
     # -- a round
 
     def _round(self) -> None:
         """Everything that has come whole."""
+        assert not self.elsewhere
         self._in_round = True
         try:
             self._parse()
@@ -278,7 +383,7 @@ class Connection:
 
     def _parse(self) -> None:
         rx, session = self._rx, self._session
-        listening = self.wants_input
+        listening = self._listening
         while listening and not self._ended:
             at = rx.start
             available = rx.end - at
@@ -304,20 +409,22 @@ class Connection:
             if session is None:
                 self._login_pdu(bytes(view[at : at + pdu.HEADER_BYTES]), bytes(data))
                 session = self._session
-                listening = self.wants_input
+                listening = self._listening
             elif length and self._data_digest and not _matches(view[at + data_at : at + whole]):
                 self._damaged(session, view, at, ahs, length)
             elif view[at] & pdu.OPCODE_MASK == self._commands:
                 session.scsi_command(view, at, ahs, data)
             else:
                 self._pdu(session, view, at, data)
-                listening = self.wants_input
+                listening = self._listening
 
     def _pdu(self, session: Session, view: memoryview, at: int, data: memoryview) -> None:
         opcode = view[at] & pdu.OPCODE_MASK
         if opcode == pdu.DATA_OUT:
             session.data_out.take(view, at, data)
         else:
+            if opcode != pdu.NOP_OUT:
+                session.plain_run = 0
             assert self._requests is not None
             self._requests.take(opcode, view, at, data)
 
@@ -361,6 +468,7 @@ class Connection:
             lambda: self.wake(),
         )
         if logged_in.target is not None:
+            self._handover = Handover(self._session)
             self._node.watch(device.units.values())
             device.attach(nexus)
             self._count_in(device)
@@ -393,8 +501,12 @@ class Connection:
         session, logged_in = self._session, self._logged_in
         if session is not None and logged_in is not None:
             remains = self._node.left(logged_in, self._portal.group, self)
-            remains.count += session.leave(remains.gone)
-            remains.gone()
+
+            def leave() -> None:
+                remains.count += session.leave(remains.gone)
+                remains.gone()
+
+            self._here(leave)
             session.device.detach(session.nexus)
             for device in self._attached:
                 device.detach(self.peer)

@@ -40,7 +40,7 @@ class DataOut:
         self._commands = commands
         self._run = run
         self._over = over
-        self._next_ttt = 0
+        self.next_ttt = 0
 
     def begin(self, command: Command, data: memoryview) -> None:
         """A command that was prepared. `data` is immediate data, in the receive buffer."""
@@ -64,6 +64,13 @@ class DataOut:
         command.place(data)
         command.asked = command.got
         self._go_on(command)
+
+    def resume(self, command: Command) -> None:
+        """A command that was begun elsewhere, and collects."""
+        if type(command.prepared) is Result:
+            self.end(command, command.prepared)
+        else:
+            self._go_on(command)
 
     def _wrong(self, command: Command, length: int) -> Sense | None:
         """What is wrong with immediate data, or with more to come that nobody asks for."""
@@ -148,8 +155,8 @@ class DataOut:
         while command.asked < command.collect and len(command.bursts) < most:
             # Answers come in the order of the R2Ts (13.19, DataSequenceInOrder).
             length = min(sender.max_burst, command.collect - command.asked)
-            ttt = self._next_ttt
-            self._next_ttt = (ttt + 1) % pdu.RESERVED_TAG
+            ttt = self.next_ttt
+            self.next_ttt = (ttt + 1) % pdu.RESERVED_TAG
             command.bursts[ttt] = Burst(command.asked, command.asked + length)
             bhs = pdu.r2t(
                 *(command.lun_field, command.itt, ttt, *sender.numbers),

@@ -52,6 +52,9 @@ class OpenSession(Protocol):
         """Abort the commands that `concerns` is true of, silently. How many there were that still
         have something in a device; `gone` is called when each of those has nothing left there."""
 
+    def has_tasks(self, unit: "LogicalUnit") -> bool:
+        """Whether any command of it is under way on that unit."""
+
     def end(self, reason: str) -> None:
         """Abort everything and close the connection."""
 
@@ -160,29 +163,19 @@ class Node:
         for _, session in list(self._sessions.values()):
             if session is but:
                 continue
-            found = False
-
-            def concerns(command: "Command") -> bool:
-                nonlocal found
-                found = found or command.unit is unit
-                return command.unit is unit
-
-            waiting += session.abort_tasks(concerns, gone)
-            if found and session.nexus is not None:
+            if session.nexus is not None and session.has_tasks(unit):
                 hit.append(session.nexus)
+            waiting += session.abort_tasks(lambda command: command.unit is unit, gone)
         return waiting, hit
 
     def _abort_nexus(self, unit: "LogicalUnit", nexus: Nexus, countdown: Countdown) -> bool:
         aborted = False
-
-        def concerns(command: "Command") -> bool:
-            nonlocal aborted
-            aborted = aborted or command.unit is unit
-            return command.unit is unit
-
         for _, session in list(self._sessions.values()):
             if session.nexus is nexus:
-                countdown.count += session.abort_tasks(concerns, countdown.gone)
+                aborted = aborted or session.has_tasks(unit)
+                countdown.count += session.abort_tasks(
+                    lambda command: command.unit is unit, countdown.gone
+                )
         return aborted
 
     def _free_tsih(self) -> int:

@@ -98,6 +98,11 @@ class Requests:
             self._sender.retire()
         self._sender.reject(pdu.REJECT_DATA_DIGEST, view, at)
 
+    @property
+    def quiet(self) -> bool:
+        """The initiator owes nothing: neither the answer to a ping nor the rest of a text."""
+        return self._pinged is None and not self._text and self._answer is None
+
     # -- NOP
 
     def ping(self) -> None:

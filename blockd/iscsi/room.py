@@ -14,10 +14,10 @@ from blockd.iscsi.command import Command
 class Room:
     """See the module's text. `Command.charge` is what a command holds."""
 
-    __slots__ = ("_answered", "_limit", "_waiting", "held")
+    __slots__ = ("_answered", "_waiting", "held", "limit")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self.held = 0
         self._answered = 0
         self._waiting: deque[Command] = deque()
@@ -25,7 +25,7 @@ class Room:
     @property
     def free(self) -> bool:
         """Whether a command may `take` some, and need not `wait` for its turn."""
-        return not self._waiting and self.held < self._limit
+        return not self._waiting and self.held < self.limit
 
     def take(self, command: Command, length: int) -> None:
         command.charge += length
@@ -48,8 +48,13 @@ class Room:
         self.held -= command.charge
         command.charge = 0
 
+    def clear(self) -> None:
+        """Nobody holds anything, nobody waits."""
+        self.held = self._answered = 0
+        self._waiting.clear()
+
     def next(self) -> Command | None:
         """Take out the command whose turn it is, if there is room for one. It may be over."""
-        if self._waiting and self.held < self._limit:
+        if self._waiting and self.held < self.limit:
             return self._waiting.popleft()
         return None

@@ -71,6 +71,8 @@ class Session:
         self.data_out = DataOut(
             self.sender, self.room, stats, self.commands, self._run, self._answer
         )
+        self.plain_run = 0
+        """Commands in a row, up to now, that the request loop could have served."""
         self._events = events
         self._immediate = 0  # commands without a CmdSN of their own
         self._owners: dict[int, Command] = {}  # by the cookie of requests, the token of calls
@@ -93,6 +95,41 @@ class Session:
         """Nothing is in a device or on a thread, and nothing waits to be answered."""
         return not self._owners and not self.commands
 
+    # -- handing over (`blockd.iscsi.handover`)
+
+    @property
+    def in_devices(self) -> bool:
+        """Something is in a device or on a thread."""
+        return bool(self._owners)
+
+    @property
+    def only_plain(self) -> bool:
+        """All commands that are under way are single requests."""
+        return all(type(each.prepared) is Single for each in self.commands.values())
+
+    def hand_over(self) -> None:
+        """Somebody else has the commands, and the numbers."""
+        assert not self._owners
+        assert not self._immediate
+        self.commands.clear()
+        self.room.clear()
+
+    def take_back(self, numbers: tuple[int, int, int, int]) -> None:
+        sender = self.sender
+        sender.exp_cmd_sn, sender.max_cmd_sn, sender.stat_sn, self.data_out.next_ttt = numbers
+
+    def carry_out(self, command: Command, data: memoryview) -> None:
+        """A plain command that was begun elsewhere, and has all of its data."""
+        prepared = command.prepared
+        if type(prepared) is Result:
+            self._answer(command, prepared)
+        elif type(prepared) is not Single or prepared.request.op == OP_WRITE:
+            self._run(command, data)
+        elif prepared.request.op == OP_READ:
+            self._enter(command, prepared, prepared.request.length)
+        else:
+            self._single(command, prepared)
+
     # -- commands
 
     def scsi_command(self, view: memoryview, at: int, ahs: int, data: memoryview) -> None:
@@ -110,8 +147,10 @@ class Session:
             prepared = self.device.prepare(self.nexus, lun, cdb)
         command.prepared = prepared
         if type(prepared) is not Single:
+            self.plain_run = 0
             self.data_out.begin(command, data)
             return
+        self.plain_run += 1
         length = len(data)
         if not length:
             if not (command.flags & pdu.WRITE or prepared.data_out_length):  # READ, mostly

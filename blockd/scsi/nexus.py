@@ -1,5 +1,6 @@
 """I_T nexus: one initiator port at one target port, as units know it (SAM-5 4.8)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ class Nexus:
     """Target portal group tag; also the relative target port identifier."""
     target: "TargetDevice | None" = field(default=None, repr=False)
     """The device that it is a way to; `TargetDevice.attach` sets it."""
+    interrupt: Callable[[], None] | None = field(default=None, repr=False)
+    """Set while somebody else carries out commands of it that are plain and find nothing out of the
+    ordinary (`LogicalUnit.ordinary`): units call it when that is over. On return nothing begins
+    there any more."""
 
     @property
     def port(self) -> str:

@@ -151,6 +151,7 @@ class Reservations:
     def _changed(self) -> None:
         self._access.clear()
         self.free = False
+        self._unit.interrupt()
 
     # -- RESERVE and RELEASE
 

@@ -137,6 +137,7 @@ class Sanitizing:
         if self._job is not None and not self._job.failed:
             raise CheckCondition(IN_PROGRESS)  # another one came in while this had its data sent
         before, self._job = self._job, job
+        self._unit.interrupt()
         self._begun = True
         self._done_bytes = 0
         return self._begin(job, before, immediately)

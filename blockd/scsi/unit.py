@@ -137,6 +137,7 @@ class LogicalUnit:
     def detach(self, nexus: Nexus) -> None:
         """The nexus is gone: what it alone held is let go of (SAM-5 6.3.4)."""
         self._attentions.pop(nexus, None)
+        _interrupt(nexus)
         self.copies.forget(nexus)
         if self.reserved_by is nexus:
             self.reserved_by = None
@@ -162,10 +163,11 @@ class LogicalUnit:
         for nexus, pending in self._attentions.items():
             if nexus is not but and (to is None or nexus is to) and what not in pending:
                 pending.append(what)
+                _interrupt(nexus)
 
     def next_attention(self, nexus: Nexus) -> Sense | None:
         """Take the oldest pending unit attention of a nexus."""
-        self._look_around()
+        self.look_around()
         pending = self._attentions.get(nexus)
         return pending.popleft() if pending else None
 
@@ -184,8 +186,14 @@ class LogicalUnit:
                 pending.clear()  # the reset says it all (SAM-5 5.14.4)
         self.attention(what, but=but)
 
-    def _look_around(self) -> None:
-        """Notice what happened behind the unit's back."""
+    def interrupt(self) -> None:
+        """What is ordinary has changed for every nexus."""
+        for nexus in self._attentions:
+            _interrupt(nexus)
+
+    def look_around(self) -> None:
+        """Notice what happened behind the unit's back: at commands that are not plain, and called
+        now and then for nexuses that have no other."""
         size = self.device.size
         if size != self._known_size:
             self._known_size = size
@@ -226,6 +234,14 @@ class LogicalUnit:
         except ReservationConflict:
             return Result(RESERVATION_CONFLICT)
 
+    def resume(self, nexus: Nexus, cdb: bytes) -> Result | Single | Prepared:
+        """`prepare` a plain command that was begun elsewhere, where nothing was in its way then."""
+        cdb = cdb.ljust(MAX_CDB, b"\0")
+        try:
+            return self.lookup(cdb).prepare(self, nexus, cdb)
+        except CheckCondition as error:  # the unit has become smaller
+            return Result(CHECK_CONDITION, sense=error.sense)
+
     def lookup(self, cdb: bytes) -> Opcode:
         """The entry of the command table. CheckCondition."""
         found = self.opcodes.get(cdb[0])
@@ -238,3 +254,8 @@ class LogicalUnit:
         if action not in found:
             raise sense.invalid_field(at, 4)
         return found[action]
+
+
+def _interrupt(nexus: Nexus) -> None:
+    if nexus.interrupt is not None:
+        nexus.interrupt()
