@@ -78,6 +78,8 @@ class WorldDisk(SimDisk):
         self._tap = tap
         self._at_once = _AtOnce()
         self.operations: dict[str, int] = {}
+        self._inodes: dict[int, Inode] = {}
+        self._synced_sizes: dict[int, int] = {}
         super().__init__(image, capacity=capacity)
 
     def at_once(self) -> _AtOnce:
@@ -109,6 +111,29 @@ class WorldDisk(SimDisk):
     def _write(self, inode: Inode, data: bytes, offset: int) -> None:
         super()._write(inode, data, offset)
         self._tap(inode.path, offset, data)
+
+    def stall(self, seconds: float) -> None:
+        """What a scripted stall does: nothing where a lock of the core may be held."""
+        if not self._at_once.depth:
+            self._run.sleep(seconds)
+
+    def synced_place(self, folder: str, rng: random.Random) -> tuple[str, int] | None:
+        """A byte of a file in `folder` that has been there when the file was last synced."""
+        found = sorted(
+            (inode.path, self._synced_sizes[number])
+            for number, inode in self._inodes.items()
+            if inode.linked and inode.path.startswith(folder) and self._synced_sizes.get(number)
+        )
+        if not found:
+            return None
+        path, size = rng.choice(found)
+        return path, rng.randrange(size)
+
+    def sync(self, inode: Inode) -> None:
+        size = inode.contents.size
+        super().sync(inode)
+        self._inodes[inode.number] = inode
+        self._synced_sizes[inode.number] = min(size, inode.contents.size)
 
 
 class WorldKeyValue(MemoryKeyValue):

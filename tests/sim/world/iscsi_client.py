@@ -18,8 +18,9 @@ from volume.disk import SECTOR_SIZE
 
 PIECE = 8192  # of data in one PDU: what every target takes
 FUA = 0x08  # in byte 1 of READ and WRITE
-UNIT_ATTENTION, NOT_READY, ILLEGAL = 6, 2, 5
-OUT_OF_RANGE = 0x21
+UNIT_ATTENTION, NOT_READY = 6, 2
+OUTSIDE = ((5, 0x21), (7, 0x27))
+"""Key and ASC of what is past the end: out of range; no space, when it shrinks meanwhile."""
 DIGESTS = {"HeaderDigest": "CRC32C", "DataDigest": "CRC32C"}
 
 
@@ -224,5 +225,5 @@ class IscsiClient:
             again.append(asked)
         elif key == NOT_READY:
             raise Reset  # the volume has another head: look for it again
-        elif (key, asc) != (ILLEGAL, OUT_OF_RANGE) or asked.offset + asked.length <= volume.size:
+        elif (key, asc) not in OUTSIDE or asked.offset + asked.length <= volume.size:
             self._world.failed(self.name, asked.kind, key << 8 | asc)

@@ -27,6 +27,8 @@ from volume.disk import SECTOR_SIZE
 STAMP = struct.Struct("<QII")  # number of the write, of the volume, of the sector
 REPEATS = SECTOR_SIZE // STAMP.size
 ZERO = bytes(STAMP.size)
+UNREADABLE = b"\xffnot readable\xff\xff\xff"
+"""Stands for the contents of a sector that cannot be read."""
 ZEROS = bytes(SECTOR_SIZE)
 RECORD = struct.Struct("<4sBBHIIQQQQIIII")
 MAGIC = b"bdJR"
@@ -289,6 +291,8 @@ class Ledger:
         for number, floor in enumerate(floors):
             sector = first + number
             contents = stamp_of(data[number * SECTOR_SIZE : (number + 1) * SECTOR_SIZE])
+            if contents == UNREADABLE:
+                continue
             if contents is None:
                 raise Violation(f"I5 a read shows a torn sector {sector} of {volume.name}")
             if volume.becoming is not None and volume.becoming.get(sector, ZERO) == contents:
@@ -332,6 +336,8 @@ class Ledger:
                 if not data:
                     continue  # cut off by a shrink, with what was written there meanwhile
                 contents = stamp_of(data)
+                if contents == UNREADABLE:
+                    continue
                 if contents is None:
                     raise Violation(f"I5 after a crash sector {sector} of {name} is torn")
                 spans = self._spans(volume, sector, contents)
@@ -363,7 +369,7 @@ class Ledger:
         for sector in range(len(image) // SECTOR_SIZE):
             if sector not in volume.sectors:
                 data = image[sector * SECTOR_SIZE : (sector + 1) * SECTOR_SIZE]
-                if data != ZEROS:
+                if data != ZEROS and stamp_of(data) != UNREADABLE:
                     raise Violation(f"I8 sector {sector} of {volume.name} was never written")
 
     def _spans(self, volume: VolumeLedger, sector: int, contents: bytes) -> list[tuple[int, int]]:
@@ -436,7 +442,7 @@ class Ledger:
         for sector in range(len(image) // SECTOR_SIZE):
             data = image[sector * SECTOR_SIZE : (sector + 1) * SECTOR_SIZE]
             expected = snapshot.contents.get(sector, ZERO)
-            if stamp_of(data) != expected:
+            if stamp_of(data) not in (expected, UNREADABLE):
                 raise Violation(
                     f"I7 sector {sector} of {snapshot.volume}@{snapshot.name} reads as "
                     f"{STAMP.unpack(data[: STAMP.size])}, it was {STAMP.unpack(expected)}"

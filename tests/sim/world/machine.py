@@ -20,11 +20,13 @@ from blockd.scheduler import LoopScheduler
 from blockd.wiring import ConfiguredPolicies
 from tests.sim.crash import CrashState
 from tests.sim.image import Image
+from tests.sim.simdisk import DEFAULT_CAPACITY
 from tests.sim.world.disk import Tap, WorldClock, WorldDisk, WorldKeyValue
 from tests.sim.world.loop import SimLoop
 from tests.sim.world.net import Network
 from tests.sim.world.primitives import Event, Lock
 from tests.sim.world.threads import Group, Killed, Threads
+from volume.layout import META_KEY_SEALED
 from volume.options import StoreOptions
 from volume.store import Store
 
@@ -63,7 +65,13 @@ def _close(loop: asyncio.AbstractEventLoop) -> None:
 
 class Machine:
     def __init__(
-        self, run: Threads, network: Network, seed: str, options: StoreOptions, tap: Tap
+        self,
+        run: Threads,
+        network: Network,
+        seed: str,
+        options: StoreOptions,
+        tap: Tap,
+        capacity: int = 0,
     ) -> None:
         self.run = run
         self.network = network
@@ -78,9 +86,20 @@ class Machine:
         self._image: Image | None = None
         self._meta_items: dict[bytes, bytes] = {}
         self._index_items: dict[bytes, bytes] = {}
+        self.capacity = capacity or DEFAULT_CAPACITY
+        self.struck = False
+        """A fail point has ended the process; nobody has seen to it yet."""
+        self.fail_point: tuple[str, int, bool] | None = None
+        """Name, how often it is still passed, and whether the power goes with the process."""
+        self.unsealed = 0
+        self._struck: tuple[Image, dict[bytes, bytes], dict[bytes, bytes]] | None = None
         self._boots = 0
         self._restarts = 0
         self._group: Group | None = None
+        self.on_strike: Callable[[], None] = lambda: None
+        self.struck_power = False
+        self.lost_power = False
+        """The last crash was a power cut."""
 
     # -- life
 
@@ -88,7 +107,7 @@ class Machine:
         """Start the daemon; whether it serves. `failure` says why not."""
         self._restarts += 1
         self._group = Group(f"daemon-{self._restarts}")
-        self.disk = WorldDisk(self.run, self._image, self._tap)
+        self.disk = WorldDisk(self.run, self._image, self._landed, capacity=self.capacity)
         self.meta = WorldKeyValue(self.run, self._meta_items, synced=True)
         self.index = WorldKeyValue(self.run, self._index_items, synced=False)
         self._up, self._ended = Event(), Event()
@@ -96,6 +115,10 @@ class Machine:
         self.run.spawn("loop", self._process, self._group)
         self._up.wait()
         return self.failure is None
+
+    def _landed(self, path: str, offset: int, data: bytes) -> None:
+        if self._group is not None and not self._group.killed:
+            self._tap(path, offset, data)
 
     def _process(self) -> None:
         self._loop = loop = SimLoop(self.run)
@@ -173,21 +196,50 @@ class Machine:
 
     def stop(self) -> None:
         """Drain and close, as at SIGTERM."""
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._ended.wait()
+        if self.store is not None and not self.struck:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._ended.wait()
         self.kill()
 
     def kill(self) -> None:
         """kill -9: what was written is there."""
-        self._leave(self.disk.image(), self.meta.snapshot(), self.index.snapshot())
+        self.lost_power = self._struck is not None and self.struck_power
+        self._leave(*(self._struck or self._killed()))
 
     def cut(self) -> None:
         """The power goes: of what was not synced any part may be there."""
+        self.lost_power = self._struck is None or self.struck_power
+        self._leave(*(self._struck or self._unpowered()))
+
+    def passed(self, name: str) -> None:
+        """A thread of the daemon comes by a fail point; it may be its last."""
+        if self.fail_point is None or self.fail_point[0] != name or self._group is None:
+            return
+        _, left, power = self.fail_point
+        if left > 1 or self._group.killed:
+            self.fail_point = (name, left - 1, power)
+            return
+        self.fail_point = None
+        self._struck = self._unpowered() if power else self._killed()
+        self.struck, self.struck_power = True, power
+        self.disk.power_off()
+        self.network.process_ended()
+        self._group.killed = True
+        self.failure = Killed(name)
+        self._up.set()
+        self._ended.set()
+        self.on_strike()
+        raise Killed(name)
+
+    def _killed(self) -> tuple[Image, dict[bytes, bytes], dict[bytes, bytes]]:
+        return self.disk.image(), self.meta.snapshot(), self.index.snapshot()
+
+    def _unpowered(self) -> tuple[Image, dict[bytes, bytes], dict[bytes, bytes]]:
         state = CrashState(self.disk.trace)
         for op in self.disk.trace.ops:
             state.apply(op)
         self._boots += 1
-        self._leave(self._survivors(state), self.meta.durable, self.index.durable)
+        return self._survivors(state), self.meta.durable, self.index.durable
 
     def _survivors(self, state: CrashState) -> Image:
         rng = self._random
@@ -210,15 +262,20 @@ class Machine:
 
     def _leave(self, image: Image, meta: dict[bytes, bytes], index: dict[bytes, bytes]) -> None:
         self._image, self._meta_items, self._index_items = image, dict(meta), dict(index)
-        self.network.process_ended()
-        if self._group is not None:
-            self.run.kill(self._group)
-            self._group = None
+        self._struck, self.struck = None, False
+        if self._meta_items.pop(META_KEY_SEALED, None) is not None:  # blockd doctor --unseal
+            self.unsealed += 1
+        self.abandon()
         self.store = None
 
     def abandon(self) -> None:
-        """End everything; nothing is kept."""
+        """End everything; nothing more is kept."""
+        self.disk.power_off()
         self.network.process_ended()
         if self._group is not None:
             self.run.kill(self._group)
             self._group = None
+
+    @property
+    def sealed(self) -> bool:
+        return self.store is not None and self.store._seal.reason is not None

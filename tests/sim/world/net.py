@@ -18,11 +18,18 @@ from tests.sim.world.primitives import Event
 from tests.sim.world.threads import Threads
 
 WINDOW_BYTES = 64 << 10  # in flight in one direction before the sender has to wait
+PATIENCE_S = 90.0
+"""A client that gets nothing, or gets rid of nothing, for so long while its server is up has been
+forgotten."""
 FASTEST_S, SLOWEST_S = 20e-6, 400e-6
 
 
 class Reset(ConnectionResetError):
     """The connection was cut by the other side."""
+
+
+class Forgotten(AssertionError):
+    """A client waits and waits."""
 
 
 class SimSocket:
@@ -132,7 +139,8 @@ class Link:
             some = min(len(view), WINDOW_BYTES - len(self.to_server))
             if some <= 0:
                 self.room.clear()
-                self.room.wait()
+                if not self.room.wait(PATIENCE_S):
+                    raise Forgotten(f"I13 nobody reads what {self.name} sends")
                 continue
             self.to_server += view[:some]
             view = view[some:]
@@ -166,7 +174,8 @@ class Link:
             if self.client_eof:
                 raise EOFError(f"the server closed after {got} of {count} bytes")
             self.arrived.clear()
-            self.arrived.wait()
+            if not self.arrived.wait(PATIENCE_S):
+                raise Forgotten(f"I13 {self.name} waits for {count} bytes, {got} came")
         raise Reset
 
     def shut(self) -> None:

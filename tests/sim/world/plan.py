@@ -5,7 +5,7 @@ nothing in what the others ask for. That is what shrinking rests on.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 CLIENTS = ("nbd-left", "nbd-right", "iscsi-left")
@@ -30,15 +30,52 @@ class Profile:
     """What goes wrong in a world."""
 
     name: str
-    nemesis: tuple[tuple[str, int], ...]
+    nemesis: Mapping[str, int]
     """Acts of the nemesis, by weight."""
     every: int = 12
     """One act in so many is the nemesis's."""
+    errors: bool = False
+    """Requests may be answered with an error."""
+    damage: bool = False
+    """What is stored may be lost; never shown wrong."""
+    lies: bool = False
+    """What was promised may be lost, as the disk lied; never shown wrong."""
+    rare: bool = False
+    """Rare sites of the product are armed."""
+    capacity: int = 0
+    """Bytes of the disk; 0: plenty."""
 
 
-CALM = Profile("calm", (("restart", 1),), every=30)
-CRASHES = Profile("crashes", (("power-cut", 5), ("kill", 4), ("restart", 1), ("stall", 2)))
-PROFILES = ((CALM, 1), (CRASHES, 5))
+_CRASHES = {"power-cut": 5, "kill": 4, "restart": 1, "fail-point": 4}
+CALM = Profile("calm", {"restart": 1, "stall": 1}, every=30)
+CRASHES = Profile("crashes", {**_CRASHES, "stall": 2})
+RARE = Profile("rare", {**_CRASHES, "stall": 1}, rare=True)
+ERRORS = Profile(
+    "errors",
+    {**_CRASHES, "io-error": 8, "no-space": 3, "short-write": 4, "stall": 2},
+    every=8,
+    errors=True,
+)
+DAMAGE = Profile(
+    "damage",
+    {**_CRASHES, "flip": 6, "bad-sector": 6, "misdirect": 3},
+    every=8,
+    errors=True,
+    damage=True,
+)
+LIES = Profile(
+    "lies", {"power-cut": 4, "lying-sync": 6}, every=8, errors=True, damage=True, lies=True
+)
+FULL = Profile("full", {**_CRASHES, "stall": 1}, errors=True, capacity=640 << 10)
+PROFILES = (
+    (CALM, 1),
+    (CRASHES, 6),
+    (RARE, 4),
+    (ERRORS, 4),
+    (DAMAGE, 3),
+    (LIES, 1),
+    (FULL, 2),
+)
 
 
 def named(name: str | None) -> Profile | None:
@@ -81,7 +118,7 @@ def drawn(seed: int, count: int, profile: Profile | None = None) -> Plan:
     for index in range(count):
         draw = rng.random()
         if draw < 1 / profile.every:
-            actor, choices = NEMESIS, dict(profile.nemesis)
+            actor, choices = NEMESIS, profile.nemesis
         elif draw < 1 / profile.every + 0.15:
             actor, choices = OPERATOR, _OPERATOR_ACTS
         else:

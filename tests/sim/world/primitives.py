@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.sim.world import threads as world
 from tests.sim.world.threads import SimThread, Threads, threads
+from volume import sites
 
 PACKAGES = ("blockd", "volume", "transport")
 WALL_START_S = 1_800_000_000
@@ -321,9 +322,10 @@ _STAND_INS: dict[Any, Any] = {
 
 
 @contextmanager
-def installed(run: Threads) -> Iterator[None]:
-    """Have the product's modules use the stand-ins, on `run`."""
+def installed(run: Threads, passed: Callable[[str], None] = lambda name: None) -> Iterator[None]:
+    """Have the product's modules use the stand-ins, on `run`; `passed` is told of fail points."""
     assert world.running is None, "one world at a time"
+    stand_ins = {**_STAND_INS, sites.fail_point: passed}
     world.running = run
     replaced: list[tuple[types.ModuleType, str, Any]] = []
     try:
@@ -332,7 +334,7 @@ def installed(run: Threads) -> Iterator[None]:
                 continue
             for attribute, value in list(vars(module).items()):
                 try:
-                    stand_in = _STAND_INS.get(value)
+                    stand_in = stand_ins.get(value)
                 except (TypeError, ValueError):  # not hashable: none of ours
                     continue
                 if stand_in is not None:

@@ -20,19 +20,22 @@ from typing import TypeVar
 
 from blockd.nbd import wire
 from tests.nbd_client import OptionError, RequestError, Session
-from tests.sim.faults import Fault, Stall
+from tests.sim.simdisk import DEFAULT_CAPACITY
 from tests.sim.store_rig import KIB, SEGMENT_BYTES
 from tests.sim.world import plan as plans
 from tests.sim.world.clients import GONE, Client, NbdClient
 from tests.sim.world.iscsi_client import IscsiClient
-from tests.sim.world.judge import Judge
-from tests.sim.world.ledger import Ledger, Violation
+from tests.sim.world.ledger import REPEATS, UNREADABLE, Ledger, Violation
 from tests.sim.world.machine import ISCSI_PORT, NBD_PORT, Machine, ServerGone
+from tests.sim.world.nemesis import Gone, Nemesis
 from tests.sim.world.net import Link, Network
 from tests.sim.world.operator import Operator, Pending
-from tests.sim.world.plan import Act, Plan
+from tests.sim.world.plan import Act, Plan, Profile
 from tests.sim.world.primitives import Event, installed
 from tests.sim.world.threads import Group, SimThread, Threads
+from volume import sites
+from volume.disk import SECTOR_SIZE
+from volume.errors import CorruptData, VolumeError
 from volume.model import VolumeInfo
 from volume.options import StoreOptions
 from volume.store import Store
@@ -92,15 +95,16 @@ class World:
     def live(self) -> Report:
         run = Threads(str(self.seed))
         self.run = run
-        gc.collect()
-        gc.disable()
+        _still_collector()
         logging.disable(logging.CRITICAL)
         error = details = ""
         try:
-            with installed(run):
+            with installed(run, lambda name: self.machine.passed(name)):
                 self._begin(run)
                 try:
                     self._live()
+                except Gone:
+                    pass
                 except BaseException as failure:
                     error, details = _told(failure)
                     if isinstance(failure, KeyboardInterrupt):
@@ -111,6 +115,11 @@ class World:
         finally:
             logging.disable(logging.NOTSET)
             gc.enable()
+        for name, (_, fired) in sites.counts().items():
+            if fired and self.profile.rare:
+                self.counts[f"rare: {name}"] += fired
+        sites.disarm()
+        self.counts["unsealed"] += self.machine.unsealed
         self.counts["records"] = self.ledger.record_count
         self.counts["switches"] = run.switches
         return Report(
@@ -148,8 +157,10 @@ class World:
 
     def failed(self, client: str, what: str, error: int) -> None:
         self.counts[f"error {error}"] += 1
-        if error != wire.ESHUTDOWN:
+        if not self.profile.errors:
             raise Violation(f"{client}: {what} was answered with error {error}")
+        if self.machine.sealed:
+            self.nemesis.call()
 
     # -- life
 
@@ -158,21 +169,42 @@ class World:
         self.pending: Pending | None = None
         self.network = Network(run, str(self.seed))
         self.network.short_reads = random.Random(f"net:{self.seed}").random() < 0.5
-        self.machine = Machine(run, self.network, str(self.seed), OPTIONS, self._landed)
+        self.machine = Machine(
+            *(run, self.network, str(self.seed), OPTIONS, self._landed),
+            capacity=self.profile.capacity,
+        )
+        self.nemesis = Nemesis(self)
+        if self.profile.rare:
+            self._arm()
         self.open_gate = Event()
         self._actors: list[SimThread] = []
+        self._helpers: list[SimThread] = []
+
+    def _arm(self) -> None:
+        """Have what is rare happen: another choice of it in each world."""
+        rng = random.Random(f"rare:{self.seed}")
+        for name, site in sites.RARE_SITES.items():
+            if rng.random() < 0.5:
+                sites.arm(name, chance=site.chance, seed=str(self.seed))
+
+    @property
+    def profile(self) -> Profile:
+        return self.plan.profile
 
     def _landed(self, path: str, offset: int, data: bytes) -> None:
         self.note(f"{path} {offset} {len(data)} {hash_of(data)}")
         self.ledger.landed(path, offset, data)
 
     def _live(self) -> None:
-        self._boot()
+        if not self.machine.boot():
+            raise Violation(f"a new store does not start: {self.machine.failure!r}")
         for name, (size, chunk) in VOLUMES.items():
             create = functools.partial(_created, name=name, size=size, chunk_size=chunk)
             info = self.machine.call(create)
             self.ledger.add(name, size, info.number)
         self.open_gate.set()
+        medic = Group("medic")
+        self._helpers = [self.run.spawn("medic", self.nemesis.attend, medic)]
         for actor in (*plans.CLIENTS, plans.OPERATOR, plans.NEMESIS):
             if acts := self.plan.of(actor):
                 self._actors.append(self._start(actor, acts))
@@ -183,13 +215,8 @@ class World:
     def _end(self) -> None:
         """Have all threads end, whatever they are doing."""
         self.machine.abandon()
-        for group in {thread.group for thread in self._actors}:
+        for group in [thread.group for thread in (*self._helpers, *self._actors)]:
             self.run.kill(group)
-
-    def _boot(self) -> None:
-        if not self.machine.boot():
-            failure = self.machine.failure
-            raise Violation(f"the daemon does not start: {failure!r}") from failure
 
     # -- actors
 
@@ -234,6 +261,13 @@ class World:
                 self.counts[act.kind] += 1
             except (*GONE, ServerGone, OptionError, RequestError):
                 self.counts["lost answers"] += 1
+                if self.pending is not None:
+                    self._mended()
+            except (VolumeError, OSError) as error:
+                if not self.profile.errors:
+                    raise Violation(f"operator: {act.kind} failed: {error!r}") from error
+                self.counts[f"refused: {act.kind}"] += 1
+                self._mended()
 
     def _nemesis(self, acts: list[Act]) -> None:
         for act in acts:
@@ -241,60 +275,59 @@ class World:
             self.run.sleep(rng.expovariate(1 / PAUSE_S / 6))
             self.note(f"nemesis {act.kind}")
             self.counts[act.kind] += 1
-            if act.kind == "stall":
-                self._stall(rng)
-            else:
-                self._crash(act.kind)
+            self.nemesis.act(act, rng)
 
-    def _stall(self, rng: random.Random) -> None:
-        op = rng.choice(("sync", "pread", "pwrite"))
-        self.machine.disk.faults.add(
-            Fault(op, Stall(lambda: self._stalled(0.5)), path="packs/*", nth=rng.randint(1, 20))
-        )
+    def _mended(self) -> None:
+        """Wait until somebody has seen to the daemon."""
+        before = self.nemesis.mended
+        self.nemesis.call()
+        while self.nemesis.mended == before:
+            self.run.sleep(PAUSE_S)
 
-    def _stalled(self, seconds: float) -> None:
-        if not self.machine.disk.at_once().depth:
-            self.run.sleep(seconds)
-
-    # -- crashes
-
-    def _crash(self, kind: str) -> None:
-        """End the daemon in one of three ways, start it again, and judge what it has."""
-        self.open_gate.clear()
-        ledger = self.ledger
-        if kind == "restart":
-            self.machine.stop()
-            at_least = ledger.acked
-        elif kind == "kill":
-            self.machine.kill()
-            at_least = ledger.acked
-        else:
-            self.machine.cut()
-            at_least = ledger.flushed
-        ledger.crashed()
-        judge = Judge(self)
-        judge.before_start()
-        self._boot()
-        judge.after_start(at_least)
-        self.open_gate.set()
+    # -- looking at everything
 
     def image(self, export: str) -> bytes:
-        """All bytes of an export, over NBD."""
+        """All bytes of an export, over NBD; where a damaged disk may have lost some, sectors that
+        cannot be read are full of UNREADABLE."""
         link = self.connect(NBD_PORT)
         session = Session(link.send, link.take)
         session.greet()
         session.structured_reply()
         size = session.go(export).size
-        parts = [session.read(at, min(READ_BYTES, size - at)) for at in range(0, size, READ_BYTES)]
+        parts = [
+            self._bytes(session, at, min(READ_BYTES, size - at))
+            for at in range(0, size, READ_BYTES)
+        ]
         session.send_disconnect()
         link.shut()
         return b"".join(parts)
 
+    def _bytes(self, session: Session, offset: int, length: int) -> bytes:
+        try:
+            return session.read(offset, length)
+        except RequestError as error:
+            if error.reply.error != wire.EIO or not self.profile.errors:
+                raise Violation(f"a read of [{offset}, +{length}) failed: {error}") from error
+        if length == SECTOR_SIZE and self.profile.damage:
+            self.counts["unreadable sectors"] += 1
+            return UNREADABLE * REPEATS
+        half = max(SECTOR_SIZE, length // 2)  # an error that was of one call is over now
+        return self._bytes(session, offset, half) + (
+            self._bytes(session, offset + half, length - half) if length > half else b""
+        )
+
     def _last_look(self) -> None:
-        self._crash(random.Random(f"last:{self.seed}").choice(("power-cut", "kill", "restart")))
+        self.machine.capacity = DEFAULT_CAPACITY
+        self.machine.fail_point = None
+        how = random.Random(f"last:{self.seed}").choice(("power-cut", "kill", "restart"))
+        self.nemesis.crash(how)
         before = {name: self.image(name) for name in self.ledger.by_name}
         self.run.sleep(1.5)  # rounds, gc and scrub
-        self.machine.call(lambda store: store.collect())
+        try:
+            self.machine.call(lambda store: store.collect())
+        except CorruptData:
+            if not self.profile.damage:
+                raise
         after = {name: self.image(name) for name in self.ledger.by_name}
         if before != after:
             raise Violation("I1 volumes change while nobody writes")
@@ -302,6 +335,20 @@ class World:
 
 def _created(store: Store, name: str, size: int, chunk_size: int) -> VolumeInfo:
     return store.create_volume(name, size, block_size=512, chunk_size=chunk_size)
+
+
+_frozen = False
+
+
+def _still_collector() -> None:
+    """Nothing of a world is freed at a moment that depends on what ran before it. What is there
+    already is looked at once only."""
+    global _frozen
+    gc.collect()
+    if not _frozen:
+        gc.freeze()
+        _frozen = True
+    gc.disable()
 
 
 def hash_of(data: bytes) -> str:
