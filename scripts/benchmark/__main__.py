@@ -13,14 +13,17 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+import charts
 import report
+import states
 from cells import CELLS, DEFAULT_CELLS, Sample, measure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from servers import SERVERS, Running, Server, make_volume
+from servers import BLOCKD, LIMIT, SERVERS, Running, Server, make_volume, settle
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
+CHART = PAGE.with_name("benchmarks.svg")
 
 
 def arguments() -> argparse.Namespace:
@@ -39,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--servers", nargs="+", choices=names, default=names, help="the first is the baseline"
     )
+    parser.add_argument("--no-states", action="store_true", help="leave the states of data out")
     parser.add_argument("--folder", type=Path, default=ROOT / "build", help="where the files go")
     parser.add_argument("--dry", action="store_true", help="print, leave docs/benchmarks.md alone")
     return parser.parse_args()
@@ -54,15 +58,21 @@ def main() -> None:
     try:
         make_volume(folder, options.size_mib << 20)
         samples = run_rounds(servers, cells, options.rounds, options.seconds, folder)
+        of_states = [] if options.no_states else states.measure(folder, options)
     finally:
         shutil.rmtree(folder)
     lines = report.facts(servers, options.size_mib << 20, options.rounds, options.seconds)
-    for cell in cells:
-        lines += report.table(CELLS[cell], servers, samples)
+    measured = [CELLS[cell] for cell in cells]
+    if BLOCKD in servers:
+        lines += report.verdicts(measured, servers, samples, BLOCKD.name, LIMIT)
+    for cell in measured:
+        lines += report.table(cell, servers, samples)
+    lines += of_states
     if options.dry:
         print("\n".join(lines))
         return
-    report.write(PAGE, lines)
+    charts.draw(CHART, measured, servers, samples)
+    report.write(PAGE, [f"![IOPS and CPU per request]({CHART.name})", "", *lines])
     print(f"written to {PAGE.relative_to(ROOT)}")
 
 
@@ -80,6 +90,7 @@ def run_rounds(
                 with Running(server, folder) as running:
                     for cell in cells:
                         progress.update(task, description=f"{server.name}: {cell}")
+                        settle(server, folder)
                         sample = measure(CELLS[cell], running, seconds, folder)
                         samples[server.name, cell].append(sample)
                         progress.advance(task)

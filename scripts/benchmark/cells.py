@@ -19,12 +19,16 @@ class Cell:
     jobs: int = 1
     size: int | None = None
     """Bytes of the volume's beginning that are used; None: all of it."""
+    flush_every: int = 0
+    """A FLUSH after so many writes; 0: none. It is not counted as a request."""
 
     @property
     def title(self) -> str:
         connections = f", {self.jobs} connections" if self.jobs > 1 else ""
         part = f", over {self.size >> 20} MiB" if self.size is not None else ""
-        return f"{self.block} {self.rw}, QD{self.depth}{connections}{part}"
+        flush = f", a flush after each {self.flush_every}" if self.flush_every > 1 else ""
+        flush = ", a flush after each" if self.flush_every == 1 else flush
+        return f"{self.block} {self.rw}, QD{self.depth}{connections}{part}{flush}"
 
 
 CELLS = {
@@ -38,11 +42,18 @@ CELLS = {
         Cell("randwrite-128", "randwrite", "4k", 128),
         Cell("randread-32x4", "randread", "4k", 32, 4),
         Cell("randwrite-32x4", "randwrite", "4k", 32, 4),
+        Cell("flush-1", "randwrite", "4k", 1, flush_every=1),
+        Cell("flush-32", "randwrite", "4k", 32, flush_every=32),
         Cell("read-1m", "read", "1m", 8),
         Cell("write-1m", "write", "1m", 8),
     )
 }
-DEFAULT_CELLS = ("randread-1", "randread-32", "randwrite-1", "randwrite-32")
+DEFAULT_CELLS = (
+    *("randread-1", "randread-32", "randread-128", "randread-32x4", "read-1m"),
+    *("randwrite-1", "randwrite-32", "randwrite-128", "randwrite-32x4", "flush-1", "flush-32"),
+    "write-1m",
+)
+"""Reads first: nothing that was written goes on meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,7 @@ def measure(cell: Cell, server: Running, seconds: int, folder: Path) -> Sample:
             *("fio", f"--name={cell.name}", "--ioengine=nbd", f"--uri={server.uri}"),
             *(f"--rw={cell.rw}", f"--bs={cell.block}", f"--iodepth={cell.depth}"),
             *(f"--numjobs={cell.jobs}", f"--size={size}", "--norandommap", "--randrepeat=0"),
+            *((f"--fsync={cell.flush_every}",) if cell.flush_every else ()),
             *("--time_based", f"--runtime={seconds}", "--group_reporting"),
             *("--output-format=json", f"--aux-path={folder}"),
         ],

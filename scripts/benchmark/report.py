@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -37,6 +37,65 @@ def table(cell: Cell, servers: Sequence[Server], samples: Samples) -> list[str]:
             f"| {median(s.resident_bytes for s in own) / 2**20:,.0f} |"
         )
     return [*lines, ""]
+
+
+def verdicts(
+    cells: Sequence[Cell], servers: Sequence[Server], samples: Samples, own: str, limit: str
+) -> list[str]:
+    """What `own` reaches beside the best of the others in each cell, and whether that was wanted;
+    medians of the rounds' ratios. `limit` is no peer."""
+    peers = [server.name for server in servers if server.name not in (own, limit)]
+    has_limit = any(server.name == limit for server in servers)
+    lines = [
+        "| cell | best peer | IOPS to it | CPU to it | p99 to it | IOPS to no work | wanted |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for cell in cells:
+
+        def ratio(other: str, figure: Callable[[Sample], float], cell: Cell = cell) -> float:
+            pairs = zip(samples[own, cell.name], samples[other, cell.name], strict=True)
+            return median(figure(a) / max(figure(b), 1e-9) for a, b in pairs)
+
+        best = min(peers, key=lambda peer: ratio(peer, _iops), default=None)
+        if best is None:
+            continue
+        iops, cpu, p99 = (ratio(best, figure) for figure in (_iops, _cpu, _p99))
+        to_limit = ratio(limit, _iops) if has_limit else None
+        wanted, met = _target(cell, iops, cpu, p99, to_limit)
+        lines.append(
+            f"| {cell.title} | {best} | {iops:.2f} | {cpu:.2f} | {p99:.2f} "
+            f"| {'-' if to_limit is None else f'{to_limit:.2f}'} "
+            f"| {wanted}: {'yes' if met else '**no**'} |"
+        )
+    return [*lines, ""]
+
+
+def _target(
+    cell: Cell, iops: float, cpu: float, p99: float, to_limit: float | None
+) -> tuple[str, bool]:
+    """What is wanted of a cell in words, and whether it was reached."""
+    if cell.flush_every:
+        return "IOPS >= 2.0, p99 <= 1.0", iops >= 2.0 and p99 <= 1.0
+    if cell.block != "4k":
+        least = 1.3 if cell.rw == "read" else 1.0
+        return f"IOPS >= {least}, p99 <= 1.0", iops >= least and p99 <= 1.0
+    met = (iops >= 1.3 or cpu <= 0.6) and p99 <= 1.0
+    if cell.depth >= 32 and to_limit is not None:
+        wanted = "IOPS >= 1.3 or CPU <= 0.6, p99 <= 1.0, 0.8 of no work"
+        return wanted, met and to_limit >= 0.8
+    return "IOPS >= 1.3 or CPU <= 0.6, p99 <= 1.0", met
+
+
+def _iops(sample: Sample) -> float:
+    return sample.iops
+
+
+def _cpu(sample: Sample) -> float:
+    return sample.cpu_us
+
+
+def _p99(sample: Sample) -> float:
+    return sample.p99_us
 
 
 def facts(servers: Sequence[Server], size: int, rounds: int, seconds: int) -> list[str]:

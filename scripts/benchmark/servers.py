@@ -19,6 +19,8 @@ from pathlib import Path
 START_S = 60.0
 STOP_S = 60.0
 RAW = "volume.raw"
+QCOW2 = "volume.qcow2"
+LIMIT = "no-work server"
 VOLUME = "bench"
 PID_FILE = "nbd-server.pid"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -36,6 +38,10 @@ class Server:
     daemonizes: bool = False
     """The command returns at once; the server's pid is in PID_FILE."""
 
+    @property
+    def is_blockd(self) -> bool:
+        return self.program == sys.executable
+
 
 def _qemu(aio: str) -> Callable[[Path, int], list[str]]:
     def command(folder: Path, port: int) -> list[str]:
@@ -44,6 +50,16 @@ def _qemu(aio: str) -> Callable[[Path, int], list[str]]:
         return ["qemu-nbd", "--format=raw", "--persistent", *options, *where, str(folder / RAW)]
 
     return command
+
+
+def _qcow2(folder: Path, port: int) -> list[str]:
+    options = ["--aio=threads", "--cache=writeback", "--discard=unmap", "--shared=16"]
+    where = ["--bind=127.0.0.1", f"--port={port}", f"--export-name={VOLUME}"]
+    return ["qemu-nbd", "--format=qcow2", "--persistent", *options, *where, str(folder / QCOW2)]
+
+
+def _limit(folder: Path, port: int) -> list[str]:
+    return [str(folder / "limit"), str(port), str((folder / RAW).stat().st_size)]
 
 
 def _nbdkit(folder: Path, port: int) -> list[str]:
@@ -60,21 +76,22 @@ def _nbd_server(folder: Path, port: int) -> list[str]:
 
 
 def _blockd(folder: Path, port: int) -> list[str]:
-    size = (folder / RAW).stat().st_size
     return [
         *(sys.executable, "-m", "blockd", "serve", "--json", "--log-level", "warning"),
         *("--data", str(folder / "blockd"), "--nbd", f"127.0.0.1:{port}"),
-        *("--volume", f"{VOLUME}={size}"),
     ]
 
 
 SERVERS = (
     Server("qemu-nbd", "qemu-nbd", _qemu("threads"), ("qemu-nbd", "--version")),
     Server("qemu-nbd io_uring", "qemu-nbd", _qemu("io_uring"), ("qemu-nbd", "--version")),
+    Server("qemu-nbd qcow2", "qemu-nbd", _qcow2, ("qemu-nbd", "--version")),
     Server("nbdkit file", "nbdkit", _nbdkit, ("nbdkit", "--version")),
     Server("nbd-server", "nbd-server", _nbd_server, ("nbd-server", "--version"), daemonizes=True),
+    Server(LIMIT, "gcc", _limit, ("gcc", "--version")),
     Server("blockd", sys.executable, _blockd, (sys.executable, "-m", "blockd", "--version")),
 )
+BLOCKD = SERVERS[-1]
 
 
 def make_volume(folder: Path, size: int) -> None:
@@ -83,7 +100,25 @@ def make_volume(folder: Path, size: int) -> None:
         for _ in range(size >> 20):
             file.write(os.urandom(1 << 20))
         os.fsync(file.fileno())
-    fill_volume(SERVERS[-1], folder)
+    convert = ["qemu-img", "convert", "-O", "qcow2", str(folder / RAW), str(folder / QCOW2)]
+    subprocess.run(convert, check=True)
+    build_limit(folder)
+    fill_volume(BLOCKD, folder)
+
+
+def build_limit(folder: Path) -> None:
+    """The server that does no work, see limit/server.c."""
+    source = Path(__file__).parent / "limit" / "server.c"
+    command = ["gcc", "-O2", "-o", str(folder / "limit"), str(source), "-lpthread"]
+    subprocess.run(command, check=True)
+
+
+def settle(server: Server, folder: Path) -> None:
+    """Let nothing of what was measured before go on while the next is: a running blockd destages,
+    and what is dirty in the page cache goes to the disk."""
+    if server.is_blockd:
+        _wait_until_destaged(folder)
+    os.sync()
 
 
 def fill_volume(server: Server, folder: Path) -> None:
@@ -113,15 +148,17 @@ def _wait_until_destaged(folder: Path) -> None:
 class Running:
     """A server that listens while the context lasts."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server, folder: Path, volume: str = VOLUME) -> None:
+        """`volume`: what a blockd serves; the others have one only."""
         self.server = server
+        self._volume = volume if server.is_blockd else VOLUME
         self._folder = folder
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
-        return f"nbd://127.0.0.1:{self._port}/{VOLUME}"
+        return f"nbd://127.0.0.1:{self._port}/{self._volume}"
 
     def __enter__(self) -> "Running":
         if shutil.which(self.server.program) is None:
@@ -129,6 +166,9 @@ class Running:
         log_path = self._folder / "server.log"
         with log_path.open("wb") as log:
             command = self.server.command(self._folder, self._port)
+            if self.server.is_blockd:
+                size = (self._folder / RAW).stat().st_size
+                command += ["--volume", f"{self._volume}={size}"]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
         while not _listens(self._port):
