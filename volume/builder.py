@@ -2,6 +2,11 @@
 
 The same for a live head, whose frozen map is what was written since the last round, and for a past
 version, whose map was replayed from the log: old bytes where the map has none, its bytes over them.
+
+What of both cannot be read any more must not hold up everything else for ever. So a chunk that is
+written in part is put together from what can be read, in pages of 4 KiB; pages that are damaged,
+and not written as a whole, are stored as lost (KIND_DAMAGED): an I/O error until they are written
+again, never zeros, never old data. Damaged manifest nodes are not gone round: the build fails.
 """
 
 from collections.abc import Callable
@@ -9,8 +14,8 @@ from dataclasses import dataclass
 
 from native import PLACE_DATA, PLACE_REFER, ReadFault, VolumeCore
 from volume.chunks import ChunkStore
-from volume.errors import CorruptJournal, StoreClosing
-from volume.layout import FAN_OUT, ZERO_ID, ChunkId
+from volume.errors import CorruptData, StoreClosing
+from volume.layout import FAN_OUT, PAGE_SIZE, ZERO_ID, ChunkId
 from volume.manifest import Manifests, height_for
 from volume.reader import ChunkResolver, HeadState
 from volume.segments import segment_path
@@ -34,6 +39,20 @@ class BuildInput:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """What of a volume could not be read while a chunk was put together."""
+
+    name: str
+    """Of the volume."""
+    offset: int
+    """Of the first page that is lost, bytes; the last ends at `offset + length`."""
+    length: int
+    chunk_id: ChunkId
+    """The new chunk, in which they are lost."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Built:
     """A tree; durable after `ChunkStore.sync`."""
 
@@ -43,10 +62,12 @@ class Built:
     """Chunk index -> id, where bytes were written; not where chunks are another tree's."""
     changed_chunks: int
     """Chunks that were written or cleared, whether they differ or not."""
+    lost: tuple[Lost, ...] = ()
 
 
 class TreeBuilder:
-    """Builds trees. On the destager's thread. Errors: those of `ChunkStore`, and CorruptJournal."""
+    """Builds trees. On the destager's thread. Errors: those of `ChunkStore`, CorruptData only of
+    manifest nodes; what is damaged of the data is in `Built.lost`."""
 
     def __init__(
         self,
@@ -67,6 +88,7 @@ class TreeBuilder:
         base = given.base
         height = max(base.height, height_for(given.size, given.chunk_size))
         changes: dict[int, ChunkId] = {}
+        lost: list[Lost] = []
         zeroed: list[tuple[int, int]] = []
         touched = 0
         # What a shrink has cut off is not stored, and what the old head has of it goes.
@@ -78,7 +100,7 @@ class TreeBuilder:
             if first < kept and kind == PLACE_REFER:
                 referred.append((first, kept))
             elif first < kept:
-                self._build_run(given, first, kept, changes)
+                self._build_run(given, first, kept, changes, lost)
             zeroed.append((kept, min(stop, FAN_OUT**height)))
             touched += max(0, min(stop, end) - first)
         zeroed.extend(
@@ -91,10 +113,15 @@ class TreeBuilder:
         for first, stop in referred:
             root = self._refer(given, root, height, first, stop)
         fail_point("destage.manifest-written")
-        return Built(root, height, changes, touched)
+        return Built(root, height, changes, touched, tuple(lost))
 
     def _build_run(
-        self, given: BuildInput, first: int, stop: int, changes: dict[int, ChunkId]
+        self,
+        given: BuildInput,
+        first: int,
+        stop: int,
+        changes: dict[int, ChunkId],
+        lost: list[Lost],
     ) -> None:
         """Chunks [first, stop): old bytes where the frozen map has none, its bytes over them."""
         size, core = given.chunk_size, given.core
@@ -105,15 +132,36 @@ class TreeBuilder:
                 raise StoreClosing
             count = min(window, stop - start)
             view = memoryview(buffer)[: count * size]
+            damaged: dict[int, str] = {}  # offset of a page -> why
             if not core.frozen_covers(start * size, count * size):
                 for index in range(start, start + count):
                     if not core.frozen_covers(index * size, size):
                         at = (index - start) * size
-                        view[at : at + size] = self._old_bytes(given, index, size)
-            _overlay(given, start * size, view)
+                        view[at : at + size] = self._old_bytes(given, index, damaged)
+            _overlay(given, start * size, view, damaged)
             for index in range(start, start + count):
                 at = (index - start) * size
-                changes[index] = self._chunks.put(view[at : at + size], codec=given.codec)
+                changes[index] = self._put(given, index, view[at : at + size], damaged, lost)
+
+    def _put(
+        self,
+        given: BuildInput,
+        index: int,
+        data: memoryview,
+        damaged: dict[int, str],
+        lost: list[Lost],
+    ) -> ChunkId:
+        """Store what is known of chunk `index`."""
+        size = given.chunk_size
+        pages = range(index * size, (index + 1) * size, PAGE_SIZE) if damaged else ()
+        gone = [offset for offset in pages if offset in damaged]
+        if not gone:
+            return self._chunks.put(data, codec=given.codec)
+        numbers = [(offset - index * size) // PAGE_SIZE for offset in gone]
+        chunk_id = self._chunks.put_damaged(data, numbers)
+        length = gone[-1] + PAGE_SIZE - gone[0]
+        lost.append(Lost(given.name, gone[0], length, chunk_id, damaged[gone[0]]))
+        return chunk_id
 
     def _refer(
         self, given: BuildInput, root: ChunkId, height: int, first: int, stop: int
@@ -140,23 +188,42 @@ class TreeBuilder:
             root = self._manifests.update(root, height, ids, [(start, start + count)])
         return root
 
-    def _old_bytes(self, given: BuildInput, index: int, size: int) -> bytes:
-        """What is below the bytes that the frozen map has of a chunk."""
+    def _old_bytes(self, given: BuildInput, index: int, damaged: dict[int, str]) -> bytes:
+        """What is below the bytes that the frozen map has of a chunk; pages that are damaged, and
+        not covered by the map as a whole, go to `damaged`."""
+        size = given.chunk_size
         found = given.core.frozen_referred(index)
         if found is None:
             chunk_id = self._resolver.chunk_id(given.base, index)
         else:
             seq, root, height, source = found
             chunk_id = self._resolver.chunk_id(HeadState(root, height, seq), source)
-        return bytes(size) if chunk_id == ZERO_ID else self._chunks.get(chunk_id)
+        if chunk_id == ZERO_ID:
+            return bytes(size)
+        try:
+            return self._chunks.get(chunk_id)
+        except CorruptData as error:
+            data, pages = self._chunks.salvage(chunk_id, size)
+            for page in pages:
+                offset = index * size + page * PAGE_SIZE
+                if not given.core.frozen_covers(offset, PAGE_SIZE):
+                    damaged[offset] = str(error)
+            return data
 
 
-def _overlay(given: BuildInput, offset: int, view: memoryview) -> None:
+def _overlay(given: BuildInput, offset: int, view: memoryview, damaged: dict[int, str]) -> None:
+    """The bytes of the frozen map over those in `view`, which begins at `offset` of the volume.
+    Pages of records that the journal does not hold any more go to `damaged`."""
     try:
         given.core.overlay_frozen(offset, view)
-    except ReadFault as fault:
-        at, slot, place, _ = fault.args
-        raise CorruptJournal(
-            f"volume {given.name}: the journal ({segment_path(slot)} at {place}) does not "
-            f"hold what was written at offset {at}; restore the data directory from a copy"
-        ) from None
+        return
+    except ReadFault:
+        pass
+    for at in range(0, len(view), PAGE_SIZE):
+        try:
+            given.core.overlay_frozen(offset + at, view[at : at + PAGE_SIZE])
+        except ReadFault as fault:
+            _, slot, place, _ = fault.args
+            damaged[offset + at] = (
+                f"the journal ({segment_path(slot)} at {place}) does not hold what was written"
+            )

@@ -27,7 +27,15 @@ from volume import codecs
 from volume.disk import SECTOR_SIZE
 from volume.errors import CorruptChunk, CorruptData
 from volume.index import ChunkIndex, Place
-from volume.layout import KIND_DATA, ZERO_ID, ChunkId
+from volume.layout import (
+    DAMAGED_MAGIC,
+    KIND_DAMAGED,
+    KIND_DATA,
+    META_U32,
+    PAGE_SIZE,
+    ZERO_ID,
+    ChunkId,
+)
 from volume.model import MAX_CHUNK_SIZE
 from volume.packfile import describe
 from volume.packs import Located, Packs
@@ -149,6 +157,27 @@ class ChunkStore:
         counters.stored_bytes += place.stored_length
         return True
 
+    def put_damaged(self, data: Buffer, lost: Sequence[int]) -> ChunkId:
+        """As `put`, of a data chunk whose 4 KiB pages `lost`, in order, are not known any more.
+
+        They read as damage for ever, the others as `data` has them. Its id is of what is known and
+        what is not: no sound chunk has it."""
+        view = memoryview(data).cast("B")
+        assert lost
+        assert len(view) % SECTOR_SIZE == 0
+        pages = META_U32.pack(len(lost)) + b"".join(map(META_U32.pack, lost))
+        chunk_id = chunk_id_of(b"".join((DAMAGED_MAGIC, pages, view)))
+        self.counters.put_count += 1
+        self.counters.put_bytes += len(view)
+        if not self._known(chunk_id):
+            self._pending[chunk_id] = self.packs.append(
+                KIND_DAMAGED, chunk_id, view, len(view), codecs.CODEC_NONE, lost
+            )
+            self.counters.stored_count += 1
+            self.counters.stored_raw_bytes += len(view)
+            self.counters.stored_bytes += len(view)
+        return chunk_id
+
     def claim(self, chunk_ids: Sequence[ChunkId]) -> list[Place | None]:
         """Where chunks are that something new is about to refer to, as `put` finds duplicates.
 
@@ -200,6 +229,26 @@ class ChunkStore:
                 place.kind, place.codec, place.raw_length, self.packs.read(place, chunk_id)
             ),
         )
+
+    def salvage(self, chunk_id: ChunkId, length: int) -> tuple[bytes, list[int]]:
+        """What can be read of a data chunk of `length` bytes, and which of its 4 KiB pages cannot:
+        those are zeros. Of a packed chunk that is damaged: nothing. UnknownFormat, OSError."""
+        try:
+            return self.get(chunk_id), []
+        except CorruptData:
+            pass
+        try:
+            found = self._found(
+                chunk_id,
+                lambda place: (
+                    self.packs.salvage(place, chunk_id)
+                    if (place.codec, place.stored_length) == (codecs.CODEC_NONE, length)
+                    else None
+                ),
+            )
+        except CorruptData:
+            found = None
+        return found or (bytes(length), list(range(-(-length // PAGE_SIZE))))
 
     def locate(self, chunk_id: ChunkId) -> Located:
         """Where the stored bytes of a chunk are, for a reader that does its own I/O."""

@@ -20,6 +20,9 @@ A round that fails keeps its frozen maps, reads go on through them, and the roun
 from step 2. Out of space: `abandon`, then gc, then again. Nothing is lost meanwhile: it is all in
 the journal. One thread runs rounds and gc; see `volume.chunks` for who else may read.
 
+Damaged data does not stop a round: see `volume.builder`. What is lost by it is said in the log, and
+known to scrub from then on. A damaged manifest node does, for all volumes, until it is repaired.
+
 A volume whose head was replaced (a restore) while its hot map was frozen gets a version of what was
 frozen, since the log after the cut will only be read from the cut on; its head stays as it is. A
 point that cannot be built, because the log is damaged there, is left as it is and said so; the
@@ -32,7 +35,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from native import Journal, VolumeCore
-from volume.builder import BuildInput, Built, TreeBuilder
+from volume.builder import BuildInput, Built, Lost, TreeBuilder
 from volume.checkpoint import Checkpoint
 from volume.chunks import ChunkStore
 from volume.commits import Commit, encode, put_commit
@@ -100,9 +103,10 @@ class Destager:
         *,
         freed: Callable[[list[int]], None],
         control: threading.Lock,
+        damaged: Callable[[list[Lost]], None] = lambda _: None,
     ) -> None:
         """`control` is held while volumes come, go or change, and while a round freezes them or
-        moves their heads."""
+        moves their heads. `damaged`: told what a round has lost, once the loss is durable."""
         self._journal = journal
         self._chunks = chunks
         self._builder = builder
@@ -114,6 +118,8 @@ class Destager:
         self._segment_bytes = segment_bytes
         self._freed = freed
         self._control = control
+        self._damaged = damaged
+        self._lost: list[Lost] = []
         self._round: _Round | None = None
         self.rounds = 0
         self.unsettled = 0
@@ -122,8 +128,8 @@ class Destager:
     def run(self, volumes: Callable[[], list[Volume]]) -> bool:
         """One round over whatever is hot in `volumes()`; whether there was anything.
 
-        OutOfSpace: the round stands and is tried again by the next call. CorruptData: a write, or
-        a chunk that one covers in part, is damaged. OSError: the disk failed; seal."""
+        OutOfSpace: the round stands and is tried again by the next call. CorruptData: likewise; a
+        manifest node below a write is damaged. OSError: the disk failed; seal."""
         current = self._round or self._freeze(volumes)
         if current is None:
             return False
@@ -161,11 +167,21 @@ class Destager:
 
     def _build(self, current: _Round) -> _Results:
         """Step 2 for each volume that still exists, points first."""
+        self._lost = []
         settled = self._settle_points(current)
         heads = []
         for volume, seq, size in current.volumes:
-            if self._meta.numbered(volume.record.number) is not None:
+            if self._meta.numbered(volume.record.number) is None:
+                continue
+            try:
                 heads.append(self._build_head(volume, seq, size, current, settled))
+            except CorruptData as error:
+                if not volume.deleted:
+                    raise
+                log.error(
+                    "the state before a restore cannot be kept volume=%s seq=%d error=%s",
+                    *(volume.name, seq, error),
+                )
         for built in heads:  # a point at the cut is the head
             key = (built.row.number, built.row.seq)
             if key in self._history.points:
@@ -235,7 +251,7 @@ class Destager:
     def _build_point(
         self, record: VolumeRecord, point: VersionRow, base: VersionRow, core: VolumeCore
     ) -> VersionRow:
-        built = self._builder.build(
+        built = self._built(
             BuildInput(
                 record.name,
                 core,
@@ -257,7 +273,7 @@ class Destager:
         settled: dict[tuple[int, int], VersionRow],
     ) -> _Built:
         record = volume.record
-        built = self._builder.build(
+        built = self._built(
             BuildInput(
                 record.name,
                 volume.core,
@@ -276,6 +292,11 @@ class Destager:
                 base = row
         row, commit = self._row(record, point, base, built)
         return _Built(volume, row, commit, built.chunks)
+
+    def _built(self, given: BuildInput) -> Built:
+        built = self._builder.build(given)
+        self._lost.extend(built.lost)
+        return built
 
     def _row(
         self, record: VolumeRecord, point: VersionRow, base: VersionRow, built: Built
@@ -336,9 +357,20 @@ class Destager:
             volume = each.volume
             if not volume.deleted:
                 self._resolver.warm(volume.target(), volume.head(), each.chunks.items())
+        self._tell_lost()
         self.rounds += 1
         fail_point("destage.done")
         self._freed(self._journal.release(cut.lsn))
+
+    def _tell_lost(self) -> None:
+        for lost in self._lost:
+            log.error(
+                "data lost, it reads as an error until it is written again "
+                "volume=%s offset=%d length=%d chunk=%s why=%s",
+                *(lost.name, lost.offset, lost.length, lost.chunk_id.hex(), lost.why),
+            )
+        if self._lost:
+            self._damaged(self._lost)
 
     def _known(self, row: VersionRow) -> bool:
         """Whether its volume is still there."""

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from volume.chunks import ChunkStore
 from volume.errors import CorruptChunk, CorruptData, CorruptPack, OutOfSpace
 from volume.index import Place, Slot
-from volume.layout import ZERO_ID, ChunkId
+from volume.layout import KIND_DAMAGED, ZERO_ID, ChunkId
 from volume.manifest import Manifests
 from volume.marks import Condemned, Marks
 from volume.packfile import entry_length
@@ -579,9 +579,13 @@ class Run:
         copies: dict[ChunkId, Place] = {}
         size = 0
         for chunk_id, place in entries.kept:
-            stored = self._packs.read(place, chunk_id)
+            lost: list[int] = []
+            if place.kind == KIND_DAMAGED:  # as lost as it is, elsewhere
+                stored, lost = self._packs.salvage(place, chunk_id)
+            else:
+                stored = self._packs.read(place, chunk_id)
             copies[chunk_id] = self._packs.append(
-                place.kind, chunk_id, stored, place.raw_length, place.codec
+                place.kind, chunk_id, stored, place.raw_length, place.codec, lost
             )
             size += len(stored)
             if size >= COPY_BATCH_BYTES:

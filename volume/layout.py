@@ -10,8 +10,10 @@ import struct
 from typing import TypeAlias
 
 ChunkId: TypeAlias = bytes
-"""BLAKE3-256 of a chunk's plaintext, 32 bytes."""
+"""BLAKE3-256 of a chunk's plaintext, 32 bytes. Of a damaged one (KIND_DAMAGED): of DAMAGED_MAGIC,
+the u32 count and the u32 numbers of its lost pages, and its bytes."""
 
+DAMAGED_MAGIC = b"BLKDLOST"
 CHUNK_ID_LENGTH = 32
 ZERO_ID: ChunkId = bytes(CHUNK_ID_LENGTH)
 """Stands for a chunk, or a whole subtree of a manifest, that is all zeros. Nothing is stored."""
@@ -42,7 +44,15 @@ rows, reserved, crc32c of the 60 bytes before it. The last 64 bytes of a sealed 
 KIND_DATA = 1
 KIND_NODE = 2
 KIND_COMMIT = 3
-KIND_NAMES = {KIND_DATA: "data", KIND_NODE: "node", KIND_COMMIT: "commit"}
+KIND_DAMAGED = 4
+"""A data chunk that was put together when some of its pages could not be read any more. Where the
+page table has the inverse of a page's crc32c, the page is lost: it reads as an error for ever."""
+KIND_NAMES = {
+    KIND_DATA: "data",
+    KIND_NODE: "node",
+    KIND_COMMIT: "commit",
+    KIND_DAMAGED: "damaged data",
+}
 
 # -- manifest nodes (volume.manifest) -------------------------------------------------------------
 

@@ -15,7 +15,7 @@ their own headers and steps over what is damaged.
 Everything here is a plain function of a `File` or of bytes; `volume.packs` keeps the state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from typing_extensions import Buffer
@@ -156,9 +156,23 @@ def stored_bytes(data: bytes, path: str, place: Place, chunk_id: ChunkId) -> byt
         what = describe(path, place, chunk_id)
         if len(stored) != place.stored_length:
             raise CorruptChunk(f"{what}: cut off after {len(stored)} of its stored bytes")
-        bad = [i // 4 for i in range(0, len(table), 4) if found[i : i + 4] != table[i : i + 4]]
+        bad = _unequal(found, table)
+        if place.kind == layout.KIND_DAMAGED and with_lost(found, bad) == table:
+            raise CorruptChunk(f"{what}: pages {bad} were lost before it was stored")
         raise CorruptChunk(f"{what}: pages {bad} of its stored bytes fail their checksums")
     return stored
+
+
+def with_lost(table: bytes, lost: Collection[int]) -> bytes:
+    """The page table of a damaged chunk: `table`, in which no page of `lost` will ever verify."""
+    values = [value for (value,) in layout.META_U32.iter_unpack(table)]
+    for page in lost:
+        values[page] ^= 0xFFFFFFFF
+    return b"".join(layout.META_U32.pack(value) for value in values)
+
+
+def _unequal(found: bytes, table: bytes) -> list[int]:
+    return [i // 4 for i in range(0, len(table), 4) if found[i : i + 4] != table[i : i + 4]]
 
 
 # -- footer ---------------------------------------------------------------------------------------
@@ -255,11 +269,22 @@ def salvage(file: File, number: int, *, verify: bool) -> Salvage:
 
 def _verifies(file: File, place: Place, chunk_id: ChunkId) -> bool:
     length = ENTRY_HEADER_LENGTH + table_length(place.stored_length) + place.stored_length
+    data = file.pread(length, place.offset)
     try:
-        stored_bytes(file.pread(length, place.offset), "", place, chunk_id)
+        if place.kind == layout.KIND_DAMAGED:
+            return _lost_as_noted(data, place, chunk_id)
+        stored_bytes(data, "", place, chunk_id)
     except CorruptChunk:
         return False
     return True
+
+
+def _lost_as_noted(data: bytes, place: Place, chunk_id: ChunkId) -> bool:
+    """Whether an entry of a damaged chunk is as it was written. CorruptChunk."""
+    table = page_table(data, "", place, chunk_id)
+    start = ENTRY_HEADER_LENGTH + len(table)
+    found = crc32c_pages(data[start : start + place.stored_length])
+    return len(found) == len(table) and with_lost(found, _unequal(found, table)) == table
 
 
 def _place(header: EntryHeader, number: int, offset: int, ordinal: int) -> Place:

@@ -33,11 +33,12 @@ import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, NoReturn
 
 from typing_extensions import Buffer
 
+from native import crc32c
 from volume import layout, packfile
 from volume.disk import Disk, File
 from volume.errors import CorruptChunk, CorruptPack, OutOfSpace, StoreSealed
@@ -108,13 +109,21 @@ class Packs:
     # -- writing
 
     def append(
-        self, kind: int, chunk_id: ChunkId, stored: Buffer, raw_length: int, codec: int
+        self,
+        kind: int,
+        chunk_id: ChunkId,
+        stored: Buffer,
+        raw_length: int,
+        codec: int,
+        lost: Collection[int] = (),
     ) -> Place:
         """Append one entry and return its place; readable at once, durable after `sync`.
 
-        `stored` is copied. OutOfSpace: nothing was appended."""
+        `stored` is copied. `lost`: pages of a damaged chunk, see KIND_DAMAGED. OutOfSpace: nothing
+        was appended."""
+        assert bool(lost) == (kind == layout.KIND_DAMAGED)
         length = packfile.entry_length(memoryview(stored).nbytes)
-        return self._room(length).add(kind, chunk_id, stored, raw_length, codec)
+        return self._room(length).add(kind, chunk_id, stored, raw_length, codec, lost)
 
     def sync(self) -> None:
         """Make every appended entry durable."""
@@ -226,6 +235,28 @@ class Packs:
         start = packfile.ENTRY_HEADER_LENGTH + packfile.table_length(place.stored_length)
         pack, data = self._entry_bytes(place, chunk_id, start + place.stored_length)
         return packfile.stored_bytes(data, pack.path, place, chunk_id)
+
+    def salvage(self, place: Place, chunk_id: ChunkId) -> tuple[bytes, list[int]]:
+        """The stored bytes of `chunk_id`, and which of their pages are damaged: those are zeros.
+
+        Errors as `read`, when nothing can be told from the entry's header and page table."""
+        located = self.locate(place, chunk_id)
+        stored = bytearray(place.stored_length)
+        damaged = []
+        for page, (crc,) in enumerate(layout.META_U32.iter_unpack(located.table)):
+            start = page * layout.PAGE_SIZE
+            length = min(layout.PAGE_SIZE, place.stored_length - start)
+            try:
+                data = self._bytes(located.pack, located.data_offset + start, length)
+            except OSError as error:
+                if error.errno not in MEDIUM_ERRNOS:
+                    raise
+                data = b""
+            if len(data) == length and crc32c(data) == crc:
+                stored[start : start + length] = data
+            else:
+                damaged.append(page)
+        return bytes(stored), damaged
 
     def locate(self, place: Place, chunk_id: ChunkId) -> Located:
         """Where the stored bytes of a synced chunk are. Header and page table are verified.

@@ -11,6 +11,7 @@ file's own, untranslated: `volume.packs` knows what they mean.
 """
 
 import threading
+from collections.abc import Collection
 
 from typing_extensions import Buffer
 
@@ -64,14 +65,23 @@ class PackTail:
         return self._used + length <= len(self._buffer)
 
     def add(
-        self, kind: int, chunk_id: ChunkId, stored: Buffer, raw_length: int, codec: int
+        self,
+        kind: int,
+        chunk_id: ChunkId,
+        stored: Buffer,
+        raw_length: int,
+        codec: int,
+        lost: Collection[int] = (),
     ) -> Place:
-        """Put an entry at the end, into the buffer. `stored` is copied."""
+        """Put an entry at the end, into the buffer. `stored` is copied, its pages `lost` never
+        verify."""
         view = memoryview(stored).cast("B")
         place = Place(
             self.pack.number, self.end, len(view), raw_length, self.entry_count, codec, kind
         )
         table = crc32c_pages(view)
+        if lost:
+            table = packfile.with_lost(table, lost)
         header = packfile.encode_entry_header(place, chunk_id, table)
         padding = packfile.entry_length(len(view)) - len(header) - len(table) - len(view)
         with self._lock:

@@ -236,6 +236,7 @@ class Scrubber:
         self._saved_at = self._filled_at = clock.monotonic()
         self._allowance = 0.0
         self._resume_at = 0.0
+        self._noted = False  # there is damage that is not in `_state` yet
 
     # -- one thread
 
@@ -243,6 +244,8 @@ class Scrubber:
         """Scrub for about `budget_s`, if it is time to; whether to call again at once.
 
         Damage is noted, not raised. OSError: the state could not be saved; seal the store."""
+        if self._noted:
+            self.save()
         now = self._clock.monotonic()
         if now < self._resume_at:
             return False
@@ -298,6 +301,7 @@ class Scrubber:
         self._saved_at = self._clock.monotonic()
         with self._lock:
             state = self._memory.encode()
+            self._noted = False
         try:
             self._state.save(state)
             fail_point("scrub.noted")
@@ -316,6 +320,20 @@ class Scrubber:
         """No more hurry: the pass that was asked for goes on at the usual rate."""
         with self._lock:
             self._memory.requested = False
+
+    def note(self, found: Iterable[Damage]) -> None:
+        """Remember damage that somebody else has come across. It goes as any other does."""
+        with self._lock:
+            memory = self._memory
+            known = set(memory.damages)
+            for damage in found:
+                if damage in known:
+                    continue
+                if len(memory.damages) < MAX_DAMAGE:
+                    memory.damages.append(damage)
+                else:
+                    memory.forgotten += 1
+            self._noted = True
 
     def status(self) -> ScrubStatus:
         total = sum(self._sizes(self._packs.sealed()))

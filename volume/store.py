@@ -234,6 +234,7 @@ class Store:
             checkpoint.segment_bytes,
             freed=lambda slots: self.upkeep.released(slots),
             control=self._catalog.lock,
+            damaged=lambda lost: self.upkeep.lost(lost),
         )
         self.snapshots = Snapshots(
             *(self._catalog, history, clock, self._seal),

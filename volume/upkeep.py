@@ -23,6 +23,7 @@ from native import Journal, PlaceTable
 from volume import gc
 from volume.background import Worker
 from volume.backlog import WriteBacklog, delay_for
+from volume.builder import Lost
 from volume.catalog import Catalog
 from volume.changes import ChangeTracker
 from volume.chunks import ChunkStore
@@ -37,7 +38,7 @@ from volume.past import OpenVersions, PastVersions
 from volume.reader import ChunkResolver
 from volume.receive import Receives
 from volume.referred import ReferredTrees
-from volume.scrub import Location, NamedRoot, Scrubber, ScrubPace, locate
+from volume.scrub import MAX_WHAT_BYTES, Damage, Location, NamedRoot, Scrubber, ScrubPace, locate
 from volume.seal import Seal
 from volume.segments import TRIM_RESERVE, SegmentPool
 from volume.sites import rare
@@ -468,6 +469,15 @@ class Upkeep:
         """A slice of scrub; whether to go on at once. On a thread of its own: it only reads."""
         self._parts.seal.check()
         return self.scrubber.step(SCRUB_SLICE_S)
+
+    def lost(self, found: list[Lost]) -> None:
+        """A round has stored these as lost. On the destager's thread."""
+        places = [(lost, self._parts.chunks.place(lost.chunk_id)) for lost in found]
+        self.scrubber.note(
+            Damage(place.pack, place.offset, lost.chunk_id, f"lost: {lost.why}"[:MAX_WHAT_BYTES])
+            for lost, place in places
+            if place is not None
+        )
 
     def damage_locations(self) -> Iterator[Location]:
         """What of which volumes and versions the damage that scrub knows of hits. Lazy; any

@@ -12,7 +12,7 @@ import pytest
 from native import OP_WRITE, Request
 from tests.sim.faults import Fail, Fault, Stall
 from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig
-from volume.errors import CorruptJournal, OutOfSpace
+from volume.errors import OutOfSpace
 from volume.volume import Volume
 
 ROOMY = replace(SMALL, journal_limit=16 * SEGMENT_BYTES)
@@ -177,11 +177,15 @@ def test_round_that_finds_no_space_is_done_again_and_loses_nothing() -> None:
     assert rig.rebooted().read("a", 0, 8192) == b"a" * 4096 + b"b" * 4096
 
 
-def test_damaged_write_is_not_stored_and_is_named() -> None:
+def test_damaged_write_is_an_error_for_good_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     rig = rig_with("a")
     rig.write("a", 8192, b"a" * 4096)
     rig.disk.flip_bit("journal/00000000.seg", 4096 + 200)
-    with pytest.raises(CorruptJournal, match=r"volume a: .* at offset 8192"):
-        rig.store.destage()
-    assert rig.store.collect().chunks_removed == 0  # nothing of the round is pending
-    assert rig.read_error("a", 8192, 512) == errno.EIO
+    assert rig.store.destage()
+    assert "volume=a offset=8192 length=4096" in caplog.text
+    assert "journal/00000000.seg" in caplog.text
+    assert rig.store.status().hot_bytes == 0
+    for each in (rig, rig.rebooted()):
+        assert each.read_error("a", 8192, 512) == errno.EIO

@@ -394,13 +394,15 @@ def test_source_whose_leaf_is_damaged_is_not_cloned(rig: StoreRig) -> None:
     assert rig.store.destage()
 
 
-def test_write_into_a_part_of_a_damaged_chunk_waits_as_ever(rig: StoreRig) -> None:
+def test_write_into_a_part_of_a_damaged_chunk_leaves_the_rest_an_error(rig: StoreRig) -> None:
     clone(rig, 8, 0, COUNT)
     damage(rig, chunk_id(rig, "a", 2))
     assert rig.write("b", 10 * CHUNK, b"x" * 512) == 0
-    with pytest.raises(CorruptData):
-        rig.store.destage()
-    assert rig.write("b", 10 * CHUNK, b"y" * CHUNK) == 0  # in the map after the frozen one
+    assert rig.store.destage()
+    assert read_error(rig.volume("b"), 10 * CHUNK, CHUNK) == errno.EIO
+    assert rig.read("b", 8 * CHUNK, 2 * CHUNK) == content(0, 2)
+    assert rig.write("b", 10 * CHUNK, b"y" * CHUNK) == 0
+    assert rig.store.destage()
     assert rig.read("b", 10 * CHUNK, CHUNK) == b"y" * CHUNK
 
 
