@@ -23,7 +23,7 @@ from versions.clones import make_chain
 PEER = next(server for server in SERVERS if server.name == "nbdkit file")
 READS = ("randread-1", "randread-32", "read-1m")
 CHAIN = 1000
-KEEP_HOT = '[store]\njournal_limit = "8 GiB"\ndestage_age_s = 100000\ndestage_idle_s = 100000\n'
+KEEP_HOT = '[store]\njournal_limit = "8 GiB"\ndestage_age_s = 3600\ndestage_idle_s = 3600\n'
 
 
 @dataclass(frozen=True, slots=True)
