@@ -126,7 +126,6 @@ class Nemesis:
             failure = machine.failure
             damaged = isinstance(failure, (CorruptData, VolumeError, OSError))
             if world.profile.damage and damaged:
-                world.counts["refused to open"] += 1
                 raise Gone(str(failure)) from failure
             raise Violation(f"the daemon does not start: {failure!r}") from failure
         return at_least

@@ -28,7 +28,7 @@ from tests.sim.world.iscsi_client import IscsiClient
 from tests.sim.world.ledger import REPEATS, UNREADABLE, Ledger, Violation
 from tests.sim.world.machine import ISCSI_PORT, NBD_PORT, Machine, ServerGone
 from tests.sim.world.nemesis import Gone, Nemesis
-from tests.sim.world.net import Link, Network
+from tests.sim.world.net import Forgotten, Link, Network
 from tests.sim.world.operator import Operator, Pending
 from tests.sim.world.plan import Act, Plan, Profile
 from tests.sim.world.primitives import Event, installed
@@ -47,6 +47,8 @@ VOLUMES = {"left": (96 * KIB, 4 * KIB), "right": (64 * KIB, 16 * KIB)}
 PAUSE_S = 0.02  # between two acts of an actor, on average
 READ_BYTES = 32 * KIB
 LOG_LINES = 40
+LOST = ("I2", "I3", "I4")
+"""What a lying disk breaks: what was promised is lost. It must not show anything else."""
 
 OPTIONS = StoreOptions(
     journal_limit=8 * SEGMENT_BYTES,
@@ -103,12 +105,11 @@ class World:
                 self._begin(run)
                 try:
                     self._live()
-                except Gone:
-                    pass
+                except KeyboardInterrupt:
+                    raise
                 except BaseException as failure:
-                    error, details = _told(failure)
-                    if isinstance(failure, KeyboardInterrupt):
-                        raise
+                    if not self._explained(failure):
+                        error, details = _told(failure)
                 finally:
                     run.ending = True
                     self._end()
@@ -132,6 +133,20 @@ class World:
             self.counts,
             run.now_s,
         )
+
+    def _explained(self, failure: BaseException) -> bool:
+        """Whether that is how a world may end whose disk lost what it had promised."""
+        profile = self.profile
+        what = ""
+        if isinstance(failure, Gone):
+            what = "refused to open a damaged store"
+        elif isinstance(failure, Forgotten) and profile.damage:
+            what = "stalled by damage"  # of a manifest node: see volume/destager.py
+        elif isinstance(failure, Violation) and profile.lies and str(failure)[:2] in LOST:
+            what = "lies found out"
+        if what:
+            self.counts[what] += 1
+        return bool(what)
 
     # -- what actors use
 
@@ -311,7 +326,9 @@ class World:
         if length == SECTOR_SIZE and self.profile.damage:
             self.counts["unreadable sectors"] += 1
             return UNREADABLE * REPEATS
-        half = max(SECTOR_SIZE, length // 2)  # an error that was of one call is over now
+        half = max(
+            SECTOR_SIZE, length // 2 // SECTOR_SIZE * SECTOR_SIZE
+        )  # an error that was of one call is over now
         return self._bytes(session, offset, half) + (
             self._bytes(session, offset + half, length - half) if length > half else b""
         )
