@@ -5,7 +5,7 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +39,12 @@ class Server(OnLoop):
         super().__init__(loop)
         iscsi = IscsiConfig(listen=(parse_portal("127.0.0.1:0"),), keepalive_s=keepalive_s)
         config = ServeConfig(data=folder, iscsi=iscsi)
-        folder.mkdir()
-        self.store: Store = open_store(config, LoopScheduler(loop))
-        self.store.create_volume(VOLUME, SIZE)
+        folder.mkdir(exist_ok=True)
+        store = open_store(config, LoopScheduler(loop))
+        assert isinstance(store, Store)
+        self.store = store
+        if VOLUME not in [volume.name for volume in store.volumes()]:
+            store.create_volume(VOLUME, SIZE)
         self.request_loop = RequestLoop(threads) if threads else None
         targets = open_targets(config, self.store)
         self.listener: IscsiListener = make_iscsi(config, targets, [], self.request_loop)
@@ -66,11 +69,24 @@ class Server(OnLoop):
         host, port = self.listener.addresses[0].rsplit(":", 1)
         return host, int(port)
 
-    def log_in(self, *, number: int = 1, **keys: str) -> "Wire":
+    def log_in(self, number: int = 1, keys: Mapping[str, str] | None = None) -> "Wire":
+        """A session of initiator port `number`; `keys` beside the usual ones."""
         wire = Wire(self.address, number)
-        wire.log_in(wire.first(TargetName=IQN_PREFIX + VOLUME, **keys))
+        wire.log_in(wire.first(TargetName=IQN_PREFIX + VOLUME, **(keys or {})))
         wire.settle()
         return wire
+
+    def in_loop(self, number: int = 1, keys: Mapping[str, str] | None = None) -> "Wire":
+        """A session that the request loop serves."""
+        wire = self.log_in(number, keys)
+        read_plainly(wire)
+        self.until_elsewhere(wire)
+        return wire
+
+    def content(self, offset: int, length: int) -> bytes:
+        """What the volume holds, read by another session."""
+        with self.log_in(99) as wire:
+            return wire.answer(wire.submit(read_10(offset, length), read=length)).data
 
     def engine(self, wire: "Wire") -> Connection:
         """The connection's engine; to be asked on the loop."""
@@ -125,7 +141,7 @@ class Asked:
 
 
 class Wire(Initiator):
-    """An initiator on a socket: `submit` sends a command, `answers` waits for all that were sent."""
+    """An initiator on a socket: `submit` sends commands, `answers` waits for all of them."""
 
     def __init__(self, address: tuple[str, int], number: int) -> None:
         isid = ISID[:5] + bytes((number,))

@@ -3,6 +3,7 @@ same answers and the same bytes, whatever commands are mixed and wherever the st
 
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,32 +87,31 @@ class Script:
     def _rare(self, offset: int, length: int) -> bytes:
         wire = self.wire
         unmap = struct.pack(">HH4xQI4x", 22, 16, offset // BLOCK, length // BLOCK)
-        return self._chance.choice(
-            [
-                lambda: wire.prepared(INQUIRY, read=255),
-                lambda: wire.prepared(READ_CAPACITY, read=8),
-                lambda: wire.prepared(SYNCHRONIZE),
-                lambda: wire.prepared(bytes(6)),  # TEST UNIT READY
-                lambda: wire.prepared(read_10(offset, length, FUA), read=length),
-                lambda: wire.prepared(read_10(offset, length), read=length // 2),  # overflow
-                lambda: wire.prepared(read_10(offset, length), read=length * 2),  # underflow
-                lambda: wire.prepared(read_10(SIZE, BLOCK), read=BLOCK),  # behind the end
-                lambda: wire.prepared(read_10(0, BLOCK), read=BLOCK, lun=9),  # no such unit
-                lambda: wire.prepared(b"\xff" + bytes(15)),  # no such command
-                lambda: wire.prepared(b"\x42" + bytes(6) + b"\0\x18\0", data=unmap),
-                lambda: wire.prepared(b"\x03\0\0\0\xff\0", read=255),  # REQUEST SENSE
-            ]
-        )()
+        choices: list[Callable[[], bytes]] = [
+            lambda: wire.prepared(INQUIRY, read=255),
+            lambda: wire.prepared(READ_CAPACITY, read=8),
+            lambda: wire.prepared(SYNCHRONIZE),
+            lambda: wire.prepared(bytes(6)),  # TEST UNIT READY
+            lambda: wire.prepared(read_10(offset, length, FUA), read=length),
+            lambda: wire.prepared(read_10(offset, length), read=length // 2),  # overflow
+            lambda: wire.prepared(read_10(offset, length), read=length * 2),  # underflow
+            lambda: wire.prepared(read_10(SIZE, BLOCK), read=BLOCK),  # behind the end
+            lambda: wire.prepared(read_10(0, BLOCK), read=BLOCK, lun=9),  # no such unit
+            lambda: wire.prepared(b"\xff" + bytes(15)),  # no such command
+            lambda: wire.prepared(b"\x42" + bytes(6) + b"\0\x18\0", data=unmap),
+            lambda: wire.prepared(b"\x03\0\0\0\xff\0", read=255),  # REQUEST SENSE
+        ]
+        return self._chance.choice(choices)()
 
 
 def played(folder: Path, seed: int, *, threads: int) -> tuple[list[dict[int, Answer]], bytes]:
     """All answers, and what the volume holds in the end."""
     agreed = terms(random.Random(seed))
     with serving(folder, threads=threads) as server:
-        with server.log_in(**agreed) as wire:
+        with server.log_in(1, agreed) as wire:
             script = Script(wire, agreed, seed, seed * 2 + threads)
             answers = [script.batch() for _ in range(BATCHES)]
-        with server.log_in(number=2) as wire:
+        with server.log_in(2) as wire:
             content = b"".join(
                 wire.answer(wire.submit(read_10(at, SLOT), read=SLOT)).data
                 for at in range(0, SIZE, SLOT)
