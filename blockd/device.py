@@ -142,6 +142,10 @@ class Versions(Protocol):
 class ClonesRanges(Protocol):
     """A BlockDevice that can share what another device of the same store holds."""
 
+    @property
+    def clone_granularity(self) -> int:
+        """Bytes: only what begins at a multiple of it, on both sides, can be shared."""
+
     def clone_range(self, offset: int, source: BlockDevice, source_offset: int, length: int) -> int:
         """Make [offset, offset + length) read as the source does at `source_offset`, by reference.
 

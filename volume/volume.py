@@ -93,6 +93,10 @@ class Volume:
         return self.record.block_size
 
     @property
+    def clone_granularity(self) -> int:
+        return self.record.chunk_size
+
+    @property
     def read_only(self) -> bool:
         return False
 

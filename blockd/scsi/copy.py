@@ -2,7 +2,8 @@
 
 LID1 with block to block segments (SPC-4 6.4, 6.17 to 6.20): what VMware clones and moves disks
 with. Segments are done one after the other. Volumes of one store share chunks (`ClonesRanges`),
-which takes no time; what cannot be shared is read and written in pieces. The command answers when
+which takes no time; what cannot be shared is read and written in pieces: also what is before the
+first chunk that begins in the segment, on both sides at once. The command answers when
 all is in the journal, as after a WRITE.
 
 A segment that fails ends the copy with COPY ABORTED: INFORMATION tells how many of its blocks were
@@ -284,34 +285,58 @@ def _padding(source: Cscd, destination: Cscd, segment: Segment) -> bool:
 def _copy_range(
     record: CopyRecord, read: _Range, written: _Range
 ) -> Generator[Submit | Work, Any, None]:
-    parts = [*pieces(read.length)]
     overlapping = (
         read.device is written.device
         and read.offset < written.offset + written.length
         and written.offset < read.offset + read.length
     )
+    start = 0
+    if not overlapping and isinstance(written.device, ClonesRanges):
+        head = _before_shared(written.device, read, written.offset)
+        if head is not None:
+            yield from _copy_pieces(record, read, written, [*pieces(head)])
+            start = head + (yield from _share(record, written.device, read, written.offset, head))
+    parts = [(start + at, part) for at, part in pieces(read.length - start)]
     if overlapping and read.offset < written.offset:
         parts.reverse()  # else a piece would be written over before it was read
-    elif not overlapping and isinstance(written.device, ClonesRanges):
-        shared = yield from _share(written.device, read, written.offset)
-        record.transferred += shared
-        parts = [(shared + start, part) for start, part in pieces(read.length - shared)]
-    for start, part in parts:
-        data = yield from read_bytes(read.device, read.offset + start, part)
-        yield from _put(written.device, written.offset + start, data)
-        record.transferred += part
+    yield from _copy_pieces(record, read, written, parts)
     if padding := written.length - read.length:
         request = Request(OP_WRITE_ZEROES, written.offset + read.length, padding)
         yield from perform(written.device, request)
 
 
-def _share(device: ClonesRanges, read: _Range, offset: int) -> Generator[Submit | Work, Any, int]:
-    """Bytes from the start that did not have to be copied."""
-    if not read.length:
-        return 0
-    shared = yield Work(lambda: device.clone_range(offset, read.device, read.offset, read.length))
+def _copy_pieces(
+    record: CopyRecord, read: _Range, written: _Range, parts: list[tuple[int, int]]
+) -> Generator[Submit | Work, Any, None]:
+    """Copy (start, length) of the ranges, one after the other."""
+    for start, part in parts:
+        data = yield from read_bytes(read.device, read.offset + start, part)
+        yield from _put(written.device, written.offset + start, data)
+        record.transferred += part
+
+
+def _before_shared(device: ClonesRanges, read: _Range, offset: int) -> int | None:
+    """Bytes before the first that can be shared; None when none can.
+
+    Partitions begin anywhere, but mostly at the same place of a chunk on both sides."""
+    granularity = device.clone_granularity
+    head = -offset % granularity
+    if (read.offset - offset) % granularity or head >= read.length:
+        return None
+    return head
+
+
+def _share(
+    record: CopyRecord, device: ClonesRanges, read: _Range, offset: int, head: int
+) -> Generator[Submit | Work, Any, int]:
+    """Bytes that did not have to be copied, after the first `head`."""
+    length = read.length - head
+    shared = yield Work(
+        lambda: device.clone_range(offset + head, read.device, read.offset + head, length)
+    )
     assert isinstance(shared, int)
-    assert 0 <= shared <= read.length
+    assert 0 <= shared <= length
+    record.transferred += shared
     return shared
 
 

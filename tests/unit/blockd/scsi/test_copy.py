@@ -82,10 +82,12 @@ class SharingDevice(MemoryDevice):
     """Satisfies ClonesRanges: shares at most `shares` bytes of a range."""
 
     shares = 0
+    clone_granularity = BLOCK
     error: Exception | None = None
 
     def clone_range(self, offset: int, source: BlockDevice, source_offset: int, length: int) -> int:
         assert isinstance(source, MemoryDevice)
+        assert offset % self.clone_granularity == source_offset % self.clone_granularity == 0
         if self.error is not None:
             raise self.error
         shared = min(self.shares, length)
@@ -111,6 +113,31 @@ def test_what_can_be_shared_is_and_the_rest_is_copied(shares: int) -> None:
     assert sum(seen.length for seen in here.device.seen if seen.op == OP_READ) == 2 * MIB - shares
     status = here.good(cdbs.copy_results(STATUS, 1))
     assert status[8:12] == (2 * MIB // 1024).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    ("read_at", "write_at", "count", "copied"),
+    [
+        (63, 63, 1000, 65),  # up to the next chunk
+        (63, 63 + 5 * 128, 1000, 65),
+        (1, 129, 127, 127),  # no chunk begins in it
+        (128, 256, 1000, 0),
+        (63, 64, 1000, 1000),  # chunks begin at other places
+    ],
+)
+def test_what_is_before_the_first_chunk_is_copied_and_the_rest_shared(
+    read_at: int, write_at: int, count: int, copied: int
+) -> None:
+    here, device = sharing(4 * MIB)
+    device.clone_granularity = 128 * BLOCK
+    good(here, cdbs.copy_list(both(), [cdbs.segment(0, 1, count, read_at, write_at)]))
+    length = count * BLOCK
+    assert device.read(write_at * BLOCK, length) == here.device.read(read_at * BLOCK, length)
+    assert device.read(0, write_at * BLOCK) == bytes(write_at * BLOCK)
+    read = sum(seen.length for seen in here.device.seen if seen.op == OP_READ)
+    assert read == copied * BLOCK
+    status = here.good(cdbs.copy_results(STATUS, 1))
+    assert status[8:12] == (length // 1024).to_bytes(4, "big")
 
 
 def test_sharing_that_fails_aborts_the_copy() -> None:
