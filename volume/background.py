@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from volume.errors import OutOfSpace, StoreSealed, VolumeError
+from volume.errors import CorruptData, OutOfSpace, StoreClosing, StoreSealed, VolumeError
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,13 @@ class Worker:
             except OutOfSpace as error:
                 self._complain("out of space", error)
                 wait_s = RETRY_S
-            except StoreSealed:
+            except (StoreSealed, StoreClosing):
                 return
-            except VolumeError as error:
+            except CorruptData as error:
                 self._complain("damaged data", error)
+                wait_s = RETRY_S
+            except VolumeError as error:
+                self._complain("failed", error)
                 wait_s = RETRY_S
             except OSError as error:
                 self._failed(error)
