@@ -57,6 +57,7 @@ from volume.stream import Tree
 from volume.stream_errors import InvalidStream, StreamInterrupted, StreamRefused
 from volume.stream_wire import (
     START,
+    Break,
     Decoder,
     End,
     Event,
@@ -344,6 +345,7 @@ class Receiver:
         self._batch: list[_Piece] = []
         self._batch_bytes = 0
         self._result: VolumeInfo | None = None
+        self._broken: str | None = None
         self._open = True
         self._closed = False
         self._lock = threading.Lock()
@@ -370,7 +372,7 @@ class Receiver:
     def end(self) -> VolumeInfo:
         """The stream has ended: make the volume, or its next version, of it.
 
-        StreamInterrupted, with a token, when its end frame is missing."""
+        StreamInterrupted, with a token and what the sender says, when its end frame is missing."""
         with self._lock:
             if self._result is not None:
                 return self._result
@@ -385,8 +387,11 @@ class Receiver:
                 self._result = self._submit(self._finish)
                 return self._result
             self._flush()
+            what = "the stream ended before its end"
+            if self._broken is not None:
+                what = f"the sender broke the stream off ({self._broken})"
             raise StreamInterrupted(
-                f"volume {self.name}: the stream ended before its end; {self._hint()}",
+                f"volume {self.name}: {what}; {self._hint()}",
                 self._progress().token,
             )
 
@@ -420,6 +425,8 @@ class Receiver:
             self._submit(self._begin)
         elif isinstance(event, Frame):
             self._take_frame(event)
+        elif isinstance(event, Break):
+            self._broken = event.reason
         else:
             assert isinstance(event, End)
             self._flush()  # what follows it, if anything does, spoils it all: so `end` finishes

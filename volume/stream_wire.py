@@ -72,6 +72,8 @@ FRAME = struct.Struct("<4s B B B B I I Q 32s 4x I")
 the 60 bytes before it and of the stored bytes after it."""
 FRAME_FLAG_REPEATED = 1  # a node that the receiver has by now: without its bytes
 KIND_END = 4
+KIND_BREAK = 5  # instead of the end: the sender cannot go on, and the stored bytes say why
+MAX_REASON_BYTES = 1000
 _CRC = struct.Struct("<I")
 
 MAX_COMMIT_BYTES = COMMIT_HEADER.size + commits.MAX_PARENTS * 32 + 3 * (STRING_LENGTH.size + 512)
@@ -120,7 +122,13 @@ class End(NamedTuple):
     frame_count: int
 
 
-Event: TypeAlias = StreamHeader | Frame | End
+class Break(NamedTuple):
+    """The sender could not go on. What came before is sound."""
+
+    reason: str
+
+
+Event: TypeAlias = StreamHeader | Frame | End | Break
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +224,18 @@ def _frame(
     return b"".join((head, _CRC.pack(crc32c(stored, crc32c(head))), stored))
 
 
+def break_frame(reason: str) -> bytes:
+    """What takes the place of all that a sender still had to send."""
+    text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
+    return _frame((KIND_BREAK, 0, 0, 0, len(text), len(text)), 0, ZERO_ID, text)
+
+
+def _reason(text: bytes) -> str:
+    """It is shown to people, and may come from anybody."""
+    shown = text.decode(errors="replace")
+    return "".join(each if each.isprintable() else "?" for each in shown)
+
+
 def frame_length(stored_length: int) -> int:
     """Bytes of a frame with that many stored bytes."""
     return FRAME.size + stored_length
@@ -235,6 +255,7 @@ class Decoder:
         self._header: StreamHeader | None = None
         self._frames = 0
         self.ended = False
+        self._broken = False
 
     def feed(self, data: Buffer) -> Iterator[Event]:
         """What `data` completes; take all of it before the next call. InvalidStream."""
@@ -250,7 +271,7 @@ class Decoder:
         return self._consumed
 
     def _next(self) -> Event | None:
-        if self.ended:
+        if self.ended or self._broken:
             if len(self._buffer) > self._at:
                 raise self._invalid("bytes follow its end")
             return None
@@ -314,7 +335,7 @@ class Decoder:
             raise self._invalid("the sizes in its commit are not possible")
         return commit
 
-    def _take_frame(self) -> Frame | End | None:
+    def _take_frame(self) -> Frame | End | Break | None:
         start = self._at
         if len(self._buffer) - start < FRAME.size:
             self._check_magic(FRAME_MAGIC)
@@ -331,6 +352,8 @@ class Decoder:
             raise self._invalid("a frame fails its checksum")
         if kind == KIND_END:
             return self._end(head, end, chunk_id, stop - start)
+        if kind == KIND_BREAK:
+            return self._break(head + data)
         position = Position(end, rank)
         holds = self._frame_holds(kind, position, flags, raw, stored) and chunk_id != ZERO_ID
         if not holds or head != FRAME.pack(*FRAME.unpack(head)):  # reserved bytes are zeros
@@ -374,6 +397,17 @@ class Decoder:
         self._at += length
         self._consumed += length
         return End(frames)
+
+    def _break(self, frame: bytes) -> Break:
+        text = frame[FRAME.size :]
+        if len(text) > MAX_REASON_BYTES or frame != _frame(
+            (KIND_BREAK, 0, 0, 0, len(text), len(text)), 0, ZERO_ID, text
+        ):
+            raise self._invalid("the fields of its last frame contradict each other")
+        self._broken = True
+        self._at += len(frame)
+        self._consumed += len(frame)
+        return Break(_reason(text))
 
     def _taken(self, length: int) -> None:
         with memoryview(self._buffer) as view:
@@ -427,6 +461,7 @@ class Scanner:
         self.frames = 0
         self.ended = False
         """The end frame has gone by."""
+        self._why: bytes | None = None
         self._wanted = HEADER.size
         self._head = b""
         self._skip = 0
@@ -434,6 +469,11 @@ class Scanner:
         self._chunks = 0
         self._commit = b""
         self._commit_left = 0
+
+    @property
+    def reason(self) -> str | None:
+        """Why the sender broke off, if it said so."""
+        return None if self._why is None else _reason(self._why)
 
     def feed(self, data: bytes) -> None:
         self.done += len(data)
@@ -443,6 +483,8 @@ class Scanner:
                 step = min(self._skip, len(data) - at)
                 if self._commit_left:
                     self._commit += data[at : at + step]
+                elif self._why is not None:
+                    self._why += data[at : at + step][: MAX_REASON_BYTES - len(self._why)]
                 self._skip -= step
                 at += step
                 if not self._skip and self._commit_left:
@@ -474,6 +516,8 @@ class Scanner:
         self._skip = stored
         if kind == KIND_END:
             self.ended = True
+        elif kind == KIND_BREAK:
+            self._why = b""
         elif self._chunks:
             self.frames += 1
             self.fraction = min(1.0, end / self._chunks)

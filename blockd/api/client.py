@@ -216,7 +216,7 @@ class Client:
         self, source: str, base: str | None = None, resume: str | None = None
     ) -> Iterator[Iterator[bytes]]:
         """The stream of a version, while the block runs. One without its end frame was broken
-        off by the daemon, whose log says why."""
+        off by the daemon; its last frame, and the daemon's log, say why."""
         query = _query(source=source, base=base, resume=resume)
         path = "/v1/stream"
         with (

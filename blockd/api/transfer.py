@@ -23,6 +23,7 @@ from blockd.api.node import Incoming, Node
 from volume.errors import VolumeError
 from volume.model import ReceiveInfo, VolumeInfo
 from volume.stream_errors import StreamRefused
+from volume.stream_wire import break_frame
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ def router(node: Node) -> APIRouter:
     ) -> StreamingResponse:
         """The version `source` (vol@ref), as a difference to `base`, from token `resume` on.
 
-        A stream without an end frame was broken off; the daemon's log says why."""
+        A stream without an end frame was broken off; a break frame, and the daemon's log, say
+        why."""
         start = partial(store.send, source, base=base, resume=resume)
         pieces = _sent(senders, lambda: Outgoing(start()), source)
         first = await anext(pieces)  # what can be refused is, before there is a status
@@ -125,7 +127,8 @@ def router(node: Node) -> APIRouter:
 async def _sent(
     threads: Threads, start: Callable[[], Outgoing], source: str
 ) -> AsyncGenerator[bytes, None]:
-    """The pieces of a stream. Fails before the first, or not at all: later it just ends."""
+    """The pieces of a stream. Fails before the first, or not at all: later it breaks off, and says
+    why by its last frame."""
     async with threads.stream():
         outgoing = await threads.run(start)
         begun = False
@@ -137,6 +140,7 @@ async def _sent(
             if not begun:
                 raise
             logger.error("send broken off", extra={"source": source, "reason": str(error)})
+            yield break_frame(str(error))
         finally:
             await threads.run(outgoing.close)
 

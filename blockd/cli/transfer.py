@@ -83,9 +83,8 @@ def send(
                 scanner.feed(piece)
                 meter.update(scanner.done, scanner.total, scanner.fraction)
         if not scanner.ended:
-            raise TransferFailed(
-                "stream_interrupted", "the daemon broke the stream off; its log says why"
-            )
+            why = f": {scanner.reason}" if scanner.reason else "; its log says why"
+            raise TransferFailed("stream_interrupted", f"the daemon broke the stream off{why}")
 
 
 def receive(

@@ -20,6 +20,7 @@ from blockd.cli.options import ENVIRONMENT
 from tests.fake_node import FakeNode
 from tests.unit.volume.stream_rig import CHUNK, Site, boundaries
 from volume.errors import CorruptChunk
+from volume.stream_wire import break_frame
 
 CONTENTS = {at: at + 1 for at in range(0, 900, 9)}
 
@@ -187,7 +188,7 @@ def test_a_send_that_breaks_off_has_no_end(
             closed.append(True)
 
     monkeypatch.setattr(node.store, "send", broken)
-    assert stream(node, "vol@a") == whole[:5000]
+    assert stream(node, "vol@a") == whole[:5000] + break_frame("chunk 3f: gone")
     assert closed == [True]
 
 
@@ -241,6 +242,29 @@ def test_send_and_receive_by_files(environ: dict[str, str], versions: Site) -> N
     again = blockd(environ, "receive", "copy", "--json", stdin=sent.stdout)
     assert again.returncode == 5
     assert json.loads(again.stderr.splitlines()[-1])["error"]["code"] == "volume_exists"
+
+
+def test_both_ends_say_why_a_send_broke_off(
+    node: FakeNode,
+    versions: Site,
+    environ: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = stream(node, "vol@a")
+    at = boundaries(whole)[10]
+
+    def broken(*_: object, **__: object) -> Iterator[bytes]:
+        yield whole[:at]
+        raise CorruptChunk("chunk 3f: gone")
+
+    monkeypatch.setattr(node.store, "send", broken)
+    sent = blockd(environ, "send", "vol@a")
+    assert sent.returncode == 1
+    assert b"the daemon broke the stream off: chunk 3f: gone" in sent.stderr
+    received = blockd(environ, "receive", "copy", stdin=sent.stdout)
+    assert received.returncode == 1
+    assert b"broke the stream off (chunk 3f: gone); " in received.stderr
+    assert "copy" not in versions.heads
 
 
 def test_a_cut_pipe_says_how_to_go_on(environ: dict[str, str], versions: Site) -> None:

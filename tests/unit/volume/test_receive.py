@@ -23,7 +23,7 @@ from volume.layout import KIND_DATA, KIND_NODE, ZERO_ID, ChunkId
 from volume.manifest import encode_node
 from volume.receive import KEY_PREFIX, MAX_IDLE_NS, MAX_RECEIVES, Progress, Receives, resume_command
 from volume.stream_errors import InvalidStream, StreamInterrupted, StreamRefused
-from volume.stream_wire import Encoder, Position, ResumeToken
+from volume.stream_wire import Encoder, Position, ResumeToken, break_frame
 
 SPARSE = {at: at + 1 for at in range(0, 900, 3)}
 
@@ -462,6 +462,19 @@ def test_damage_on_the_way_names_the_byte_and_the_way_on() -> None:
         sink.receive(bytes(data))
     (info,) = sink.receives.infos()
     assert 90 * CHUNK < info.received_bytes <= 100 * CHUNK
+
+
+def test_a_sender_that_breaks_off_says_why_and_the_stream_goes_on_later() -> None:
+    source, sink = Site(), Site()
+    target = source.commit(SPARSE)
+    data = source.stream(target)
+    cut = data[: boundaries(data)[100]] + break_frame("chunk 3f is damaged")
+    with pytest.raises(StreamInterrupted, match=r"off \(chunk 3f is damaged\).*--resume"):
+        sink.receive(cut)
+    assert sink.heads == {}
+    (info,) = sink.receives.infos()
+    sink.receive(source.stream(target, token=info.token))
+    assert sink.contents(target) == source.contents(target)
 
 
 class Forger:

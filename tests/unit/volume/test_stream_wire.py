@@ -18,6 +18,7 @@ from volume.model import MAX_CHUNK_SIZE
 from volume.stream_errors import InvalidStream, StreamRefused
 from volume.stream_wire import (
     START,
+    Break,
     Decoder,
     Encoder,
     End,
@@ -269,6 +270,51 @@ def test_the_scanner_follows_a_stream_in_any_pieces(piece: int) -> None:
     assert scanner.frames == 21
     assert scanner.fraction == 1.0
     assert fractions == sorted(fractions)
+
+
+BROKEN = SAMPLE[: boundaries(SAMPLE)[2]] + wire.break_frame("volume vm1: chunk 3f is damaged")
+
+
+@given(st.lists(st.integers(0, 400), max_size=60))
+def test_a_sender_that_breaks_off_says_why(pieces: list[int]) -> None:
+    found = events(BROKEN, pieces)
+    assert found[:-1] == events(SAMPLE)[: len(found) - 1]
+    assert found[-1] == Break("volume vm1: chunk 3f is damaged")
+
+
+@given(st.integers(1, 500))
+def test_the_scanner_finds_why_a_stream_was_broken_off(piece: int) -> None:
+    scanner = Scanner()
+    for at in range(0, len(BROKEN), piece):
+        assert scanner.reason != "volume vm1: chunk 3f is damaged"
+        scanner.feed(BROKEN[at : at + piece])
+    assert scanner.reason == "volume vm1: chunk 3f is damaged"
+    assert not scanner.ended
+
+
+def test_nothing_follows_a_break() -> None:
+    with pytest.raises(InvalidStream, match="follow its end"):
+        events(BROKEN + b"x")
+
+
+def test_a_reason_is_short_and_can_be_shown() -> None:
+    start = SAMPLE[: boundaries(SAMPLE)[0]]
+    assert events(start + wire.break_frame("a\x1b[2J\nb"))[-1] == Break("a?[2J?b")
+    (shown,) = events(start + wire.break_frame("\u20ac" * 5000))[1:]
+    assert shown == Break("\u20ac" * (wire.MAX_REASON_BYTES // 3))
+
+
+@pytest.mark.parametrize("change", [{"rank": 1}, {"end": 1}, {"flags": 1}, {"codec": 1}])
+def test_a_break_frame_has_nothing_but_its_reason(change: dict[str, int]) -> None:
+    fields = {"codec": 0, "rank": 0, "flags": 0, "end": 0} | change
+    frame = wire._frame(
+        (wire.KIND_BREAK, fields["codec"], fields["rank"], fields["flags"], 3, 3),
+        fields["end"],
+        ZERO_ID,
+        b"why",
+    )
+    with pytest.raises(InvalidStream, match="contradict"):
+        events(SAMPLE[: boundaries(SAMPLE)[0]] + frame)
 
 
 def test_the_scanner_counts_what_it_cannot_read() -> None:
