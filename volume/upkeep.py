@@ -45,6 +45,7 @@ from volume.sites import rare
 from volume.snapshots import Snapshots
 from volume.space import SpaceGuard
 from volume.thinning import Thinning, commits_of, root_of, root_of_tree
+from volume.volume import Volume
 from volume.window import Window
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Upkeep:
         self._parts = parts
         now = parts.clock.monotonic()
         self._workers: list[Worker] = []
-        self._warmed = False
+        self._warmed: set[int] = set()  # numbers of volumes
         self.hot_since: float | None = None
         self._seen_lsn = 0
         self._seen_at = now
@@ -268,9 +269,7 @@ class Upkeep:
     def destage_if_due(self) -> bool:
         did = False
         self._run_calls()
-        if not self._warmed:
-            self._warmed = True
-            self.warm()
+        self._warm_attached()
         if self._destage_due():
             did = self.destage()
         return self._step_gc() or did
@@ -301,21 +300,28 @@ class Upkeep:
             or sum(state[5] for state in states) >= options.hot_map_bytes
         )
 
-    def warm(self) -> None:
-        """After a start: cache where chunks are, so that the first reads need not look.
+    def _warm_attached(self) -> None:
+        """Warm each volume once, when a client is attached to it for the first time."""
+        for volume in self._parts.catalog.all():
+            number = volume.record.number
+            if number not in self._warmed and volume.has_clients:
+                self._warmed.add(number)
+                self.warm(volume)
+
+    def warm(self, volume: Volume) -> None:
+        """Cache where a volume's chunks are, so that the first reads need not look.
 
         Stops when there is something to destage, or damage, which a read then reports."""
         resolver = self._parts.resolver
-        for volume in self._parts.catalog.all():
-            head = volume.head()
-            ahead = takewhile(
-                lambda _: not self.stopping and not self._destage_due(),
-                resolver.stored_chunks(head),
-            )
-            try:
-                resolver.warm(volume.target(), head, ahead)
-            except (CorruptData, OSError) as error:
-                log.warning("warming stopped volume=%s error=%s", volume.name, error)
+        head = volume.head()
+        ahead = takewhile(
+            lambda _: not self.stopping and not self._destage_due(),
+            resolver.stored_chunks(head),
+        )
+        try:
+            resolver.warm(volume.target(), head, ahead)
+        except (CorruptData, OSError) as error:
+            log.warning("warming stopped volume=%s error=%s", volume.name, error)
 
     def destage(self) -> bool:
         """One destage round over everything that is hot; whether there was anything.

@@ -106,6 +106,10 @@ class Volume:
         return self.core.state()[0]
 
     @property
+    def has_clients(self) -> bool:
+        return bool(self._clients)
+
+    @property
     def clients(self) -> list[str]:
         """Who is attached, sorted; one entry for each connection."""
         return sorted(self._clients.elements())

@@ -13,6 +13,7 @@ from pathlib import Path
 from native import OP_WRITE, Request
 from tests.synthetic import CHUNK, PACK_BYTES, fill_volume, memory, threadless
 from volume.options import StoreOptions
+from volume.volume import Volume
 
 MiB = 1 << 20
 COUNT = 1 << 16
@@ -51,7 +52,10 @@ def test_chunks_take_no_memory_each(tmp_path: Path) -> None:
 
 def main(path: Path) -> None:
     with threadless(path, StoreOptions(pack_bytes=PACK_BYTES)) as store:
-        store.upkeep.warm()
+        for name in store.names():
+            volume = store.get(name)
+            assert isinstance(volume, Volume)
+            store.upkeep.warm(volume)
         found = {"open": memory(os.getpid())["Anonymous"]}
         store.collect()
         found["collected"] = memory(os.getpid())["Anonymous"]
