@@ -1,0 +1,139 @@
+"""I2, I3: a state of the whole volume is that of one point of time, with whole writes only.
+
+Each sector of the state tells since when it can be so (its write began) and until when (the first
+change that came after it for certain was acked). All sectors need a point in common, the *cut*,
+which is not before `at_least`: what had been acked by then is there. Beyond that, no write shows in
+one of its sectors and is missing in another: it is one record of the journal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.check.cuts import Span, merged, most_agreed
+from tests.check.log import INITIAL, Change, Log
+from tests.check.stamps import TORN, Run
+
+
+@dataclass(frozen=True, slots=True)
+class StateVerdict:
+    """What was found in a state; sectors by number."""
+
+    at_least: int
+    at_most: int
+    cut: int
+    """The point of time that most sectors agree on, the newest one."""
+    visible: frozenset[int]
+    """Operations that show in it."""
+    torn: tuple[int, ...] = ()
+    foreign: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
+    """Older than `at_least`, or than an acked FUA (I2)."""
+    offenders: tuple[int, ...] = ()
+    """Not of the cut (I3)."""
+    split: tuple[int, ...] = ()
+    """Without a write that shows elsewhere (I3)."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.bad
+
+    @property
+    def bad(self) -> frozenset[int]:
+        """All sectors that were complained about."""
+        return frozenset(self.torn + self.foreign + self.lost + self.offenders + self.split)
+
+
+def judge_state(
+    log: Log, runs: Sequence[Run], at_least: int, at_most: int, *, crashed: bool
+) -> StateVerdict:
+    """`crashed`: after a crash, acked FUA writes must be there too."""
+    spans: dict[int, list[Span]] = {}
+    shown: dict[int, Change] = {}
+    torn: list[int] = []
+    foreign: list[int] = []
+    lost: list[int] = []
+    first = 0
+    for count, source in runs:
+        sectors = range(first, first + int(count))
+        first = sectors.stop
+        if source == 0:
+            for sector in sectors:
+                if log.of(sector):
+                    spans[sector] = _spans_of_zeros(log, sector, at_most)
+            continue
+        change = log.changes.get(source) if isinstance(source, int) else None
+        if change is None or not change.covers(sectors.start, len(sectors)):
+            (torn if source == TORN else foreign).extend(sectors)
+        elif change.zero or change.lost or change.begin > at_most:
+            foreign.extend(sectors)
+        else:
+            for sector in sectors:
+                spans[sector] = [(change.begin, log.death(sector, change))]
+                shown[sector] = change
+    visible = frozenset(change.operation for change in shown.values())
+    agreeing, cut = most_agreed(spans.values(), at_least, at_most)
+    offenders: list[int] = []
+    for sector, of_sector in spans.items():
+        if all(end <= at_least for _, end in of_sector) or (
+            crashed and _before_fua(log, sector, shown.get(sector))
+        ):
+            lost.append(sector)
+        elif agreeing < len(spans) and not any(s <= cut < end for s, end in of_sector):
+            offenders.append(sector)
+    known = {*lost, *offenders}
+    split = [
+        sector
+        for sector in spans
+        if sector not in known and (sector not in shown or len(log.of(sector)) > 1)
+        if _without_visible(log, sector, shown.get(sector), visible, cut)
+    ]
+    return StateVerdict(
+        at_least,
+        at_most,
+        cut,
+        visible,
+        torn=tuple(torn),
+        foreign=tuple(foreign),
+        lost=tuple(lost),
+        offenders=tuple(offenders),
+        split=tuple(split),
+    )
+
+
+def _spans_of_zeros(log: Log, sector: int, at_most: int) -> list[Span]:
+    zeros = [INITIAL, *(change for change in log.of(sector) if change.zero and not change.lost)]
+    return merged(
+        (change.begin, log.death(sector, change)) for change in zeros if change.begin <= at_most
+    )
+
+
+def _before_fua(log: Log, sector: int, shown: Change | None) -> bool:
+    """Whether an acked FUA write of the sector came after what it holds."""
+    durable = [change for change in log.of(sector) if change.fua and not change.lost]
+    if not durable:
+        return False
+    newest = max(change.begin for change in durable)
+    if shown is not None:
+        return shown.settled < newest
+    return not any(change.zero and change.settled > newest for change in log.of(sector))
+
+
+def _without_visible(
+    log: Log, sector: int, shown: Change | None, visible: frozenset[int], cut: int
+) -> bool:
+    """Whether a write that shows elsewhere came after what this sector holds."""
+    if shown is not None:
+        for later in log.followers(sector, shown):
+            if later.begin > cut:
+                return False
+            if later.operation in visible:
+                return True
+        return False
+    writes = [change for change in log.of(sector) if change.operation in visible]
+    if not writes:
+        return False
+    newest = max(change.begin for change in writes)
+    return not any(
+        change.zero and not change.lost and change.settled >= newest and change.begin <= cut
+        for change in log.of(sector)
+    )
