@@ -433,7 +433,8 @@ def iscsi_state(
 ]:
     """The numbers, and the commands that were begun and not answered, as `iscsi_add` takes them
     behind their state: ISCSI_COLLECTING; ISCSI_MAILED and ISCSI_FAILED, which are to be carried
-    out; ISCSI_UNSYNCED, of which a flush is left. RuntimeError unless `stopped`."""
+    out; ISCSI_UNSYNCED, of which a flush is left. To be asked for before `leftover()`. RuntimeError
+    unless `stopped`."""
 
 def iscsi_open(client: LoopClient, lun: int = -1, /) -> int:
     """Commands that were begun and not answered, of one unit or of all."""

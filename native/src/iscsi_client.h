@@ -11,6 +11,13 @@ struct iscsi_client {
     atomic_bool heard;
     pthread_mutex_t round_lock; /* before base.lock: somebody serves a round */
 
+    /* The loop thread's: the Data-Out whose data lands where it belongs (base.direct). */
+    struct {
+        struct bd_iscsi_command *command; /* NULL: none */
+        uint8_t bhs[BD_ISCSI_BHS];
+        uint32_t length;
+    } landing;
+
     /* Under base.lock. */
     struct bd_iscsi_numbers numbers;
     struct bd_iscsi_command *first_command; /* in the order in which they came */
@@ -83,9 +90,11 @@ struct bd_iscsi_command *bd_iscsi_command_of(struct iscsi_client *client, uint32
 /* A Data-Out. */
 enum iscsi_taken bd_iscsi_take_data(struct iscsi_client *client, struct iscsi_round *round,
                                     const struct iscsi_pdu *pdu);
-/* Its data is whole: an item of the round. */
-void bd_iscsi_add_collected(struct iscsi_client *client, struct iscsi_round *round,
-                            struct bd_iscsi_command *command);
+/* The Data-Out at the start of the input, `have` bytes of whose data are there: the rest is to land
+ * where it belongs. False: it is not worth it, or not in order. */
+bool bd_iscsi_begin_landing(struct iscsi_client *client, const struct iscsi_pdu *pdu, size_t have);
+/* All of it has landed. */
+void bd_iscsi_end_landing(struct iscsi_client *client, struct iscsi_round *round);
 
 /* iscsi_reply.c */
 
@@ -102,6 +111,8 @@ struct iscsi_output {
 
 /* Bytes before the data of a reply. */
 size_t bd_iscsi_header_bytes(const struct iscsi_client *client);
+/* End a header with its digest, if there is to be one; the bytes that it takes in all. */
+size_t bd_iscsi_end_header(const struct iscsi_client *client, uint8_t *at);
 /* Data-Ins that a READ of `length` bytes takes. */
 size_t bd_iscsi_segments(const struct iscsi_client *client, size_t length);
 /* Bytes of an arena that the reply takes, data included. */

@@ -257,6 +257,8 @@ static PyObject *iscsi_state(PyObject *module, PyObject *object)
         PyErr_SetString(PyExc_RuntimeError, "iscsi_state() of a client that is in the loop");
         return NULL;
     }
+    if (bd_iscsi_client_unwind(client) < 0)
+        return PyErr_NoMemory();
     PyObject *list = PyList_New(0);
     const struct bd_iscsi_command *command = bd_iscsi_client_commands(client);
     for (; list != NULL && command != NULL; command = command->next) {

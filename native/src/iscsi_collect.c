@@ -7,6 +7,8 @@
 #include "big_endian.h"
 #include "iscsi_client.h"
 
+enum { LEAST_LANDING = 16 << 10 }; /* bytes that are worth a receive of their own */
+
 struct bd_iscsi_command *bd_iscsi_command_new(struct iscsi_client *client, const uint8_t *bhs,
                                               uint8_t lun, const struct bd_action *action)
 {
@@ -67,8 +69,9 @@ struct bd_iscsi_command *bd_iscsi_command_of(struct iscsi_client *client, uint32
     return command;
 }
 
-void bd_iscsi_add_collected(struct iscsi_client *client, struct iscsi_round *round,
-                            struct bd_iscsi_command *command)
+/* Its data is whole: an item of the round. */
+static void add_collected(struct iscsi_client *client, struct iscsi_round *round,
+                          struct bd_iscsi_command *command)
 {
     command->asks = false;
     command->state = BD_ISCSI_UNDER_WAY;
@@ -99,27 +102,31 @@ static bool good_solicited(const struct bd_iscsi_command *command, uint32_t ttt,
            data_sn == burst->data_sn && end <= burst->end && final == (end == burst->end);
 }
 
-enum iscsi_taken bd_iscsi_take_data(struct iscsi_client *client, struct iscsi_round *round,
-                                    const struct iscsi_pdu *pdu)
+/* The command that a Data-Out of `length` bytes is for; NULL when it is not in order. */
+static struct bd_iscsi_command *command_for(struct iscsi_client *client, const uint8_t *bhs,
+                                            size_t length)
 {
-    const uint8_t *bhs = pdu->bhs;
     struct bd_iscsi_command *command =
         bd_iscsi_command_of(client, bd_get_be32(bhs + BD_ISCSI_AT_ITT));
     if (command == NULL || command->state != BD_ISCSI_COLLECTING)
-        return ISCSI_RARE;
+        return NULL;
     uint32_t ttt = bd_get_be32(bhs + BD_ISCSI_AT_TTT);
     uint32_t data_sn = bd_get_be32(bhs + BD_ISCSI_AT_DATA_SN);
     uint32_t offset = bd_get_be32(bhs + BD_ISCSI_AT_OFFSET);
-    uint64_t end = (uint64_t)offset + pdu->length;
+    uint64_t end = (uint64_t)offset + length;
     bool final = (bhs[1] & BD_ISCSI_FINAL) != 0;
-    bool asked_for = ttt != BD_ISCSI_NO_TAG;
-    if (offset != command->got || !(asked_for ? good_solicited(command, ttt, end, data_sn, final)
-                                              : good_unsolicited(client, command, end, data_sn)))
-        return ISCSI_RARE;
-    if (pdu->length > 0)
-        memcpy(command->action.data + offset, pdu->data, pdu->length);
-    command->got = (uint32_t)end;
-    if (asked_for) {
+    bool good = ttt != BD_ISCSI_NO_TAG ? good_solicited(command, ttt, end, data_sn, final)
+                                       : good_unsolicited(client, command, end, data_sn);
+    return good && offset == command->got ? command : NULL;
+}
+
+/* The `length` bytes of a Data-Out are in their place. */
+static void take(struct iscsi_client *client, struct iscsi_round *round,
+                 struct bd_iscsi_command *command, const uint8_t *bhs, uint32_t length)
+{
+    bool final = (bhs[1] & BD_ISCSI_FINAL) != 0;
+    command->got += length;
+    if (bd_get_be32(bhs + BD_ISCSI_AT_TTT) != BD_ISCSI_NO_TAG) {
         struct bd_iscsi_burst *burst = &command->bursts[command->first_burst];
         burst->at = command->got;
         burst->data_sn++;
@@ -132,11 +139,46 @@ enum iscsi_taken bd_iscsi_take_data(struct iscsi_client *client, struct iscsi_ro
         command->unsolicited_sn++;
         command->unsolicited = !final;
     }
-    if (!final)
-        return ISCSI_TAKEN;
-    if (command->got == command->action.length)
-        bd_iscsi_add_collected(client, round, command);
-    else
+    if (final && command->got == command->action.length)
+        add_collected(client, round, command);
+    else if (final)
         command->asks = round->asks = true;
+}
+
+enum iscsi_taken bd_iscsi_take_data(struct iscsi_client *client, struct iscsi_round *round,
+                                    const struct iscsi_pdu *pdu)
+{
+    struct bd_iscsi_command *command = command_for(client, pdu->bhs, pdu->length);
+    if (command == NULL)
+        return ISCSI_RARE;
+    if (pdu->length > 0)
+        memcpy(command->action.data + command->got, pdu->data, pdu->length);
+    take(client, round, command, pdu->bhs, (uint32_t)pdu->length);
     return ISCSI_TAKEN;
+}
+
+bool bd_iscsi_begin_landing(struct iscsi_client *client, const struct iscsi_pdu *pdu, size_t have)
+{
+    struct bd_client *base = &client->base;
+    if (pdu->length % 4 != 0 || client->terms.data_digest || pdu->length - have < LEAST_LANDING)
+        return false; /* what follows the data would have to be received by itself */
+    struct bd_iscsi_command *command = command_for(client, pdu->bhs, pdu->length);
+    if (command == NULL)
+        return false;
+    if (have > 0)
+        memcpy(command->action.data + command->got, pdu->data, have);
+    memcpy(client->landing.bhs, pdu->bhs, BD_ISCSI_BHS);
+    client->landing.command = command;
+    client->landing.length = (uint32_t)pdu->length;
+    base->direct.at = command->action.data + command->got + have;
+    base->direct.left = pdu->length - have;
+    return true;
+}
+
+void bd_iscsi_end_landing(struct iscsi_client *client, struct iscsi_round *round)
+{
+    struct bd_iscsi_command *command = client->landing.command;
+    client->landing.command = NULL;
+    client->base.direct.at = NULL;
+    take(client, round, command, client->landing.bhs, client->landing.length);
 }

@@ -97,8 +97,7 @@ static void begin(uint8_t *at, uint8_t opcode, uint8_t flags, size_t length, uin
     bd_put_be32(at + BD_ISCSI_AT_ITT, itt);
 }
 
-/* End a header with its digest; the bytes that it takes in all. */
-static size_t end_header(const struct iscsi_client *client, uint8_t *at)
+size_t bd_iscsi_end_header(const struct iscsi_client *client, uint8_t *at)
 {
     if (client->terms.header_digest) { /* RFC 7143 13.1: the digest goes out as it is in memory */
         uint32_t crc = htole32(bd_crc32c(0, at, BD_ISCSI_BHS));
@@ -128,7 +127,7 @@ void bd_iscsi_put_good(struct iscsi_output *output, uint32_t itt, uint32_t r2t_s
     put_numbers(client, at);
     client->numbers.stat_sn++;
     bd_put_be32(at + BD_ISCSI_AT_DATA_SN, r2t_sn);
-    push(output, at, end_header(client, at));
+    push(output, at, bd_iscsi_end_header(client, at));
 }
 
 /* The header of the Data-In of [start, end), in front of which `at` lies. */
@@ -147,7 +146,7 @@ static size_t put_data_in_header(struct iscsi_client *client, uint32_t itt, uint
         bd_put_be32(at + BD_ISCSI_AT_STAT_SN, 0);
     bd_put_be32(at + BD_ISCSI_AT_DATA_SN, data_sn);
     bd_put_be32(at + BD_ISCSI_AT_OFFSET, (uint32_t)start);
-    return end_header(client, at);
+    return bd_iscsi_end_header(client, at);
 }
 
 void bd_iscsi_put_data_in(struct iscsi_output *output, uint32_t itt, uint8_t *data, size_t length,
@@ -181,7 +180,7 @@ void bd_iscsi_put_nop_in(struct iscsi_output *output, const struct iscsi_item *i
     bd_put_be32(at + BD_ISCSI_AT_TTT, BD_ISCSI_NO_TAG);
     put_numbers(client, at);
     client->numbers.stat_sn++;
-    size_t bytes = end_header(client, at);
+    size_t bytes = bd_iscsi_end_header(client, at);
     if (item->ping_length > 0) {
         memcpy(at + bytes, item->ping, item->ping_length);
         size_t tail =
@@ -218,7 +217,7 @@ void bd_iscsi_put_r2ts(struct iscsi_output *output, struct bd_iscsi_command *com
         bd_put_be32(at + BD_ISCSI_AT_OFFSET, command->asked);
         bd_put_be32(at + BD_ISCSI_AT_DESIRED, wanted);
         command->asked += wanted;
-        push(output, at, end_header(client, at));
+        push(output, at, bd_iscsi_end_header(client, at));
     }
     command->asks = false;
 }

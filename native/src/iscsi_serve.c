@@ -17,6 +17,22 @@ static bool digest_holds(const uint8_t *data, size_t length)
     return memcmp(&crc, data + length, sizeof crc) == 0;
 }
 
+/* Of the Data-Out at the start of the input only a part is there: have the rest of its data land
+ * where it belongs. */
+static void land(struct iscsi_client *client, const uint8_t *at, size_t have, uint32_t length)
+{
+    struct bd_client *base = &client->base;
+    size_t header = bd_iscsi_header_bytes(client);
+    if (at[0] != BD_ISCSI_DATA_OUT || have < header ||
+        (client->terms.header_digest && !digest_holds(at, BD_ISCSI_BHS)))
+        return;
+    struct iscsi_pdu pdu = {.bhs = at, .data = at + header, .length = length};
+    if (bd_iscsi_begin_landing(client, &pdu, have - header)) {
+        base->input.start = base->input.end;
+        base->need = 0;
+    }
+}
+
 /* The PDU at the start of the input. ALL: it is not complete, and base->need says how long it is;
  * STOP: it is damaged or longer than agreed; SOME: there it is, of `whole` bytes. */
 static enum bd_served frame(struct iscsi_client *client, struct iscsi_pdu *pdu, size_t *whole)
@@ -37,8 +53,10 @@ static enum bd_served frame(struct iscsi_client *client, struct iscsi_pdu *pdu, 
     if (lengths > 0)
         *whole += padded + (terms->data_digest ? BD_ISCSI_DIGEST : 0);
     base->need = *whole;
-    if (have < *whole)
+    if (have < *whole) {
+        land(client, at, have, lengths);
         return BD_SERVED_ALL;
+    }
     if (terms->header_digest && !digest_holds(at, BD_ISCSI_BHS))
         return BD_SERVED_STOP;
     if (terms->data_digest && lengths > 0 && !digest_holds(at + header, padded))
@@ -67,6 +85,11 @@ static enum iscsi_taken take(struct iscsi_client *client, struct iscsi_round *ro
 static enum bd_served gather(struct iscsi_client *client, struct iscsi_round *round)
 {
     struct bd_client *base = &client->base;
+    if (base->direct.at != NULL) {
+        if (base->direct.left > 0)
+            return BD_SERVED_ALL;
+        bd_iscsi_end_landing(client, round);
+    }
     while (round->count < BD_BATCH) {
         struct iscsi_pdu pdu;
         size_t whole;
@@ -443,6 +466,33 @@ bool bd_iscsi_client_give(struct bd_client *base, uint32_t itt, const uint8_t *d
     }
     pthread_mutex_unlock(&base->lock);
     return waits;
+}
+
+int bd_iscsi_client_unwind(struct bd_client *base)
+{
+    struct iscsi_client *client = iscsi_client(base);
+    const struct bd_iscsi_command *command = client->landing.command;
+    if (command == NULL)
+        return 0;
+    size_t landed = client->landing.length - base->direct.left;
+    size_t behind = base->input.end - base->input.start;
+    size_t header = bd_iscsi_header_bytes(client);
+    uint8_t *input = malloc(header + landed + behind);
+    if (input == NULL)
+        return -ENOMEM;
+    memcpy(input, client->landing.bhs, BD_ISCSI_BHS);
+    bd_iscsi_end_header(client, input);
+    memcpy(input + header, command->action.data + command->got, landed);
+    if (behind > 0)
+        memcpy(input + header + landed, base->input.data + base->input.start, behind);
+    free(base->input.data);
+    base->input.data = input;
+    base->input.start = 0;
+    base->input.end = base->input.capacity = header + landed + behind;
+    base->direct.at = NULL;
+    base->direct.left = 0;
+    client->landing.command = NULL;
+    return 0;
 }
 
 bool bd_iscsi_client_is(const struct bd_client *base)

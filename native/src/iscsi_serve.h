@@ -119,8 +119,10 @@ bool bd_iscsi_client_give(struct bd_client *client, uint32_t itt, const uint8_t 
 /* Whether a client of the loop is one of these. */
 bool bd_iscsi_client_is(const struct bd_client *client);
 
-/* Whether it has stopped; and then what there is to go on with. */
+/* Whether it has stopped; and then what there is to go on with: first of all, a Data-Out of which a
+ * part was received goes back into the input. 0 or -ENOMEM. */
 bool bd_iscsi_client_stopped(struct bd_client *client);
+int bd_iscsi_client_unwind(struct bd_client *client);
 struct bd_iscsi_numbers bd_iscsi_client_numbers(struct bd_client *client);
 const struct bd_iscsi_command *bd_iscsi_client_commands(struct bd_client *client);
 

@@ -188,7 +188,7 @@ static void hold(struct bd_worker *worker, struct bd_client *client)
 static void serve(struct bd_worker *worker, struct bd_client *client)
 {
     enum bd_served served = BD_SERVED_ALL;
-    if (client->input.start < client->input.end)
+    if (client->input.start < client->input.end || client->direct.at != NULL)
         served = client->protocol->serve(client, worker);
     if (client->input.data != NULL && client->input.start == client->input.end)
         give_back_input(worker, client);
@@ -207,6 +207,25 @@ static void serve(struct bd_worker *worker, struct bd_client *client)
         give_turn(worker, client);
 }
 
+/* Receive into the input, behind what the protocol wants elsewhere. */
+static ssize_t receive_pieces(struct bd_client *client, size_t room)
+{
+    struct iovec pieces[2] = {{client->direct.at, client->direct.left},
+                              {client->input.data + client->input.end, room}};
+    bool direct = client->direct.at != NULL;
+    struct msghdr message = {.msg_iov = direct ? pieces : pieces + 1,
+                             .msg_iovlen = direct ? 2 : 1};
+    ssize_t count = recvmsg(client->fd, &message, MSG_DONTWAIT);
+    if (count > 0) {
+        size_t landed = (size_t)count < client->direct.left ? (size_t)count : client->direct.left;
+        if (direct)
+            client->direct.at += landed;
+        client->direct.left -= landed;
+        client->input.end += (size_t)count - landed;
+    }
+    return count;
+}
+
 static void receive(struct bd_worker *worker, struct bd_client *client)
 {
     ssize_t count = -1;
@@ -217,7 +236,7 @@ static void receive(struct bd_worker *worker, struct bd_client *client)
         size_t have = client->input.end - client->input.start;
         if (client->need > BD_INPUT_BYTES)
             room = client->need - have; /* nothing behind a long one: it would have to be moved */
-        count = recv(client->fd, client->input.data + client->input.end, room, MSG_DONTWAIT);
+        count = receive_pieces(client, room);
         if (count < 0 && (errno == EAGAIN || errno == EINTR)) {
             if (have == 0)
                 give_back_input(worker, client);
@@ -225,8 +244,8 @@ static void receive(struct bd_worker *worker, struct bd_client *client)
         }
     }
     if (count > 0) {
-        client->input.end += (size_t)count;
-        if (client->input.end - client->input.start >= client->need)
+        if (client->direct.left == 0 &&
+            client->input.end - client->input.start >= client->need)
             serve(worker, client);
         return;
     }

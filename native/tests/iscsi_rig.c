@@ -67,8 +67,20 @@ void iscsi_rig_destroy(struct iscsi_rig *rig)
 enum bd_served iscsi_rig_feed(struct iscsi_rig *rig, const uint8_t *bytes, size_t length)
 {
     struct bd_client *client = rig->client;
+    if (client->direct.at != NULL) {
+        size_t landed = length < client->direct.left ? length : client->direct.left;
+        memcpy(client->direct.at, bytes, landed);
+        client->direct.at += landed;
+        client->direct.left -= landed;
+        bytes += landed;
+        length -= landed;
+        if (client->direct.left > 0)
+            return BD_SERVED_ALL;
+    }
     size_t have = client->input.end - client->input.start;
-    uint8_t *input = malloc(have + length); /* exactly as long: a sanitizer sees what is beyond */
+    uint8_t *input =
+        malloc(have + length +
+               (have + length == 0)); /* exactly as long: a sanitizer sees what is beyond */
     CHECK(input != NULL);
     if (have > 0)
         memcpy(input, client->input.data + client->input.start, have);
@@ -78,7 +90,8 @@ enum bd_served iscsi_rig_feed(struct iscsi_rig *rig, const uint8_t *bytes, size_
     client->input.capacity = client->input.end = have + length;
     client->input.start = 0;
     enum bd_served served = BD_SERVED_SOME;
-    while (served == BD_SERVED_SOME && client->input.start < client->input.end)
+    while (served == BD_SERVED_SOME &&
+           (client->input.start < client->input.end || client->direct.at != NULL))
         served = client->protocol->serve(client, &rig->worker);
     return served;
 }

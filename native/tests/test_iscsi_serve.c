@@ -345,6 +345,87 @@ static void test_a_half_collected_write_goes_on_elsewhere(void)
     iscsi_rig_destroy(&before);
 }
 
+/* Long Data-Outs that come in pieces: their data is received where it belongs. */
+static void land_in_pieces(size_t first, bool header_digest)
+{
+    enum { LENGTH = 64 << 10 };
+    struct bd_iscsi_terms terms = iscsi_rig_terms();
+    terms.our_max_recv = terms.max_burst = LENGTH;
+    terms.immediate_data = false;
+    terms.header_digest = header_digest;
+    struct iscsi_rig rig;
+    iscsi_rig_init(&rig, &terms);
+    fill_payload(11);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream, put_write(&rig, stream, 3, 4096, LENGTH, 0, true)),
+             BD_SERVED_ALL);
+    uint32_t ttt;
+    expect_r2t(&rig, 3, 0, 0, LENGTH, &ttt);
+    size_t length = iscsi_rig_data_out(&rig, stream, 3, ttt, 0, 0, payload, LENGTH, true);
+    length += put_read(&rig, stream + length, 4, 4096, 8192);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream, first), BD_SERVED_ALL);
+    size_t header = BD_ISCSI_BHS + (header_digest ? BD_ISCSI_DIGEST : 0);
+    bool lands = first >= header && LENGTH - (first - header) >= 16 << 10;
+    CHECK_EQ(rig.client->direct.at != NULL, lands);
+    CHECK_EQ(iscsi_rig_left(&rig), lands ? 0 : first);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream + first, 1), BD_SERVED_ALL);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream + first + 1, length - first - 1), BD_SERVED_ALL);
+    iscsi_rig_good(&rig, 3);
+    expect_data(&rig, 4, payload, 8192);
+    CHECK(rig.client->direct.at == NULL);
+    expect_volume(&rig, 4096, payload, LENGTH);
+    iscsi_rig_destroy(&rig);
+}
+
+static void test_long_data_lands_where_it_belongs(void)
+{
+    static const size_t firsts[] = {10, 48, 51, 52, 53, 1000, 30001, 49152, 60000};
+    for (size_t i = 0; i < sizeof firsts / sizeof *firsts; i++) {
+        land_in_pieces(firsts[i], false);
+        land_in_pieces(firsts[i], true);
+    }
+}
+
+/* What stops in the middle of a Data-Out gives it back as it came. */
+static void test_a_data_out_that_is_landing_is_given_back(void)
+{
+    enum { LENGTH = 64 << 10, FIRST = 20000 };
+    struct bd_iscsi_terms terms = iscsi_rig_terms();
+    terms.our_max_recv = terms.max_burst = LENGTH;
+    terms.immediate_data = false;
+    terms.header_digest = true;
+    struct iscsi_rig rig;
+    iscsi_rig_init(&rig, &terms);
+    fill_payload(12);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream, put_write(&rig, stream, 3, 0, LENGTH, 0, true)),
+             BD_SERVED_ALL);
+    uint32_t ttt;
+    expect_r2t(&rig, 3, 0, 0, LENGTH, &ttt);
+    size_t length = iscsi_rig_data_out(&rig, stream, 3, ttt, 0, 0, payload, LENGTH, true);
+    length += put_read(&rig, stream + length, 4, 0, 512);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream, FIRST), BD_SERVED_ALL);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream + FIRST, 100), BD_SERVED_ALL);
+    bd_iscsi_client_interrupt(rig.client);
+    CHECK_EQ(bd_iscsi_client_unwind(rig.client), 0);
+    CHECK_EQ(iscsi_rig_left(&rig), FIRST + 100);
+    CHECK(memcmp(rig.client->input.data, stream, FIRST + 100) == 0);
+    CHECK(rig.client->direct.at == NULL);
+    iscsi_rig_destroy(&rig);
+
+    iscsi_rig_init(&rig, &terms); /* all of it, and what is behind it */
+    rig.client->stopping = false;
+    CHECK_EQ(iscsi_rig_feed(&rig, stream + SPACE / 2,
+                            put_write(&rig, stream + SPACE / 2, 3, 0, LENGTH, 0, true)),
+             BD_SERVED_ALL);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream, FIRST), BD_SERVED_ALL);
+    bd_iscsi_client_interrupt(rig.client);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream + FIRST, length - FIRST), BD_SERVED_ALL);
+    CHECK_EQ(bd_iscsi_client_unwind(rig.client), 0);
+    CHECK_EQ(iscsi_rig_left(&rig), length);
+    CHECK(memcmp(rig.client->input.data, stream, length) == 0);
+    CHECK_EQ(bd_iscsi_client_commands(rig.client)->got, 0);
+    iscsi_rig_destroy(&rig);
+}
+
 static void test_a_failed_write_is_kept_whole(void)
 {
     struct bd_iscsi_terms terms = iscsi_rig_terms();
@@ -376,6 +457,8 @@ int main(void)
     test_what_python_cannot_read_ends_the_loops_part();
     test_nothing_begins_after_an_interrupt();
     test_a_half_collected_write_goes_on_elsewhere();
+    test_long_data_lands_where_it_belongs();
+    test_a_data_out_that_is_landing_is_given_back();
     test_a_failed_write_is_kept_whole();
     return 0;
 }

@@ -2,7 +2,7 @@
 a loop: a fake stands for it."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -94,17 +94,17 @@ def world() -> World:
     return made
 
 
-def host(world: World, number: int = 1, **keys: str) -> Host:
+def host(world: World, number: int = 1, keys: Mapping[str, str] | None = None) -> Host:
     made = Host(world, isid=bytes(5) + bytes((number,)))
     made.engine.may_leave = True
-    made.log_in(keys)
+    made.log_in(keys or {})
     made.ask(TEST_UNIT_READY)
     return made
 
 
-def ready(world: World, number: int = 1, **keys: str) -> Host:
+def ready(world: World, number: int = 1, keys: Mapping[str, str] | None = None) -> Host:
     """One that is about to go over."""
-    made = host(world, number, **keys)
+    made = host(world, number, keys)
     made.read_plainly(FIRST_RUN)
     assert made.engine.hand_over_due
     return made
@@ -134,7 +134,9 @@ def test_a_few_plain_commands_in_a_row_are_enough(world: World) -> None:
 
 
 def test_the_terms_are_those_of_the_session(world: World) -> None:
-    one = ready(world, **SOLICITED, MaxRecvDataSegmentLength="2048", DataDigest="CRC32C")
+    one = ready(
+        world, keys={**SOLICITED, "MaxRecvDataSegmentLength": "2048", "DataDigest": "CRC32C"}
+    )
     offer = one.offer()
     sender = one.engine._session.sender  # type: ignore[union-attr]
     assert offer.terms == (
@@ -156,7 +158,7 @@ def test_what_was_received_and_not_parsed_goes_along(world: World) -> None:
 
 
 def test_a_write_that_collects_goes_along(world: World) -> None:
-    one = ready(world, **SOLICITED)
+    one = ready(world, keys=SOLICITED)
     data = bytes(range(256)) * 16
     first, second = one.ask(write_10(0, 8), write=4096)
     one.feed(one.data_out(first.itt, first.ttt, 0, data[:512], final=False))
@@ -171,7 +173,7 @@ def test_a_write_that_collects_goes_along(world: World) -> None:
 
 @pytest.mark.parametrize("why", ["attention", "reserved", "failed", "rare", "immediate", "ping"])
 def test_some_things_keep_a_session_here(world: World, why: str) -> None:
-    one = ready(world, **SOLICITED)
+    one = ready(world, keys=SOLICITED)
     unit = world.rig.unit
     nexus = one.engine.nexus
     assert nexus is not None
@@ -249,6 +251,10 @@ def test_the_engine_takes_nothing_while_it_is_elsewhere(world: World) -> None:
 
 
 def interrupting(world: World, other: Host) -> dict[str, Callable[[], object]]:
+    def remove() -> None:
+        world.rig.target.units.clear()
+        world.rig.target.luns_changed()
+
     unit = world.rig.unit
     nexus = other.engine.nexus
     assert nexus is not None
@@ -258,8 +264,8 @@ def interrupting(world: World, other: Host) -> dict[str, Callable[[], object]]:
         "reset": lambda: unit.reset(),
         "isids": lambda: unit.reservations.ignore_isids(),
         "sanitize": lambda: other.ask(b"\x48\x82" + bytes(8)),  # BLOCK ERASE, IMMED
-        "luns": lambda: world.rig.target.luns_changed(),
-        "gone": lambda: (world.rig.target.units.clear(), world.rig.target.luns_changed()),
+        "luns": world.rig.target.luns_changed,
+        "gone": remove,
     }
 
 
@@ -363,7 +369,7 @@ def test_numbers_go_on(world: World) -> None:
 
 
 def test_a_write_that_collects_is_completed_here(world: World) -> None:
-    one = ready(world, **SOLICITED)
+    one = ready(world, keys=SOLICITED)
     data = bytes(range(256)) * 6
     offer = one.leave()
     bursts = [(20, 512, 1024, 1), (21, 1024, 1536, 0)]
@@ -379,7 +385,7 @@ def test_a_write_that_collects_is_completed_here(world: World) -> None:
 
 
 def test_a_write_that_waits_for_its_first_r2t_gets_it_here(world: World) -> None:
-    one = ready(world, **SOLICITED)
+    one = ready(world, keys=SOLICITED)
     one.come_back(one.leave(), begun(ISCSI_COLLECTING, write_10(0, 1), 7, BLOCK))
     r2t = one.one()
     assert (r2t.opcode, r2t.u32(40), r2t.u32(44)) == (pdu.R2T, 0, BLOCK)
@@ -416,7 +422,7 @@ def test_what_is_out_of_the_ordinary_does_not_stop_what_was_begun_before(world: 
 
 @pytest.mark.parametrize("state", [ISCSI_COLLECTING, ISCSI_FAILED])
 def test_a_unit_that_is_gone_meanwhile_is_told(world: World, state: int) -> None:
-    one = ready(world, **SOLICITED)
+    one = ready(world, keys=SOLICITED)
     offer = one.leave()
     world.rig.target.units.clear()
     one.come_back(offer, begun(state, write_10(0, 1), 7, BLOCK, b"z" * (state * 100)))
