@@ -122,8 +122,8 @@ class NbdClient:
         self._session: Session
 
     def act(self, kind: str, rng: random.Random) -> None:
-        if self._link is None:
-            self._open(rng)
+        link = self._link or self._open(rng)
+        link.hope()
         if kind == "leave":
             self.close()
             return
@@ -148,7 +148,7 @@ class NbdClient:
         if link is not None:
             how(link)
 
-    def _open(self, rng: random.Random) -> None:
+    def _open(self, rng: random.Random) -> Link:
         self._link = link = self._world.connect(self._port)
         self._session = session = Session(link.send, link.take)
         session.greet()
@@ -157,6 +157,7 @@ class NbdClient:
         elif rng.random() < 0.7:
             session.structured_reply()
         session.go(self._volume)
+        return link
 
     def close(self) -> None:
         """Go, politely."""

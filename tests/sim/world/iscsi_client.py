@@ -83,8 +83,8 @@ class IscsiClient:
         self._read: dict[int, bytearray] = {}
 
     def act(self, kind: str, rng: random.Random) -> None:
-        if self._link is None:
-            self._open(rng)
+        link = self._link or self._open(rng)
+        link.hope()
         if kind == "leave":
             self.close()
             return
@@ -120,11 +120,12 @@ class IscsiClient:
     def _ledger_volume(self) -> VolumeLedger:
         return self._world.ledger.by_name[self._volume]
 
-    def _open(self, rng: random.Random) -> None:
+    def _open(self, rng: random.Random) -> Link:
         self._link = link = self._world.connect(self._port)
         name = f"iqn.2026-11.test:{self.name}"
         self._session = LinkedInitiator(link, name, self._volume)
         self._session.open(DIGESTS if rng.random() < 0.5 else {})
+        return link
 
     # -- commands
 

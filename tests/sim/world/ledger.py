@@ -20,7 +20,7 @@ the volume and sector. So contents are told by their first 16 bytes, and `ZERO` 
 import bisect
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from volume.disk import SECTOR_SIZE
 
@@ -113,6 +113,8 @@ class Snapshot:
     position: int
     size: int
     contents: dict[int, bytes]
+    others: tuple[dict[int, bytes], ...] = ()
+    """What it may be instead, until somebody has read it."""
 
 
 @dataclass(slots=True)
@@ -426,24 +428,46 @@ class Ledger:
             for each, volume in taken
         ]
 
-    def snapshot_made(self, name: str, volumes: Iterable[str], since: int) -> None:
-        """A snapshot that was asked for at position `since` is there."""
-        made = self.snapshots_of(name, volumes, since)
-        if not made:
-            raise Violation(f"I4 snapshot {name} was acked and is in no journal")
+    def snapshot_made(self, name: str, volumes: Iterable[str], since: int) -> Snapshot:
+        """A snapshot that was asked for at position `since` is there; one of its volumes'."""
+        made = self.snapshots_of(name, volumes, since) or [
+            self._unrecorded(name, self.by_name[each], since) for each in volumes
+        ]
         for each in made:
             self.snapshots[each.volume, name] = each
         self.acked = max(self.acked, made[0].position)
+        return made[0]
+
+    def _unrecorded(self, name: str, volume: VolumeLedger, since: int) -> Snapshot:
+        """A journal that is full takes no record: the name is durable by itself then, and is what
+        the volume was at some moment of the call."""
+        self.flushed = max(self.flushed, since)
+        states = [volume.contents(position) for position in range(since, self.position + 1)]
+        return Snapshot(name, volume.name, since, volume.size, states[0], tuple(states[1:]))
 
     def check_snapshot(self, snapshot: Snapshot, image: bytes) -> None:
         """I7, I8."""
         if len(image) != snapshot.size:
             raise Violation(f"I7 {snapshot.volume}@{snapshot.name} is {len(image)} bytes long")
-        for sector in range(len(image) // SECTOR_SIZE):
-            data = image[sector * SECTOR_SIZE : (sector + 1) * SECTOR_SIZE]
+        wrong = [_first_difference(image, each) for each in (snapshot.contents, *snapshot.others)]
+        if None not in wrong:
+            sector = wrong[0] or 0
+            shown = image[sector * SECTOR_SIZE :][: STAMP.size]
             expected = snapshot.contents.get(sector, ZERO)
-            if stamp_of(data) not in (expected, UNREADABLE):
-                raise Violation(
-                    f"I7 sector {sector} of {snapshot.volume}@{snapshot.name} reads as "
-                    f"{STAMP.unpack(data[: STAMP.size])}, it was {STAMP.unpack(expected)}"
-                )
+            raise Violation(
+                f"I7 sector {sector} of {snapshot.volume}@{snapshot.name} reads as "
+                f"{STAMP.unpack(shown)}, it was {STAMP.unpack(expected)}"
+            )
+        key = (snapshot.volume, snapshot.name)
+        if snapshot.others and key in self.snapshots:
+            contents = (snapshot.contents, *snapshot.others)[wrong.index(None)]
+            self.snapshots[key] = replace(snapshot, contents=contents, others=())
+
+
+def _first_difference(image: bytes, contents: dict[int, bytes]) -> int | None:
+    """The first sector of an image that is not what it should be."""
+    for sector in range(len(image) // SECTOR_SIZE):
+        data = image[sector * SECTOR_SIZE : (sector + 1) * SECTOR_SIZE]
+        if stamp_of(data) not in (contents.get(sector, ZERO), UNREADABLE):
+            return sector
+    return None

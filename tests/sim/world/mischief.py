@@ -28,7 +28,7 @@ def _soon(rng: random.Random) -> int:
 
 
 def _fail(disk: WorldDisk, rng: random.Random, op: str, path: str, code: int = errno.EIO) -> str:
-    count = rng.choice((1, 1, 2, 4))
+    count = 1 if op == "pread" else rng.choice((1, 1, 2, 4))  # more would be damage
     disk.faults.add(Fault(op, Fail(code), path, nth=_soon(rng), count=count))
     return f"{errno.errorcode[code]} {op} {path}"
 

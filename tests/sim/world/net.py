@@ -15,12 +15,11 @@ from typing import Any, cast
 from typing_extensions import Buffer
 
 from tests.sim.world.primitives import Event
-from tests.sim.world.threads import Threads
+from tests.sim.world.threads import NS, Threads
 
 WINDOW_BYTES = 64 << 10  # in flight in one direction before the sender has to wait
-PATIENCE_S = 90.0
-"""A client that gets nothing, or gets rid of nothing, for so long while its server is up has been
-forgotten."""
+PATIENCE_S = 60.0
+"""A client that has waited for so long, since it last said what for, has been forgotten."""
 FASTEST_S, SLOWEST_S = 20e-6, 400e-6
 
 
@@ -127,9 +126,22 @@ class Link:
         self.was_cut = False
         self.arrived = Event()
         self._rest = memoryview(b"")
+        self._ends_s = 0.0  # of the client's patience
+        self.hope()
         self.transport = SimTransport(self, loop, sock)
 
     # The client's side; called on its thread.
+
+    def hope(self) -> None:
+        """The client begins something that should not take long."""
+        self._ends_s = self.network.run.now_s + PATIENCE_S
+
+    def _wait(self, event: Event, timeout_s: float, what: str) -> None:
+        event.clear()
+        left_s = self._ends_s - self.network.run.now_s
+        if left_s <= 0:
+            raise Forgotten(f"I13 {self.name}: {what}")
+        event.wait(min(timeout_s, left_s))
 
     def send(self, data: bytes) -> None:
         view = memoryview(data)
@@ -138,9 +150,7 @@ class Link:
                 raise Reset
             some = min(len(view), WINDOW_BYTES - len(self.to_server))
             if some <= 0:
-                self.room.clear()
-                if not self.room.wait(PATIENCE_S):
-                    raise Forgotten(f"I13 nobody reads what {self.name} sends")
+                self._wait(self.room, PATIENCE_S, "nobody reads what it sends")
                 continue
             self.to_server += view[:some]
             view = view[some:]
@@ -164,8 +174,7 @@ class Link:
             if self.to_client:
                 when, piece = self.to_client[0]
                 if when > run.now_ns:
-                    self.arrived.clear()
-                    self.arrived.wait((when - run.now_ns) / 1e9)
+                    self._wait(self.arrived, (when - run.now_ns) / NS, "bytes do not arrive")
                     continue
                 self.to_client.popleft()
                 self.client_bytes -= len(piece)
@@ -173,9 +182,7 @@ class Link:
                 return piece
             if self.client_eof:
                 raise EOFError(f"the server closed after {got} of {count} bytes")
-            self.arrived.clear()
-            if not self.arrived.wait(PATIENCE_S):
-                raise Forgotten(f"I13 {self.name} waits for {count} bytes, {got} came")
+            self._wait(self.arrived, PATIENCE_S, f"waits for {count} bytes, {got} came")
         raise Reset
 
     def shut(self) -> None:

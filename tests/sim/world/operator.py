@@ -69,9 +69,8 @@ class Operator:
         pending = self._ask(Pending("snapshot", ledger.position, name=name, volumes=volumes))
         self._world.call(lambda store: store.snapshots.create(name, volumes, sync=sync))
         self._world.pending = None
-        ledger.snapshot_made(name, volumes, pending.since)
-        made = ledger.snapshots[volumes[0], name]
-        if made.position <= covered:
+        made = ledger.snapshot_made(name, volumes, pending.since)
+        if made.position < covered:
             raise Violation(f"I7 snapshot {name} is of {made.position}, {covered} was acked before")
         if sync:
             ledger.flush_acked(made.position)
