@@ -20,7 +20,6 @@ stamps of a write. Lines are written whole and in order by a `Recorder`; a last 
 off is not there.
 """
 
-import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -62,13 +61,14 @@ class Recorder:
         self.header = Header(history_id, volume, size)
         self._file = path.open("x")
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
+        self.count = 0
+        """Operations that have begun."""
         self._put({"blockd_history": VERSION, "id": history_id, "volume": volume, "size": size})
 
     def begin(self, writer: int, kind: str, first: int = 0, count: int = 0) -> int:
         """Call before the request is sent. The operation's number."""
         with self._lock:
-            operation = next(self._numbers)
+            self.count = operation = self.count + 1
             self._file.write(f'["b",{operation},{writer},"{kind}",{first},{count}]\n')
         return operation
 
