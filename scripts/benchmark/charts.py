@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-import matplotlib as mpl
 from cells import Cell
 from report import Samples
 from servers import Server
 
-mpl.use("svg")
-import matplotlib.pyplot as plt
-
-mpl.rcParams["svg.hashsalt"] = "blockd"  # the same figures make the same file
-
 
 def draw(path: Path, cells: Sequence[Cell], servers: Sequence[Server], samples: Samples) -> None:
     """Two rows of bars, a group for each cell, written as SVG."""
+    import matplotlib as mpl  # only where a page is written: it takes a while to load
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "blockd"  # the same figures make the same file
+    import matplotlib.pyplot as plt
+
     baseline = servers[0].name
     rows = (
         (f"IOPS, {baseline} = 1", lambda name, cell: _iops_ratio(samples, baseline, name, cell)),

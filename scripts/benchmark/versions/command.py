@@ -13,10 +13,11 @@ from pathlib import Path
 
 import report
 
-from versions import background, clones, dedup, large, snapshots, space
+from versions import background, clones, dedup, large, rate, snapshots, space
 from versions.common import Settings
 
 PARTS = {
+    "rate": rate.measure,
     "snapshots": snapshots.measure,
     "clones": clones.measure,
     "dedup": dedup.measure,
@@ -25,6 +26,7 @@ PARTS = {
     "background": background.measure,
 }
 HELP = {
+    "rate": "how many writes a second, each a version of its own",
     "snapshots": "creation under load, with 10 and 100,000 there, on 1 GiB and 10 TiB",
     "clones": "creation, and reads from the 1st and the 1,000th of a chain",
     "dedup": "what the same data takes the second time",
