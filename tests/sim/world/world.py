@@ -7,6 +7,7 @@ read and judged before clients come back. At the end the machine crashes once mo
 judged, destaged, collected, and read again.
 """
 
+import contextlib
 import functools
 import gc
 import hashlib
@@ -14,7 +15,7 @@ import logging
 import random
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -35,9 +36,10 @@ from tests.sim.world.primitives import Event, installed
 from tests.sim.world.threads import Group, SimThread, Threads
 from volume import sites
 from volume.disk import SECTOR_SIZE
-from volume.errors import CorruptData, VolumeError
+from volume.errors import CorruptData, NoSuchVersion, VolumeError
 from volume.model import VolumeInfo
 from volume.options import StoreOptions
+from volume.past import LINGER_S
 from volume.store import Store
 
 T = TypeVar("T")
@@ -46,6 +48,8 @@ VOLUMES = {"left": (96 * KIB, 4 * KIB), "right": (64 * KIB, 16 * KIB)}
 """Name -> size, chunk size."""
 PAUSE_S = 0.02  # between two acts of an actor, on average
 READ_BYTES = 32 * KIB
+MOST_NODES = 3
+"""Of a volume's head in chunks: a leaf or two, and its commit."""
 LOG_LINES = 40
 LOST = ("I2", "I3", "I4")
 """What a lying disk breaks: what was promised is lost. It must not show anything else."""
@@ -334,20 +338,72 @@ class World:
         )
 
     def _last_look(self) -> None:
+        """One more crash; then everything is read before and after garbage has been collected."""
         self.machine.capacity = DEFAULT_CAPACITY
         self.machine.fail_point = None
         how = random.Random(f"last:{self.seed}").choice(("power-cut", "kill", "restart"))
         self.nemesis.crash(how)
-        before = {name: self.image(name) for name in self.ledger.by_name}
-        self.run.sleep(1.5)  # rounds, gc and scrub
+        self.machine.disk.faults.clear()
+        for (volume, name), snapshot in sorted(self.ledger.snapshots.items()):
+            with self._unless_damaged():
+                self.ledger.check_snapshot(snapshot, self.image(f"{volume}@{name}"))
+        before = self._images()
+        with self._unless_damaged():
+            self._forget_the_past()
+            self._check_garbage(before)
+        after = self._images()
+        for name, image in before.items():
+            self._check_same(name, image, after[name])
+
+    def _images(self) -> dict[str, bytes]:
+        return {name: self.image(name) for name in sorted(self.ledger.by_name)}
+
+    @contextlib.contextmanager
+    def _unless_damaged(self) -> Iterator[None]:
+        """Where a disk has lost what it had, what needs it fails."""
         try:
-            self.machine.call(lambda store: store.collect())
-        except CorruptData:
+            yield
+        except (CorruptData, OptionError, NoSuchVersion):
             if not self.profile.damage:
                 raise
-        after = {name: self.image(name) for name in self.ledger.by_name}
-        if before != after:
-            raise Violation("I1 volumes change while nobody writes")
+            self.counts["damage in the way"] += 1
+
+    def _forget_the_past(self) -> None:
+        """Nothing but the heads of the volumes is left."""
+        for info in self.machine.call(lambda store: store.snapshots.all()):
+            delete = functools.partial(_snapshot_deleted, volume=info.volume, name=info.name)
+            self.machine.call(delete)
+        self.run.sleep(LINGER_S + 1.0)  # until versions that were read are let go of
+        for _ in range(3):  # what is dead is condemned first
+            self.run.sleep(0.5)
+            self.machine.call(lambda store: store.collect())
+
+    def _check_garbage(self, images: dict[str, bytes]) -> None:
+        """I9: what is stored is what the volumes' heads have, a node and a commit for each."""
+        report = self.machine.call(lambda store: store.collect(dry_run=True))
+        infos = self.machine.call(lambda store: store.volumes())
+        chunks: set[bytes] = set()
+        for info in infos:
+            image = images[info.name]
+            for at in range(0, len(image), info.chunk_size):
+                chunk = image[at : at + info.chunk_size].ljust(info.chunk_size, b"\0")
+                if any(chunk):
+                    chunks.add(chunk)
+        most = len(chunks) + MOST_NODES * len(infos)
+        if report.chunks_removed or report.condemned_chunks or report.chunks_live > most:
+            raise Violation(f"I9 {len(chunks)} chunks in {len(infos)} volumes, gc says {report}")
+        if report.chunks_live < len(chunks) and not self.profile.damage:
+            raise Violation(f"I9 {len(chunks)} chunks are read, {report.chunks_live} are stored")
+
+    def _check_same(self, name: str, before: bytes, after: bytes) -> None:
+        for at in range(0, len(before), SECTOR_SIZE):
+            old, new = before[at : at + SECTOR_SIZE], after[at : at + SECTOR_SIZE]
+            if old != new and UNREADABLE * REPEATS not in (old, new):
+                raise Violation(f"I1 {name} changes at {at} while nobody writes")
+
+
+def _snapshot_deleted(store: Store, volume: str, name: str) -> None:
+    store.snapshots.delete(volume, name, force=True)
 
 
 def _created(store: Store, name: str, size: int, chunk_size: int) -> VolumeInfo:
