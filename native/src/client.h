@@ -129,11 +129,12 @@ struct bd_client {
         size_t start; /* not served yet: [start, end) */
         size_t end;
     } input;
-    size_t need;            /* bytes of input that the next request takes in all; 0: not known */
+    size_t need; /* bytes of input that the next request takes in all; 0: not known */
     struct {
         uint8_t *at; /* not NULL: what comes next lands here, and what is behind it in `input` */
         size_t left; /* 0: it is there, and the protocol is to set `at` to NULL */
     } direct;
+    size_t most; /* bytes of the next request that a receive takes at the most; 0: what fits in */
     uint64_t held_until_ns; /* monotonic: the journal is nearly full, and writers slow down */
     struct bd_client *next; /* of its worker's clients */
     struct bd_client *previous;

@@ -17,6 +17,7 @@ struct iscsi_client {
         uint8_t bhs[BD_ISCSI_BHS];
         uint32_t length;
     } landing;
+    bool long_data_outs; /* the last one was */
 
     /* Under base.lock. */
     struct bd_iscsi_numbers numbers;

@@ -125,6 +125,7 @@ static void take(struct iscsi_client *client, struct iscsi_round *round,
                  struct bd_iscsi_command *command, const uint8_t *bhs, uint32_t length)
 {
     bool final = (bhs[1] & BD_ISCSI_FINAL) != 0;
+    client->long_data_outs = length >= 2 * LEAST_LANDING;
     command->got += length;
     if (bd_get_be32(bhs + BD_ISCSI_AT_TTT) != BD_ISCSI_NO_TAG) {
         struct bd_iscsi_burst *burst = &command->bursts[command->first_burst];

@@ -9,6 +9,11 @@
 #include "iscsi_client.h"
 #include "locks.h"
 
+enum {
+    LONG_DATA = 64 << 10, /* bytes that a command is to get yet */
+    FEW_BYTES = 2048,
+};
+
 /* Framing. */
 
 static bool digest_holds(const uint8_t *data, size_t length)
@@ -79,6 +84,19 @@ static enum iscsi_taken take(struct iscsi_client *client, struct iscsi_round *ro
     default:
         return ISCSI_RARE;
     }
+}
+
+/* Where long data is expected, little is received with the header before it: the rest can land. */
+static void expect(struct iscsi_client *client)
+{
+    client->base.most = 0;
+    if (!client->long_data_outs || client->terms.data_digest)
+        return;
+    const struct bd_iscsi_command *command = client->first_command;
+    for (; command != NULL && client->base.most == 0; command = command->next)
+        if (command->state == BD_ISCSI_COLLECTING &&
+            command->action.length - command->got >= LONG_DATA)
+            client->base.most = FEW_BYTES;
 }
 
 /* What the input holds, up to the end of a round. The lock is held. */
@@ -291,8 +309,10 @@ static enum bd_served serve_round(struct iscsi_client *client, struct bd_worker 
     bool stopping = base->stopping;
     bool room = bd_client_has_room(base);
     enum bd_served served = BD_SERVED_ALL;
-    if (!stopping && room)
+    if (!stopping && room) {
         served = gather(client, &round);
+        expect(client);
+    }
     pthread_mutex_unlock(&base->lock);
     if (stopping || !room)
         return stopping ? BD_SERVED_ALL : BD_SERVED_BLOCKED;

@@ -213,8 +213,7 @@ static ssize_t receive_pieces(struct bd_client *client, size_t room)
     struct iovec pieces[2] = {{client->direct.at, client->direct.left},
                               {client->input.data + client->input.end, room}};
     bool direct = client->direct.at != NULL;
-    struct msghdr message = {.msg_iov = direct ? pieces : pieces + 1,
-                             .msg_iovlen = direct ? 2 : 1};
+    struct msghdr message = {.msg_iov = direct ? pieces : pieces + 1, .msg_iovlen = direct ? 2 : 1};
     ssize_t count = recvmsg(client->fd, &message, MSG_DONTWAIT);
     if (count > 0) {
         size_t landed = (size_t)count < client->direct.left ? (size_t)count : client->direct.left;
@@ -236,6 +235,9 @@ static void receive(struct bd_worker *worker, struct bd_client *client)
         size_t have = client->input.end - client->input.start;
         if (client->need > BD_INPUT_BYTES)
             room = client->need - have; /* nothing behind a long one: it would have to be moved */
+        size_t wanted = client->need > have ? client->need - have : 0;
+        if (client->most != 0 && client->most < room && wanted < room)
+            room = client->most > wanted ? client->most : wanted;
         count = receive_pieces(client, room);
         if (count < 0 && (errno == EAGAIN || errno == EINTR)) {
             if (have == 0)
@@ -244,8 +246,7 @@ static void receive(struct bd_worker *worker, struct bd_client *client)
         }
     }
     if (count > 0) {
-        if (client->direct.left == 0 &&
-            client->input.end - client->input.start >= client->need)
+        if (client->direct.left == 0 && client->input.end - client->input.start >= client->need)
             serve(worker, client);
         return;
     }
