@@ -40,6 +40,8 @@ CELLS = {
         Cell("randwrite-32", "randwrite", "4k", 32),
         Cell("randread-128", "randread", "4k", 128),
         Cell("randwrite-128", "randwrite", "4k", 128),
+        Cell("randread-32x2", "randread", "4k", 32, 2),
+        Cell("randwrite-32x2", "randwrite", "4k", 32, 2),
         Cell("randread-32x4", "randread", "4k", 32, 4),
         Cell("randwrite-32x4", "randwrite", "4k", 32, 4),
         Cell("flush-1", "randwrite", "4k", 1, flush_every=1),
@@ -49,9 +51,9 @@ CELLS = {
     )
 }
 DEFAULT_CELLS = (
-    *("randread-1", "randread-32", "randread-128", "randread-32x4", "read-1m"),
-    *("randwrite-1", "randwrite-32", "randwrite-128", "randwrite-32x4", "flush-1", "flush-32"),
-    "write-1m",
+    *("randread-1", "randread-32", "randread-128", "randread-32x2", "randread-32x4", "read-1m"),
+    *("randwrite-1", "randwrite-32", "randwrite-128", "randwrite-32x2", "randwrite-32x4"),
+    *("flush-1", "flush-32", "write-1m"),
 )
 """Reads first: nothing that was written goes on meanwhile."""
 
