@@ -115,10 +115,12 @@ class PastVersions:
         row = self._history.version(record.number, seq)
         if row is not None:
             return Version(record, row)
-        base = self._history.base(record.number, seq)
         end = LogEnd(self._end_of_log(), volume=record.number, seq=seq)
         with self._pinned():
+            # The start first: a round may end between the two. What a later base has already, the
+            # replay skips; what a later start leaves out, an earlier base would be without.
             start = self.start_for(record.number, seq)
+            base = self._history.base(record.number, seq)
             if base is None or start is None:
                 raise _too_old(record, ref, base)
             version = self._replayed(record, base, start, end)
@@ -129,24 +131,24 @@ class PastVersions:
 
     def at_time(self, record: VolumeRecord, time_ns: int, ref: str) -> Version:
         """The state at that moment."""
-        base = next(
-            (
-                row
-                for row in self._history.newest(record.number)
-                if row.time_ns <= time_ns and (row.number, row.seq) not in self._history.points
-            ),
-            None,
-        )
-        if base is None:
-            raise NoSuchVersion(record.name, ref, "the volume was not there yet")
         end = LogEnd(self._end_of_log(), time_ns=time_ns)
         with self._pinned():
-            start = self._history.round_at(time_ns)
+            start = self._history.round_at(time_ns)  # before the base, as above
+            base = self._base_at(record.number, time_ns)
+            if base is None:
+                raise NoSuchVersion(record.name, ref, "the volume was not there yet")
             if start is None:
                 if base.time_ns == time_ns:
                     return Version(record, base)
                 raise _too_old(record, ref, base)
             return self._replayed(record, base, start, end)
+
+    def _base_at(self, number: int, time_ns: int) -> VersionRow | None:
+        """The newest version row that is not after that time."""
+        row = self._history.base(number)
+        while row is not None and row.time_ns > time_ns:
+            row = self._history.base(number, row.seq - 1) if row.seq else None
+        return row
 
     def points(
         self, points: Sequence[tuple[VolumeRecord, VersionRow]], bases: dict[int, VersionRow]
