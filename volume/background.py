@@ -28,11 +28,15 @@ class Worker:
         interval_s: float,
         work: Callable[[], bool],
         failed: Callable[[OSError], None],
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
+        """`failed`: told of an error after which the thread ends; `ended`: called when it ends for
+        an error, that one or another."""
         self._name = name
         self._interval_s = interval_s
         self._work = work
         self._failed = failed
+        self._ended = ended
         self._event = threading.Event()
         self._stopped = False
         self._failures = 0
@@ -71,6 +75,7 @@ class Worker:
                 self._complain("out of space", error)
                 wait_s = RETRY_S
             except (StoreSealed, StoreClosing):
+                self._ended()
                 return
             except CorruptData as error:
                 self._complain("damaged data", error)
@@ -80,6 +85,7 @@ class Worker:
                 wait_s = RETRY_S
             except OSError as error:
                 self._failed(error)
+                self._ended()
                 return
             except Exception:
                 log.exception("%s failed", self._name)

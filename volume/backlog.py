@@ -4,7 +4,8 @@ From FILL_START of the journal on, finished writes are held back for a while tha
 square of the fill, up to MAX_DELAY_S: writers slow down smoothly, long before the end. When no
 segment is ready at all, writes wait here, in order, and go on whenever a segment becomes ready.
 They are never failed for that; when the disk is full, they get its ENOSPC from the journal's space
-limit. A long write goes on piece by piece, so that it may be larger than the whole journal.
+limit, and EIO when the store is sealed. A long write goes on piece by piece, so that it may be
+larger than the whole journal.
 """
 
 import errno
@@ -61,6 +62,7 @@ class WriteBacklog:
         self._piece_bytes = min(MAX_PIECE_BYTES, segment_bytes // 4 // BLOCK_BYTES * BLOCK_BYTES)
         self._starving = starving
         self._waiting: deque[_Waiting] = deque()
+        self._given_up = False
 
     @property
     def count(self) -> int:
@@ -69,11 +71,20 @@ class WriteBacklog:
     def add(self, volume: Volume, requests: list[Request], done: Done) -> None:
         """Keep `requests` until there is journal space. What they carry is their own."""
         self._waiting.extend(_Waiting(volume, request, done) for request in requests)
-        self._starving()
+        if self._given_up:
+            self.fail(errno.EIO)
+        else:
+            self._starving()
 
     def wake(self) -> None:
         """From any thread: there may be space again."""
         self._scheduler.post(self._go_on)
+
+    def give_up(self) -> None:
+        """From any thread: the store is sealed, and there will be no space. Who waits, and who
+        comes, gets EIO."""
+        self._given_up = True
+        self._scheduler.post(lambda: self.fail(errno.EIO))
 
     def _go_on(self) -> None:
         """Write what can be written, in order, up to the first that has to wait on."""
@@ -117,7 +128,7 @@ class WriteBacklog:
         return Request(OP_WRITE, request.offset + start, length, data)
 
     def fail(self, error: int = errno.ESHUTDOWN) -> None:
-        """The store closes: finish who still waits with `error`."""
+        """Finish who still waits with `error`: the store closes, or is sealed."""
         while self._waiting:
             waiting = self._waiting.popleft()
             waiting.request.error = error

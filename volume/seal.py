@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+from collections.abc import Callable
 
 from native import Journal
 from volume.errors import StoreSealed
@@ -19,6 +20,8 @@ class Seal:
         self._meta = meta
         self._path = path
         self.reason: str | None = None
+        self.closed: Callable[[], None] = lambda: None
+        """Called once, on the thread that found out: nobody needs to wait for anything any more."""
 
     def check(self) -> None:
         """StoreSealed when it is."""
@@ -32,6 +35,7 @@ class Seal:
         self.reason = f"{error.strerror or error} while writing to {self._path or 'the disk'}"
         self._journal.seal(error.errno or errno.EIO)
         log.critical("store sealed reason=%s", self.reason)
+        self.closed()
         with contextlib.suppress(Exception):  # the same disk; the mark is for the next start
             self._meta.seal(self.reason)
 

@@ -183,6 +183,7 @@ class Store:
             *(self._scheduler, clock, self._flusher, checkpoint.segment_bytes),
             lambda: self.upkeep.starving(),
         )
+        self._seal.closed = self._backlog.give_up
         logs = LogReader(self._pool, meta.uuid, checkpoint.segment_bytes)
         past = PastVersions(
             history, logs, self._pool, self._table, lambda: self._journal.state()[0]

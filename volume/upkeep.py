@@ -29,7 +29,14 @@ from volume.changes import ChangeTracker
 from volume.chunks import ChunkStore
 from volume.destager import Destager
 from volume.disk import Clock
-from volume.errors import CorruptData, NoSuchVersion, OutOfSpace, StoreClosing, VolumeError
+from volume.errors import (
+    CorruptData,
+    NoSuchVersion,
+    OutOfSpace,
+    StoreClosing,
+    StoreSealed,
+    VolumeError,
+)
 from volume.history import History, VersionRow
 from volume.lmdbroom import NO_SPACE_ERRNOS
 from volume.manifest import Manifests
@@ -178,6 +185,7 @@ class Upkeep:
         self._wanted = False
         self._gc_pauses = 0
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._no_destager = False
         self._progress = threading.Condition()
         self._failures = 0
         self._failure: Exception | None = None
@@ -186,7 +194,8 @@ class Upkeep:
 
     def start(self) -> None:
         self._destage_worker = Worker(
-            "blockd-destage", DESTAGE_INTERVAL_S, self.destage_if_due, self._parts.seal.close
+            *("blockd-destage", DESTAGE_INTERVAL_S, self.destage_if_due, self._parts.seal.close),
+            ended=self._destager_ended,
         )
         self._upkeep_worker = Worker(
             "blockd-upkeep", UPKEEP_INTERVAL_S, self.tend, self._parts.seal.close
@@ -396,7 +405,8 @@ class Upkeep:
         with self._progress:
             self._gc_pauses += 1
         try:
-            self.submit(lambda: None)  # what is under way comes to its end
+            with suppress(StoreSealed):  # then nothing is under way
+                self.submit(lambda: None)  # what is under way comes to its end
             yield
         finally:
             with self._progress:
@@ -405,16 +415,29 @@ class Upkeep:
     def submit(self, call: Callable[[], T]) -> T:
         """Run `call` on the destager's thread, between rounds and slices of gc. From any other.
 
-        What it raises is raised here; an OSError seals the store as well."""
+        What it raises is raised here; an OSError seals the store as well. StoreSealed when it was
+        sealed before the call's turn came."""
         if not self._workers:
             return call()
         future: Future[T] = Future()
         with self._progress:
             if self.stopping:
                 raise StoreClosing
+            if self._no_destager:
+                self._parts.seal.check()
             self._calls.append((future, call))
         self._destage_worker.wake()
         return future.result()
+
+    def _destager_ended(self) -> None:
+        """Its thread is about to end, as the store is sealed: whoever waits for it is told."""
+        with self._progress:
+            self._no_destager = True
+            calls = list(self._calls)
+            self._calls.clear()
+        reason = self._parts.seal.reason
+        for future, _ in calls:
+            future.set_exception(StoreClosing() if reason is None else StoreSealed(reason))
 
     def _run_calls(self) -> None:
         while self._calls:
