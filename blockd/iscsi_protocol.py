@@ -134,10 +134,14 @@ class IscsiProtocol(ClientProtocol[Connection]):
             return None
         offer, received = offered
         socket = self._transport.get_extra_info("socket").fileno()
-        client = iscsi_add(
-            *(to.native, socket, offer.terms, offer.numbers, offer.luns, offer.commands),
-            *(received, self),
-        )
+        try:
+            client = iscsi_add(
+                *(to.native, socket, offer.terms, offer.numbers, offer.luns, offer.commands),
+                *(received, self),
+            )
+        except (ValueError, OSError):  # a WRITE with flags that it does not know; no descriptor
+            engine.refused()
+            return None
         self._in_loop, self._away = InLoop(client), engine
         engine.handed_over(self._in_loop)
         return client

@@ -319,6 +319,11 @@ class Connection:
         rx = self._rx
         return None if offer is None else (offer, bytes(rx.view[rx.start : rx.end]))
 
+    def refused(self) -> None:
+        """The loop has not taken what was offered."""
+        assert self._handover is not None
+        self._handover.refused()
+
     def handed_over(self, elsewhere: Elsewhere) -> None:
         """The loop has what was offered."""
         assert self._handover is not None

@@ -124,7 +124,7 @@ class Handover:
         luns = self._luns()
         commands = [_collecting(each, luns) for each in session.commands.values()]
         if not luns or None in commands or session.in_devices:
-            self._refused()
+            self.refused()
             return None
         sender, parameters = session.sender, session.parameters
         terms = (
@@ -143,7 +143,8 @@ class Handover:
             if lun < LUNS and isinstance(unit.device, ServedByCore) and unit.ordinary(session.nexus)
         ]
 
-    def _refused(self) -> None:
+    def refused(self) -> None:
+        """The way there led nowhere: not soon again."""
         self._session.plain_run = 0
         self._run = min(self._run * 2, LONGEST_RUN)
 

@@ -135,6 +135,17 @@ class Reservations:
         elif self._access_of(nexus) < _NEEDS[opcode.reservation] and not _harmless(cdb):
             raise ReservationConflict
 
+    def open_to(self, nexus: Nexus) -> bool:
+        """Whether no reservation is in the way of READs and WRITEs of that nexus."""
+        if self.free:
+            return True
+        if self.damaged is not None:
+            return False
+        reserved_by = self._unit.reserved_by
+        if reserved_by is not None:
+            return reserved_by is nexus
+        return self._persistent.reservation is None or self._access_of(nexus) >= Access.FULL
+
     def _access_of(self, nexus: Nexus) -> Access:
         access = self._access.get(nexus)
         if access is None:

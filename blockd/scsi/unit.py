@@ -207,11 +207,11 @@ class LogicalUnit:
     # -- commands
 
     def ordinary(self, nexus: Nexus) -> bool:
-        """Whether nothing is pending, reserved, changed or being sanitized: what `prepare` would
+        """Whether nothing is pending, in the way, changed or being sanitized: what `prepare` would
         check in vain before a plain READ or WRITE (see `blockd.scsi.disk.plain`)."""
         return (
             not self._attentions.get(nexus)
-            and self.reservations.free
+            and (self.reservations.free or self.reservations.open_to(nexus))
             and not self.sanitizing.active
             and self.device.size == self._known_size
         )

@@ -143,6 +143,38 @@ def test_a_write_that_collects_goes_on_behind_a_rare_command(server: Server) -> 
     assert server.content(0, LONG) == data
 
 
+def test_a_write_that_the_loop_does_not_know_keeps_the_session_here(server: Server) -> None:
+    data = pattern(LONG)
+    with server.log_in(keys=SOLICITED) as wire:
+        cdb = bytearray(write_10(0, LONG))
+        cdb[6] = 1  # group number
+        itt = wire.submit(bytes(cdb), write=LONG)
+        (r2t,) = wire.take()
+        read_plainly(wire)
+        assert not server.elsewhere(wire)
+        wire.asked[itt].data = data
+        wire._took(r2t)
+        assert wire.answer(itt).status == GOOD
+    assert server.content(0, LONG) == data
+
+
+def test_who_holds_a_reservation_is_served_by_the_loop(server: Server) -> None:
+    with server.log_in() as wire, server.log_in(2) as other:
+        register = struct.pack(">QQ8x", 0, 77)
+        reserve = struct.pack(">QQ8x", 77, 0)
+        for action, kind, data in ((0, 0, register), (1, 1, reserve)):
+            cdb = bytes((0x5F, action, kind)) + bytes(4) + bytes((0, 24, 0))
+            assert wire.answer(wire.submit(cdb, data=data, immediate=24)).status == GOOD
+        read_plainly(wire)
+        server.until_elsewhere(wire)
+        preempt = struct.pack(">QQ8x", 88, 77)
+        for action, kind, data in ((0, 0, struct.pack(">QQ8x", 0, 88)), (4, 1, preempt)):
+            cdb = bytes((0x5F, action, kind)) + bytes(4) + bytes((0, 24, 0))
+            assert other.answer(other.submit(cdb, data=data, immediate=24)).status == GOOD
+        assert sense(write(wire, 0, pattern(BLOCK))) == (6, 0x2A, 0x05)
+        assert write(wire, 0, pattern(BLOCK)).status == RESERVATION_CONFLICT
+
+
 def test_an_aborted_write_is_not_done(server: Server) -> None:
     data = pattern(LONG)
     with server.in_loop(keys=SOLICITED) as wire:

@@ -180,7 +180,9 @@ def test_some_things_keep_a_session_here(world: World, why: str) -> None:
     if why == "attention":
         unit.attention(sense.MODE_CHANGED, to=nexus)
     elif why == "reserved":
-        unit.reservations.reserve(nexus)
+        other = host(world, 2).engine.nexus
+        assert other is not None
+        unit.reservations.reserve(other)
     elif why == "failed":
         r2t, _ = one.ask(write_10(0, 8), write=4096)
         one.feed(one.data_out(r2t.itt, r2t.ttt, 512, bytes(512), final=False))
@@ -194,6 +196,24 @@ def test_some_things_keep_a_session_here(world: World, why: str) -> None:
         one.engine.tick(12.0)
     one.run()
     assert not one.engine.hand_over_due or one.engine.offer() is None
+
+
+def test_a_reservation_of_its_own_keeps_no_session_here(world: World) -> None:
+    one, other = ready(world), ready(world, 2)
+    assert one.engine.nexus is not None
+    world.rig.unit.reservations.reserve(one.engine.nexus)
+    assert one.offer().luns
+    assert other.engine.offer() is None
+
+
+def test_an_offer_that_nobody_takes_is_not_made_again_soon(world: World) -> None:
+    one = ready(world)
+    one.offer()
+    one.engine.refused()
+    one.read_plainly(FIRST_RUN)
+    assert not one.engine.hand_over_due
+    one.read_plainly(FIRST_RUN)
+    assert one.engine.hand_over_due
 
 
 def test_nothing_comes_while_a_device_has_the_last_commands(world: World) -> None:
