@@ -26,10 +26,13 @@ OPERATION_S = (0.00002, 0.0005)
 
 
 class NativeFile:
-    """What the C core does its I/O on."""
+    """What the C core does its I/O on: open by itself, as the duplicate of a descriptor is, until
+    the core lets go of it."""
 
-    def __init__(self, file: SimFile, disk: "WorldDisk") -> None:
-        self._file, self._disk = file, disk
+    def __init__(self, disk: "WorldDisk", inode: Inode, read_only: bool) -> None:
+        inode.open_count += 1
+        self._file = SimFile(disk, inode, read_only)
+        self._disk = disk
 
     def pread(self, length: int, offset: int) -> bytes:
         with self._disk.at_once():
@@ -42,14 +45,13 @@ class NativeFile:
     def sync(self) -> None:
         self._file.sync()
 
+    def __del__(self) -> None:
+        self._file.close()
+
 
 class WorldFile(SimFile):
-    def __init__(self, disk: "WorldDisk", inode: Inode, read_only: bool) -> None:
-        super().__init__(disk, inode, read_only)
-        self._native = NativeFile(self, disk)
-
     def native(self) -> object:
-        return self._native
+        return NativeFile(self._disk, self._inode, self._read_only)  # type: ignore[arg-type]
 
 
 class _AtOnce:

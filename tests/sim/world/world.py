@@ -321,21 +321,20 @@ class World:
         link.shut()
         return b"".join(parts)
 
-    def _bytes(self, session: Session, offset: int, length: int) -> bytes:
+    def _bytes(self, session: Session, offset: int, length: int, tries: int = 3) -> bytes:
         try:
             return session.read(offset, length)
         except RequestError as error:
-            if error.reply.error != wire.EIO or not self.profile.errors:
-                raise Violation(f"a read of [{offset}, +{length}) failed: {error}") from error
-        if length == SECTOR_SIZE and self.profile.damage:
+            if error.reply.error != wire.EIO or not self.profile.errors or not tries:
+                raise Violation(f"I11 a read of [{offset}, +{length}) failed: {error}") from error
+        if length > SECTOR_SIZE:
+            half = max(SECTOR_SIZE, length // 2 // SECTOR_SIZE * SECTOR_SIZE)
+            rest = self._bytes(session, offset + half, length - half)
+            return self._bytes(session, offset, half) + rest
+        if self.profile.damage:
             self.counts["unreadable sectors"] += 1
             return UNREADABLE * REPEATS
-        half = max(
-            SECTOR_SIZE, length // 2 // SECTOR_SIZE * SECTOR_SIZE
-        )  # an error that was of one call is over now
-        return self._bytes(session, offset, half) + (
-            self._bytes(session, offset + half, length - half) if length > half else b""
-        )
+        return self._bytes(session, offset, length, tries - 1)  # it was one call's error
 
     def _last_look(self) -> None:
         """One more crash; then everything is read before and after garbage has been collected."""
