@@ -74,6 +74,8 @@ class VolumeLedger:
     """Of the newest record."""
     epoch_position: int = 0
     """Position of the first record of that epoch."""
+    seqs: list[tuple[int, int]] = field(default_factory=list)
+    """Of the epoch's records: number in the volume, and position."""
     generation: int = 0
     """How often all of the volume was replaced."""
     becoming: dict[int, bytes] | None = None
@@ -173,18 +175,26 @@ class Ledger:
         at = 0
         while at + RECORD.size <= len(data):
             fields = RECORD.unpack_from(data, at)
-            magic, _, op, _, _, epoch, lsn, _, start, length, number, *_ = fields
+            magic, _, op, _, _, epoch, lsn, seq, start, length, number, *_ = fields
             if magic != MAGIC:
                 return
             payload = length if op in (WRITE, HEAD, POINT) else 48 if op == REFER else 0
             body = data[at + RECORD.size : at + RECORD.size + payload]
             if len(body) < payload:
                 return  # torn: it will not be replayed
-            self._append(op, lsn, number, epoch, start, length, body)
+            self._append(op, lsn, number, epoch, seq, start, length, body)
             at += -(-(RECORD.size + payload) // 64) * 64
 
     def _append(
-        self, op: int, lsn: int, number: int, epoch: int, offset: int, length: int, body: bytes
+        self,
+        op: int,
+        lsn: int,
+        number: int,
+        epoch: int,
+        seq: int,
+        offset: int,
+        length: int,
+        body: bytes,
     ) -> None:
         self._take_back(lsn)
         self.position += 1
@@ -205,6 +215,8 @@ class Ledger:
                     f"I6 {volume.name} is written in epoch {epoch} after {volume.epoch}"
                 )
             volume.epoch, volume.epoch_position = epoch, self.position
+            volume.seqs.clear()
+        volume.seqs.append((seq, self.position))
         if op != WRITE:
             self._ranges.setdefault((number, offset, length), []).append(self.position)
         for sector in range(offset // SECTOR_SIZE, (offset + length) // SECTOR_SIZE):
@@ -234,6 +246,8 @@ class Ledger:
         while self._records and self._records[-1].lsn >= lsn:
             record = self._records.pop()
             volume = self._by_number.get(record.number)
+            if volume is not None and volume.seqs[-1:] and volume.seqs[-1][1] == record.position:
+                volume.seqs.pop()
             for sector, entry in record.undo:
                 if volume is not None and entry in volume.sectors.get(sector, ()):
                     volume.sectors[sector].remove(entry)
@@ -400,6 +414,7 @@ class Ledger:
     def settle(self, cut: int) -> None:
         """What was written after position `cut` is gone for good."""
         for volume in self.by_name.values():
+            volume.seqs = [each for each in volume.seqs if each[1] <= cut]
             for sector, entries in volume.sectors.items():
                 while len(entries) > 1 and entries[-1][0] > cut:
                     entries.pop()
@@ -451,17 +466,23 @@ class Ledger:
             raise Violation(f"I7 {snapshot.volume}@{snapshot.name} is {len(image)} bytes long")
         wrong = [_first_difference(image, each) for each in (snapshot.contents, *snapshot.others)]
         if None not in wrong:
-            sector = wrong[0] or 0
-            shown = image[sector * SECTOR_SIZE :][: STAMP.size]
-            expected = snapshot.contents.get(sector, ZERO)
-            raise Violation(
-                f"I7 sector {sector} of {snapshot.volume}@{snapshot.name} reads as "
-                f"{STAMP.unpack(shown)}, it was {STAMP.unpack(expected)}"
-            )
+            self.check_version(f"{snapshot.volume}@{snapshot.name}", image, snapshot.contents)
         key = (snapshot.volume, snapshot.name)
         if snapshot.others and key in self.snapshots:
             contents = (snapshot.contents, *snapshot.others)[wrong.index(None)]
             self.snapshots[key] = replace(snapshot, contents=contents, others=())
+
+    @staticmethod
+    def check_version(name: str, image: bytes, contents: dict[int, bytes]) -> None:
+        """I7, I8: a version shows what it was."""
+        sector = _first_difference(image, contents)
+        if sector is not None:
+            shown = image[sector * SECTOR_SIZE :][: STAMP.size]
+            expected = contents.get(sector, ZERO)
+            raise Violation(
+                f"I7 sector {sector} of {name} reads as {STAMP.unpack(shown)}, "
+                f"it was {STAMP.unpack(expected)}"
+            )
 
 
 def _first_difference(image: bytes, contents: dict[int, bytes]) -> int | None:

@@ -5,19 +5,23 @@ gone before it answers, it has happened as a whole or not at all, and the next s
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from tests.nbd_client import OptionError
 from tests.sim.world.ledger import Ledger, Snapshot, Violation
 from tests.sim.world.threads import Threads
-from volume.errors import VolumeBusy
+from volume.errors import NoSuchVersion, VolumeBusy
+from volume.model import VolumeInfo
 from volume.store import Store
 
 T = TypeVar("T")
 
 CLONES_AT_MOST = 3
 CLONE = "clone"
+RECENT = 60  # records of a volume, of which one is gone back to
 
 
 @dataclass(slots=True)
@@ -41,6 +45,7 @@ class Surroundings(Protocol):
     run: Threads
     ledger: Ledger
     pending: Pending | None
+    counts: Counter[str]
 
     def call(self, work: Callable[[Store], T]) -> T:
         """Have the daemon do something; ServerGone."""
@@ -48,6 +53,13 @@ class Surroundings(Protocol):
     def image(self, export: str) -> bytes: ...
     def write_some(self, volume: str, rng: random.Random) -> None:
         """A client writes to a volume for a moment."""
+
+
+def _copied(store: Store, source: str, name: str) -> VolumeInfo:
+    with store.receive(name) as receiver:
+        for piece in store.send(source):
+            receiver.feed(piece)
+        return receiver.end()
 
 
 class Operator:
@@ -81,6 +93,21 @@ class Operator:
             image = self._world.image(f"{snapshot.volume}@{snapshot.name}")
             self._world.ledger.check_snapshot(snapshot, image)
 
+    def _read_seq(self, index: int, rng: random.Random) -> None:
+        """A state that has no name, somewhere in the window."""
+        volume = self._world.ledger.by_name[rng.choice(sorted(self._sizes))]
+        if not volume.seqs:
+            return
+        seq, position = rng.choice(volume.seqs[-RECENT:])
+        contents, generation = volume.contents(position), volume.generation
+        try:
+            image = self._world.image(f"{volume.name}@seq:{seq}")
+        except OptionError:
+            return  # the window has moved on
+        if generation == volume.generation:
+            self._world.ledger.check_version(f"{volume.name}@seq:{seq}", image, contents)
+            self._world.counts["versions read by seq"] += 1
+
     def _drop_snapshot(self, index: int, rng: random.Random) -> None:
         snapshot = self._any_snapshot(rng)
         if snapshot is None:
@@ -109,6 +136,24 @@ class Operator:
         ledger.add(name, snapshot.size, info.number).rebase(snapshot.contents, ledger.position + 1)
         if rng.random() < 0.7:
             self._world.write_some(name, rng)
+
+    def _copy(self, index: int, rng: random.Random) -> None:
+        """A clone by way of a stream."""
+        ledger = self._world.ledger
+        snapshot = self._any_snapshot(rng)
+        if snapshot is None or len(ledger.by_name) >= len(self._sizes) + CLONES_AT_MOST:
+            return
+        source, name = f"{snapshot.volume}@{snapshot.name}", f"{CLONE}{index}"
+        self._ask(Pending("clone", ledger.position, name=name, snapshot=snapshot))
+        try:
+            info = self._world.call(lambda store: _copied(store, source, name))
+        except NoSuchVersion:
+            if snapshot.contents:
+                raise
+            self._world.pending = None  # nothing has ever been written: there is no commit
+            return
+        self._world.pending = None
+        ledger.add(name, snapshot.size, info.number).rebase(snapshot.contents, ledger.position + 1)
 
     def _drop_clone(self, index: int, rng: random.Random) -> None:
         ledger = self._world.ledger

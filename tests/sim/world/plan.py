@@ -15,6 +15,8 @@ _CLIENT_ACTS = {"io": 20, "leave": 1, "vanish": 1, "dawdle": 1}
 _OPERATOR_ACTS = {
     "snapshot": 6,
     "read-snapshot": 5,
+    "read-seq": 4,
+    "copy": 1,
     "drop-snapshot": 2,
     "clone": 2,
     "drop-clone": 2,
