@@ -75,10 +75,12 @@ class TreeBuilder:
         manifests: Manifests,
         resolver: ChunkResolver,
         should_stop: Callable[[], bool] = lambda: False,
+        rest: Callable[[], None] = lambda: None,
     ) -> None:
         """`should_stop()`: the store is closing; what was built is built again at the next start.
-        Raises StoreClosing then."""
+        Raises StoreClosing then. `rest()` is called between pieces of about a megabyte."""
         self._should_stop = should_stop
+        self._rest = rest
         self._chunks = chunks
         self._manifests = manifests
         self._resolver = resolver
@@ -130,6 +132,7 @@ class TreeBuilder:
         for start in range(first, stop, window):
             if self._should_stop():
                 raise StoreClosing
+            self._rest()
             count = min(window, stop - start)
             view = memoryview(buffer)[: count * size]
             damaged: dict[int, str] = {}  # offset of a page -> why

@@ -226,7 +226,11 @@ class Store:
         self._destager = Destager(
             self._journal,
             self._chunks,
-            TreeBuilder(self._chunks, self._manifests, resolver, lambda: self.upkeep.stopping),
+            TreeBuilder(
+                *(self._chunks, self._manifests, resolver),
+                should_stop=lambda: self.upkeep.stopping,
+                rest=lambda: self.upkeep.rest(),
+            ),
             resolver,
             meta,
             history,

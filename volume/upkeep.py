@@ -66,6 +66,10 @@ WINDOW_INTERVAL_S = 1.0
 SCRUB_INTERVAL_S = 0.5
 SCRUB_SLICE_S = 0.25
 GC_SLICE_S = 0.25  # of gc between two looks at what is hot
+REST_FILL = 0.4
+"""Up to this fill of the journal a round rests as long as it works while clients are busy; beyond it
+the round is what they would have to wait for."""
+MAX_REST_S = 0.02
 BUSY_S = 1.0  # clients are at work for so long after their last request
 POINT_DELAY_S = 5.0  # points wait that long for others: a round takes them all
 POINT_RETRY_S = 60.0  # before a point that could not be brought into chunks is tried again
@@ -183,6 +187,8 @@ class Upkeep:
         self._released_at = now
         self._points_at = now
         self._wanted = False
+        self._rested_at = now
+        self._no_rest = threading.Event()  # set when the threads are to end
         self._gc_pauses = 0
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._no_destager = False
@@ -206,6 +212,7 @@ class Upkeep:
             worker.start()
 
     def stop(self) -> None:
+        self._no_rest.set()
         for worker in self._workers:
             worker.stop()
         if self._parts.seal.reason is None:
@@ -309,6 +316,17 @@ class Upkeep:
             or sum(state[5] for state in states) >= options.hot_map_bytes
         )
 
+    def rest(self) -> None:
+        """Between two pieces of a round: leave busy clients the time that the last one took."""
+        if not self._workers:
+            return
+        parts = self._parts
+        worked_s = parts.clock.monotonic() - self._rested_at
+        room = self.journal_bytes() < REST_FILL * parts.geometry.limit
+        if room and not self._calls and self._busy():
+            self._no_rest.wait(min(worked_s, MAX_REST_S))
+        self._rested_at = parts.clock.monotonic()
+
     def _warm_attached(self) -> None:
         """Warm each volume once, when a client is attached to it for the first time."""
         for volume in self._parts.catalog.all():
@@ -338,6 +356,7 @@ class Upkeep:
         OutOfSpace: everything stays in the journal, and the next call tries again."""
         parts = self._parts
         parts.seal.check()
+        self._rested_at = parts.clock.monotonic()
         try:
             did = parts.destager.run(parts.catalog.unlocked)
         except OutOfSpace as error:
