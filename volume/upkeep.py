@@ -67,8 +67,8 @@ SCRUB_INTERVAL_S = 0.5
 SCRUB_SLICE_S = 0.25
 GC_SLICE_S = 0.25  # of gc between two looks at what is hot
 REST_FILL = 0.4
-"""Up to this fill of the journal a round rests as long as it works while clients are busy; beyond it
-the round is what they would have to wait for."""
+"""Up to this fill of the journal a round rests as long as it works while clients are busy; beyond
+it the round is what they would have to wait for."""
 MAX_REST_S = 0.02
 BUSY_S = 1.0  # clients are at work for so long after their last request
 POINT_DELAY_S = 5.0  # points wait that long for others: a round takes them all
