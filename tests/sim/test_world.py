@@ -26,6 +26,16 @@ def test_world_keeps_every_promise(seed: int) -> None:
     assert not report.error, f"scripts/sim --seed {seed} --acts {ACTS}\n{report.details}"
 
 
+def test_disk_that_lies_about_a_sync_is_found_out() -> None:
+    """Nobody can keep what such a disk loses; but it shows, and nothing else is shown instead."""
+    found = 0
+    for seed in range(1, 13):
+        report = World(plans.drawn(seed, ACTS, plans.LIES)).live()
+        assert not report.error, report.details
+        found += report.counts["lies found out"] + report.counts["refused to open a damaged store"]
+    assert found
+
+
 def test_these_worlds_hold_what_they_are_to_try() -> None:
     """Guards the tests above."""
     profiles = {plans.drawn(seed, ACTS).profile.name for seed in range(1, SEEDS + 1)}

@@ -8,7 +8,8 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-CLIENTS = ("nbd-left", "nbd-right", "iscsi-left")
+CLIENTS = ("nbd-left", "nbd-left-2", "nbd-right", "iscsi-left")
+"""Protocol and volume."""
 OPERATOR, NEMESIS = "operator", "nemesis"
 
 _CLIENT_ACTS = {"io": 20, "leave": 1, "vanish": 1, "dawdle": 1}

@@ -84,6 +84,7 @@ def drawn_options(rng: random.Random) -> StoreOptions:
         destage_idle_s=rng.choice((0.05, 0.1, 1.0)),
         gc_condemn_s=rng.choice((0.0, 0.2)),
         compression=rng.choice(("none", "lz4", "lz4", "zstd")),
+        scrub_interval_s=rng.choice((1.0, 10.0)),
         window_bytes=rng.choice((0, 0, 6)) * SEGMENT_BYTES,
         read_threads=rng.choice((1, 4)),
     )
@@ -263,7 +264,7 @@ class World:
             return self.run.spawn(actor, lambda: self._nemesis(acts), group)
         if actor == plans.OPERATOR:
             return self.run.spawn(actor, lambda: self._operator(acts), group)
-        protocol, _, volume = actor.partition("-")
+        protocol, volume, *_ = actor.split("-")
         client: Client = (
             NbdClient(self, actor, volume, NBD_PORT)
             if protocol == "nbd"
