@@ -246,7 +246,7 @@ class SegmentPool:
     def _let_go(self, held: _Held, shrink: bool) -> None:
         """Use a segment again, or remove it when the journal has enough without it."""
         file = self._files[held.slot]
-        enough = self._journal.state()[3] >= READY_TARGET + TRIM_RESERVE
+        enough = self._journal.state()[3] >= self._ready_target
         if self.live_count > self._geometry.max_segments or (shrink and enough):
             self._remove(held)
         elif held.known:
@@ -277,13 +277,17 @@ class SegmentPool:
             return True  # without one there is no service at all
         return self._disk.free_bytes() > 4 * self._geometry.segment_bytes
 
+    @property
+    def _ready_target(self) -> int:
+        """Segments that are to be ready, the one for trims included."""
+        return (HURRIED_READY if self._hurried else READY_TARGET) + TRIM_RESERVE
+
     def tend(self) -> bool:
         """Make one segment if one is wanted; whether one was made."""
         ready = self._journal.state()[3]
         self._watch_pace()
         self._cool_again()
-        target = HURRIED_READY if self._hurried else READY_TARGET
-        if ready >= target + TRIM_RESERVE or not self.can_grow():
+        if ready >= self._ready_target or not self.can_grow():
             return False
         self._make()
         return True
