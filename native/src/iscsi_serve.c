@@ -262,18 +262,15 @@ static void answer_item(struct iscsi_output *output, struct iscsi_round *round, 
     }
 }
 
-/* R2Ts, of the commands for which there is room, in the order in which they came. */
+/* R2Ts: of all commands that have had some, and of others in the order in which they came, as far
+ * as there is room. */
 static void ask(struct iscsi_output *output)
 {
     struct iscsi_client *client = output->client;
     struct bd_iscsi_command *command = client->first_command;
-    for (; command != NULL; command = command->next) {
-        if (!command->asks)
-            continue;
-        if (!command->charged && client->held >= client->terms.max_held)
-            return;
-        bd_iscsi_put_r2ts(output, command);
-    }
+    for (; command != NULL; command = command->next)
+        if (command->asks && (command->charged || client->held < client->terms.max_held))
+            bd_iscsi_put_r2ts(output, command);
 }
 
 static void answer(struct iscsi_client *client, struct iscsi_round *round, struct bd_arena *arena)

@@ -192,6 +192,34 @@ static void test_writes_wait_for_room_in_their_order(void)
     iscsi_rig_destroy(&rig);
 }
 
+/* A command that waits for room does not keep those that hold it from being completed. */
+static void test_who_holds_the_room_goes_on_before_who_waits_for_it(void)
+{
+    struct bd_iscsi_terms terms = iscsi_rig_terms();
+    terms.immediate_data = false;
+    terms.first_burst = 4096;
+    terms.max_bursts = 1;
+    terms.max_held = 1;
+    struct iscsi_rig rig;
+    iscsi_rig_init(&rig, &terms);
+    fill_payload(13);
+    size_t length = put_write(&rig, stream, 1, 0, 8192, 0, false); /* more comes unasked */
+    length += put_write(&rig, stream + length, 2, 8192, 16384, 0, true);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream, length), BD_SERVED_ALL);
+    uint32_t ttt;
+    expect_r2t(&rig, 2, 0, 0, 8192, &ttt);
+    length = iscsi_rig_data_out(&rig, stream, 1, BD_ISCSI_NO_TAG, 0, 0, payload, 4096, true);
+    length += iscsi_rig_data_out(&rig, stream + length, 2, ttt, 0, 0, payload, 8192, true);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream, length), BD_SERVED_ALL);
+    expect_r2t(&rig, 2, 1, 8192, 8192, &ttt);
+    length = iscsi_rig_data_out(&rig, stream, 2, ttt, 0, 8192, payload + 8192, 8192, true);
+    CHECK_EQ(iscsi_rig_feed(&rig, stream, length), BD_SERVED_ALL);
+    iscsi_rig_good(&rig, 2);
+    expect_r2t(&rig, 1, 0, 4096, 4096, &ttt);
+    iscsi_rig_silent(&rig);
+    iscsi_rig_destroy(&rig);
+}
+
 static void test_fua_and_synchronize_cache_are_answered_when_all_is_durable(void)
 {
     struct bd_iscsi_terms terms = iscsi_rig_terms();
@@ -451,6 +479,7 @@ int main(void)
     test_a_long_read_goes_in_sequences_of_data_ins();
     test_a_write_is_collected();
     test_writes_wait_for_room_in_their_order();
+    test_who_holds_the_room_goes_on_before_who_waits_for_it();
     test_fua_and_synchronize_cache_are_answered_when_all_is_durable();
     test_pings_are_echoed();
     test_what_python_reads_is_answered();
