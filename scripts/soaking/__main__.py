@@ -139,6 +139,8 @@ class Soak:
                 next_turn = time.monotonic() + self._turn_s
             progress.tick(self)
             time.sleep(max(0.0, min(tick_s, until - time.monotonic())))
+        if not (self.server.kills or self.findings):
+            self._kill()  # a slow machine: its turn had not come
 
     def _kills(self) -> list[float]:
         """When: at least one."""

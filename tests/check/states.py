@@ -70,8 +70,12 @@ def judge_state(
             for sector in sectors:
                 spans[sector] = [(change.begin, log.death(sector, change))]
                 shown[sector] = change
-    visible = frozenset(change.operation for change in shown.values())
     agreeing, cut = most_agreed(spans.values(), at_least, at_most)
+    visible = frozenset(change.operation for change in shown.values()) | {
+        only.operation
+        for sector in spans.keys() - shown.keys()
+        if (only := _only_zeros(log, sector, cut)) is not None
+    }
     offenders: list[int] = []
     for sector, of_sector in spans.items():
         if all(end <= at_least for _, end in of_sector) or (
@@ -105,6 +109,18 @@ def _spans_of_zeros(log: Log, sector: int, at_most: int) -> list[Span]:
     return merged(
         (change.begin, log.death(sector, change)) for change in zeros if change.begin <= at_most
     )
+
+
+def _only_zeros(log: Log, sector: int, cut: int) -> Change | None:
+    """The one change that zeros of a sector are of; None if they can be of several, or are from
+    before the first write."""
+    found = None
+    for change in [INITIAL, *log.of(sector)]:
+        if change.zero and not change.lost and change.begin <= cut < log.death(sector, change):
+            if found is not None:
+                return None
+            found = change
+    return None if found is INITIAL else found
 
 
 def _before_fua(log: Log, sector: int, shown: Change | None) -> bool:

@@ -6,6 +6,7 @@ writer: 16 bytes (position, sector number), repeated. So each sector of an image
 positions it can be from: the writer's, until the next write of that sector. Zeros can be from
 several such intervals (never written, trimmed). The image is a state of the volume if all sectors
 have one position, the *cut*, in common; so a write shows with all of its sectors or with none.
+The scan for it is that of recorded histories, where writes overlap: `tests.check.cuts`.
 
     I2  acked flush survives    every sector can be from `at_least` or later
     I3  prefix                  there is one cut for all sectors within [at_least, at_most]
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 
 from typing_extensions import Buffer
 
+from tests.check.cuts import Span, most_agreed
 from volume.disk import SECTOR_SIZE
 
 STAMP = struct.Struct("<QQ")  # position of the writer, sector number
@@ -151,7 +153,7 @@ class History:
             raise ValueError(f"image of {len(view)} bytes for a volume of {self.size} bytes")
         intervals, torn, foreign = self._read(view, at_most)
         lost = [s for s, spans in intervals.items() if all(end <= at_least for _, end in spans)]
-        agreeing, best = _most_agreed(intervals.values(), at_least, at_most)
+        agreeing, best = most_agreed(intervals.values(), at_least, at_most)
         offenders = []
         if agreeing < len(intervals):
             offenders = [
@@ -173,9 +175,9 @@ class History:
 
     def _read(
         self, view: memoryview, at_most: int
-    ) -> tuple[dict[int, list[tuple[int, int]]], list[int], list[int]]:
+    ) -> tuple[dict[int, list[Span]], list[int], list[int]]:
         """Per sector the half-open intervals of positions it can be from; torn; foreign."""
-        intervals: dict[int, list[tuple[int, int]]] = {}
+        intervals: dict[int, list[Span]] = {}
         torn, foreign = [], []
         for sector in range(self.size // SECTOR_SIZE):
             content = bytes(view[sector * SECTOR_SIZE : (sector + 1) * SECTOR_SIZE])
@@ -201,7 +203,7 @@ class History:
         return intervals, torn, foreign
 
 
-def _spans_of_zeros(changes: list[tuple[int, bool]], at_most: int) -> list[tuple[int, int]]:
+def _spans_of_zeros(changes: list[tuple[int, bool]], at_most: int) -> list[Span]:
     """Positions at which a sector with these changes reads as zeros, up to `at_most`."""
     edges = [(0, False), *changes, (at_most + 1, False)]
     return [
@@ -209,24 +211,3 @@ def _spans_of_zeros(changes: list[tuple[int, bool]], at_most: int) -> list[tuple
         for (start, stamp), (end, _) in itertools.pairwise(edges)
         if not stamp and start <= at_most
     ]
-
-
-def _most_agreed(
-    intervals: Iterable[list[tuple[int, int]]], at_least: int, at_most: int
-) -> tuple[int, int]:
-    """(how many sectors, position): the newest position in range that most sectors can be from."""
-    steps: dict[int, int] = {at_least: 0}
-    for spans in intervals:
-        for start, end in spans:
-            start = max(start, at_least)
-            if start < end and start <= at_most:
-                steps[start] = steps.get(start, 0) + 1
-                steps[end] = steps.get(end, 0) - 1
-    edges = [*sorted(position for position in steps if position <= at_most), at_most + 1]
-    agreeing, best = -1, at_least
-    level = 0
-    for start, end in itertools.pairwise(edges):
-        level += steps[start]
-        if level >= agreeing:
-            agreeing, best = level, end - 1
-    return agreeing, best

@@ -1,11 +1,15 @@
 """I2, I3, I5: states of a whole volume after crashes and of snapshots."""
 
+import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.check.events import BadHistory
 from tests.check.stamps import Run
+from tests.sim.history import STAMP, History
 from tests.unit.check.histories import SECTORS, Script
 
 
@@ -187,3 +191,39 @@ def test_a_history_that_cannot_be_is_refused() -> None:
         script.lines = lines
         with pytest.raises(BadHistory):
             script.report()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 12), st.booleans())
+def test_changes_one_after_the_other_are_judged_as_in_simulations(
+    seed: int, count: int, damaged: bool
+) -> None:
+    """The checker of `tests.sim`, where nothing overlaps, and this one say the same of a state."""
+    rng = random.Random(seed)
+    script, history = Script(), History(SECTORS * 512)
+    flushed = 0
+    for _ in range(count):
+        first = rng.randrange(8)
+        length = rng.randint(1, 8 - first)
+        if rng.random() < 0.3:
+            history.zero(first * 512, length * 512)
+            script.write(first, length, "trim")
+        else:
+            history.write(first * 512, length * 512)
+            script.write(first, length)
+        if rng.random() < 0.2:
+            script.flush()
+            flushed = history.position
+    operations = [line[1] for line in script.lines if line[0] == "b" and line[3] != "flush"]
+    states = [history.content_at(position) for position in range(count + 1)]
+    one = rng.choice(states)
+    chosen = [rng.choice(states[-3:]) if damaged else one for _ in range(8)]
+    image = b"".join(state[at * 512 :][:512] for at, state in enumerate(chosen))
+    image += bytes((SECTORS - 8) * 512)
+    runs: list[Run] = []
+    for sector in range(8):
+        position, _ = STAMP.unpack_from(image, sector * 512)
+        runs.append([1, operations[position - 1] if position else 0])
+    script.crash("power")
+    script.state(*runs)
+    expected = history.check(image, at_least=flushed)
+    assert (script.found() == []) == expected.ok, (script.lines, str(expected))
