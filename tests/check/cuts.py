@@ -15,6 +15,13 @@ Span = tuple[int, int]
 def most_agreed(sectors: Iterable[Sequence[Span]], at_least: int, at_most: int) -> tuple[int, int]:
     """(how many sectors, point): the newest point within [at_least, at_most] that most sectors can
     be from. The spans of one sector do not overlap each other."""
+    agreeing, points = agreed(sectors, at_least, at_most)
+    return agreeing, points[0]
+
+
+def agreed(sectors: Iterable[Sequence[Span]], at_least: int, at_most: int) -> tuple[int, list[int]]:
+    """The same with all such points, newest first: one for each stretch of time in which nothing
+    begins or ends."""
     steps: dict[int, int] = {at_least: 0}
     for spans in sectors:
         for start, end in spans:
@@ -23,13 +30,15 @@ def most_agreed(sectors: Iterable[Sequence[Span]], at_least: int, at_most: int) 
                 steps[start] = steps.get(start, 0) + 1
                 steps[end] = steps.get(end, 0) - 1
     edges = [*sorted(point for point in steps if point <= at_most), at_most + 1]
-    agreeing, best = -1, at_least
+    agreeing, best = -1, [at_least]
     level = 0
     for start, end in itertools.pairwise(edges):
         level += steps[start]
-        if level >= agreeing:
-            agreeing, best = level, end - 1
-    return agreeing, best
+        if level > agreeing:
+            agreeing, best = level, []
+        if level == agreeing:
+            best.append(end - 1)
+    return agreeing, best[::-1]
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:

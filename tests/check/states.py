@@ -6,12 +6,16 @@ which is not before `at_least`: what had been acked by then is there. Beyond tha
 one of its sectors and is missing in another: it is one record of the journal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from tests.check.cuts import Span, merged, most_agreed
+from tests.check.cuts import Span, agreed, merged
 from tests.check.log import INITIAL, Change, Log
 from tests.check.stamps import TORN, Run
+
+CUTS_TRIED: Final = 64
+"""Points that all sectors agree on; more than a few only of volumes that are nearly all zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,8 @@ def judge_state(
             for sector in sectors:
                 spans[sector] = [(change.begin, log.death(sector, change))]
                 shown[sector] = change
-    agreeing, cut = most_agreed(spans.values(), at_least, at_most)
-    visible = frozenset(change.operation for change in shown.values()) | {
-        only.operation
-        for sector in spans.keys() - shown.keys()
-        if (only := _only_zeros(log, sector, cut)) is not None
-    }
+    agreeing, cuts = agreed(spans.values(), at_least, at_most)
+    cut, visible, split = _best_cut(log, spans.keys(), shown, cuts)
     offenders: list[int] = []
     for sector, of_sector in spans.items():
         if all(end <= at_least for _, end in of_sector) or (
@@ -85,12 +85,6 @@ def judge_state(
         elif agreeing < len(spans) and not any(s <= cut < end for s, end in of_sector):
             offenders.append(sector)
     known = {*lost, *offenders}
-    split = [
-        sector
-        for sector in spans
-        if sector not in known and (sector not in shown or len(log.of(sector)) > 1)
-        if _without_visible(log, sector, shown.get(sector), visible, cut)
-    ]
     return StateVerdict(
         at_least,
         at_most,
@@ -100,8 +94,34 @@ def judge_state(
         foreign=tuple(foreign),
         lost=tuple(lost),
         offenders=tuple(offenders),
-        split=tuple(split),
+        split=tuple(sector for sector in split if sector not in known),
     )
+
+
+def _best_cut(
+    log: Log, sectors: Collection[int], shown: Mapping[int, Change], cuts: Sequence[int]
+) -> tuple[int, frozenset[int], list[int]]:
+    """(cut, operations that show at it, sectors that lack one of them): the newest cut at which no
+    write shows in part, or the newest one."""
+    best = None
+    written = frozenset(change.operation for change in shown.values())
+    for cut in cuts[:CUTS_TRIED]:
+        visible = written | {
+            only.operation
+            for sector in sectors
+            if sector not in shown and (only := _only_zeros(log, sector, cut)) is not None
+        }
+        split = [
+            sector
+            for sector in sectors
+            if (sector not in shown or len(log.of(sector)) > 1)
+            and _without_visible(log, sector, shown.get(sector), visible, cut)
+        ]
+        if not split:
+            return cut, visible, split
+        best = best or (cut, visible, split)
+    assert best is not None
+    return best
 
 
 def _spans_of_zeros(log: Log, sector: int, at_most: int) -> list[Span]:

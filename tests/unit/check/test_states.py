@@ -227,3 +227,23 @@ def test_changes_one_after_the_other_are_judged_as_in_simulations(
     script.state(*runs)
     expected = history.check(image, at_least=flushed)
     assert (script.found() == []) == expected.ok, (script.lines, str(expected))
+
+
+def test_the_cut_is_one_at_which_no_trim_shows_in_part() -> None:
+    """Before the trim that the newest cut could be in the middle of, all is well."""
+    script = Script()
+    first = script.write(6, 2)
+    script.write(2, 2)
+    script.write(1, 6, "trim")
+    script.crash("power")
+    script.state([6, 0], [2, first])
+    assert script.found() == []
+
+
+def test_a_trim_that_shows_in_part_is_caught() -> None:
+    script = Script()
+    write = script.write(0, 4)
+    script.write(0, 4, "trim")
+    script.crash("power")
+    script.state([2, 0], [2, write])
+    assert [one[0] for one in script.found()] == ["I3"]
