@@ -409,7 +409,9 @@ class Upkeep:
                     return
                 self._wanted = True  # again each time: a round that was under way has not got it
                 self._destage_worker.wake()
-                self._progress.wait(min(DESTAGE_INTERVAL_S, left_s))
+                self._wait_for_round(
+                    lambda: key not in parts.history.points, min(DESTAGE_INTERVAL_S, left_s)
+                )
                 parts.seal.check()
                 if self._failures >= failures + SETTLE_FAILURES and self._failure is not None:
                     raise self._failure
@@ -417,6 +419,15 @@ class Upkeep:
                     raise NoSuchVersion(
                         f"volume {number}", f"seq:{seq}", "the log is damaged there; see the log"
                     )
+
+    def _wait_for_round(self, reached: Callable[[], bool], timeout_s: float) -> None:
+        """Until `reached()`, or a round has done something or failed, or the time is over. Rounds
+        that found nothing to do are told of as well: to ask for another one at once would keep
+        both threads busy. `_progress` is held."""
+        before = (self._parts.destager.rounds, self._failures)
+        self._progress.wait_for(
+            lambda: reached() or before != (self._parts.destager.rounds, self._failures), timeout_s
+        )
 
     @contextmanager
     def without_gc(self) -> Iterator[None]:
@@ -470,7 +481,8 @@ class Upkeep:
                 future.set_exception(error)
 
     def make_room(self) -> None:
-        """Run a round, and let the journal have what it frees. From any other thread."""
+        """Wait until a segment is ready, or a round has freed what it could; ROOM_WAIT_S at most.
+        StoreSealed. From any other thread."""
         if not self._workers:
             self.destage()
             self.tend()
@@ -479,15 +491,21 @@ class Upkeep:
         deadline = self._parts.clock.monotonic() + ROOM_WAIT_S
         with self._progress:
             while (
-                self._parts.destager.rounds == rounds
+                not self._has_room()
+                and self._parts.destager.rounds == rounds
                 and self._failures == failures
                 and self._parts.clock.monotonic() < deadline
                 and not self.stopping
             ):
+                self._parts.seal.check()
                 self._wanted = True
                 self._destage_worker.wake()
-                self._progress.wait(DESTAGE_INTERVAL_S)
+                self._upkeep_worker.wake()
+                self._wait_for_round(self._has_room, DESTAGE_INTERVAL_S)
         self._upkeep_worker.wake()
+
+    def _has_room(self) -> bool:
+        return self._parts.journal.state()[3] > TRIM_RESERVE
 
     # -- gc
 
