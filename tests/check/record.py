@@ -104,7 +104,6 @@ class Clients:
                 self._attach(writer, rng, addresses)
         except BaseException as error:
             self.failures.append(error)
-            raise
         finally:
             with self._changed:
                 self._busy -= 1
@@ -187,7 +186,7 @@ def _request(rng: random.Random, sectors: int) -> tuple[str, int, int]:
     if kind == FLUSH:
         return kind, 0, 0
     count = rng.choice(COUNTS)
-    room = sectors // 16 if rng.random() < HOT else sectors
+    room = max(sectors // 16, 2 * max(COUNTS)) if rng.random() < HOT else sectors
     first = rng.randrange(room - count)
     if count % 8 == 0:
         first = first // 8 * 8
