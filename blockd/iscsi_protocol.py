@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol, cast
 from blockd.client_protocol import ClientProtocol, Host
 from blockd.iscsi.connection import Connection
 from blockd.iscsi.events import LookUp, Submit, Work
+from blockd.iscsi.handover import Handover
 from blockd.iscsi.pdu import HEADER_BYTES
 from blockd.iscsi.stats import Stats
 from blockd.iscsi.targets import Target
@@ -87,7 +88,7 @@ class IscsiProtocol(ClientProtocol[Connection]):
         self._woken = False
         self._told = False  # that there is a session
         self._in_loop: InLoop | None = None
-        self._away: Connection | None = None  # the engine of `_in_loop`, also of a broken client
+        self._away: Handover | None = None  # of `_in_loop`, also when the engine is gone
 
     def wake(self) -> None:
         """The engine has something to say. From the loop's thread, whatever it is doing."""
@@ -128,9 +129,9 @@ class IscsiProtocol(ClientProtocol[Connection]):
         return self.engine.hand_over_due
 
     def _hand_over(self, to: RequestLoop) -> LoopClient | None:
-        engine = self.engine
+        engine, handover = self.engine, self.engine.handover
         offered = engine.offer()
-        if offered is None:
+        if offered is None or handover is None:
             return None
         offer, received = offered
         socket = self._transport.get_extra_info("socket").fileno()
@@ -140,9 +141,9 @@ class IscsiProtocol(ClientProtocol[Connection]):
                 *(received, self),
             )
         except (ValueError, OSError):  # a WRITE with flags that it does not know; no descriptor
-            engine.refused()
+            handover.refused()
             return None
-        self._in_loop, self._away = InLoop(client), engine
+        self._in_loop, self._away = InLoop(client), handover
         engine.handed_over(self._in_loop)
         return client
 
@@ -158,15 +159,15 @@ class IscsiProtocol(ClientProtocol[Connection]):
         self._back(client)
 
     def _back(self, client: LoopClient) -> None:
-        engine, in_loop = self._away, self._in_loop
-        assert engine is not None
+        away, in_loop = self._away, self._in_loop
+        assert away is not None
         assert in_loop is not None
         self._away = self._in_loop = None
         if self._broken or self._lost or client.was_cut:
-            engine.lost_elsewhere(client.counters())
+            away.lost(client.counters())
         else:
             asked = in_loop.interrupted or client.was_asked
-            engine.handed_back(*iscsi_state(client), client.counters(), asked=asked)
+            self.engine.handed_back(*iscsi_state(client), client.counters(), asked=asked)
 
     def _take_mail(self) -> None:
         """Reads, each as the BHS of its command: whole ones, as they are put in whole."""
@@ -178,7 +179,7 @@ class IscsiProtocol(ClientProtocol[Connection]):
             self._read_for(client, mail[at : at + HEADER_BYTES])
 
     def _read_for(self, client: LoopClient, bhs: bytes) -> None:
-        read = self.engine.reading(bhs)
+        read = None if self._away is None else self._away.reading(bhs)
         if read is None:
             iscsi_give(client, int.from_bytes(bhs[16:20], "big"), None)
             return

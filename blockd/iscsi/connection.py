@@ -26,7 +26,7 @@ from blockd.device import BlockDevice
 from blockd.iscsi import pdu, text
 from blockd.iscsi.command import Command
 from blockd.iscsi.events import Close, Event, LookUp
-from blockd.iscsi.handover import Begun, Elsewhere, Handover, Numbers, Offer, Read
+from blockd.iscsi.handover import Begun, Elsewhere, Handover, Numbers, Offer
 from blockd.iscsi.limits import MAX_LOGIN_DATA
 from blockd.iscsi.login import LoggedIn, Login, Refused
 from blockd.iscsi.management import Management
@@ -70,7 +70,8 @@ class Connection:
         self._logged_in: LoggedIn | None = None
         self._session: Session | None = None
         self._requests: Requests | None = None
-        self._handover: Handover | None = None  # of a session with a target
+        self.handover: Handover | None = None
+        """Of a session with a target."""
         self._attached: dict[BlockDevice, None] = {}
         self._looking_up = False
         self._held = False  # another session with this name has commands in a device
@@ -94,10 +95,9 @@ class Connection:
 
     @property
     def wants_input(self) -> bool:
-        handover = self._handover
-        return self._listening and (
-            handover is None or not (handover.elsewhere or (handover.waits and self._may_go))
-        )
+        if self.elsewhere or not self._listening:
+            return False
+        return self.handover is None or not (self.handover.waits and self._may_go)
 
     @property
     def _listening(self) -> bool:
@@ -198,9 +198,9 @@ class Connection:
     def tick(self, now_s: float) -> None:
         """Called about once a second: is the initiator still there? (11.19)"""
         limit = self._node.limits.keepalive_s
-        if self._handover is not None and self._handover.elsewhere:
-            self._heard |= self._handover.heard()
-            self._handover.look_around()
+        if (away := self._away) is not None:
+            self._heard |= away.heard()
+            away.look_around()
         if self._heard or self._silent_since is None:
             self._heard, self._silent_since = False, now_s
             return
@@ -237,22 +237,22 @@ class Connection:
 
     @property
     def _command_count(self) -> int:
-        if self._handover is not None and self._handover.elsewhere:
-            return self._handover.commands
+        if (away := self._away) is not None:
+            return away.commands
         return 0 if self._session is None else len(self._session.commands)
 
     def has_tasks(self, unit: LogicalUnit) -> bool:
-        if self._session is None:
-            return False
-        if self._handover is not None and self._handover.elsewhere:
-            return self._handover.has_tasks(unit)
-        return any(command.unit is unit for command in self._session.commands.values())
+        if (away := self._away) is not None:
+            return away.has_tasks(unit)
+        return self._session is not None and any(
+            command.unit is unit for command in self._session.commands.values()
+        )
 
     def abort_tasks(self, concerns: Callable[[Command], bool], gone: Callable[[], None]) -> int:
         if self._session is None:
             return 0
-        if self._handover is not None and self._handover.elsewhere:
-            return self._handover.abort_tasks(concerns, gone)
+        if (away := self._away) is not None:
+            return away.abort_tasks(concerns, gone)
         waiting = self._session.abort_tasks(concerns, gone)
         self._flush()  # there may be room now for commands that wait
         if self._events or self._out:
@@ -273,8 +273,8 @@ class Connection:
 
     def units_changed(self) -> None:
         if self._session is not None and not self._ended:
-            if self._handover is not None and self._handover.elsewhere:
-                self._handover.interrupt()
+            if (away := self._away) is not None:
+                away.interrupt()
             self._node.watch(self._session.device.units.values())
             self._count_in(self._session.device)
 
@@ -292,7 +292,13 @@ class Connection:
     @property
     def elsewhere(self) -> bool:
         """The request loop serves the session: it takes no input and says nothing."""
-        return self._handover is not None and self._handover.elsewhere
+        return self._away is not None
+
+    @property
+    def _away(self) -> Handover | None:
+        """What stands for the session here while it is elsewhere."""
+        handover = self.handover
+        return handover if handover is not None and handover.elsewhere else None
 
     @property
     def _may_go(self) -> bool:
@@ -306,60 +312,46 @@ class Connection:
     @property
     def hand_over_due(self) -> bool:
         """`offer` is likely to be of use; quick."""
-        handover = self._handover
+        handover = self.handover
         return handover is not None and handover.due and self._may_go
 
     def offer(self) -> tuple[Offer, bytes] | None:
         """The terms on which the loop can serve the session, and what was received and not parsed;
         `handed_over` is to follow at once. None: not now."""
-        handover = self._handover
+        handover = self.handover
         if handover is None or not self._may_go or self._events or self._out:
             return None
         offer = handover.offer()
         rx = self._rx
         return None if offer is None else (offer, bytes(rx.view[rx.start : rx.end]))
 
-    def refused(self) -> None:
-        """The loop has not taken what was offered."""
-        assert self._handover is not None
-        self._handover.refused()
-
     def handed_over(self, elsewhere: Elsewhere) -> None:
         """The loop has what was offered."""
-        assert self._handover is not None
+        assert self.handover is not None
         self._rx.clear()
-        self._handover.gone(elsewhere)
-
-    def reading(self, bhs: bytes) -> Read | None:
-        """See `Handover.reading`."""
-        return None if self._handover is None else self._handover.reading(bhs)
+        self.handover.gone(elsewhere)
 
     def handed_back(
         self, numbers: Numbers, begun: list[Begun], counters: tuple[int, ...], *, asked: bool
     ) -> None:
         """The loop has stopped; what it received and did not parse is fed next."""
-        assert self._handover is not None
-        self._heard |= self._handover.heard()
-        self._handover.back(numbers, begun, counters, asked=asked)
+        assert self.handover is not None
+        self._heard |= self.handover.heard()
+        self.handover.back(numbers, begun, counters, asked=asked)
         self._flush()
-
-    def lost_elsewhere(self, counters: tuple[int, ...]) -> None:
-        """The loop has stopped because the socket broke, or because it was cut."""
-        assert self._handover is not None
-        self._handover.lost(counters)
 
     @property
     def total_stats(self) -> Stats:
         """What was done here and elsewhere up to now."""
         stats = replace(self.stats)
-        if self._handover is not None:
-            self._handover.add_to(stats)
+        if self.handover is not None:
+            self.handover.add_to(stats)
         return stats
 
     def _here(self, what: Callable[[], None]) -> None:
         """Do something now, or as soon as the session is here."""
-        if self._handover is not None and self._handover.elsewhere:
-            self._handover.interrupt(what)
+        if (away := self._away) is not None:
+            away.interrupt(what)
         else:
             what()
 
@@ -473,7 +465,7 @@ class Connection:
             lambda: self.wake(),
         )
         if logged_in.target is not None:
-            self._handover = Handover(self._session)
+            self.handover = Handover(self._session)
             self._node.watch(device.units.values())
             device.attach(nexus)
             self._count_in(device)

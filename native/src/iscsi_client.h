@@ -65,6 +65,17 @@ enum iscsi_taken {
     ISCSI_RARE, /* it is the engine's */
 };
 
+/* iscsi_serve.c */
+
+extern const struct bd_protocol bd_iscsi_protocol;
+
+/* Both with the lock held. A command that the engine is to carry out: the client stops. */
+void bd_iscsi_fail(struct iscsi_client *client, struct bd_iscsi_command *command,
+                   enum bd_iscsi_state state);
+/* Answer a command that was read elsewhere; `data` lies in `arena`, with room before it. */
+void bd_iscsi_put_read(struct iscsi_client *client, struct bd_iscsi_command *command, uint8_t *data,
+                       struct bd_arena *arena);
+
 /* iscsi_command.c */
 
 /* The action of a SCSI Command that is served here, where `lun` says; false for any other. Its data

@@ -10,7 +10,7 @@ import pytest
 
 from blockd.iscsi import pdu
 from blockd.iscsi.connection import Connection
-from blockd.iscsi.handover import FIRST_RUN, LONGEST_RUN, Begun, Offer
+from blockd.iscsi.handover import FIRST_RUN, LONGEST_RUN, Begun, Handover, Offer
 from blockd.iscsi.limits import Limits
 from blockd.scsi import sense
 from blockd.scsi.task import CHECK_CONDITION, GOOD
@@ -108,6 +108,11 @@ def ready(world: World, number: int = 1, keys: Mapping[str, str] | None = None) 
     made.read_plainly(FIRST_RUN)
     assert made.engine.hand_over_due
     return made
+
+
+def handover_of(one: Host) -> Handover:
+    assert one.engine.handover is not None
+    return one.engine.handover
 
 
 def bhs_of(cdb: bytes, itt: int, length: int) -> bytes:
@@ -209,7 +214,7 @@ def test_a_reservation_of_its_own_keeps_no_session_here(world: World) -> None:
 def test_an_offer_that_nobody_takes_is_not_made_again_soon(world: World) -> None:
     one = ready(world)
     one.offer()
-    one.engine.refused()
+    handover_of(one).refused()
     one.read_plainly(FIRST_RUN)
     assert not one.engine.hand_over_due
     one.read_plainly(FIRST_RUN)
@@ -348,7 +353,7 @@ def test_a_session_that_ends_elsewhere_is_waited_for(world: World) -> None:
     again.log_in({})
     assert one.loop.interrupts
     assert not again.engine.wants_input
-    one.engine.lost_elsewhere(COUNTERS)
+    handover_of(one).lost(COUNTERS)
     assert again.engine.wants_input
 
 
@@ -454,10 +459,10 @@ def test_a_unit_that_is_gone_meanwhile_is_told(world: World, state: int) -> None
 def test_the_engine_knows_what_to_read_for_the_loop(world: World) -> None:
     one = ready(world)
     one.leave()
-    read = one.engine.reading(bhs_of(read_10(3, 2), 7, 2 * BLOCK))
+    read = handover_of(one).reading(bhs_of(read_10(3, 2), 7, 2 * BLOCK))
     assert read is not None
     assert (read.itt, read.device) == (7, world.rig.device)
     assert (read.request.offset, read.request.length) == (3 * BLOCK, 2 * BLOCK)
-    assert one.engine.reading(bhs_of(read_10(1 << 30, 2), 7, 2 * BLOCK)) is None
+    assert handover_of(one).reading(bhs_of(read_10(1 << 30, 2), 7, 2 * BLOCK)) is None
     world.rig.target.units.clear()
-    assert one.engine.reading(bhs_of(read_10(3, 2), 7, 2 * BLOCK)) is None
+    assert handover_of(one).reading(bhs_of(read_10(3, 2), 7, 2 * BLOCK)) is None
