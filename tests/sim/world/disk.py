@@ -170,6 +170,7 @@ class WorldClock:
         self._run = run
         self._random = random.Random(f"uuid:{seed}")
         self.step_ns = 0
+        """How far somebody has set the date."""
 
     def now_ns(self) -> int:
         return WALL_START_S * NS + self._run.now_ns + self.step_ns

@@ -82,7 +82,7 @@ class Machine:
         """Why the daemon did not start, or ended."""
         self._tap = tap
         self._random = random.Random(f"machine:{seed}")
-        self._clock = WorldClock(run, seed)
+        self.clock = WorldClock(run, seed)
         self._image: Image | None = None
         self._meta_items: dict[bytes, bytes] = {}
         self._index_items: dict[bytes, bytes] = {}
@@ -139,7 +139,7 @@ class Machine:
 
     def _open_store(self, scheduler: LoopScheduler) -> Store:
         store = Store(
-            *(self.disk, self._clock, self.meta, self._open_index, scheduler, self.options),
+            *(self.disk, self.clock, self.meta, self._open_index, scheduler, self.options),
             boot_id=f"boot-{self._boots}",
         )
         journal = _Journal(store._journal, Lock())

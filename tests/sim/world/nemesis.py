@@ -16,7 +16,7 @@ from tests.sim.world.machine import Machine
 from tests.sim.world.mischief import TROUBLES
 from tests.sim.world.plan import Act, Profile
 from tests.sim.world.primitives import Event, Lock
-from tests.sim.world.threads import Threads
+from tests.sim.world.threads import NS, Threads
 from volume import sites
 from volume.errors import CorruptData, VolumeError
 
@@ -59,6 +59,8 @@ class Nemesis:
             if what:
                 world.counts[f"fault: {what}"] += 1
             world.note(f"trouble: {what}")
+        elif act.kind == "clock":
+            world.machine.clock.step_ns += rng.choice((-3600, -1, 1, 3600)) * NS
         elif act.kind == "fail-point":
             name = rng.choice([each for each in sites.FAIL_POINTS if "journal." not in each])
             world.machine.fail_point = (name, rng.choice((1, 1, 2, 4)), rng.random() < 0.5)

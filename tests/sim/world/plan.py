@@ -49,8 +49,8 @@ class Profile:
     """Bytes of the disk; 0: plenty."""
 
 
-_CRASHES = {"power-cut": 5, "kill": 4, "restart": 1, "fail-point": 4}
-CALM = Profile("calm", {"restart": 1, "stall": 1}, every=30)
+_CRASHES = {"power-cut": 5, "kill": 4, "restart": 1, "fail-point": 4, "clock": 1}
+CALM = Profile("calm", {"restart": 2, "stall": 2, "clock": 1}, every=30)
 CRASHES = Profile("crashes", {**_CRASHES, "stall": 2})
 RARE = Profile("rare", {**_CRASHES, "stall": 1}, rare=True)
 ERRORS = Profile(

@@ -423,8 +423,10 @@ class World:
                 if any(chunk):
                     chunks.add(chunk)
         most = len(chunks) + MOST_NODES * len(infos)
-        if self.options.window_bytes:
-            most = report.chunks_live  # and what the window needs
+        if self.options.window_bytes or self.counts["clock"]:
+            # And what the window needs; first versions stay until a date that was set back has
+            # caught up with them.
+            most = report.chunks_live
         if self.profile.damage:
             return  # gc leaves alone what it cannot tell
         if report.chunks_removed or report.condemned_chunks or report.chunks_live > most:
