@@ -13,6 +13,7 @@ At the end everything is deleted: packs and journal have to be given back.
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -202,6 +203,7 @@ class Soak:
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the daemon, too
     if options.dir is not None:
         options.dir.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-", dir=options.dir))

@@ -39,7 +39,7 @@ class Progress:
 
     def tick(self, soak: "Soak") -> None:
         if time.monotonic() >= self._next_s:
-            self._next_s += self._every_s
+            self._next_s = time.monotonic() + self._every_s
             self.line(soak)
 
     def line(self, soak: "Soak") -> None:
