@@ -27,7 +27,6 @@ def commit() -> str:
     """The commit that is tested: a seed means the same for one of them only."""
     told = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        *(),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -39,7 +38,8 @@ def commit() -> str:
 def replay(seed: int, settings: Settings, steps: str) -> str:
     """The command that runs just that world again."""
     profile = f" --profile {settings.profile}" if settings.profile else ""
-    return f"scripts/sim --seed {seed} --acts {settings.acts}{profile} --steps {steps}"
+    broken = f" --break {settings.broken}" if settings.broken else ""
+    return f"scripts/sim --seed {seed} --acts {settings.acts}{profile}{broken} --steps {steps}"
 
 
 def main(
@@ -48,13 +48,16 @@ def main(
     jobs: Annotated[int, typer.Option(help="Processes to run them on.")] = 1,
     acts: Annotated[int, typer.Option(help="Acts in a world's plan.")] = 60,
     profile: Annotated[str | None, typer.Option(help="What goes wrong, instead of drawn.")] = None,
+    broken: Annotated[
+        str | None, typer.Option("--break", help="A safety rule that the store shall break.")
+    ] = None,
     shrink_s: Annotated[float, typer.Option(help="Seconds to shrink a failure for.")] = 30.0,
     seed: Annotated[int | None, typer.Option(help="Run just this world.")] = None,
     steps: Annotated[str | None, typer.Option(help="Acts of it to keep, as 0-7,12.")] = None,
     trace: Annotated[bool, typer.Option(help="Print every event of it.")] = False,
 ) -> None:
     """Live worlds from seeds; exit status 1 when a promise was broken."""
-    settings = Settings(acts, profile, shrink_s)
+    settings = Settings(acts, profile, broken, shrink_s)
     if seed is not None:
         _one(seed, steps, settings, trace)
         return
@@ -77,7 +80,7 @@ def _one(seed: int, steps: str | None, settings: Settings, trace: bool) -> None:
     plan = plans.drawn(seed, settings.acts, plans.named(settings.profile))
     if steps is not None:
         plan = plan.keep(plans.parse_spans(steps))
-    world = World(plan, tell=print if trace else None)
+    world = World(plan, tell=print if trace else None, broken=settings.broken)
     report = world.live()
     print(f"commit {commit()}, seed {seed}, profile {report.profile}, {report.acts} acts")
     print(", ".join(f"{what} {count}" for what, count in sorted(report.counts.items())))

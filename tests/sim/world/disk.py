@@ -82,6 +82,8 @@ class WorldDisk(SimDisk):
         self.operations: dict[str, int] = {}
         self._inodes: dict[int, Inode] = {}
         self._synced_sizes: dict[int, int] = {}
+        self._unsynced_writes: dict[int, list[tuple[int, int]]] = {}  # of journal files, by inode
+        self._synced_writes: dict[int, list[tuple[int, int]]] = {}
         super().__init__(image, capacity=capacity)
 
     def at_once(self) -> _AtOnce:
@@ -112,6 +114,11 @@ class WorldDisk(SimDisk):
 
     def _write(self, inode: Inode, data: bytes, offset: int) -> None:
         super()._write(inode, data, offset)
+        if inode.path.startswith("journal/"):
+            if not offset:  # the segment begins anew
+                self._synced_writes.pop(inode.number, None)
+                self._unsynced_writes.pop(inode.number, None)
+            self._unsynced_writes.setdefault(inode.number, []).append((offset, len(data)))
         self._tap(inode.path, offset, data)
 
     def stall(self, seconds: float) -> None:
@@ -131,9 +138,24 @@ class WorldDisk(SimDisk):
         path, size = rng.choice(found)
         return path, rng.randrange(size)
 
+    def synced_record(self, rng: random.Random) -> tuple[str, int] | None:
+        """A byte of what was written to the journal and then synced."""
+        found = [
+            (self._inodes[number].path, offset, length)
+            for number, writes in sorted(self._synced_writes.items())
+            for offset, length in writes
+            if offset and self._inodes[number].linked
+        ]
+        if not found:
+            return None
+        path, offset, length = rng.choice(found)
+        return path, offset + rng.randrange(length)
+
     def sync(self, inode: Inode) -> None:
         size = inode.contents.size
+        writes = self._unsynced_writes.pop(inode.number, [])
         super().sync(inode)
+        self._synced_writes.setdefault(inode.number, []).extend(writes)
         self._inodes[inode.number] = inode
         self._synced_sizes[inode.number] = min(size, inode.contents.size)
 

@@ -20,6 +20,7 @@ from volume.disk import SECTOR_SIZE
 
 Trouble = Callable[[WorldDisk, random.Random], str]
 
+JOURNAL_FLIP = "bit flipped in the journal"
 JOURNAL, PACKS = "journal/*", "packs/*"
 
 
@@ -77,6 +78,15 @@ def flip(disk: WorldDisk, rng: random.Random) -> str:
     return "bit flipped in a pack"
 
 
+def journal_flip(disk: WorldDisk, rng: random.Random) -> str:
+    found = disk.synced_record(rng)
+    if found is None:
+        return ""
+    path, offset = found
+    disk.flip_bit(path, offset, rng.randrange(8))
+    return JOURNAL_FLIP
+
+
 def bad_sector(disk: WorldDisk, rng: random.Random) -> str:
     found = disk.synced_place("packs/", rng)
     if found is None:
@@ -104,6 +114,7 @@ TROUBLES: dict[str, Trouble] = {
     "short-write": short_write,
     "stall": stall,
     "flip": flip,
+    "journal-flip": journal_flip,
     "bad-sector": bad_sector,
     "misdirect": misdirect,
     "lying-sync": lying_sync,

@@ -61,7 +61,7 @@ ERRORS = Profile(
 )
 DAMAGE = Profile(
     "damage",
-    {**_CRASHES, "flip": 6, "bad-sector": 6, "misdirect": 3},
+    {**_CRASHES, "flip": 6, "bad-sector": 6, "misdirect": 3, "journal-flip": 2},
     every=8,
     errors=True,
     damage=True,

@@ -25,6 +25,7 @@ class Settings:
 
     acts: int
     profile: str | None = None
+    broken: str | None = None
     shrink_s: float = 30.0
 
 
@@ -38,14 +39,14 @@ class Result:
 def lived(seed: int, settings: Settings) -> Result:
     """Run one world; shrink it if it fails."""
     plan = plans.drawn(seed, settings.acts, plans.named(settings.profile))
-    report = World(plan).live()
+    report = World(plan, broken=settings.broken).live()
     indices = [act.index for act in plan.acts]
     if report.error and settings.shrink_s > 0:
         faulthandler.cancel_dump_traceback_later()
         indices, report = shrunk(
             report,
             indices,
-            lambda kept: World(plan.keep(kept)).live(),
+            lambda kept: World(plan.keep(kept), broken=settings.broken).live(),
             limit_s=settings.shrink_s,
         )
     return Result(report, plans.spans(indices))

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import native
 from blockd.nbd import wire
 from tests.nbd_client import OptionError, RequestError, Session
 from tests.sim.simdisk import DEFAULT_CAPACITY
@@ -28,6 +29,7 @@ from tests.sim.world.clients import GONE, Client, NbdClient
 from tests.sim.world.iscsi_client import IscsiClient
 from tests.sim.world.ledger import REPEATS, UNREADABLE, Ledger, Violation
 from tests.sim.world.machine import ISCSI_PORT, NBD_PORT, Machine, ServerGone
+from tests.sim.world.mischief import JOURNAL_FLIP
 from tests.sim.world.nemesis import Gone, Nemesis
 from tests.sim.world.net import Forgotten, Link, Network
 from tests.sim.world.operator import Operator, Pending
@@ -48,6 +50,7 @@ VOLUMES = {"left": (96 * KIB, 4 * KIB), "right": (64 * KIB, 16 * KIB)}
 """Name -> size, chunk size."""
 PAUSE_S = 0.02  # between two acts of an actor, on average
 READ_BYTES = 32 * KIB
+ALWAYS = (1 << 32) - 1
 MOST_NODES = 3
 """Of a volume's head in chunks: a leaf or two, and its commit."""
 LOG_LINES = 40
@@ -107,8 +110,16 @@ class Report:
 
 
 class World:
-    def __init__(self, plan: Plan, tell: Callable[[str], None] | None = None) -> None:
-        """`tell` is called with each event."""
+    def __init__(
+        self,
+        plan: Plan,
+        tell: Callable[[str], None] | None = None,
+        *,
+        broken: str | None = None,
+    ) -> None:
+        """`tell` is called with each event. `broken`: a safety rule that the store is made to break
+        (native/src/sites.h), to see whether that is noticed."""
+        self._broken = broken
         self._tell = tell
         self.plan = plan
         self.seed = plan.seed
@@ -164,8 +175,11 @@ class World:
             what = "refused to open a damaged store"
         elif isinstance(failure, Forgotten) and profile.damage:
             what = "stalled by damage"  # of a manifest node: see volume/destager.py
-        elif isinstance(failure, Violation) and profile.lies and str(failure)[:2] in LOST:
-            what = "lies found out"
+        elif isinstance(failure, Violation) and str(failure)[:2] in LOST:
+            if profile.lies:
+                what = "lies found out"
+            elif self.counts[f"fault: {JOURNAL_FLIP}"]:
+                what = "lost to a damaged journal"  # nothing behind it proves that it was there
         if what:
             self.counts[what] += 1
         return bool(what)
@@ -214,6 +228,8 @@ class World:
         self.nemesis = Nemesis(self)
         if self.profile.rare:
             self._arm()
+        if self._broken is not None:
+            native.arm_site(self._broken, 0, ALWAYS, self.seed)
         self.open_gate = Event()
         self._actors: list[SimThread] = []
         self._helpers: list[SimThread] = []
