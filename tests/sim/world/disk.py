@@ -129,10 +129,11 @@ class WorldDisk(SimDisk):
     def synced_place(self, folder: str, rng: random.Random) -> tuple[str, int] | None:
         """A byte of a file in `folder` that has been there when the file was last synced."""
         found = sorted(
-            (inode.path, self._synced_sizes[number])
+            (inode.path, min(self._synced_sizes[number], inode.contents.size))
             for number, inode in self._inodes.items()
-            if inode.linked and inode.path.startswith(folder) and self._synced_sizes.get(number)
+            if inode.linked and inode.path.startswith(folder)
         )
+        found = [(path, size) for path, size in found if size]
         if not found:
             return None
         path, size = rng.choice(found)

@@ -104,6 +104,7 @@ class VolumeLedger:
             if entries:
                 self.sectors.setdefault(sector, [(0, ZERO)]).extend(entries)
         self.floors = {s: p for s, p in self.floors.items() if p >= since}
+        self.seqs = [(seq, position) for seq, position in self.seqs if position >= since]
         self.generation += 1
         self.becoming = None
 
