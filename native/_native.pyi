@@ -334,8 +334,7 @@ class LoopClient:
     """Requests that wait for a disk."""
 
     def take_mail(self) -> bytes:
-        """The requests that the loop leaves to its owner, as they came; framing is kept over
-        all calls, and the last one of a call may be incomplete."""
+        """The requests that the loop leaves to its owner, as they came, each of them whole."""
 
     def send(self, buffers: Sequence[Buffer], /) -> int:
         """Send, in order, between the loop's own replies; what the socket does not take is kept,

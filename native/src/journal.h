@@ -113,7 +113,7 @@ struct bd_journal {
     uint64_t marked_lsn; /* synced_lsn as told by the last MARK */
     uint64_t marked_ns;
     atomic_uint_fast64_t delay_ns; /* how long whoever has written is to wait: it is nearly full */
-    int64_t space_left; /* payload bytes that the disk can still take after destaging */
+    int64_t space_left;            /* payload bytes that the disk can still take after destaging */
 
     struct bd_group group;
 };

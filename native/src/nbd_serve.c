@@ -13,7 +13,6 @@
 struct nbd_client {
     struct bd_client base;
     struct bd_nbd_terms terms;
-    uint64_t pass; /* bytes of payload that are still to come of a request that went by mail */
 };
 
 struct request {
@@ -106,20 +105,19 @@ static bool plain(const struct nbd_client *client, const struct request *request
     }
 }
 
-/* The payload of a request that went by mail goes the same way. False: more of it has to come. */
-static bool pass_on(struct nbd_client *client)
+/* What comes next is for Python, and goes by mail as a whole: jobs add to the mail as well. STOP
+ * when it is too long for that. */
+static enum bd_served leave(struct bd_client *base, const struct nbd_client *client,
+                            const struct request *request, size_t have)
 {
-    struct bd_client *base = &client->base;
-    size_t have = base->input.end - base->input.start;
-    size_t taken = client->pass < have ? (size_t)client->pass : have;
-    if (taken > 0) {
-        pthread_mutex_lock(&base->lock);
-        bd_client_mail(base, base->input.data + base->input.start, taken);
-        pthread_mutex_unlock(&base->lock);
-        base->input.start += taken;
-        client->pass -= taken;
-    }
-    return client->pass == 0;
+    uint64_t payload = payload_bytes(client, request);
+    if (payload > client->terms.max_payload)
+        return BD_SERVED_STOP;
+    size_t bytes = header_bytes(client) + (size_t)payload;
+    if (have >= bytes)
+        return BD_SERVED_SOME;
+    base->need = bytes;
+    return BD_SERVED_ALL;
 }
 
 /* What the input holds, up to the end of a round. SOME: the round is full, or a request for Python
@@ -139,7 +137,7 @@ static enum bd_served gather(struct nbd_client *client, struct round *round)
         if (!decode(client, base->input.data + at, request) || request->command == BD_NBD_CMD_DISC)
             return BD_SERVED_STOP;
         if (!plain(client, request, action))
-            return BD_SERVED_SOME;
+            return leave(base, client, request, end - at);
         request->at = at;
         request->bytes = header;
         if (action->kind == BD_ACTION_WRITE) {
@@ -169,12 +167,11 @@ static void mail_next(struct nbd_client *client)
     const uint8_t *at = base->input.data + base->input.start;
     struct request request;
     decode(client, at, &request);
+    size_t bytes = header_bytes(client) + (size_t)payload_bytes(client, &request);
     pthread_mutex_lock(&base->lock);
-    bd_client_mail(base, at, header_bytes(client));
+    bd_client_mail(base, at, bytes);
     pthread_mutex_unlock(&base->lock);
-    base->input.start += header_bytes(client);
-    client->pass = payload_bytes(client, &request);
-    pass_on(client);
+    base->input.start += bytes;
 }
 
 static void place_reads(struct round *round, enum bd_nbd_replies kind, struct bd_arena *arena)
@@ -307,10 +304,6 @@ static enum bd_served serve(struct bd_client *base, struct bd_worker *worker)
     pthread_mutex_unlock(&base->lock);
     if (!room)
         return BD_SERVED_BLOCKED;
-    if (client->pass > 0) {
-        base->need = 0;
-        return pass_on(client) ? BD_SERVED_SOME : BD_SERVED_ALL;
-    }
     struct round round;
     round.count = 0;
     round.read_bytes = 0;
@@ -361,6 +354,5 @@ struct bd_client *bd_nbd_client_new(struct bd_volume *volume, int fd,
         return NULL;
     }
     client->terms = *terms;
-    client->pass = 0;
     return &client->base;
 }
