@@ -60,6 +60,13 @@ static bool overlaps_gathered(const struct bd_action *actions, int from, int to,
     return false;
 }
 
+/* The caller looked, but without a lock: the volume may have shrunk since. */
+static bool is_within(const struct bd_volume *volume, const struct bd_action *action)
+{
+    uint64_t size = __atomic_load_n(&volume->size, __ATOMIC_RELAXED);
+    return action->offset <= size && action->length <= size - action->offset;
+}
+
 static void finish_read(struct bd_volume *volume, struct bd_action *action)
 {
     struct bd_read_fault fault;
@@ -87,7 +94,10 @@ void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int c
                 pthread_mutex_unlock(&journal->lock);
                 locked = false;
             }
-            finish_read(volume, action);
+            if (is_within(volume, action))
+                finish_read(volume, action);
+            else
+                action->status = -EINVAL;
             break;
         case BD_ACTION_WRITE:
         case BD_ACTION_UNMAP:
@@ -97,7 +107,9 @@ void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int c
                 locked = true;
                 gathered_from = i;
             }
-            int error = volume->retired ? -ESHUTDOWN : append(volume, action, now_ns);
+            int error = volume->retired ? -ESHUTDOWN : -EINVAL;
+            if (!volume->retired && is_within(volume, action))
+                error = append(volume, action, now_ns);
             if (error == -EAGAIN)
                 action->state = BD_ACTION_WAIT_SPACE;
             else if (error < 0)

@@ -37,7 +37,8 @@ struct bd_action {
     uint8_t *data; /* WRITE: the payload; READ: where the bytes go */
 };
 
-/* Execute; every action ends in one of the states. The caller checked ranges and buffers. */
+/* Execute; every action ends in one of the states. The caller checked ranges and buffers; -EINVAL
+ * for what is beyond the end of a volume that has shrunk since. */
 void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int count,
                       uint64_t now_ns);
 

@@ -256,6 +256,30 @@ static void test_two_volumes_share_a_journal(void)
     rig_destroy(&rig);
 }
 
+static void test_nothing_is_done_beyond_the_end_of_a_volume_that_shrank(void)
+{
+    struct rig rig;
+    rig_init(&rig, SEGMENT, 2, VOLUME);
+    rig_write(&rig, VOLUME - 4096, 4096, 7);
+    rig.volume->size = VOLUME - 2048;
+    uint64_t lsn = rig.journal->next_lsn;
+    uint8_t got[4096];
+    static const uint64_t offsets[] = {VOLUME - 4096, VOLUME - 2048, VOLUME, UINT64_MAX - 4095};
+    for (size_t i = 0; i < sizeof offsets / sizeof *offsets; i++) {
+        int status;
+        CHECK_EQ(rig_do(&rig, BD_ACTION_WRITE, offsets[i], 4096, payloads[0], &status),
+                 BD_ACTION_DONE);
+        CHECK_EQ(status, -EINVAL);
+        CHECK_EQ(rig_do(&rig, BD_ACTION_READ, offsets[i], 4096, got, &status), BD_ACTION_DONE);
+        CHECK_EQ(status, -EINVAL);
+        CHECK_EQ(rig_do(&rig, BD_ACTION_ZERO, offsets[i], 4096, NULL, &status), BD_ACTION_DONE);
+        CHECK_EQ(status, -EINVAL);
+    }
+    CHECK_EQ(rig.journal->next_lsn, lsn);
+    rig_expect(&rig, VOLUME - 4096, 2048, 7);
+    rig_destroy(&rig);
+}
+
 int main(void)
 {
     test_a_read_sees_the_writes_before_it_only();
@@ -267,5 +291,6 @@ int main(void)
     test_a_read_behind_a_failed_write();
     test_a_long_write_that_finds_no_segment();
     test_two_volumes_share_a_journal();
+    test_nothing_is_done_beyond_the_end_of_a_volume_that_shrank();
     return 0;
 }
