@@ -19,20 +19,23 @@ def most_agreed(sectors: Iterable[Sequence[Span]], at_least: int, at_most: int) 
     return agreeing, points[0]
 
 
-def agreed(sectors: Iterable[Sequence[Span]], at_least: int, at_most: int) -> tuple[int, list[int]]:
-    """The same with all such points, newest first: one for each stretch of time in which nothing
-    begins or ends."""
-    steps: dict[int, int] = {at_least: 0}
+def agreed(
+    sectors: Iterable[Sequence[Span]], at_least: int, at_most: int, edges: Iterable[int] = ()
+) -> tuple[int, list[int]]:
+    """The same with all such points, newest first: one for each stretch of time in which no span
+    begins or ends, and none of `edges` is."""
+    steps = {edge: 0 for edge in edges if at_least < edge <= at_most}
+    steps[at_least] = 0
     for spans in sectors:
         for start, end in spans:
             start = max(start, at_least)
             if start < end and start <= at_most:
                 steps[start] = steps.get(start, 0) + 1
                 steps[end] = steps.get(end, 0) - 1
-    edges = [*sorted(point for point in steps if point <= at_most), at_most + 1]
+    stretches = [*sorted(point for point in steps if point <= at_most), at_most + 1]
     agreeing, best = -1, [at_least]
     level = 0
-    for start, end in itertools.pairwise(edges):
+    for start, end in itertools.pairwise(stretches):
         level += steps[start]
         if level > agreeing:
             agreeing, best = level, []

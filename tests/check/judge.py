@@ -100,7 +100,7 @@ class Judge:
         self._registers = Registers()
         self._in_flight: dict[int, _InFlight] = {}  # by begin, since they are put in so
         self._unsettled: list[Change] = []  # failed; they may show until a crash
-        self._cut_off: list[Change] = []  # by crashes since which no state was taken
+        self._oldest_failed = INFINITY  # begin of the oldest of them
         self._newest = 0
         self._flushed = 0  # begin of the newest acked flush
         self._names: dict[str, tuple[int, int]] = {}
@@ -148,6 +148,7 @@ class Judge:
         change = None
         if kind in CHANGES:
             change = Change(operation, writer, first, count, kind not in WRITES, self._time)
+            change.oldest = self._oldest_unsettled()
             self.log.add(change)
             if change.zero:
                 self._registers.open_zeros[operation] = change
@@ -160,6 +161,7 @@ class Judge:
             self.report.failed += 1
             if ended.change is not None:
                 self._unsettled.append(ended.change)
+                self._oldest_failed = min(self._oldest_failed, ended.begin)
         elif ended.change is not None:
             ended.change.end = self._time
             ended.change.fua = ended.kind == FUA
@@ -174,6 +176,10 @@ class Judge:
                 raise ValueError("a read without what it saw")
             self._look(runs, ended.first, ended.begin, operation)
             self._torn_blocks(runs, ended.first, self._time, f"read by operation {operation}")
+
+    def _oldest_unsettled(self) -> int:
+        """The same, or when the oldest change began of which nobody knows whether it happened."""
+        return min(self._oldest(), self._oldest_failed)
 
     def _oldest(self) -> int:
         """When the oldest operation in flight began."""
@@ -197,7 +203,9 @@ class Judge:
             sectors = range(at, at + int(count))
             at = sectors.stop
             if source == 0:
-                wrong = self._registers.read_zeros(sectors, begin, self._time, oldest)
+                wrong = self._registers.read_zeros(
+                    sectors, begin, self._time, oldest, quiet=not operation
+                )
                 self._contradicted(wrong, 0, begin, operation, told)
                 continue
             if not told.isdisjoint(sectors) and self._is_strange(source, sectors):
@@ -210,12 +218,7 @@ class Judge:
 
     def _is_strange(self, source: int | str, sectors: range) -> bool:
         change = self.log.changes.get(source) if isinstance(source, int) else None
-        return (
-            change is None
-            or change.zero
-            or change.lost
-            or not change.covers(sectors.start, len(sectors))
-        )
+        return change is None or change.zero or not change.covers(sectors.start, len(sectors))
 
     def _torn_blocks(self, runs: list[Run], first: int, end: int, what: str) -> None:
         for block, torn in torn_blocks(runs, first, self.log, end):
@@ -230,7 +233,7 @@ class Judge:
         elif source == FOREIGN:
             self._find("I8", sectors.start, len(sectors), f"somebody else's bytes, {by}")
         elif self._is_strange(source, sectors):
-            text = f"operation {source}, which did not write them (or was undone), {by}"
+            text = f"operation {source}, which did not write them, {by}"
             self._find("I8", sectors.start, len(sectors), text)
         else:
             return self.log.changes[int(source)]
@@ -271,12 +274,11 @@ class Judge:
             change.crashed = min(change.crashed, self._time)
         self._in_flight.clear()
         self._unsettled.clear()
+        self._oldest_failed = INFINITY
         self._crash = (self._time, kind)
         for name, (begin, end) in self._names.items():
             if end == INFINITY:
                 self._names[name] = (begin, self._time)
-        if kind == POWER:
-            self._registers.power_cut(self._time)
 
     def _state(self, of: str | None, runs: list[Run]) -> None:
         if sum(int(count) for count, _ in runs) != self.log.sectors:
@@ -319,12 +321,14 @@ class Judge:
         self._report("after the power cut", verdict, runs)
         for change in self.log.changes.values():
             if change.end > verdict.cut and change.operation not in verdict.visible:
-                change.lost = True
+                # Perhaps it was undone, perhaps it is only covered: it proves nothing any more.
+                change.end, change.crashed = INFINITY, min(change.crashed, at)
+        self._registers.power_cut(at, self._time)
         first = 0
         for count, source in runs:
             change_of = self.log.changes.get(source) if isinstance(source, int) else None
             if change_of is not None:
-                self._registers.settle(change_of, range(first, first + int(count)), at)
+                self._registers.settle(change_of, range(first, first + int(count)), at, self._time)
             first += int(count)
         self._in_effect(verdict)
         self._flushed = at

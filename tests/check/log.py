@@ -27,8 +27,8 @@ class Change:
     crashed: int = INFINITY
     """When a crash cut it off: after that it happens no more."""
     fua: bool = False
-    lost: bool = False
-    """A power cut undid it."""
+    oldest: int = 0
+    """Begin of the oldest change that was not settled when this one began."""
 
     @property
     def settled(self) -> int:
@@ -66,11 +66,21 @@ class Log:
         """Changes of a sector by the time of their begin; empty if there is none."""
         return self._by_sector.get(sector, [])
 
+    def since(self, sector: int, time: int) -> list[Change]:
+        """Those that the sector may be of at `time` or later, and perhaps some more; with INITIAL.
+
+        The newest change that was acked by then ends all that were settled before it began."""
+        known = self._by_sector.get(sector, [])
+        for at in range(bisect.bisect_right(known, time, key=_BEGIN) - 1, -1, -1):
+            if known[at].end <= time:
+                return known[bisect.bisect_left(known, known[at].oldest, hi=at, key=_BEGIN) :]
+        return [INITIAL, *known]
+
     def followers(self, sector: int, change: Change) -> Iterator[Change]:
-        """Changes of the sector that came after `change` for certain, and were not undone."""
+        """Changes of the sector that came after `change` for certain."""
         known = self._by_sector.get(sector, [])
         at = bisect.bisect_right(known, change.settled, key=_BEGIN)
-        return (later for later in known[at:] if not later.lost)
+        return iter(known[at:])
 
     def death(self, sector: int, change: Change) -> int:
         """From this time on the sector is not of `change` any more for certain: a change that began

@@ -79,9 +79,9 @@ class Registers:
                 yield sector, instead
 
     def read_zeros(
-        self, sectors: range, begin: int, end: int, oldest: int
+        self, sectors: range, begin: int, end: int, oldest: int, *, quiet: bool = False
     ) -> Iterator[tuple[int, Value | None]]:
-        """The same for zeros."""
+        """The same for zeros. `quiet`: nobody was writing, so that is what there is."""
         states, default = self._states, self._default
         nearby = [
             change
@@ -100,19 +100,22 @@ class Registers:
                 before = state
                 may_be = [change for change in nearby if change.covers(sector, 1)]
                 after, instead, wrong = _seen_zeros(state, may_be, begin, end, oldest)
+                if quiet and not wrong:
+                    after = (Value(INITIAL, end, begin),)
             states[sector] = after
             if wrong:
                 yield sector, instead
 
-    def power_cut(self, at: int) -> None:
-        """Forget what was there; `settle` is to say what there is now. Until then all is zeros."""
+    def power_cut(self, at: int, seen: int) -> None:
+        """Forget what there was before the cut `at`. All that was `seen` then are zeros, and what
+        `settle` says."""
         self._states = {}
-        self._default = (Value(INITIAL, at, at),)
+        self._default = (Value(INITIAL, at, seen),)
         self.open_zeros = {}
 
-    def settle(self, change: Change, sectors: range, at: int) -> None:
-        """After a power cut these sectors are of `change`."""
-        self._states.update(dict.fromkeys(sectors, (Value(change, at, at),)))
+    def settle(self, change: Change, sectors: range, at: int, seen: int) -> None:
+        """After a power cut `at` these sectors were `seen` to be of `change`."""
+        self._states.update(dict.fromkeys(sectors, (Value(change, at, seen),)))
 
 
 def _acked(state: State, change: Change, oldest: int) -> State:

@@ -6,6 +6,7 @@ which is not before `at_least`: what had been acked by then is there. Beyond tha
 one of its sectors and is missing in another: it is one record of the journal.
 """
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,6 +54,7 @@ def judge_state(
     """`crashed`: after a crash, acked FUA writes must be there too."""
     spans: dict[int, list[Span]] = {}
     shown: dict[int, Change] = {}
+    edges: set[int] = set()
     torn: list[int] = []
     foreign: list[int] = []
     lost: list[int] = []
@@ -63,18 +65,20 @@ def judge_state(
         if source == 0:
             for sector in sectors:
                 if log.of(sector):
-                    spans[sector] = _spans_of_zeros(log, sector, at_most)
+                    unmerged = _spans_of_zeros(log, sector, at_least, at_most)
+                    edges.update(itertools.chain.from_iterable(unmerged))
+                    spans[sector] = merged(unmerged)
             continue
         change = log.changes.get(source) if isinstance(source, int) else None
         if change is None or not change.covers(sectors.start, len(sectors)):
             (torn if source == TORN else foreign).extend(sectors)
-        elif change.zero or change.lost or change.begin > at_most:
+        elif change.zero or change.begin > at_most:
             foreign.extend(sectors)
         else:
             for sector in sectors:
                 spans[sector] = [(change.begin, log.death(sector, change))]
                 shown[sector] = change
-    agreeing, cuts = agreed(spans.values(), at_least, at_most)
+    agreeing, cuts = agreed(spans.values(), at_least, at_most, edges)
     cut, visible, split = _best_cut(log, spans.keys(), shown, cuts)
     offenders: list[int] = []
     for sector, of_sector in spans.items():
@@ -124,19 +128,20 @@ def _best_cut(
     return best
 
 
-def _spans_of_zeros(log: Log, sector: int, at_most: int) -> list[Span]:
-    zeros = [INITIAL, *(change for change in log.of(sector) if change.zero and not change.lost)]
-    return merged(
-        (change.begin, log.death(sector, change)) for change in zeros if change.begin <= at_most
-    )
+def _spans_of_zeros(log: Log, sector: int, at_least: int, at_most: int) -> list[Span]:
+    return [
+        (change.begin, log.death(sector, change))
+        for change in log.since(sector, at_least)
+        if change.zero and change.begin <= at_most
+    ]
 
 
 def _only_zeros(log: Log, sector: int, cut: int) -> Change | None:
     """The one change that zeros of a sector are of; None if they can be of several, or are from
     before the first write."""
     found = None
-    for change in [INITIAL, *log.of(sector)]:
-        if change.zero and not change.lost and change.begin <= cut < log.death(sector, change):
+    for change in log.since(sector, cut):
+        if change.zero and change.begin <= cut < log.death(sector, change):
             if found is not None:
                 return None
             found = change
@@ -145,7 +150,7 @@ def _only_zeros(log: Log, sector: int, cut: int) -> Change | None:
 
 def _before_fua(log: Log, sector: int, shown: Change | None) -> bool:
     """Whether an acked FUA write of the sector came after what it holds."""
-    durable = [change for change in log.of(sector) if change.fua and not change.lost]
+    durable = [change for change in log.of(sector) if change.fua]
     if not durable:
         return False
     newest = max(change.begin for change in durable)
@@ -165,11 +170,11 @@ def _without_visible(
             if later.operation in visible:
                 return True
         return False
-    writes = [change for change in log.of(sector) if change.operation in visible]
+    known = log.since(sector, cut)
+    writes = [change for change in known if not change.zero and change.operation in visible]
     if not writes:
         return False
     newest = max(change.begin for change in writes)
     return not any(
-        change.zero and not change.lost and change.settled >= newest and change.begin <= cut
-        for change in log.of(sector)
+        change.zero and change.settled >= newest and change.begin <= cut for change in known
     )

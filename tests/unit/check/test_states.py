@@ -117,7 +117,7 @@ def test_what_a_power_cut_undid_does_not_come_back() -> None:
     script.state([4, first])
     script.read(0, [4, first])
     script.read(2, [4, second])
-    assert script.found() == [("I8", 2, 4)]
+    assert script.found() == [("I1", 2, 2), ("I1", 4, 2)]
 
 
 def test_what_a_power_cut_left_is_durable() -> None:
