@@ -1,12 +1,15 @@
 """Sessions that the request loop serves: what takes them out of it, and that this is in time."""
 
+import random
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from blockd.iscsi import pdu
+from blockd.iscsi import handover, pdu
 from blockd.iscsi_protocol import IscsiProtocol
 from blockd.scsi.task import CHECK_CONDITION, GOOD, RESERVATION_CONFLICT
 from native import LoopClient
@@ -173,6 +176,47 @@ def test_who_holds_a_reservation_is_served_by_the_loop(server: Server) -> None:
             assert other.answer(other.submit(cdb, data=data, immediate=24)).status == GOOD
         assert sense(write(wire, 0, pattern(BLOCK))) == (6, 0x2A, 0x05)
         assert write(wire, 0, pattern(BLOCK)).status == RESERVATION_CONFLICT
+
+
+def write_and_check(server: Server, number: int, rounds: int) -> None:
+    """Writes of all sorts into a region of its own, each read again."""
+    chance = random.Random(number)
+    keys = SOLICITED if number % 2 else {"DataDigest": "CRC32C"}
+    region = number * LONG
+    with server.log_in(number, keys) as wire:
+        for _ in range(rounds):
+            pieces = sorted(chance.sample(range(0, LONG, BLOCK), 4))
+            tags = {}
+            for start, end in pairwise(pieces):
+                data = chance.randbytes(end - start)
+                itt = wire.submit(write_10(region + start, len(data)), data=data)
+                tags[itt] = start, data
+            for itt in tags:
+                assert wire.answer(itt).status == GOOD
+            for start, data in tags.values():
+                assert read(wire, region + start, len(data)).data == data
+
+
+def test_sessions_go_on_however_often_they_are_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """REGISTER and unregister, over and over: each takes all sessions out of the loop."""
+    monkeypatch.setattr(handover, "FIRST_RUN", 2)
+    monkeypatch.setattr(handover, "LONGEST_RUN", 2)
+    with (
+        serving(tmp_path / "store", threads=2) as server,
+        server.log_in(9) as other,
+        ThreadPoolExecutor() as pool,
+    ):
+        writers = [pool.submit(write_and_check, server, number, 60) for number in range(4)]
+        key = 0
+        while not all(writer.done() for writer in writers):
+            data = struct.pack(">QQ8x", key, key ^ 77)
+            cdb = bytes((0x5F, 0)) + bytes(5) + bytes((0, 24, 0))
+            assert other.answer(other.submit(cdb, data=data, immediate=24)).status == GOOD
+            key ^= 77
+        for writer in writers:
+            writer.result()
 
 
 def test_an_aborted_write_is_not_done(server: Server) -> None:
