@@ -12,8 +12,9 @@ from typing import ClassVar, Protocol
 
 from blockd.nbd import wire
 from tests.nbd_client import Reply, Session
-from tests.sim.world.ledger import Ledger, VolumeLedger, stamped
+from tests.sim.world.ledger import Ledger, VolumeLedger
 from tests.sim.world.net import Link, Reset
+from tests.sim.world.stamps import stamped
 from tests.sim.world.threads import Threads
 from volume.disk import SECTOR_SIZE
 

@@ -12,8 +12,9 @@ from blockd.iscsi.targets import IQN_PREFIX
 from tests import scsi_cdbs as cdbs
 from tests.iscsi_initiator import Initiator, Pdu, parse
 from tests.sim.world.clients import Asked, Surroundings, begin, drawn_requests, succeeded
-from tests.sim.world.ledger import Violation, VolumeLedger, stamped
+from tests.sim.world.ledger import VolumeLedger
 from tests.sim.world.net import Link, Reset
+from tests.sim.world.stamps import Violation, stamped
 from volume.disk import SECTOR_SIZE
 
 PIECE = 8192  # of data in one PDU: what every target takes

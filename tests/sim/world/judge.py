@@ -4,8 +4,10 @@ import copy
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from tests.sim.world.ledger import Ledger, Violation
+from tests.sim.world.cut import find_cut
+from tests.sim.world.ledger import Ledger
 from tests.sim.world.operator import Pending
+from tests.sim.world.stamps import Violation
 from volume.store import Store
 
 T = TypeVar("T")
@@ -59,14 +61,14 @@ class Judge:
     def _cut(self, images: dict[str, bytes], at_least: int, pending: Pending | None) -> int:
         ledger = self._world.ledger
         if pending is None or pending.kind != "restore" or pending.snapshot is None:
-            return ledger.recover(images, at_least=at_least)
+            return find_cut(ledger.by_name, images, at_least, ledger.position)
         before = copy.deepcopy(ledger.by_name[pending.volume])
         try:
-            return ledger.recover(images, at_least=at_least)
+            return find_cut(ledger.by_name, images, at_least, ledger.position)
         except Violation:
             ledger.replace(before)
             ledger.restored(before, pending.snapshot, pending.since)
-            return ledger.recover(images, at_least=at_least)
+            return find_cut(ledger.by_name, images, at_least, ledger.position)
 
     def _check_sizes(self, images: dict[str, bytes], pending: Pending | None) -> None:
         for name, image in images.items():

@@ -13,8 +13,8 @@ list of contents by position, and the invariants of DESIGN 10 become comparisons
     I7  a snapshot shows the contents of its position, for ever
     I8  a sector has what was written to that sector of that volume; trimmed ones have zeros
 
-Stamps: each sector that a client writes is 16 bytes, repeated: number of the write, and number of
-the volume and sector. So contents are told by their first 16 bytes, and `ZERO` stands for zeros.
+Contents are stamps (`tests.sim.world.stamps`); what a crash leaves is judged in
+`tests.sim.world.cut`.
 """
 
 import bisect
@@ -22,37 +22,13 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from tests.sim.world.stamps import STAMP, UNREADABLE, ZERO, Violation, stamp_of
 from volume.disk import SECTOR_SIZE
 
-STAMP = struct.Struct("<QII")  # number of the write, of the volume, of the sector
-REPEATS = SECTOR_SIZE // STAMP.size
-ZERO = bytes(STAMP.size)
-UNREADABLE = b"\xffnot readable\xff\xff\xff"
-"""Stands for the contents of a sector that cannot be read."""
-ZEROS = bytes(SECTOR_SIZE)
 RECORD = struct.Struct("<4sBBHIIQQQQIIII")
 MAGIC = b"bdJR"
 SEGMENT_HEADER = 4096
 WRITE, UNMAP, ZERO_OP, MARK, HEAD, POINT, REFER = range(1, 8)
-REPORTED = 6
-
-
-class Violation(AssertionError):
-    """An invariant is broken; the text begins with its name."""
-
-
-def stamped(write: int, volume: int, first: int, count: int) -> bytes:
-    """The data of a client's write of `count` sectors."""
-    return b"".join(
-        [STAMP.pack(write, volume, sector) * REPEATS for sector in range(first, first + count)]
-    )
-
-
-def stamp_of(sector: bytes | memoryview) -> bytes | None:
-    """What tells the contents of a sector; None for one that no write leaves like that."""
-    data = bytes(sector)
-    head = data[: STAMP.size]
-    return head if data == head * REPEATS else None
 
 
 Entry = tuple[int, bytes]
@@ -339,78 +315,6 @@ class Ledger:
         that the newest record has."""
         self._records.clear()
         return self.position
-
-    def recover(self, images: dict[str, bytes], *, at_least: int) -> int:
-        """Judge all volumes after a crash; the position whose state they are. `settle` then
-        forgets what was written after it."""
-        steps: dict[int, int] = {}
-        total = 0
-        offenders: list[tuple[VolumeLedger, int, bytes, list[tuple[int, int]]]] = []
-        for name, image in sorted(images.items()):
-            volume = self.by_name[name]
-            for sector in sorted(volume.sectors):
-                data = image[sector * SECTOR_SIZE : (sector + 1) * SECTOR_SIZE]
-                if not data:
-                    continue  # cut off by a shrink, with what was written there meanwhile
-                contents = stamp_of(data)
-                if contents == UNREADABLE:
-                    continue
-                if contents is None:
-                    raise Violation(f"I5 after a crash sector {sector} of {name} is torn")
-                spans = self._spans(volume, sector, contents)
-                if not spans:
-                    raise Violation(
-                        f"I8 after a crash sector {sector} of {name} is {STAMP.unpack(contents)}, "
-                        "which was never written there"
-                    )
-                offenders.append((volume, sector, contents, spans))
-                total += 1
-                for start, end in spans:
-                    steps[start] = steps.get(start, 0) + 1
-                    steps[end] = steps.get(end, 0) - 1
-            self._check_rest(volume, image)
-        cut, agreed = self._most_agreed(steps, at_least)
-        if agreed < total:
-            wrong = [
-                f"{volume.name}:{sector} {STAMP.unpack(contents)} {spans}"
-                for volume, sector, contents, spans in offenders
-                if not any(start <= cut < end for start, end in spans)
-            ]
-            raise Violation(
-                f"I2/I3/I4 no position from {at_least} to {self.position} explains all sectors; at "
-                f"{cut} {len(wrong)} do not fit: {'; '.join(wrong[:REPORTED])}"
-            )
-        return cut
-
-    def _check_rest(self, volume: VolumeLedger, image: bytes) -> None:
-        for sector in range(len(image) // SECTOR_SIZE):
-            if sector not in volume.sectors:
-                data = image[sector * SECTOR_SIZE : (sector + 1) * SECTOR_SIZE]
-                if data != ZEROS and stamp_of(data) != UNREADABLE:
-                    raise Violation(f"I8 sector {sector} of {volume.name} was never written")
-
-    def _spans(self, volume: VolumeLedger, sector: int, contents: bytes) -> list[tuple[int, int]]:
-        entries = volume.entries(sector)
-        ends = [p for p, _ in entries[1:]] + [self.position + 1]
-        merged: list[tuple[int, int]] = []
-        for (start, each), end in zip(entries, ends, strict=True):
-            if each == contents:
-                if merged and merged[-1][1] == start:
-                    merged[-1] = (merged[-1][0], end)
-                else:
-                    merged.append((start, end))
-        return merged
-
-    def _most_agreed(self, steps: dict[int, int], at_least: int) -> tuple[int, int]:
-        """The newest position in range that most sectors can be from, and how many."""
-        edges = sorted({*steps, at_least, self.position + 1})
-        level, best, agreed = 0, at_least, -1
-        for number, edge in enumerate(edges[:-1]):
-            level += steps.get(edge, 0)
-            end = edges[number + 1] - 1
-            if end >= at_least and edge <= self.position and level >= agreed:
-                best, agreed = end, level
-        return best, agreed
 
     def settle(self, cut: int) -> None:
         """What was written after position `cut` is gone for good."""

@@ -11,11 +11,12 @@ from typing import Protocol
 
 from tests.sim.world.judge import Judge
 from tests.sim.world.judge import Surroundings as Judged
-from tests.sim.world.ledger import Ledger, Violation
+from tests.sim.world.ledger import Ledger
 from tests.sim.world.machine import Machine
 from tests.sim.world.mischief import TROUBLES
 from tests.sim.world.plan import Act, Profile
 from tests.sim.world.primitives import Event, Lock
+from tests.sim.world.stamps import Violation
 from tests.sim.world.threads import NS, Threads
 from volume import sites
 from volume.errors import CorruptData, VolumeError

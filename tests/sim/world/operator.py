@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from tests.nbd_client import OptionError
-from tests.sim.world.ledger import Ledger, Snapshot, Violation
+from tests.sim.world.ledger import Ledger, Snapshot
+from tests.sim.world.stamps import Violation
 from tests.sim.world.threads import Threads
 from volume.errors import NoSuchVersion, VolumeBusy
 from volume.model import VolumeInfo

@@ -2,20 +2,17 @@
 
 import pytest
 
+from tests.sim.world.cut import find_cut
 from tests.sim.world.ledger import (
     MAGIC,
     RECORD,
-    REPEATS,
     SEGMENT_HEADER,
     UNMAP,
-    UNREADABLE,
     WRITE,
-    ZEROS,
     Ledger,
-    Violation,
     VolumeLedger,
-    stamped,
 )
+from tests.sim.world.stamps import REPEATS, UNREADABLE, ZEROS, Violation, stamped
 from volume.disk import SECTOR_SIZE
 
 SIZE = 8 * SECTOR_SIZE
@@ -49,7 +46,8 @@ class Log:
         return number
 
     def recover(self, at_least: int) -> int:
-        return self.ledger.recover({"v": bytes(self.image)}, at_least=at_least)
+        images = {"v": bytes(self.image)}
+        return find_cut(self.ledger.by_name, images, at_least, self.ledger.position)
 
     def read(self, data: bytes, floors: list[int]) -> None:
         self.ledger.check_read(self.volume, 0, data, floors)
