@@ -71,7 +71,7 @@ class Connection:
         self._session: Session | None = None
         self._requests: Requests | None = None
         self.handover: Handover | None = None
-        """Of a session with a target."""
+        """Of the session."""
         self._attached: dict[BlockDevice, None] = {}
         self._looking_up = False
         self._held = False  # another session with this name has commands in a device
@@ -198,9 +198,10 @@ class Connection:
     def tick(self, now_s: float) -> None:
         """Called about once a second: is the initiator still there? (11.19)"""
         limit = self._node.limits.keepalive_s
-        if (away := self._away) is not None:
-            self._heard |= away.heard()
-            away.look_around()
+        handover = self.handover
+        if handover is not None and handover.elsewhere:
+            self._heard |= handover.heard()
+            handover.look_around()
         if self._heard or self._silent_since is None:
             self._heard, self._silent_since = False, now_s
             return
@@ -210,7 +211,8 @@ class Connection:
         if silent >= 2 * limit:
             self._close(f"the initiator did not answer a ping for {limit:g} s", clean=False)
         elif silent >= limit:
-            self._here(self._requests.ping)
+            assert handover is not None
+            handover.when_here(self._requests.ping)
 
     # -- what other sessions do to this one (blockd.iscsi.node.OpenSession)
 
@@ -232,28 +234,16 @@ class Connection:
             target=None if logged_in.target is None else logged_in.target.name,
             peer=self.peer,
             user=logged_in.user,
-            commands=self._command_count,
+            commands=0 if self.handover is None else self.handover.commands,
         )
-
-    @property
-    def _command_count(self) -> int:
-        if (away := self._away) is not None:
-            return away.commands
-        return 0 if self._session is None else len(self._session.commands)
 
     def has_tasks(self, unit: LogicalUnit) -> bool:
-        if (away := self._away) is not None:
-            return away.has_tasks(unit)
-        return self._session is not None and any(
-            command.unit is unit for command in self._session.commands.values()
-        )
+        return self.handover is not None and self.handover.has_tasks(unit)
 
     def abort_tasks(self, concerns: Callable[[Command], bool], gone: Callable[[], None]) -> int:
-        if self._session is None:
+        if self.handover is None:
             return 0
-        if (away := self._away) is not None:
-            return away.abort_tasks(concerns, gone)
-        waiting = self._session.abort_tasks(concerns, gone)
+        waiting = self.handover.abort_tasks(concerns, gone)
         self._flush()  # there may be room now for commands that wait
         if self._events or self._out:
             self.wake()
@@ -273,8 +263,8 @@ class Connection:
 
     def units_changed(self) -> None:
         if self._session is not None and not self._ended:
-            if (away := self._away) is not None:
-                away.interrupt()
+            if self.handover is not None:
+                self.handover.interrupt()
             self._node.watch(self._session.device.units.values())
             self._count_in(self._session.device)
 
@@ -292,13 +282,7 @@ class Connection:
     @property
     def elsewhere(self) -> bool:
         """The request loop serves the session: it takes no input and says nothing."""
-        return self._away is not None
-
-    @property
-    def _away(self) -> Handover | None:
-        """What stands for the session here while it is elsewhere."""
-        handover = self.handover
-        return handover if handover is not None and handover.elsewhere else None
+        return self.handover is not None and self.handover.elsewhere
 
     @property
     def _may_go(self) -> bool:
@@ -347,13 +331,6 @@ class Connection:
         if self.handover is not None:
             self.handover.add_to(stats)
         return stats
-
-    def _here(self, what: Callable[[], None]) -> None:
-        """Do something now, or as soon as the session is here."""
-        if (away := self._away) is not None:
-            away.interrupt(what)
-        else:
-            what()
 
     # -- a round
 
@@ -464,8 +441,8 @@ class Connection:
             *(logged_in, device, nexus, self._node.limits, self.stats, self._out, self._events),
             lambda: self.wake(),
         )
+        self.handover = Handover(self._session)
         if logged_in.target is not None:
-            self.handover = Handover(self._session)
             self._node.watch(device.units.values())
             device.attach(nexus)
             self._count_in(device)
@@ -503,7 +480,8 @@ class Connection:
                 remains.count += session.leave(remains.gone)
                 remains.gone()
 
-            self._here(leave)
+            assert self.handover is not None
+            self.handover.when_here(leave)
             session.device.detach(session.nexus)
             for device in self._attached:
                 device.detach(self.peer)

@@ -91,7 +91,8 @@ class Elsewhere(Protocol):
 
 
 class Handover:
-    """See the module's text; of one session that has a target."""
+    """See the module's text; of one session. What concerns its commands goes through here, wherever
+    they are."""
 
     def __init__(self, session: "Session") -> None:
         self._session = session
@@ -170,14 +171,17 @@ class Handover:
 
     @property
     def commands(self) -> int:
-        return 0 if self._elsewhere is None else self._elsewhere.commands()
+        """How many were begun and not answered."""
+        elsewhere = self._elsewhere
+        return len(self._session.commands) if elsewhere is None else elsewhere.commands()
 
     def has_tasks(self, unit: "LogicalUnit") -> bool:
-        elsewhere = self._elsewhere
-        units = self._session.device.units
-        return elsewhere is not None and any(
-            each is unit and elsewhere.commands(lun) for lun, each in units.items()
-        )
+        """Whether any of them is under way on that unit."""
+        session, elsewhere = self._session, self._elsewhere
+        if elsewhere is None:
+            return any(command.unit is unit for command in session.commands.values())
+        luns = [lun for lun, each in session.device.units.items() if each is unit]
+        return any(elsewhere.commands(lun) for lun in luns)
 
     def heard(self) -> bool:
         return self._elsewhere is not None and self._elsewhere.heard()
@@ -192,15 +196,23 @@ class Handover:
         for unit in list(self._session.device.units.values()):
             unit.look_around()
 
-    def interrupt(self, then: Callable[[], None] | None = None) -> None:
-        """Have the session come back; `then` is called when it is here."""
-        assert self._elsewhere is not None
-        if then is not None:
-            self._then.append(then)
-        self._elsewhere.interrupt()
+    def interrupt(self) -> None:
+        """Have the session come back, if it is elsewhere."""
+        if self._elsewhere is not None:
+            self._elsewhere.interrupt()
+
+    def when_here(self, call: Callable[[], None]) -> None:
+        """Call `call` now, or as soon as the session has come back."""
+        if self._elsewhere is None:
+            call()
+        else:
+            self._then.append(call)
+            self.interrupt()
 
     def abort_tasks(self, concerns: Callable[[Command], bool], gone: Callable[[], None]) -> int:
-        """As `Session.abort_tasks`, when the session is here again."""
+        """As `Session.abort_tasks`; elsewhere, one command stands for all of them."""
+        if self._elsewhere is None:
+            return self._session.abort_tasks(concerns, gone)
         self._aborts.append((concerns, gone))
         self.interrupt()
         return 1
