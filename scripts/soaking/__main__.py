@@ -146,7 +146,8 @@ class Soak:
     def _kills(self) -> list[float]:
         """When: at least one."""
         last = self.seconds * KILLS_UNTIL
-        at = [self.began + min(last, self.seconds * self._rng.uniform(0.2, 0.5))]
+        first = min(self.seconds, 2 * self._kill_every_s) * self._rng.uniform(0.2, 0.5)
+        at = [self.began + first]
         while (after := self._rng.expovariate(1 / self._kill_every_s)) + at[-1] < self.began + last:
             at.append(at[-1] + after)
         return at
