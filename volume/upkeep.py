@@ -74,6 +74,7 @@ BUSY_S = 1.0  # clients are at work for so long after their last request
 POINT_DELAY_S = 5.0  # points wait that long for others: a round takes them all
 POINT_RETRY_S = 60.0  # before a point that could not be brought into chunks is tried again
 ROOM_WAIT_S = 30.0  # for a round that frees journal space
+STUCK_ROUNDS = 2  # in a row without space: nothing more is taken until one has got through
 SETTLE_FAILURES = 2  # rounds that may fail while somebody waits for a point
 
 
@@ -192,6 +193,7 @@ class Upkeep:
         self._gc_pauses = 0
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._no_destager = False
+        self._rounds_without_space = 0
         self._progress = threading.Condition()
         self._failures = 0
         self._failure: Exception | None = None
@@ -360,6 +362,7 @@ class Upkeep:
         try:
             did = parts.destager.run(parts.catalog.unlocked)
         except OutOfSpace as error:
+            self._rounds_without_space += 1
             self.refresh_space(stuck=True)
             self._trim_window()
             self.collect()
@@ -369,6 +372,7 @@ class Upkeep:
         except VolumeError as error:
             self._tell(error)
             raise
+        self._rounds_without_space = 0
         self.hot_since = None
         self.collector.note_change()
         if parts.history.points:  # those that could not be built; or they came meanwhile
@@ -600,6 +604,10 @@ class Upkeep:
         return sum(volume.core.state()[3] for volume in self._parts.catalog.all())
 
     def refresh_space(self, *, stuck: bool = False) -> None:
+        """`stuck`: a round has just found no space. Small writes take whole chunks, so a round may
+        need far more than what is hot; what fits is known when one gets through, and writes that
+        wait for it get their ENOSPC instead."""
+        stuck = stuck or self._rounds_without_space >= STUCK_ROUNDS
         # A journal that can still grow needs no segment kept back: it makes another one.
         reserved = 0 if self._parts.pool.can_grow() else TRIM_RESERVE
         self._parts.space.refresh(self.hot_bytes(), reserved, stuck=stuck)
