@@ -20,7 +20,7 @@ from tests.sim.world.world import World
 ROOT = Path(__file__).parents[3]
 LINES_EVERY_S = 10.0
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def commit() -> str:
@@ -95,7 +95,7 @@ def _one(seed: int, steps: str | None, settings: Settings, trace: bool) -> None:
 def _tell(result: Result, settings: Settings) -> None:
     report = result.report
     console.print(f"seed {report.seed} ({report.profile}): {report.error}", markup=False)
-    console.print(f"  {replay(report.seed, settings, result.steps)}", markup=False, soft_wrap=True)
+    console.print(f"  {replay(report.seed, settings, result.steps)}", markup=False)
 
 
 def _shown(results: Iterator[Result], total: int) -> Iterator[Result]:

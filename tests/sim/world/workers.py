@@ -77,7 +77,7 @@ class _Worker:
         assert self.seed is not None
         try:
             result: Result = self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self.process.join()
             error = f"died or hung, exit code {self.process.exitcode}; its stacks are above"
             every = plans.spans(range(settings.acts))
