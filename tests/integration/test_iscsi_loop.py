@@ -31,6 +31,12 @@ from volume import reader
 KIB = 1024
 LONG = 64 * KIB
 SOLICITED = {"InitialR2T": "Yes", "ImmediateData": "No", "MaxBurstLength": "32768"}
+LONG_BURSTS = {
+    "InitialR2T": "Yes",
+    "ImmediateData": "No",
+    "MaxBurstLength": "262144",
+    "MaxRecvDataSegmentLength": "262144",
+}
 TEST_UNIT_READY = bytes(6)
 
 
@@ -176,6 +182,39 @@ def test_who_holds_a_reservation_is_served_by_the_loop(server: Server) -> None:
             assert other.answer(other.submit(cdb, data=data, immediate=24)).status == GOOD
         assert sense(write(wire, 0, pattern(BLOCK))) == (6, 0x2A, 0x05)
         assert write(wire, 0, pattern(BLOCK)).status == RESERVATION_CONFLICT
+
+
+@pytest.mark.parametrize("digest", ["None", "CRC32C"])
+def test_long_data_outs_are_written_as_they_were_sent(server: Server, digest: str) -> None:
+    keys = {**LONG_BURSTS, "HeaderDigest": digest}
+    with server.in_loop(keys=keys) as wire:
+        for seed in range(3):
+            data = pattern(SIZE, seed)
+            itts = [
+                wire.submit(
+                    write_10(at, SIZE // 4), data=data[at : at + SIZE // 4], piece=SIZE // 4
+                )
+                for at in range(0, SIZE, SIZE // 4)
+            ]
+            assert {wire.answer(itt).status for itt in itts} == {GOOD}
+            assert read(wire, 0, SIZE).data == data
+        assert server.elsewhere(wire)
+
+
+def test_a_session_may_be_interrupted_in_the_middle_of_a_data_out(server: Server) -> None:
+    data = pattern(SIZE // 4)
+    with server.in_loop(keys=LONG_BURSTS) as wire, server.log_in(2) as other:
+        itt = wire.submit(write_10(0, len(data)), write=len(data))
+        (r2t,) = wire.take()
+        made = wire.data_out(itt, r2t.ttt, 0, data)
+        wire.feed(made[: len(made) // 3])
+        register = struct.pack(">QQ8x", 0, 77)
+        cdb = bytes((0x5F, 0)) + bytes(5) + bytes((0, 24, 0))
+        assert other.answer(other.submit(cdb, data=register, immediate=24)).status == GOOD
+        server.until_here(wire)
+        wire.feed(made[len(made) // 3 :])
+        assert wire.answer(itt).status == GOOD
+        assert read(wire, 0, len(data)).data == data
 
 
 def write_and_check(server: Server, number: int, rounds: int) -> None:
