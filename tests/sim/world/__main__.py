@@ -1,10 +1,11 @@
 """Live worlds from seeds: see scripts/sim."""
 
+import itertools
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,9 @@ def replay(seed: int, settings: Settings, steps: str) -> str:
 def main(
     seeds: Annotated[int, typer.Option(help="How many worlds.")] = 100,
     first: Annotated[int, typer.Option("--from", help="Seed of the first one.")] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(help="As many worlds as begin in that time, instead.")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Processes to run them on.")] = 1,
     acts: Annotated[int, typer.Option(help="Acts in a world's plan.")] = 60,
     profile: Annotated[str | None, typer.Option(help="What goes wrong, instead of drawn.")] = None,
@@ -61,16 +65,23 @@ def main(
     if seed is not None:
         _one(seed, steps, settings, trace)
         return
-    console.print(f"commit {commit()}, seeds {first} to {first + seeds - 1}, {acts} acts each")
-    failures, counts = 0, Counter[str]()
     began = time.monotonic()
-    for result in _shown(workers.run(range(first, first + seeds), settings, jobs), seeds):
+    ends = None if minutes is None else began + 60 * minutes
+    wanted: Iterable[int] = range(first, first + seeds)
+    if ends is not None:
+        wanted = itertools.takewhile(lambda _: time.monotonic() < ends, itertools.count(first))
+    console.print(f"commit {commit()}, seeds from {first} on, {acts} acts each")
+    done, failures, counts = 0, 0, Counter[str]()
+    total = seeds if ends is None else None
+    for result in _shown(workers.run(wanted, settings, jobs), total):
+        done += 1
         counts.update(result.report.counts)
+        counts[f"profile: {result.report.profile}"] += 1
         if result.report.error:
             failures += 1
             _tell(result, settings)
     took_s = time.monotonic() - began
-    console.print(f"{seeds} worlds in {took_s:.1f} s, {seeds / took_s:.2f} a second")
+    console.print(f"{done} worlds in {took_s:.1f} s, {done / took_s:.2f} a second")
     console.print(", ".join(f"{what} {count}" for what, count in sorted(counts.items())))
     console.print(f"{failures} failed" if failures else "every promise was kept")
     raise typer.Exit(1 if failures else 0)
@@ -98,7 +109,7 @@ def _tell(result: Result, settings: Settings) -> None:
     console.print(f"  {replay(report.seed, settings, result.steps)}", markup=False)
 
 
-def _shown(results: Iterator[Result], total: int) -> Iterator[Result]:
+def _shown(results: Iterator[Result], total: int | None) -> Iterator[Result]:
     """The same, with a bar on a terminal and a line now and then elsewhere."""
     if not console.is_terminal:
         shown_at = time.monotonic()
@@ -106,7 +117,7 @@ def _shown(results: Iterator[Result], total: int) -> Iterator[Result]:
             yield result
             if time.monotonic() - shown_at >= LINES_EVERY_S:
                 shown_at = time.monotonic()
-                console.print(f"{count} of {total} worlds")
+                console.print(f"{count} worlds" if total is None else f"{count} of {total} worlds")
         return
     columns = (TextColumn("worlds"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
