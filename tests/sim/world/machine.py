@@ -56,7 +56,8 @@ class _Journal:
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
     """Let nothing of a loop be left to the garbage collector, which comes when it likes."""
-    for task in sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name()):
+    by_number = sorted(asyncio.all_tasks(loop), key=lambda task: int(task.get_name()[5:]))
+    for task in by_number:  # "Task-12"; a set has no order of its own
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         with contextlib.suppress(RuntimeError, Killed):
             task.get_coro().close()

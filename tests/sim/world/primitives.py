@@ -63,9 +63,6 @@ class Lock:
     def locked(self) -> bool:
         return self._holder is not None
 
-    def held_by_me(self) -> bool:
-        return self._holder is threads().current
-
     def take_by_force(self) -> None:
         """A killed thread unwinds out of `wait`: its `with` will release once."""
         self._holder, self._depth = threads().current, 1

@@ -17,7 +17,6 @@ where it would wait while it unwinds.
 import _thread
 import heapq
 import random
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -208,7 +207,3 @@ running: Threads | None = None
 def threads() -> Threads:
     assert running is not None, "no world is running"
     return running
-
-
-def real_thread_count() -> int:
-    return threading.active_count()
