@@ -193,6 +193,8 @@ class Ledger:
                 )
             volume.epoch, volume.epoch_position = epoch, self.position
             volume.seqs.clear()
+        while volume.seqs and volume.seqs[-1][0] >= seq:
+            volume.seqs.pop()  # a crash has lost it, though nothing that was read told so
         volume.seqs.append((seq, self.position))
         if op != WRITE:
             self._ranges.setdefault((number, offset, length), []).append(self.position)

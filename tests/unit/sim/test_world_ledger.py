@@ -28,10 +28,12 @@ class Log:
         self.lsn = 0
         self.image = bytearray(SIZE)
 
-    def record(self, op: int, sector: int, count: int, body: bytes = b"", epoch: int = 1) -> None:
+    def record(
+        self, op: int, sector: int, count: int, body: bytes = b"", epoch: int = 1, seq: int = 0
+    ) -> None:
         self.lsn += 1
         offset, length = sector * SECTOR_SIZE, count * SECTOR_SIZE
-        fields = (MAGIC, 1, op, 0, 1, epoch, self.lsn, 0, offset, length, 1, 0, 0, 0)
+        fields = (MAGIC, 1, op, 0, 1, epoch, self.lsn, seq, offset, length, 1, 0, 0, 0)
         self.ledger.landed(PATH, SEGMENT_HEADER, RECORD.pack(*fields) + body)
 
     def write(self, sector: int, count: int = 1, *, kept: bool = True, ack: bool = True) -> int:
@@ -164,3 +166,14 @@ def test_lost_writes_do_not_come_back_after_a_crash() -> None:
     log.image[:] = after
     with pytest.raises(Violation):
         log.recover(at_least=0)
+
+
+def test_number_that_a_record_has_again_is_that_of_the_newer_one() -> None:
+    """Two writes that undo each other were lost, and no sector tells so."""
+    log = Log()
+    log.record(UNMAP, 0, 1, seq=1)
+    log.record(UNMAP, 0, 1, seq=2)
+    log.ledger.crashed()
+    log.lsn = 0
+    log.record(UNMAP, 3, 1, seq=1)
+    assert log.volume.seqs == [(1, 3)]
