@@ -72,6 +72,8 @@ TARGETS = (
     _python("iscsi-text", "iSCSI initiators: login keys, CHAP", max_length=2048),
     _python("scsi", "SCSI commands and their parameter lists"),
     _python("stream", "streams of versions that are received", max_length=16384),
+    _python("pack", "packs: entries, footers, what crashes leave", max_length=8192),
+    _python("manifest", "manifest nodes and commits, trees of them", max_length=8192),
     _python("api", "the control API: requests over its socket", limit_s=30),
     _python("config", "configuration, sizes, addresses, files of secrets", max_length=2048),
     Target("c-record", "journal: one record, one segment header", max_length=256),
