@@ -54,6 +54,10 @@ class WorldFile(SimFile):
         return NativeFile(self._disk, self._inode, self._read_only)  # type: ignore[arg-type]
 
 
+def _untold(path: str, offset: int, data: bytes) -> None:
+    pass
+
+
 class _AtOnce:
     """Operations inside take no time."""
 
@@ -86,6 +90,12 @@ class WorldDisk(SimDisk):
         self._synced_writes: dict[int, list[tuple[int, int]]] = {}
         super().__init__(image, capacity=capacity)
 
+    def forget_world(self) -> None:
+        """The machine is off for good. What the core holds must not hold the world: the garbage
+        collector cannot look into it, and would keep every world that there was."""
+        self._tap = _untold
+        self._run = Threads("")
+
     def at_once(self) -> _AtOnce:
         return self._at_once
 
@@ -95,7 +105,7 @@ class WorldDisk(SimDisk):
 
     def _enter(self, op: str, path: str, offset: int = 0, length: int = 0) -> Action | None:
         self.operations[op] = self.operations.get(op, 0) + 1
-        if not self._at_once.depth:
+        if not self._at_once.depth and not self._off:
             self._take_time(op)
         return super()._enter(op, path, offset, length)
 

@@ -267,7 +267,6 @@ class Machine:
         if self._meta_items.pop(META_KEY_SEALED, None) is not None:  # blockd doctor --unseal
             self.unsealed += 1
         self.abandon()
-        self.store = None
 
     def abandon(self) -> None:
         """End everything; nothing more is kept."""
@@ -276,6 +275,8 @@ class Machine:
         if self._group is not None:
             self.run.kill(self._group)
             self._group = None
+        self.store = None
+        self.disk.forget_world()
 
     @property
     def sealed(self) -> bool:
