@@ -423,6 +423,8 @@ class Upkeep:
                     raise NoSuchVersion(
                         f"volume {number}", f"seq:{seq}", "the log is damaged there; see the log"
                     )
+            if key in parts.history.points:
+                raise StoreClosing
 
     def _wait_for_round(self, reached: Callable[[], bool], timeout_s: float) -> None:
         """Until `reached()`, or a round has done something or failed, or the time is over. Rounds

@@ -36,7 +36,7 @@ from tests.sim.world.settings import VOLUMES, drawn_options
 from tests.sim.world.stamps import Violation
 from tests.sim.world.threads import Group, SimThread, Threads
 from volume import sites
-from volume.errors import VolumeError
+from volume.errors import StoreClosing, VolumeError
 from volume.model import VolumeInfo
 from volume.store import Store
 
@@ -273,7 +273,7 @@ class World:
             try:
                 operator.act(act.kind, act.index, rng)
                 self.counts[act.kind] += 1
-            except (*GONE, ServerGone, OptionError, RequestError):
+            except (*GONE, ServerGone, OptionError, RequestError, StoreClosing):
                 self.counts["lost answers"] += 1
                 if self.pending is not None:
                     self._mended()

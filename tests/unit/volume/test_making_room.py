@@ -9,7 +9,7 @@ import pytest
 from native import OP_WRITE, Request
 from tests.sim.faults import Fail, Fault
 from tests.sim.store_rig import KIB, StoreRig
-from volume.errors import StoreSealed
+from volume.errors import StoreClosing, StoreSealed
 from volume.upkeep import Upkeep
 
 SIZE = 512 * KIB
@@ -91,6 +91,17 @@ def test_room_is_seen_though_no_round_has_freed_it(rig: StoreRig, destager: Thre
     thread.join(TIMEOUT_S)
     assert not thread.is_alive()
     assert raised == []
+
+
+def test_point_that_is_not_in_chunks_when_the_store_closes_is_no_version_that_is_missing(
+    rig: StoreRig, destager: Threads
+) -> None:
+    rig.tend()
+    rig.store.snapshots.create("s", ["v"])
+    ((number, seq),) = rig.store._history.points
+    destager.stopping = True
+    with pytest.raises(StoreClosing):
+        rig.store.upkeep.settle(number, seq)
 
 
 def test_store_that_is_sealed_will_have_no_room(rig: StoreRig, destager: Threads) -> None:
