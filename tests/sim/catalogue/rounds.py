@@ -81,7 +81,7 @@ def round_of_two_volumes(life: CatalogueLife) -> None:
     life.destage()
 
 
-@add(365, written)
+@add(320, written)
 def round_without_space(life: CatalogueLife) -> None:
     """The first try finds no room in the packs, the second does."""
     life.blocks(0, 2)
