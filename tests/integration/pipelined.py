@@ -30,6 +30,14 @@ class PipelinedClient:
     def __init__(self, address: tuple[str, int], export: str) -> None:
         self._socket = socket.create_connection(address, REPLY_TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self.size, self.flags = self._attach(export)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _attach(self, export: str) -> tuple[int, int]:
+        """Size and transmission flags of the export."""
         greeting = self._receive(18)
         assert greeting[:16] == b"NBDMAGIC" + OPTION_MAGIC
         name = export.encode()
@@ -39,7 +47,8 @@ class PipelinedClient:
             + struct.pack(">II", OPT_EXPORT_NAME, len(name))
             + name
         )
-        self.size, self.flags = struct.unpack(">QH", self._receive(10))
+        size, flags = struct.unpack(">QH", self._receive(10))
+        return size, flags
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 
 import native
+from tests.integration import test_kill_journal as journal
+from tests.integration import test_kill_upkeep as upkeep
+from tests.integration import test_kill_versions as versions
+from tests.storm.points import WAYS
 from volume import sites
 from volume.sites import FAIL_POINTS, RARE_SITES
 
@@ -165,3 +169,10 @@ def test_all_names_can_be_listed() -> None:
     )
     listed = {line.split()[1] for line in done.stdout.splitlines()}
     assert listed == {*FAIL_POINTS, *RARE_SITES}
+
+
+def test_the_storm_knows_a_way_to_each_fail_point() -> None:
+    prefixes = [*journal.PREFIXES, *versions.PREFIXES, *upkeep.PREFIXES]
+    assert set(WAYS) == set(FAIL_POINTS)
+    for name in FAIL_POINTS:
+        assert sum(name.startswith(prefix) for prefix in prefixes) == 1, name
