@@ -6,7 +6,9 @@ version, whose map was replayed from the log: old bytes where the map has none, 
 What of both cannot be read any more must not hold up everything else for ever. So a chunk that is
 written in part is put together from what can be read, in pages of 4 KiB; pages that are damaged,
 and not written as a whole, are stored as lost (KIND_DAMAGED): an I/O error until they are written
-again, never zeros, never old data. Damaged manifest nodes are not gone round: the build fails.
+again, never zeros, never old data. A disk may fail a read and do the next: pages are given up only
+when they could not be read for a while (`Doubts`), and until then the build fails. Damaged manifest
+nodes are not gone round at all.
 """
 
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 
 from native import PLACE_DATA, PLACE_REFER, ReadFault, VolumeCore
 from volume.chunks import ChunkStore
+from volume.disk import Clock
 from volume.errors import CorruptData, StoreClosing
 from volume.layout import FAN_OUT, PAGE_SIZE, ZERO_ID, ChunkId
 from volume.manifest import Manifests, height_for
@@ -65,9 +68,32 @@ class Built:
     lost: tuple[Lost, ...] = ()
 
 
+class Doubts:
+    """Pages that could not be read, and since when."""
+
+    def __init__(self, clock: Clock, patience_s: float) -> None:
+        self._clock = clock
+        self._patience_s = patience_s
+        self._since: dict[str, dict[int, float]] = {}
+
+    def settle(self, name: str, lost: list[Lost]) -> None:
+        """These could not be read of volume `name` this time. CorruptData unless that has been so
+        for long enough."""
+        now = self._clock.monotonic()
+        before = self._since.get(name, {})
+        since = {each.offset: before.get(each.offset, now) for each in lost}
+        self._since[name] = since
+        for each in lost:
+            if now - since[each.offset] < self._patience_s:
+                raise CorruptData(
+                    f"volume {name}: {each.length} bytes at {each.offset} cannot be read, and are "
+                    f"given up when that stays so for {self._patience_s:g} s: {each.why}"
+                )
+
+
 class TreeBuilder:
-    """Builds trees. On the destager's thread. Errors: those of `ChunkStore`, CorruptData only of
-    manifest nodes; what is damaged of the data is in `Built.lost`."""
+    """Builds trees. On the destager's thread. Errors: those of `ChunkStore`, CorruptData of nodes
+    and of what may be read yet; what is lost of the data is in `Built.lost`."""
 
     def __init__(
         self,
@@ -76,11 +102,14 @@ class TreeBuilder:
         resolver: ChunkResolver,
         should_stop: Callable[[], bool] = lambda: False,
         rest: Callable[[], None] = lambda: None,
+        *,
+        doubts: Doubts,
     ) -> None:
         """`should_stop()`: the store is closing; what was built is built again at the next start.
         Raises StoreClosing then. `rest()` is called between pieces of about a megabyte."""
         self._should_stop = should_stop
         self._rest = rest
+        self._doubts = doubts
         self._chunks = chunks
         self._manifests = manifests
         self._resolver = resolver
@@ -105,6 +134,7 @@ class TreeBuilder:
                 self._build_run(given, first, kept, changes, lost)
             zeroed.append((kept, min(stop, FAN_OUT**height)))
             touched += max(0, min(stop, end) - first)
+        self._doubts.settle(given.name, lost)
         zeroed.extend(
             (index, index + 1) for index, chunk_id in changes.items() if chunk_id == ZERO_ID
         )

@@ -51,6 +51,9 @@ class StoreOptions:
     """What nothing reaches is removed when it has been so for this long."""
     scrub_interval_s: float = 14 * 24 * 3600.0
     """Every stored byte is read and verified once in this time."""
+    damage_patience_s: float = 30.0
+    """What cannot be read while a written chunk is put together is given up as lost when that has
+    been so for this long: a disk may fail a read now and then. Until then rounds are repeated."""
     read_threads: int = 4
     """Threads for reads that have to wait for the disk."""
     compression: str = codecs.CODEC_NAMES[codecs.DEFAULT_CODEC]

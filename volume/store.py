@@ -25,7 +25,7 @@ from pathlib import Path
 from native import Journal, PlaceTable
 from volume import codecs, retention
 from volume.backlog import WriteBacklog
-from volume.builder import TreeBuilder
+from volume.builder import Doubts, TreeBuilder
 from volume.catalog import Catalog, Machinery
 from volume.changes import Changes, ChangeTracker, Look
 from volume.checkpoint import Checkpoint, first_checkpoint
@@ -230,6 +230,7 @@ class Store:
                 *(self._chunks, self._manifests, resolver),
                 should_stop=lambda: self.upkeep.stopping,
                 rest=lambda: self.upkeep.rest(),
+                doubts=Doubts(clock, options.damage_patience_s),
             ),
             resolver,
             meta,

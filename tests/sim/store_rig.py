@@ -50,6 +50,7 @@ SMALL = StoreOptions(
     window_s=0,
     history_keep="",
     gc_condemn_s=0.0,
+    damage_patience_s=0.0,
 )
 
 

@@ -42,6 +42,7 @@ OPTIONS = StoreOptions(
     destage_idle_s=3600.0,
     gc_interval_s=3600.0,
     compression="none",
+    damage_patience_s=0.0,
 )
 
 

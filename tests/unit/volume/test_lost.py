@@ -298,3 +298,23 @@ def test_a_damaged_node_holds_up_rounds_until_its_volume_is_restored_or_deleted(
         life.write(1, chunk(5))
         life.destage()
         life.check()
+
+
+def test_what_can_be_read_again_is_not_lost() -> None:
+    """A disk fails a few reads and then goes on: nothing is given up before it has been so for a
+    while, and what was stored is still there."""
+    patient = replace(ROOMY, damage_patience_s=30.0)
+    rig = StoreRig(options=patient)
+    rig.store.create_volume("a", CHUNK, block_size=512, chunk_size=CHUNK)
+    old = chunk(1, CHUNK)
+    rig.fill("a", 0, old)
+    rig.settle()
+    rig = rig.killed(patient)  # nothing of it is in memory
+    new = chunk(2, 512)
+    rig.fill("a", 0, new)
+    rig.disk.faults.add(Fault("pread", Fail(errno.EIO), "packs/*", nth=2, count=3))
+    with pytest.raises(CorruptData, match="given up when that stays so for 30 s"):
+        rig.store.destage()
+    rig.disk.faults.clear()
+    assert rig.store.destage()
+    assert rig.read("a", 0, CHUNK) == new + old[512:]
