@@ -128,7 +128,7 @@ class Rare:
 
 RARE_SITES: Mapping[str, Rare] = {
     "journal.rotate-early": Rare("a segment ends long before it is full", 0.002),
-    "journal.no-segment": Rare("no segment is ready: writes wait", 0.05),
+    "journal.no-segment": Rare("no segment is ready: writes wait", 0.3),
     "file.short-read": Rare("preadv returns half of what was asked for", 0.05),
     "file.short-write": Rare("pwritev takes half of the buffers", 0.05),
     "file.would-wait": Rare("a read that must not wait for the disk would", 0.2),
@@ -136,7 +136,7 @@ RARE_SITES: Mapping[str, Rare] = {
     "table.forget": Rare("places of chunks are forgotten at once", 0.05),
     "disk.short-read": Rare("pread returns half of what was asked for", 0.05),
     "disk.short-write": Rare("pwrite takes half of the buffer", 0.05),
-    "ack.delayed": Rare("a group commit is answered later than the next one begins", 0.05),
+    "ack.delayed": Rare("a group commit is answered later than the next one begins", 0.2),
     "backlog.delayed": Rare(
         "finished writes are reported as if the journal were nearly full", 0.02
     ),
@@ -147,9 +147,9 @@ RARE_SITES: Mapping[str, Rare] = {
     "destage.fails": Rare("a round runs out of space, and is done again", 0.05),
     "destage.due": Rare("a round begins at once", 0.05),
     "gc.yields": Rare("gc stops after each item, and lets others run", 0.3),
-    "gc.due": Rare("gc runs at once", 0.02),
+    "gc.due": Rare("gc runs at once", 0.1),
     "version.closed": Rare("a version that nobody reads is closed at once", 0.3),
-    "receive.batch": Rare("a batch of a stream is stored long before it is full", 0.05),
+    "receive.batch": Rare("a batch of a stream is stored long before it is full", 0.3),
     "socket.short-read": Rare("a socket gives a few bytes at a time", 0.02),
 }
 """Name -> what happens, and how often. Those of the core are armed there."""

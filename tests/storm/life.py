@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from blockd.api.client import ApiError, Client
 from blockd.iscsi.targets import IQN_PREFIX
 from blockd.scsi.reservations import REGISTER_AND_IGNORE
+from blockd.scsi.task import BUSY
 from tests import pr_client
 from tests import scsi_cdbs as cdbs
 from tests.daemon import Daemon
@@ -198,7 +199,8 @@ class Life:
                 register(server, new)
 
     def copies(self, server: Daemon) -> None:
-        """Copy within a unit by EXTENDED COPY: whole chunks, which are shared."""
+        """Copy within a unit by EXTENDED COPY: whole chunks, which are shared. Then replace a
+        block of it, if nobody else has."""
         state = self.model.state(UNIT)
         to = self.rng.randrange(1, QUIET_BYTES // PIECE) * PIECE
         self._write(server, UNIT, 0, self.rng.randbytes(PIECE))
@@ -206,6 +208,9 @@ class Life:
         after = state[:to] + state[:PIECE] + state[to + PIECE :]
         with self._writing(server), self.model.changing({UNIT: after}):
             copy(server, 0, to, PIECE)
+        block = self.rng.randbytes(SECTOR)
+        with self.model.changing({UNIT: block + after[SECTOR:]}):
+            compare_and_write(server, after[:SECTOR], block)
 
     def waits(self, server: Daemon) -> None:
         """Let the daemon's own threads work."""
@@ -299,6 +304,8 @@ def asked(wire: Wire, cdb: bytes, **options: object) -> bytes:
         [answer] = wire.ask(cdb, **options)
         if answer.bhs[3] == 0:
             return answer.data
+        if answer.bhs[3] == BUSY:  # others wrote each time that it was tried
+            continue
         key = answer.data[4] & 0xF
         if key != 6:
             raise Mismatch(f"command {cdb.hex()} failed: {answer}")
@@ -315,6 +322,13 @@ def registered(server: Daemon) -> bytes | None:
     """The keys that are registered with UNIT."""
     with session(server) as wire:
         return asked(wire, pr_client.in_cdb(0, 1024), read=1024)[8:] or None
+
+
+def compare_and_write(server: Daemon, expected: bytes, block: bytes) -> None:
+    """Replace the first block of UNIT, which has what is expected."""
+    with session(server) as wire:
+        data = expected + block
+        asked(wire, cdbs.compare_and_write(0, 1), write=len(data), data=data)
 
 
 def copy(server: Daemon, source: int, to: int, length: int) -> None:

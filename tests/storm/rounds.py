@@ -20,7 +20,7 @@ from pathlib import Path
 from blockd import doctor
 from blockd.config import load_config
 from tests.daemon import CLI_S, Daemon
-from tests.storm.life import HEALED, QUIET_BYTES, Life
+from tests.storm.life import HEALED, QUIET_BYTES, Life, Scene
 from tests.storm.points import REPAIR, START, STOP, WAYS, Way
 from tests.storm.writer import Mismatch
 from volume import sites
@@ -94,6 +94,12 @@ class Storm:
         self.life.damaged.clear()
         self._examine()
         print(f"{point}: killed there; acknowledged {self.life.writer.acknowledged} commands")
+
+    def live(self, *scenes: Scene) -> None:
+        """One life without an armed point, scene by scene, ended by kill -9."""
+        if not self._founded:
+            self.found()
+        self._alone(lambda server: [scene(self.life, server) for scene in scenes])
 
     def verify(self) -> None:
         """A daemon that is left alone: everything is there, and sound; it closes, the index is
@@ -196,7 +202,7 @@ class Storm:
         environ = {**self._rare, **report, **environ}
         return Daemon(self.data, ("--iscsi", "127.0.0.1:0"), environ=environ)
 
-    def _alone(self, work: Callable[[Daemon], None], *, seal: bool = False) -> None:
+    def _alone(self, work: Callable[[Daemon], object], *, seal: bool = False) -> None:
         """A life without an armed point, ended by kill -9; `seal`: as it should end, so that all
         packs have their footers."""
         server = self._daemon({})
