@@ -7,8 +7,7 @@ always        it opens, and is not sealed; all volumes are the state at one posi
 every 6th     its recovery is cut off as well, at points and with survivors drawn by the state:
               the next recovery shows the same
 every 8th     it goes on: versions open, writes are taken, a destage round, a whole gc, a whole
-              scrub that finds nothing, kill -9, and all is there (I4, I9); nothing is left of
-              receives but what is listed
+              scrub that finds nothing, kill -9, and all is there (I4, I9)
 """
 
 import random
