@@ -11,18 +11,15 @@ one is asked for after a long time of plain writes, has little left to wait for.
 import errno
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from native import Journal, Request
 from volume.scheduler import Scheduler
-from volume.sites import rare
 
 log = logging.getLogger(__name__)
 
 BEHIND_BUSY_S = 0.005  # between two looks at what the disk could begin to write
 BEHIND_IDLE_S = 0.1
-RARE_DELAY_S = 0.02  # of answers, for a test rig
 
 Done = Callable[[list[Request]], None]
 
@@ -66,8 +63,6 @@ class Flusher:
         except OSError as failure:
             error = errno.EIO
             self._on_failure(failure)
-        if rare("ack.delayed"):
-            time.sleep(RARE_DELAY_S)
         self._scheduler.post(lambda: _finish(group, error))
 
     def stop(self) -> None:

@@ -144,7 +144,7 @@ RARE_SITES: Mapping[str, Rare] = {
     "kv.map-full": Rare("the LMDB map is full and has to grow", 0.01),
     "kv.release": Rare("LMDB's pages are let go of under its readers", 0.02),
     "nodes.forget": Rare("no manifest node is in the cache", 0.02),
-    "destage.fails": Rare("a round runs out of space, and is done again", 0.05),
+    "destage.fails": Rare("a round fails after its chunks, and is done again", 0.05),
     "destage.due": Rare("a round begins at once", 0.05),
     "gc.yields": Rare("gc stops after each item, and lets others run", 0.3),
     "gc.due": Rare("gc runs at once", 0.1),

@@ -3,8 +3,12 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "loop.h"
+#include "sites.h"
+
+enum { RARE_DELAY_US = 20000 }; /* of answers, for a test rig */
 
 struct queue {
     pthread_mutex_t lock;
@@ -98,6 +102,8 @@ static void *run_syncs(void *argument)
                 uint64_t lsn;
                 status = bd_journal_sync(journal, &lsn);
                 synced = journal;
+                if (bd_site_fires(BD_SITE_ACK_DELAYED))
+                    usleep(RARE_DELAY_US);
             }
             job->status = status;
             end_job(job);

@@ -28,6 +28,7 @@
     SITE(SHORT_READ, RARE, "file.short-read")                                                      \
     SITE(SHORT_WRITE, RARE, "file.short-write")                                                    \
     SITE(WOULD_WAIT, RARE, "file.would-wait")                                                      \
+    SITE(ACK_DELAYED, RARE, "ack.delayed")                                                         \
     SITE(CONFLICT, RARE, "batch.conflict")                                                         \
     SITE(TABLE_FORGETS, RARE, "table.forget")                                                      \
     SITE(NOT_WRITTEN, RULE, "journal.ack-unwritten")                                               \
