@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from volume import layout
-from volume.framing import corrupt_value, framed, unframed
+from volume.framing import corrupt_value, framed, text, unframed, unpacked, unpacked_key
 from volume.laterkv import LaterKeyValue
 from volume.layout import ZERO_ID, ChunkId
 
@@ -137,7 +137,7 @@ class History:
             self._names.add(row.number, row.name)
             self._count(row.number, 1)
         self.points: set[tuple[int, int]] = {
-            layout.META_VERSION_KEY.unpack(key[len(layout.META_PREFIX_POINT) :])
+            _version_of(layout.META_PREFIX_POINT, key)
             for key, _ in kv.items(layout.META_PREFIX_POINT)
         }
         """(volume number, seq) of every point: work for the next round. Any thread may add to it
@@ -298,6 +298,8 @@ class History:
         """The newest round that is not after that time."""
         lsn = _LAST_SEQ
         while (row := self.round_before(lsn)) is not None and row.time_ns > time_ns:
+            if row.lsn == 0:
+                return None
             lsn = row.lsn - 1
         return row
 
@@ -327,7 +329,8 @@ class History:
         for key, value in self._kv.items(layout.META_PREFIX_SETTINGS):
             settings = _settings(key, value)
             if settings.schedule_s:
-                yield _U32.unpack(key[len(layout.META_PREFIX_SETTINGS) :])[0], settings
+                (number,) = unpacked_key(_U32, layout.META_PREFIX_SETTINGS, key)
+                yield number, settings
 
     def defaults(self) -> Settings:
         return replace(self._defaults)
@@ -350,7 +353,7 @@ class History:
         """All states whose name starts with `prefix`."""
         start = len(layout.META_PREFIX_STATE)
         for key, value in self._kv.items(layout.META_PREFIX_STATE + prefix.encode()):
-            yield key[start:].decode(), unframed(key, value)
+            yield text(key, key[start:]), unframed(key, value)
 
     # -- a volume as a whole
 
@@ -474,24 +477,26 @@ def _version_value(row: VersionRow) -> bytes:
 
 
 def _version_row(prefix: bytes, key: bytes, value: bytes) -> VersionRow:
-    body = unframed(key, value)
-    if len(body) != layout.META_VERSION_ROW.size:
-        corrupt_value("meta", key, f"is {len(body)} bytes long")
-    number, seq = layout.META_VERSION_KEY.unpack(key[len(prefix) :])
-    epoch, lsn, time_ns, commit, root, height, size, changed = layout.META_VERSION_ROW.unpack(body)
+    epoch, lsn, time_ns, commit, root, height, size, changed = unpacked(
+        layout.META_VERSION_ROW, key, unframed(key, value)
+    )
+    number, seq = _version_of(prefix, key)
     return VersionRow(number, seq, epoch, lsn, time_ns, size, changed, commit, root, height)
 
 
+def _version_of(prefix: bytes, key: bytes) -> tuple[int, int]:
+    """The volume number and seq that the key of a version row or a point says."""
+    number, seq = unpacked_key(layout.META_VERSION_KEY, prefix, key)
+    return number, seq
+
+
 def _snapshot_row(key: bytes, value: bytes) -> SnapshotRow:
-    body = unframed(key, value)
-    if len(body) != layout.META_SNAPSHOT_ROW.size:
-        corrupt_value("meta", key, f"is {len(body)} bytes long")
-    start = len(layout.META_PREFIX_SNAPSHOT)
-    (number,) = _U32.unpack(key[start : start + _U32.size])
-    seq, created_ns, flags = layout.META_SNAPSHOT_ROW.unpack(body)
+    seq, created_ns, flags = unpacked(layout.META_SNAPSHOT_ROW, key, unframed(key, value))
+    name_at = len(layout.META_PREFIX_SNAPSHOT) + _U32.size
+    (number,) = unpacked_key(_U32, layout.META_PREFIX_SNAPSHOT, key[:name_at])
     return SnapshotRow(
         number,
-        key[start + _U32.size :].decode(),
+        text(key, key[name_at:]),
         seq,
         created_ns,
         bool(flags & layout.SNAPSHOT_PINNED),
@@ -501,19 +506,14 @@ def _snapshot_row(key: bytes, value: bytes) -> SnapshotRow:
 
 def _created_ns(item: tuple[bytes, bytes]) -> int:
     """Of a snapshot's row."""
-    body = unframed(*item)
-    if len(body) != layout.META_SNAPSHOT_ROW.size:
-        corrupt_value("meta", item[0], f"is {len(body)} bytes long")
-    created_ns: int = layout.META_SNAPSHOT_ROW.unpack(body)[1]
+    created_ns: int = unpacked(layout.META_SNAPSHOT_ROW, item[0], unframed(*item))[1]
     return created_ns
 
 
 def _round_row(key: bytes, value: bytes) -> RoundRow:
-    body = unframed(key, value)
-    if len(body) != layout.META_ROUND_ROW.size:
-        corrupt_value("meta", key, f"is {len(body)} bytes long")
-    (lsn,) = layout.META_ROUND_KEY.unpack(key[len(layout.META_PREFIX_ROUND) :])
-    return RoundRow(lsn, *layout.META_ROUND_ROW.unpack(body))
+    fields = unpacked(layout.META_ROUND_ROW, key, unframed(key, value))
+    (lsn,) = unpacked_key(layout.META_ROUND_KEY, layout.META_PREFIX_ROUND, key)
+    return RoundRow(lsn, *fields)
 
 
 def _settings(key: bytes, value: bytes) -> Settings:
@@ -527,9 +527,9 @@ def _settings(key: bytes, value: bytes) -> Settings:
     texts = body[fixed.size :]
     return Settings(
         window_s,
-        texts[:keep_length].decode(),
+        text(key, texts[:keep_length]),
         codec,
         schedule_s,
-        texts[keep_length:].decode(),
+        text(key, texts[keep_length:]),
         next_ns,
     )

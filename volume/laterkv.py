@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 
 from volume import layout
-from volume.framing import framed, unframed
+from volume.framing import framed, unframed, unpacked
 from volume.kv import KeyValue
 from volume.sites import fail_point
 
@@ -39,11 +39,9 @@ class LaterKeyValue:
     @property
     def points_lsn(self) -> int:
         """Up to there POINT records of the journal are in the store."""
-        value = self._base.get(layout.META_KEY_POINTS_LSN)
-        if value is None:
-            return 0
-        (lsn,) = layout.META_U64.unpack(unframed(layout.META_KEY_POINTS_LSN, value))
-        return int(lsn)
+        key = layout.META_KEY_POINTS_LSN
+        value = self._base.get(key)
+        return 0 if value is None else int(unpacked(layout.META_U64, key, unframed(key, value))[0])
 
     def put_later(self, items: Mapping[bytes, bytes], lsn: int) -> None:
         """Set `items`, which the POINT record `lsn` of the journal tells of. Never waits."""

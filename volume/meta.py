@@ -19,6 +19,7 @@ cleanly, or if the machine has not booted since.
 Threads: every method may be called from any thread.
 """
 
+import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from dataclasses import dataclass, replace
 from volume import layout
 from volume.disk import Clock
 from volume.errors import NoSuchVolume, UnknownFormat, VolumeExists
-from volume.framing import corrupt_value, framed, unframed
+from volume.framing import corrupt_value, framed, text, unframed, unpacked
 from volume.kv import KeyValue
 from volume.layout import ZERO_ID, ChunkId
 from volume.refs import check_volume_name
@@ -78,10 +79,11 @@ class Meta:
             )
             kv.update({layout.META_KEY_STORE: framed(store)})
         self.uuid, self.created_ns = self._load_store()
-        epoch = self._value(layout.META_KEY_NODE_EPOCH)
-        self.node_epoch: int = layout.META_U64.unpack(epoch)[0] if epoch else 0
+        self.node_epoch: int = self._integer(layout.META_KEY_NODE_EPOCH, layout.META_U64, 0)
         sealed = self._value(layout.META_KEY_SEALED)
-        self.sealed_reason: str | None = None if sealed is None else sealed.decode()
+        self.sealed_reason: str | None = (
+            None if sealed is None else text(layout.META_KEY_SEALED, sealed, path)
+        )
         self.checkpoint: bytes | None = self._value(layout.META_KEY_CHECKPOINT)
         self._volumes = self._load_volumes()
         self._numbers = {record.name: record.number for record in self._volumes.values()}
@@ -269,8 +271,7 @@ class Meta:
         return number
 
     def _next_number(self) -> int:
-        value = self._value(layout.META_KEY_NEXT_VOLUME)
-        return int(layout.META_U32.unpack(value)[0]) if value else 1
+        return self._integer(layout.META_KEY_NEXT_VOLUME, layout.META_U32, 1)
 
     def _store(
         self,
@@ -289,6 +290,11 @@ class Meta:
     def _value(self, key: bytes) -> bytes | None:
         value = self._kv.get(key)
         return None if value is None else unframed(key, value, self._path)
+
+    def _integer(self, key: bytes, fields: struct.Struct, default: int) -> int:
+        """What the only field of a value says; `default` when there is no such value."""
+        value = self._value(key)
+        return default if value is None else int(unpacked(fields, key, value, self._path)[0])
 
     def _load_store(self) -> tuple[bytes, int]:
         value = self._value(layout.META_KEY_STORE)
@@ -315,7 +321,7 @@ class Meta:
         )
         if len(body) != fixed.size + name_length or key != _volume_key(number):
             corrupt_value(self._path, key, "does not fit its key or its length")
-        name = body[fixed.size :].decode()
+        name = text(key, body[fixed.size :], self._path)
         return VolumeRecord(
             number, uuid, name, size, block_size, chunk_size, created_ns, epoch, Head(*head)
         )

@@ -22,7 +22,7 @@ from blockd.iscsi.login import is_name
 from blockd.iscsi.targets import Access, Credentials, normalised
 from blockd.registry.errors import InvalidTarget, LunTaken, NoSuchEntry, NoSuchLun
 from blockd.scsi.target import MAX_LUN
-from volume.errors import UnknownFormat
+from volume.errors import CorruptData, UnknownFormat
 
 PREFIX: Final = "iscsi/target/"
 VERSION: Final = 1
@@ -87,7 +87,7 @@ class StoredTarget:
 
 
 def decode(key: str, value: bytes) -> StoredTarget:
-    """What `StoredTarget.encode` made. UnknownFormat."""
+    """What `StoredTarget.encode` made. CorruptData; UnknownFormat: a newer server's."""
     name = key.removeprefix(PREFIX)
     try:
         fields = json.loads(value)
@@ -95,17 +95,20 @@ def decode(key: str, value: bytes) -> StoredTarget:
             raise UnknownFormat("meta", f"target {name} has version {fields['version']}")
         return StoredTarget(
             name=name,
-            alias=fields["alias"],
-            redirect=fields["redirect"],
-            luns=tuple(StoredLun(**each) for each in fields["luns"]),
-            next_lun=fields["next_lun"],
-            initiators=tuple(fields["initiators"]),
-            addresses=tuple(fields["addresses"]),
-            chap=tuple(_credentials(each) for each in fields["chap"]),
-            mutual=fields["mutual"] and _credentials(fields["mutual"]),
+            alias=_text(fields["alias"]),
+            redirect=None if fields["redirect"] is None else _text(fields["redirect"]),
+            luns=tuple(_lun(each) for each in _list(fields["luns"])),
+            next_lun=_number(fields["next_lun"], MAX_LUN + 1),
+            initiators=tuple(_text(each) for each in _list(fields["initiators"])),
+            addresses=tuple(_text(each) for each in _list(fields["addresses"])),
+            chap=tuple(_credentials(each) for each in _list(fields["chap"])),
+            mutual=None if fields["mutual"] is None else _credentials(fields["mutual"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UnknownFormat("meta", f"target {name} cannot be read: {error!r}") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CorruptData(
+            f"meta: target {name} cannot be read: {type(error).__name__}: {error}; "
+            "restore meta from a copy"
+        ) from error
 
 
 def _encoded(credentials: Credentials) -> dict[str, str]:
@@ -113,7 +116,37 @@ def _encoded(credentials: Credentials) -> dict[str, str]:
 
 
 def _credentials(fields: dict[str, Any]) -> Credentials:
-    return Credentials(fields["user"], bytes.fromhex(fields["secret"]))
+    return Credentials(_text(fields["user"]), bytes.fromhex(fields["secret"]))
+
+
+def _lun(fields: dict[str, Any]) -> StoredLun:
+    unit = StoredLun(**fields)
+    _number(unit.lun, MAX_LUN)
+    _text(unit.volume)
+    _text(unit.ref)
+    return unit
+
+
+# JSON says nothing of types. Errors tell a type and no value: that may be a secret.
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text expected, not {type(value).__name__}")
+    value.encode()  # ValueError: half a surrogate pair
+    return value
+
+
+def _number(value: object, highest: int) -> int:
+    if type(value) is not int or not 0 <= value <= highest:  # True is an int as well
+        raise ValueError(f"a number from 0 to {highest} expected")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list expected, not {type(value).__name__}")
+    return value
 
 
 # -- changes

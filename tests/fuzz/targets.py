@@ -74,6 +74,7 @@ TARGETS = (
     _python("stream", "streams of versions that are received", max_length=16384),
     _python("pack", "packs: entries, footers, what crashes leave", max_length=8192),
     _python("manifest", "manifest nodes and commits, trees of them", max_length=8192),
+    _python("meta", "rows of meta/ and index/: history, volumes, targets, reservations"),
     _python("api", "the control API: requests over its socket", limit_s=30),
     _python("config", "configuration, sizes, addresses, files of secrets", max_length=2048),
     Target("c-record", "journal: one record, one segment header", max_length=256),

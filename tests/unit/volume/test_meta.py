@@ -4,8 +4,15 @@ import pytest
 
 from tests.sim.simclock import SimClock
 from volume.errors import CorruptData, InvalidName, NoSuchVolume, UnknownFormat, VolumeExists
+from volume.framing import framed
 from volume.kv import MemoryKeyValue
-from volume.layout import META_CRC, META_KEY_NODE_EPOCH, ZERO_ID
+from volume.layout import (
+    META_CRC,
+    META_KEY_NEXT_VOLUME,
+    META_KEY_NODE_EPOCH,
+    META_KEY_SEALED,
+    ZERO_ID,
+)
 from volume.meta import Head, Meta, VolumeRecord
 from volume.refs import check_volume_name
 
@@ -192,6 +199,43 @@ def test_a_value_of_a_newer_version_is_refused(kv: MemoryKeyValue, meta: Meta) -
     body = b"\x02" + bytes(8)
     kv.update({META_KEY_NODE_EPOCH: body + META_CRC.pack(crc32c(body))})
     with pytest.raises(UnknownFormat, match="version 2"):
+        again(kv)
+
+
+@pytest.mark.parametrize(
+    ("key", "body"),
+    [
+        (META_KEY_NODE_EPOCH, b""),
+        (META_KEY_NODE_EPOCH, bytes(7)),
+        (META_KEY_NODE_EPOCH, bytes(9)),
+        (META_KEY_SEALED, b"sync failed: \xff"),
+    ],
+)
+def test_a_value_of_a_wrong_form_is_damage(
+    kv: MemoryKeyValue, meta: Meta, key: bytes, body: bytes
+) -> None:
+    kv.update({key: framed(body)})
+    with pytest.raises(CorruptData, match=rf"meta: value of b'{key.decode()}' .*; restore meta"):
+        again(kv)
+
+
+@pytest.mark.parametrize("body", [b"", bytes(3), bytes(8)])
+def test_a_next_volume_of_a_wrong_length_is_damage(
+    kv: MemoryKeyValue, meta: Meta, body: bytes
+) -> None:
+    kv.update({META_KEY_NEXT_VOLUME: framed(body)})
+    with pytest.raises(CorruptData, match=r"b'next-volume' is \d bytes long"):
+        create(meta, "a")
+    assert meta.volumes() == []
+
+
+def test_a_volume_whose_name_is_no_text_is_damage(kv: MemoryKeyValue, meta: Meta) -> None:
+    create(meta, "name")
+    key = b"v/\0\0\0\1"
+    value = kv.get(key)
+    assert value is not None
+    kv.update({key: framed(value[1:-4].replace(b"name", b"n\xffme"))})
+    with pytest.raises(CorruptData, match="not UTF-8; restore meta"):
         again(kv)
 
 

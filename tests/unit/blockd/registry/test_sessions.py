@@ -18,7 +18,7 @@ from tests import scsi_cdbs as cdbs
 from tests.fake_store import FakeStore
 from tests.fakes import MemoryDevice
 from tests.iscsi_initiator import Initiator
-from volume.errors import UnknownFormat
+from volume.errors import CorruptData, UnknownFormat
 
 DB = IQN_PREFIX + "db"
 BLOCK = 512
@@ -231,9 +231,16 @@ def test_a_deleted_target_ends_its_sessions_when_it_must() -> None:
     assert home.device("vm1").clients == []
 
 
-@pytest.mark.parametrize("row", [b"", b"[]", b"{}", b'{"version": 2}', b'{"version": 1}'])
+@pytest.mark.parametrize("row", [b"", b"[]", b"{}", b'{"version": 1}', b"[" * 100_000])
 def test_a_target_that_cannot_be_read_stops_the_start(row: bytes) -> None:
     home = Home()
     home.store.states["iscsi/target/" + DB] = row
+    with pytest.raises(CorruptData, match=DB):
+        home.open()
+
+
+def test_a_target_of_a_newer_server_stops_the_start() -> None:
+    home = Home()
+    home.store.states["iscsi/target/" + DB] = b'{"version": 2}'
     with pytest.raises(UnknownFormat, match=DB):
         home.open()

@@ -17,7 +17,7 @@ from blockd.registry.errors import (
     TargetError,
 )
 from blockd.registry.stored import StoredLun, StoredTarget
-from volume.errors import UnknownFormat
+from volume.errors import CorruptData, UnknownFormat
 
 NAME = "iqn.2026-11.io.blockd:db"
 UUID = "11" * 16
@@ -66,8 +66,53 @@ def test_what_a_newer_server_has_kept_is_refused() -> None:
 def test_what_is_damaged_names_its_target(gone: str) -> None:
     fields = json.loads(target().encode())
     del fields[gone]
-    with pytest.raises(UnknownFormat, match=NAME):
+    with pytest.raises(CorruptData, match=rf"target {NAME} .*'{gone}'; restore meta from a copy"):
         stored.decode(target().key, json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alias", None),
+        ("alias", "\ud800"),
+        ("redirect", 1),
+        ("luns", {}),
+        ("luns", [{"lun": 1}]),
+        ("luns", [{"lun": "1", "volume": UUID, "ref": ""}]),
+        ("luns", [{"lun": -1, "volume": UUID, "ref": ""}]),
+        ("luns", [{"lun": 1, "volume": 1, "ref": ""}]),
+        ("luns", [{"lun": 1, "volume": UUID, "ref": None}]),
+        ("luns", [{"lun": 1, "volume": UUID, "ref": "", "more": 1}]),
+        ("next_lun", True),
+        ("next_lun", 1.5),
+        ("initiators", "iqn.2026-11.io.blockd:all"),
+        ("addresses", [1]),
+        ("chap", [{"user": 1, "secret": ""}]),
+        ("chap", ["user"]),
+        ("mutual", []),
+        ("mutual", {"user": "a", "secret": 1}),
+    ],
+)
+def test_a_field_of_another_type_is_damage(field: str, value: object) -> None:
+    fields = json.loads(target().encode()) | {field: value}
+    with pytest.raises(CorruptData, match=NAME):
+        stored.decode(target().key, json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"1", b"\xff", b"[" * 100_000, b'{"a":' * 100_000])
+def test_what_is_no_object_is_damage(data: bytes) -> None:
+    with pytest.raises(CorruptData, match=NAME):
+        stored.decode(target().key, data)
+
+
+def test_damage_is_told_without_the_secrets_beside_it() -> None:
+    value = stored.with_chap(target(), "user", SECRET, mutual=False)
+    data = value.encode()
+    for damaged in (data.replace(b'"alias": "', b'"alias": "\xff'), data[:-1]):
+        assert SECRET.hex().encode() in damaged
+        with pytest.raises(CorruptData) as told:
+            stored.decode(value.key, damaged)
+        assert SECRET.hex() not in str(told.value)
 
 
 def test_names_are_kept_without_regard_to_case() -> None:
