@@ -451,8 +451,9 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         assert served is not None
         self._loop_done = not served.was_asked
         self._handed_back(served)
-        if self._write_paused:
-            self.resume_writing()
+        self._write_paused = False  # of the loop's output; the transport says so itself again
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
         if self._lost or served.was_cut:
             if not self._lost:
                 self._transport.abort()  # connection_lost() follows
@@ -460,7 +461,7 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
                 self._end_input()
             return
         received, unsent = served.leftover()
-        if unsent:
+        if unsent:  # before anything that the engine says: it may begin in the middle of a reply
             self._transport.write(unsent)
         if received := served.take_mail() + received:
             self.engine.feed(received)

@@ -7,12 +7,9 @@ who does what, and `blockd.client_protocol` how a connection goes over and comes
 """
 
 import asyncio
-import logging
 from typing import Protocol, cast
 
 from native import Loop, LoopClient
-
-logger = logging.getLogger(__name__)
 
 READERS = 8  # threads that wait for a disk; as many reads as a disk takes at once, or nearly
 
