@@ -254,6 +254,8 @@ class StoreConfig:
     journal_limit: Size | None = None
     reserve: Size | None = None
     """Free space that is never filled."""
+    short_percent: Annotated[int, Range(0, 90)] | None = None
+    """Old versions without a name give way when less than this part of the disk is left."""
     cache: Size | None = None
     """Memory for chunk places and decoded chunks."""
     hot_map: Size | None = None

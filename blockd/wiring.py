@@ -28,6 +28,7 @@ def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
     given: dict[str, Any] = {
         "journal_limit": store.journal_limit,
         "reserve_bytes": store.reserve,
+        "short_percent": store.short_percent,
         "cache_bytes": store.cache,
         "hot_map_bytes": store.hot_map,
         "destage_age_s": store.destage_age_s,

@@ -27,7 +27,11 @@ POLL_S = 0.05
 
 
 class Daemon:
-    """`options` are those of `blockd serve`; `prefix` is a command that starts it in our place."""
+    """`options` are those of `blockd serve`; `prefix` is a command that starts it in our place.
+
+    Without settings of its own, space is short when less than `short_percent` of the disk is left:
+    how full the disk of a test machine is must not decide which versions stay.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Daemon:
         prefix: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        short_percent: int = 0,
     ) -> None:
         self.data = data
         self.options = list(options)
@@ -45,13 +50,21 @@ class Daemon:
         self._listen = list(listen)
         self._prefix = list(prefix)
         self._pass_fds = tuple(pass_fds)
+        self._short_percent = short_percent
         self._environ = {**os.environ, **(environ or {})}
         self._log = data.with_name(data.name + ".stderr")
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
         serve = [sys.executable, "-m", "blockd", "serve", "--json", "--data", str(self.data)]
-        return [*self._prefix, *serve, *self._listen, *self.options]
+        return [*self._prefix, *serve, *self._listen, *self.options, *self._settings()]
+
+    def _settings(self) -> Sequence[str]:
+        if "--config" in self.options or (self.data / "blockd.toml").exists():
+            return ()
+        config = self.data.with_name(self.data.name + ".toml")
+        config.write_text(f"[store]\nshort_percent = {self._short_percent}\n")
+        return ("--config", str(config))
 
     def start(self) -> None:
         """Returns when clients can attach. Raises AssertionError with stderr when it does not."""

@@ -257,6 +257,7 @@ class FakeStore:
             disk_free_bytes=1 << 36,
             disk_total_bytes=1 << 37,
             space_left_bytes=1 << 35,
+            space_short_bytes=(1 << 37) // 10,
         )
 
     def space(self) -> SpaceReport:

@@ -67,6 +67,8 @@ class StoreStatus:
     disk_total_bytes: int
     space_left_bytes: int
     """What clients can still write before ENOSPC."""
+    space_short_bytes: int
+    """Space is short when less than this is left: versions without a name give way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ class StoreOptions:
     pack_bytes: int = 64 * MIB
     reserve_bytes: int = 64 * MIB
     """Kept free on the disk: writes get ENOSPC before it is touched."""
+    short_percent: int = 10
+    """Space is short when less than this part of the disk is left: versions that nobody named give
+    way, and iSCSI initiators are told."""
     cache_bytes: int = 64 * MIB
     """Chunk places and decoded chunks."""
     manifest_cache_bytes: int = 16 * MIB

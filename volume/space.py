@@ -11,16 +11,17 @@ from volume.disk import Disk
 
 OVERHEAD = 1.07  # chunk tables, manifest nodes, index: measured 3 %, and something to be sure
 
-SHORT_SHARE = 10  # space is short when less than one SHORT_SHARE-th of the disk is left
-
 
 class SpaceGuard:
     """Recomputes the limit. `refresh` from any thread; the fields are for people to look at."""
 
-    def __init__(self, disk: Disk, journal: Journal, reserve_bytes: int) -> None:
+    def __init__(
+        self, disk: Disk, journal: Journal, *, reserve_bytes: int, short_percent: int
+    ) -> None:
         self._disk = disk
         self._journal = journal
         self._reserve_bytes = reserve_bytes
+        self._short_percent = short_percent
         self.free_bytes = 0
         self.left_bytes = 0
 
@@ -31,7 +32,12 @@ class SpaceGuard:
     @property
     def short(self) -> bool:
         """Old versions that nobody named give way, long before clients get ENOSPC."""
-        return self.left_bytes < self._disk.total_bytes() // SHORT_SHARE
+        return self.left_bytes < self.short_bytes
+
+    @property
+    def short_bytes(self) -> int:
+        """Space is short when less than this is left."""
+        return self._disk.total_bytes() * self._short_percent // 100
 
     def refresh(self, hot_bytes: int, reserved_segments: int, *, stuck: bool = False) -> None:
         """Look at the disk. `stuck`: the destager just found no space, so nothing more fits.

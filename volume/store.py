@@ -222,7 +222,12 @@ class Store:
         )
         self._referred = referred = ReferredTrees(kv)
         self._recover(checkpoint)
-        self._space = SpaceGuard(self._disk, self._journal, options.reserve_bytes)
+        self._space = SpaceGuard(
+            self._disk,
+            self._journal,
+            reserve_bytes=options.reserve_bytes,
+            short_percent=options.short_percent,
+        )
         self._destager = Destager(
             self._journal,
             self._chunks,
@@ -581,6 +586,7 @@ class Store:
             disk_free_bytes=self._space.free_bytes,
             disk_total_bytes=self._disk.total_bytes(),
             space_left_bytes=self._space.left_bytes,
+            space_short_bytes=self._space.short_bytes,
         )
 
     def close(self) -> None:

@@ -32,8 +32,6 @@ from volume.model import StoreStatus
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "iscsi/unit/"
-SHORT_SHARE: Final = 10
-"""Space is short when less than one SHORT_SHARE-th of the disk is left, as for the store itself."""
 SPACE_AGE_S: Final = 5.0
 """How old what units tell of the store's space may be: one look takes a call to the kernel."""
 OWN_RATE: Final = 256 << 20
@@ -269,7 +267,7 @@ class _Pace:
 
 
 def _facts(status: StoreStatus) -> SpaceFacts:
-    threshold = status.disk_total_bytes // SHORT_SHARE
+    threshold = status.space_short_bytes
     return SpaceFacts(
         used_bytes=status.pack_bytes + status.journal_bytes,
         available_bytes=status.space_left_bytes,

@@ -69,7 +69,7 @@ def test_trim_of_a_gibibyte_shrinks_the_directory(
     daemon: StartDaemon, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     config = tmp_path_factory.mktemp("c") / "blockd.toml"
-    config.write_text("[store]\ngc_interval_s = 1\ngc_condemn_s = 1\n")
+    config.write_text("[store]\ngc_interval_s = 1\ngc_condemn_s = 1\nshort_percent = 0\n")
     server = daemon("--volume", "demo=2G", "--config", str(config))
     assert fill(server, 0, GiB) == GiB
     server.wait_for("destage of what was written", lambda s: s.hot_bytes == 0)
@@ -108,7 +108,7 @@ def small_server(
 ) -> Iterator[Daemon]:
     """A daemon on a disk of 768 MiB with a volume that does not fit."""
     with small_disk(client_tool, tmp_path_factory.mktemp("s"), 768 * MiB) as mountpoint:
-        server = daemon("--volume", "demo=4G", data=mountpoint / "data")
+        server = daemon("--volume", "demo=4G", data=mountpoint / "data", short_percent=10)
         yield server
         server.discard()
 

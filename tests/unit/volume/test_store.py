@@ -1,5 +1,6 @@
 """What an open store does when its disk refuses, lies in wait or rots."""
 
+import dataclasses
 import errno
 import logging
 from dataclasses import replace
@@ -121,6 +122,14 @@ def test_full_disk_fails_writes_whole_and_nothing_else() -> None:
     rig.tend()
     assert rig.store.status().state == "ok"
     assert rig.write("v", 0, b"n" * 512) == 0
+
+
+@pytest.mark.parametrize(("percent", "short"), [(0, False), (100, True)])
+def test_how_much_of_the_disk_is_short_is_a_setting(percent: int, short: bool) -> None:
+    options = dataclasses.replace(SMALL, short_percent=percent)
+    status = StoreRig(options=options).store.status()
+    assert status.space_short_bytes == status.disk_total_bytes * percent // 100
+    assert (status.space_left_bytes < status.space_short_bytes) is short
 
 
 def test_write_of_many_records_that_does_not_fit_leaves_nothing() -> None:

@@ -124,7 +124,7 @@ def test_space_is_short_below_a_tenth_of_the_disk(store: FakeStore) -> None:
     status = store.status()
     facts = units.space()
     assert facts.available_bytes == status.space_left_bytes
-    assert facts.threshold_bytes == status.disk_total_bytes // 10
+    assert facts.threshold_bytes == status.space_short_bytes
     assert facts.short == (facts.available_bytes < facts.threshold_bytes)
 
 
