@@ -108,5 +108,9 @@ if __name__ == "__main__":
         from iscsi import command as iscsi_command
 
         iscsi_command.main(sys.argv[2:], PAGE, ROOT / "build")
+    elif sys.argv[1:2] == ["upkeep"]:
+        import upkeep
+
+        upkeep.main(sys.argv[2:], PAGE, ROOT / "build")
     else:
         main()

@@ -181,16 +181,17 @@ class Running:
 
     def __exit__(self, *exc: object) -> None:
         assert self._process is not None
-        os.kill(self._pid, signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_S
         while self._process.poll() is None or _listens(self._port):
             if time.monotonic() > deadline:
-                os.kill(self._pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
                 deadline += STOP_S
             time.sleep(0.05)
 
     @property
-    def _pid(self) -> int:
+    def pid(self) -> int:
+        """Of the server itself."""
         assert self._process is not None
         if self.server.daemonizes:
             return int((self._folder / PID_FILE).read_text())
@@ -198,10 +199,10 @@ class Running:
 
     def cpu_s(self) -> float:
         """CPU seconds so far of the process, its descendants, and those that it has reaped."""
-        return sum(_cpu_ticks(pid) for pid in _tree(self._pid)) / TICKS
+        return sum(_cpu_ticks(pid) for pid in _tree(self.pid)) / TICKS
 
     def resident_bytes(self) -> int:
-        return sum(_resident_pages(pid) for pid in _tree(self._pid)) * PAGE
+        return sum(_resident_pages(pid) for pid in _tree(self.pid)) * PAGE
 
 
 def _free_port() -> int:
