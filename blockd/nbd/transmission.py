@@ -260,7 +260,7 @@ class Transmission:
             aside = Aside(unfragmented=True)
         if charge > self._limits.max_in_flight_bytes - self._held_bytes and self._held_bytes:
             return False
-        if not self._rules.draining:  # the export may have grown: let the hot loop know
+        if not self._rules.draining and length:  # the export may have grown: tell the hot loop
             self._plain_size = max(self._plain_size, offset + length)
         self._held_requests += 1
         self._stats.count(op, charge if op in (OP_READ, OP_WRITE) else 0)

@@ -1,5 +1,7 @@
 """What one request may ask, and the exact answer when it may not (nbd errors)."""
 
+import errno
+
 import pytest
 
 from blockd.nbd import wire
@@ -173,6 +175,16 @@ def test_commands_reach_the_device_with_their_flags(style: str) -> None:
         Seen(OP_WRITE_ZEROES, 0, 4096, FLAG_NO_HOLE | FLAG_FAST_ZERO),
         Seen(OP_WRITE, 0, 10, FLAG_FUA),
     ]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_flush_made_of_a_fua_write_fails_at_its_offset(style: str) -> None:
+    engine = Engine()
+    client = opened(engine, style)
+    engine.device.fail_next(errno.EIO)
+    # The client demands that an extended reply repeats the offset.
+    assert ask(client, wire.CMD_FLUSH, 8192, 0, wire.CMD_FLAG_FUA).error == wire.EIO
+    assert still_in_step(client)
 
 
 def test_flush_with_a_range_is_einval() -> None:
