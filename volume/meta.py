@@ -33,6 +33,8 @@ from volume.layout import ZERO_ID, ChunkId
 from volume.refs import check_volume_name
 from volume.sites import fail_point
 
+MAX_EPOCH = (1 << 64) - 1  # META_U64
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -91,9 +93,14 @@ class Meta:
     # -- the node
 
     def begin_epoch(self) -> int:
-        """Raise the node epoch and return it. To be called once at each opening for writing."""
+        """Raise the node epoch and return it. To be called once at each opening for writing.
+
+        CorruptData: it is the highest that fits, which no counting ever reaches."""
         with self._lock:
             epoch = self.node_epoch + 1
+            if epoch > MAX_EPOCH:
+                what = f"is {self.node_epoch}, and no higher epoch can be begun"
+                corrupt_value(self._path, layout.META_KEY_NODE_EPOCH, what)
             self._put(layout.META_KEY_NODE_EPOCH, layout.META_U64.pack(epoch))
             self.node_epoch = epoch
             return epoch

@@ -11,9 +11,10 @@ from volume.layout import (
     META_KEY_NEXT_VOLUME,
     META_KEY_NODE_EPOCH,
     META_KEY_SEALED,
+    META_U64,
     ZERO_ID,
 )
-from volume.meta import Head, Meta, VolumeRecord
+from volume.meta import MAX_EPOCH, Head, Meta, VolumeRecord
 from volume.refs import check_volume_name
 
 GIB = 1 << 30
@@ -46,6 +47,13 @@ def test_identity_stays(kv: MemoryKeyValue, meta: Meta) -> None:
 
 def test_every_opening_begins_a_higher_epoch(kv: MemoryKeyValue, meta: Meta) -> None:
     assert [meta.begin_epoch(), again(kv).begin_epoch(), again(kv).begin_epoch()] == [1, 2, 3]
+
+
+def test_an_epoch_that_cannot_be_raised_is_named(kv: MemoryKeyValue, meta: Meta) -> None:
+    kv.update({META_KEY_NODE_EPOCH: framed(META_U64.pack(MAX_EPOCH))})
+    with pytest.raises(CorruptData, match="is 18446744073709551615"):
+        again(kv).begin_epoch()
+    assert again(kv).node_epoch == MAX_EPOCH
 
 
 def test_a_created_volume_is_found_after_reopening(kv: MemoryKeyValue, meta: Meta) -> None:
