@@ -24,7 +24,8 @@ from volume.checkpoint import Checkpoint
 from volume.disk import Clock, Disk, File
 from volume.errors import CorruptJournal, UnknownFormat
 from volume.history import RoundRow
-from volume.segments import LogSegment, SegmentPool, open_segments, segment_path, warm
+from volume.segments import LogSegment, SegmentPool, open_segments, segment_path
+from volume.warmpages import warm
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ worth it (`HURRIED_S`) they are allocated without being written: long streams of
 otherwise write everything twice, and syncs are rare in them.
 
 A segment that the checkpoint has passed is *held* for a while: the any-write window, from which
-every write can be restored. It is read seldom, so its pages leave the memory (`COOLED_S`): what is
-written next uses them again, instead of the window filling the page cache. When it expires it is
-recycled as it is: its old records cannot be taken for new ones (lsn, chain and node epoch differ).
+every write can be restored. It is read seldom, so its pages are there for what is written next
+(`volume.warmpages`), instead of the window filling the page cache. When it expires it is recycled
+as it is: its old records cannot be taken for new ones (lsn, chain and node epoch differ).
 
 Held segments go oldest first. Who reads them, or will have to (a point that is not in chunks yet),
 pins the log from a sequence on; nothing from there on expires.
@@ -22,7 +22,7 @@ import errno
 import logging
 import os
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,6 +31,7 @@ from volume.disk import Clock, Disk, File
 from volume.errors import CorruptJournal
 from volume.options import JournalGeometry
 from volume.sites import fail_point
+from volume.warmpages import WarmPages, warm, warm_limit
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,6 @@ FOLDER = "journal"
 READY_TARGET = 2  # segments kept ready beyond the one that is written
 HURRIED_READY = 6  # the same while segments are used up quickly
 HURRIED_S = 0.5  # a segment is used up in less than this
-COOLED_S = 2.0  # after the first try the disk has what was dirty, and a second one is of use
 TRIM_RESERVE = 1  # ready segments that only records without payload may begin
 _ZEROS = bytes(1024 * 1024)
 _NO_PIN = 1 << 64  # above every sequence
@@ -101,7 +101,7 @@ class SegmentPool:
         self._files: dict[int, File] = {}
         self._held: list[_Held] = []  # by sequence
         self._pins: Counter[int] = Counter()
-        self._cooling: deque[tuple[float, int]] = deque()  # (when, slot)
+        self._warm = WarmPages(warm_limit(geometry.segment_bytes))
         self._sequence = 0  # of the segment that was written when one was begun last
         self._looked_at = clock.monotonic()
         self._hurried = False
@@ -138,8 +138,7 @@ class SegmentPool:
             sequence = 0 if segment is None else segment.sequence
             self._hold(_Held(slot, sequence, now_ns, known=True))
             with self._lock:
-                cool(self._files[slot])
-                self._cooling.append((self._clock.monotonic() + COOLED_S, slot))
+                self._warm.keep(slot, self._files[slot], self._clock.monotonic())
 
     def _hold(self, held: _Held) -> None:
         with self._lock:
@@ -249,8 +248,14 @@ class SegmentPool:
         enough = self._journal.state()[3] >= self._ready_target
         if self.live_count > self._geometry.max_segments or (shrink and enough):
             self._remove(held)
-        elif held.known:
+            return
+        with self._lock:
+            absent = not self._warm.forget(held.slot)
+            if absent:
+                self._warm.make_way(self._clock.monotonic())
+        if absent:
             warm(file)
+        if held.known:
             self._journal.recycle(held.slot)
         else:
             self._journal.add_ready(held.slot, file.native())
@@ -262,6 +267,7 @@ class SegmentPool:
         fail_point("segment.removed")
         with self._lock:  # only now: another thread that makes a segment may take the name
             file = self._files.pop(held.slot)
+            self._warm.forget(held.slot)
         file.close()
 
     @property
@@ -286,19 +292,12 @@ class SegmentPool:
         """Make one segment if one is wanted; whether one was made."""
         ready = self._journal.state()[3]
         self._watch_pace()
-        self._cool_again()
+        with self._lock:
+            self._warm.tend(self._clock.monotonic())
         if ready >= self._ready_target or not self.can_grow():
             return False
         self._make()
         return True
-
-    def _cool_again(self) -> None:
-        now = self._clock.monotonic()
-        while self._cooling and self._cooling[0][0] <= now:
-            _, slot = self._cooling.popleft()
-            with self._lock:
-                if any(held.slot == slot for held in self._held):
-                    cool(self._files[slot])
 
     def _watch_pace(self) -> None:
         """Whether segments are being used up quickly: one within HURRIED_S, lately."""
@@ -319,6 +318,7 @@ class SegmentPool:
     def _make(self) -> None:
         with self._lock:
             slot = next(n for n in range(len(self._files) + 1) if n not in self._files)
+            self._warm.make_way(self._clock.monotonic())
         path = segment_path(slot)
         file = self._disk.open(path, create=True)
         try:
@@ -352,23 +352,6 @@ def _allocate(file: File, size: int) -> bool:
             return False
         raise
     return True
-
-
-def cool(file: File) -> None:
-    """Have a segment's pages leave the memory; those that are dirty are written first, and stay."""
-    fd = file.native()
-    if isinstance(fd, int):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def warm(file: File) -> None:
-    """Have a segment's pages brought in: it is read soon, or recycled, and a part of an absent page
-    cannot be overwritten without reading it first."""
-    fd = file.native()
-    if isinstance(fd, int):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def open_segments(disk: Disk, segment_bytes: int) -> dict[int, File]:
