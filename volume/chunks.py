@@ -105,7 +105,7 @@ class ChunkStore:
         self.watch: Callable[[Iterable[Place]], None] | None = None
         """Told of all that is put or found to be there, once it is durable: gc's barrier."""
         self._pending: dict[ChunkId, Place] = {}
-        self._damaged: set[ChunkId] = set()
+        self._damaged = set(packs.rotten[:MAX_DAMAGED])
 
     def put(self, data: Buffer, kind: int = KIND_DATA, *, codec: int | None = None) -> ChunkId:
         """Store `data` (up to MAX_CHUNK_SIZE; copied) unless it is known; return its id.

@@ -113,6 +113,10 @@ class ChunkIndex:
             chunk_id = key[len(key_prefix) :]
             yield chunk_id, self._place(chunk_id, value)
 
+    def in_pack(self, number: int) -> list[tuple[ChunkId, Place]]:
+        """All that is named in one pack, in no order. Reads the whole index."""
+        return [found for found in self.group(b"") if found[1].pack == number]
+
     def put(self, places: Mapping[ChunkId, Place]) -> None:
         """Set places; their entries must be durable. Whole batches of MAX_BATCH at a time."""
         items = iter(places.items())

@@ -31,6 +31,7 @@ from volume.model import MAX_CHUNK_SIZE
 HEADER_LENGTH = layout.PACK_HEADER.size
 ENTRY_HEADER_LENGTH = layout.ENTRY_HEADER.size
 TRAILER_LENGTH = layout.TRAILER.size
+ROW_LENGTH = layout.FOOTER_ROW.size
 SALVAGE_WINDOW = 1024 * 1024  # bytes read at once while looking for the next entry header
 _CRC_FIELD = 4  # the last bytes of every 64-byte header are the crc32c of what is before them
 
@@ -249,22 +250,44 @@ class Salvage(NamedTuple):
     end: int
 
 
+class Entry(NamedTuple):
+    """An entry whose header holds."""
+
+    chunk_id: ChunkId
+    place: Place
+    """Its ordinal counts the entries whose headers hold."""
+    whole: bool
+    """Page table and stored bytes hold as well, or were not looked at."""
+
+
 def salvage(file: File, number: int, *, verify: bool) -> Salvage:
     """Every entry that holds, also behind damage. Without `verify` only headers are looked at."""
-    rows, end, ordinal = bytearray(), HEADER_LENGTH, 0
+    rows, end = bytearray(), HEADER_LENGTH
+    for chunk_id, place, whole in scan(file, number, verify=verify)[0]:
+        if whole:
+            rows += encode_row(place, chunk_id)
+            end = place.offset + entry_length(place.stored_length)
+    return Salvage(rows, end)
+
+
+def scan(file: File, number: int, *, verify: bool) -> tuple[list[Entry], bool]:
+    """Every entry whose header holds, in order, also behind damage; and whether there is anything
+    else, where a header might have been. (A header that is cut off was never whole.)"""
+    entries: list[Entry] = []
+    gaps = False
     offset: int | None = HEADER_LENGTH
     while offset is not None:
-        header = decode_entry_header(file.pread(ENTRY_HEADER_LENGTH, offset), number, offset)
+        data = file.pread(ENTRY_HEADER_LENGTH, offset)
+        header = decode_entry_header(data, number, offset)
         if header is None:
+            gaps = gaps or len(data) == ENTRY_HEADER_LENGTH
             offset = _next_magic(file, offset + layout.ENTRY_ALIGNMENT)
             continue
-        place = _place(header, number, offset, ordinal)
+        place = _place(header, number, offset, len(entries))
+        whole = not verify or _verifies(file, place, header.chunk_id)
+        entries.append(Entry(header.chunk_id, place, whole))
         offset += entry_length(header.stored_length)
-        if not verify or _verifies(file, place, header.chunk_id):
-            rows += encode_row(place, header.chunk_id)
-            end = offset
-            ordinal += 1
-    return Salvage(rows, end)
+    return entries, gaps
 
 
 def _verifies(file: File, place: Place, chunk_id: ChunkId) -> bool:

@@ -12,12 +12,22 @@ What is durable
   (entries in a pack that was sealed meanwhile stay behind as garbage for gc).
 
 What a crash leaves: sealed packs, and at most one unsealed, the highest, since a pack is sealed
-before the next is begun. `Packs()` looks for its whole entries, syncs them and seals it. It is not
-appended to again. New entries written over torn ones would stand among whole stale ones; they could
-not be told from entries that were synced, and appending there would need a truncate to be durable
-before it. A new file has nothing stale in it. (The price is a small pack for each crash; gc joins
-them.) Entries behind a torn one are kept too: what verifies whole is by its id what it should be,
-and if the tear is rot and no tear, they are somebody's data.
+before the next is begun. `Packs()` looks for its whole entries, and for those that were whole once
+(`volume.adoption`), syncs them and seals it:
+
+    1  torn bytes cut off, synced    crash after: the same is found again
+    2  index told of other numbers   kill -9 after: it says what the footer will; the pack is found
+                                     unsealed, and its entries, in the same order, get the same
+                                     numbers. Power cut after: the index is rebuilt from the packs
+    3  footer                        done; before it is durable, as after 2
+
+The index comes before the footer, since a sealed pack is never looked at in this way again.
+
+It is not appended to again. New entries written over torn ones would stand among whole stale ones;
+they could not be told from entries that were synced, and appending there would need a truncate to
+be durable before it. A new file has nothing stale in it. (The price is a small pack for each crash;
+gc joins them.) Entries behind a torn one are kept too: what verifies whole is by its id what it
+should be, and if the tear is rot and no tear, they are somebody's data.
 A crash before the header was durable leaves a file without entries; it is removed.
 
 Pack numbers are not used again: the highest one stays on disk until there is a higher one.
@@ -40,13 +50,14 @@ from typing_extensions import Buffer
 
 from native import crc32c
 from volume import layout, packfile
+from volume.adoption import SyncedPlaces, entries_left
 from volume.disk import Disk, File
 from volume.errors import CorruptChunk, CorruptPack, OutOfSpace, StoreSealed
 from volume.index import Place
 from volume.layout import ChunkId
 from volume.lmdbroom import NO_SPACE_ERRNOS
 from volume.openpacks import OpenPack, OpenPacks
-from volume.packfile import HEADER_LENGTH
+from volume.packfile import HEADER_LENGTH, Salvage
 from volume.packtail import WRITE_BUFFER_BYTES, PackTail
 from volume.sites import fail_point, rare
 
@@ -88,7 +99,9 @@ class Packs:
         pack_bytes: int = DEFAULT_PACK_BYTES,
         folder: str = "packs",
         open_packs: int = DEFAULT_OPEN_PACKS,
+        index: SyncedPlaces | None = None,
     ) -> None:
+        """`index`: what was written beside the packs, if it can be trusted; only used here."""
         assert packfile.entry_length(1) <= pack_bytes <= MAX_PACK_BYTES
         self.pack_bytes = pack_bytes
         self._disk = disk
@@ -104,7 +117,9 @@ class Packs:
         self._next = max(self._sizes, default=-1) + 1
         if not self._sizes:
             disk.sync_dir("")  # the folder is perhaps new
-        self._recover()
+        self.rotten: list[ChunkId] = []
+        """Damaged chunks of the pack that a crash had left."""
+        self._recover(index)
 
     # -- writing
 
@@ -447,13 +462,13 @@ class Packs:
         finally:
             file.close()
 
-    def _recover(self) -> None:
+    def _recover(self, index: SyncedPlaces | None) -> None:
         """Remove files that never became packs; bring the highest into the state `seal` leaves."""
         for number in sorted(self._sizes, reverse=True):
             pack = self._unsealed(number) if number + 1 == self._next else None
             whole = pack is not None and self._header_holds(pack)
             if pack is not None and (whole or self._sizes[number] > HEADER_LENGTH):
-                self._adopt(pack, whole)
+                self._adopt(pack, whole, index)
             elif self._sizes[number] <= HEADER_LENGTH:
                 log.warning("torn pack removed path=%s", self._files.path(number))
                 del self._sizes[number]
@@ -475,19 +490,25 @@ class Packs:
             return False
         return True
 
-    def _adopt(self, pack: OpenPack, whole: bool) -> None:
+    def _adopt(self, pack: OpenPack, whole: bool, index: SyncedPlaces | None) -> None:
         """Seal a pack that a crash left; one that is `whole` but without entries is appended to."""
-        found = packfile.salvage(pack.file, pack.number, verify=True)
-        if not found.rows and not whole:
+        found = entries_left(pack.file, pack.number, index)
+        if not found.sound and not whole:
             log.error("pack is not readable, left as it is path=%s", pack.path)
             return
         log.info("unsealed pack found path=%s bytes=%d", pack.path, found.end)
+        for chunk_id in found.rotten:
+            log.error("unsealed pack is damaged path=%s chunk=%s", pack.path, chunk_id.hex())
         if pack.file.size() > found.end:
             pack.file.truncate(found.end)  # torn entries: the footer goes right behind the last
         self._sync_file(pack, new=True)  # a killed process had perhaps not synced them
+        if found.renumbered:
+            assert index is not None
+            index.put(found.renumbered)
         fail_point("open.pack-adopted")
+        self.rotten = found.rotten
         del self._sizes[pack.number]
-        self._tail = PackTail(pack, found)
+        self._tail = PackTail(pack, Salvage(found.rows, found.end))
         with contextlib.suppress(OutOfSpace):  # then it is sealed before the next one is begun
             self.seal()
 

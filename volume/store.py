@@ -10,9 +10,9 @@
 clock, key-value stores, scheduler) and starts no thread: a simulation drives `upkeep` by hand, and
 every submit finishes before it returns.
 
-Order at opening: lock, meta (epoch raised durably), packs, index (rebuilt unless trusted), journal
-replay, one sync. Order at closing: threads end, journal synced and marked, index synced and marked
-clean, lock released. A crash anywhere in between is what recovery is for.
+Order at opening: lock, meta (epoch raised durably), index and packs (either helps the other),
+journal replay, one sync. Order at closing: threads end, journal synced and marked, index synced and
+marked clean, lock released. A crash anywhere in between is what recovery is for.
 """
 
 import contextlib
@@ -162,9 +162,7 @@ class Store:
             ),
         )
         self._note_first_versions(checkpoint)
-        packs = Packs(self._disk, meta.uuid, pack_bytes=options.pack_bytes)
-        self._closers.append(packs.close)
-        self._index = self._open_index(packs, open_index)
+        packs, self._index = self._open_packs(open_index)
         self._chunks = ChunkStore(packs, self._index, codec=codecs.number(options.compression))
         self._manifests = Manifests(self._chunks, options.manifest_cache_bytes)
         resolver = ChunkResolver(self._chunks, self._manifests)
@@ -352,17 +350,26 @@ class Store:
         self._meta.move_heads({}, checkpoint.encode())
         return checkpoint
 
-    def _open_index(self, packs: Packs, open_index: Callable[[bool], KeyValue]) -> ChunkIndex:
+    def _open_packs(self, open_index: Callable[[bool], KeyValue]) -> tuple[Packs, ChunkIndex]:
+        """Each is opened with the other's help: an index that is trusted tells which entries of an
+        unsealed pack were durable, and one that is not is made anew of the packs."""
         trusted = self._meta.index_trusted(self._boot_id)
         kv = open_index(not trusted)
         self._closers.append(kv.close)
         index = ChunkIndex(kv, self._meta.uuid)
+        packs = Packs(
+            self._disk,
+            self._meta.uuid,
+            pack_bytes=self.options.pack_bytes,
+            index=index if trusted else None,
+        )
+        self._closers.append(packs.close)
         if not trusted and packs.numbers():
             log.info("index not trusted after a power cut: rebuilt from packs")
             index.rebuild(packs, lambda done, total: _log_rebuild(done, total))
             fail_point("open.index-rebuilt")
         self._meta.mark_index_open(self._boot_id)
-        return index
+        return packs, index
 
     def _recover(self, checkpoint: Checkpoint) -> None:
         recovery = JournalRecovery(

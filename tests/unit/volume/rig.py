@@ -40,9 +40,10 @@ class Rig:
     ) -> None:
         """Without `index` it is rebuilt from the packs, as after a power cut."""
         self.disk = SimDisk(image, capacity=capacity)
-        self.packs = Packs(self.disk, STORE_UUID, pack_bytes=pack_bytes)
         self.kv = MemoryKeyValue(index)
         self.index = ChunkIndex(self.kv, STORE_UUID)
+        trusted = None if index is None else self.index
+        self.packs = Packs(self.disk, STORE_UUID, pack_bytes=pack_bytes, index=trusted)
         if index is None:
             self.index.rebuild(self.packs)
         self.store = ChunkStore(self.packs, self.index, codec=codec)

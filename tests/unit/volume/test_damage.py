@@ -398,3 +398,30 @@ def test_a_rebuild_that_is_killed_leaves_an_index_that_is_not_believed(
     damaged.store = Store.open(damaged.path, OPTIONS)
     for index in range(COUNT):
         assert damaged.read(index * CHUNK, CHUNK) == (0, new(index))
+
+
+def test_rot_in_a_pack_that_a_kill_left_unsealed_hits_one_chunk(damaged: Damaged) -> None:
+    for index in range(COUNT):
+        damaged.write(index, new(index + 2000))
+    damaged.destage()
+    packs = damaged.store._chunks.packs
+    number = packs.unsealed()
+    assert number is not None
+    hit, place = next(packs.places(number))
+    killed = damaged.path.with_name("killed")
+    shutil.copytree(damaged.path, killed)  # all that was written, as kill -9 leaves it
+    damaged.store.close()
+    damaged.path = killed
+    damaged.flip(number, place.offset + 80)
+    damaged.store = Store.open(killed, OPTIONS)
+    errors = [damaged.read(index * CHUNK, CHUNK)[0] for index in range(COUNT)]
+    failed = [index for index in range(COUNT) if errors[index]]
+    assert [chunk_id_of(new(index + 2000)) for index in failed] == [hit]
+    scrubber = Scrubber(damaged.store._chunks, NoState(), damaged.store._clock)
+    scrubber.run_now()
+    while scrubber.step(1.0):
+        pass
+    assert [damage.chunk_id for damage in scrubber.status().damages] == [hit]
+    collector = damaged.store.upkeep.collector
+    report = damaged.store.upkeep.submit(lambda: collector.collect(thorough=True))
+    assert (report.error, report.packs_damaged) == (None, 0)
