@@ -250,6 +250,20 @@ class VolumeCore:
         page checksums of the stored bytes of a raw or packed chunk, or the bytes of a decoded one;
         copied. `codec` and `stored_length` are looked at for a packed chunk only."""
 
+    def warm(
+        self,
+        generation: int,
+        indexes: Buffer,
+        ids: Buffer,
+        places: Buffer,
+        packs: tuple[PackFile, ...],
+        /,
+    ) -> int:
+        """Cache the places of many chunks of the tree of `generation`, in order: u64le index, id
+        (zeros: a hole) and row of the chunk index (zeros: none) of each. Reads and verifies their
+        entries in `packs` without the GIL. How many are done; it stops at one that is not as it
+        should be, whose pack is not given, or for which there is no memory."""
+
     def hot_extents(self, offset: int, length: int, limit: int, /) -> list[tuple[int, int, int]]:
         """(start, length, kind) from `offset` on without a gap; kind is one of PLACE_*, or -1 where
         nothing is hot."""

@@ -2,11 +2,12 @@
 
 Kernels: `crc32c`, `crc32c_pages`, `is_zero`, `decode`. Journal codec: `Record`, `SegmentHeader` and
 `replay`, written from the tables in docs/disk-format.md. Hot map: `HotMap`, a dict of sectors.
+Place table: `warm`.
 """
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import zstandard
@@ -353,3 +354,41 @@ def _overlay(sectors: Sectors, offset: int, below: bytes) -> bytes:
         if sector in sectors:
             out[at : at + SECTOR] = sectors[sector] or bytes(SECTOR)
     return bytes(out)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlace:
+    """Where a chunk is, as the place table wants it; `pack` None: a hole."""
+
+    index: int
+    pack: int | None = None
+    data_offset: int = 0
+    codec: int = 0
+    stored_length: int = 0
+    table: bytes = b""
+
+
+def warm(
+    chunks: Iterable[tuple[int, bytes, bytes]], packs: Mapping[int, bytes], chunk_size: int
+) -> list[StoredPlace]:
+    """The places of chunks (index, id, row of the chunk index), up to the first that is not as it
+    should be."""
+    found: list[StoredPlace] = []
+    for index, chunk_id, row in chunks:
+        if chunk_id == bytes(32):
+            found.append(StoredPlace(index))
+            continue
+        pack, offset, stored, raw, _, codec, kind = struct.unpack("<IIIIIBBxx", row)
+        sound = kind in (1, 4) and codec < 4 and raw == chunk_size and 0 < stored <= raw
+        if pack not in packs or index >> 62 or not sound or (codec == 0) != (stored == raw):
+            break
+        header = packs[pack][offset : offset + 64]
+        length = -(-stored // 4096) * 4
+        table = packs[pack][offset + 64 : offset + 64 + length]
+        fields = (b"BENT", kind, codec, 0, pack, offset, raw, stored, chunk_id, crc32c(table))
+        if len(table) < length or header[:60] != struct.pack("<4sBBHIIII32sI", *fields):
+            break
+        if header[60:] != crc32c(header[:60]).to_bytes(4, "little"):
+            break
+        found.append(StoredPlace(index, pack, offset + 64 + length, codec, stored, table))
+    return found

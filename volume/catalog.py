@@ -96,6 +96,8 @@ class Catalog:
         self.protect: Callable[[VersionRow], bool] = lambda _row: True
         """Told of a version whose tree has just become a head: gc may be about to give it up
         (`volume.gc`). Set by `volume.upkeep`."""
+        self.attached: Callable[[], None] = lambda: None
+        """Told that a volume has got its first client. Set by `volume.upkeep`."""
         self._volumes = {record.name: self._make(record) for record in meta.volumes()}
 
     def _make(self, record: VolumeRecord) -> Volume:
@@ -114,6 +116,7 @@ class Catalog:
             backlog=parts.backlog,
             compare=parts.compare,
             clone_range=parts.clone_range,
+            attached=lambda: self.attached(),
         )
 
     # -- looking

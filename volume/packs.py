@@ -283,6 +283,10 @@ class Packs:
         where = place.offset + start
         return Located(pack, where, place.stored_length, place.codec, table, place.raw_length)
 
+    def open(self, number: int) -> OpenPack:
+        """A pack, for a reader that does its own I/O. CorruptPack, UnknownFormat, OSError."""
+        return self._pack(number)
+
     def numbers(self) -> list[int]:
         """Every pack that has entries, oldest first, the one that is appended to included."""
         with self._lock:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, TypeVar
 
 from native import Journal, PlaceTable
@@ -175,6 +174,7 @@ class Upkeep:
         )
         for holder in (parts.catalog, parts.opened, parts.tracker):
             holder.protect = self._protect
+        parts.catalog.attached = self._client_came
         parts.referred.protect = lambda tree: self.collector.protect(root_of_tree(tree))
         self.scrubber = Scrubber(
             parts.chunks,
@@ -233,6 +233,11 @@ class Upkeep:
         """Somebody waits for journal space."""
         if self._workers:
             self._upkeep_worker.wake()
+            self._destage_worker.wake()
+
+    def _client_came(self) -> None:
+        """A volume has its first client, whose reads should find its chunks' places cached."""
+        if self._workers:
             self._destage_worker.wake()
 
     def points_added(self) -> None:
@@ -343,12 +348,11 @@ class Upkeep:
         Stops when there is something to destage, or damage, which a read then reports."""
         resolver = self._parts.resolver
         head = volume.head()
-        ahead = takewhile(
-            lambda _: not self.stopping and not self._destage_due(),
-            resolver.stored_chunks(head),
-        )
         try:
-            resolver.warm(volume.target(), head, ahead)
+            resolver.warm(
+                *(volume.target(), head, resolver.stored_chunks(head)),
+                go_on=lambda: not self.stopping and not self._destage_due(),
+            )
         except (CorruptData, OSError) as error:
             log.warning("warming stopped volume=%s error=%s", volume.name, error)
 

@@ -51,9 +51,10 @@ class Volume:
         backlog: Backlog,
         compare: Compare,
         clone_range: CloneRange,
+        attached: Callable[[], None],
     ) -> None:
         """`compare(number, ref, look)`: the changes of that volume since its version `ref`;
-        `clone_range`: as the method of that name."""
+        `clone_range`: as the method of that name; `attached`: told that there is a first client."""
         self.core = core
         self.record = record
         self._clock = clock
@@ -63,6 +64,7 @@ class Volume:
         self._backlog = backlog
         self._compare = compare
         self._clone_range = clone_range
+        self._attached = attached
         self._clients: Counter[str] = Counter()
         self._head = HeadState(record.head.root, record.head.height, 0)
         self.deleted = False
@@ -115,7 +117,10 @@ class Volume:
         return sorted(self._clients.elements())
 
     def attach(self, client: str) -> None:
+        first = not self._clients
         self._clients[client] += 1
+        if first:
+            self._attached()
 
     def detach(self, client: str) -> None:
         self._clients[client] -= 1

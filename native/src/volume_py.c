@@ -8,6 +8,7 @@
 #include "locks.h"
 #include "request.h"
 #include "table_py.h"
+#include "warm_py.h"
 
 enum {
     INLINE_ACTIONS = 128,
@@ -746,6 +747,7 @@ static PyMethodDef volume_methods[] = {
     {"fill", volume_fill, METH_VARARGS, NULL},
     {"missing", volume_missing, METH_VARARGS, NULL},
     {"put_place", volume_put_place, METH_VARARGS, NULL},
+    {"warm", bd_volume_warm_py, METH_VARARGS, NULL},
     {"hot_extents", volume_hot_extents, METH_VARARGS, NULL},
     {"frozen_runs", volume_frozen_runs, METH_NOARGS, NULL},
     {"frozen_covers", volume_frozen_covers, METH_VARARGS, NULL},

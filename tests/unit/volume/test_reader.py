@@ -8,6 +8,7 @@ import pytest
 from native import OP_READ, Request
 from tests.sim.faults import Fault, Stall
 from tests.sim.store_rig import KIB, SMALL, StoreRig
+from volume.chunks import chunk_id_of
 
 DATA, HOLE = 0, 3  # STATE_HOLE | STATE_ZERO
 
@@ -91,3 +92,62 @@ def test_slow_read_of_a_deleted_volume_does_not_touch_what_the_journal_gave_away
     rig.store._reader.submit(volume.target(), waiting, done.extend)
     assert done == [request]
     assert (request.error, request.data) == (errno.ESHUTDOWN, None)
+
+
+def warmed(rig: StoreRig) -> int:
+    """How many chunks of "v" are in the place table when it has been warmed."""
+    rig.store.upkeep.warm(rig.volume("v"))
+    return rig.store._table.stats()[0]
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_warming_caches_every_chunk_that_is_stored(compression: str) -> None:
+    rig = opened(compression=compression)
+    for chunk in (0, 1, 5, 31):
+        rig.write("v", chunk * 4 * KIB, bytes([chunk + 1]) * 4096)
+    rig.settle()
+    rig = rig.rebooted()
+    assert warmed(rig) == 4
+    assert rig.volume("v").core.missing(0, 128 * KIB) == [*range(2, 5), *range(6, 31)]
+    assert rig.read("v", 5 * 4 * KIB, 4096) == bytes([6]) * 4096
+
+
+def test_warming_ends_before_a_chunk_that_is_damaged() -> None:
+    rig = opened(compression="none")
+    for chunk in range(4):
+        rig.write("v", chunk * 4 * KIB, bytes([chunk + 1]) * 4096)
+    rig.settle()
+    place = rig.store._chunks.place(chunk_id_of(bytes([3]) * 4096))
+    assert place is not None
+    rig = rig.rebooted()
+    path = f"packs/{place.pack:08x}.pack"
+    flipped = bytes([rig.disk.open(path).pread(1, place.offset + 24)[0] ^ 1])
+    rig.disk.open(path).pwrite(flipped, place.offset + 24)  # in the id that the entry says
+    assert warmed(rig) == 2
+    assert rig.read_error("v", 2 * 4 * KIB, 4096) == errno.EIO
+    assert rig.read("v", 3 * 4 * KIB, 4096) == bytes([4]) * 4096
+
+
+def test_warming_stops_when_it_is_told_to() -> None:
+    rig = opened()
+    rig.write("v", 0, b"x" * 4096)
+    rig.settle()
+    rig = rig.rebooted()
+    volume, resolver = rig.volume("v"), rig.store.upkeep._parts.resolver
+    head = volume.head()
+    resolver.warm(volume.target(), head, resolver.stored_chunks(head), go_on=lambda: False)
+    assert rig.store._table.stats()[0] == 0
+
+
+def test_the_first_client_of_a_volume_is_told_of_and_no_other() -> None:
+    rig = opened()
+    told: list[str] = []
+    rig.store.upkeep._parts.catalog.attached = lambda: told.append("v")
+    volume = rig.volume("v")
+    volume.attach("a")
+    volume.attach("b")
+    assert told == ["v"]
+    for client in ("a", "b"):
+        volume.detach(client)
+    volume.attach("c")
+    assert told == ["v", "v"]
