@@ -101,13 +101,7 @@ def _add_targets(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/targets", status_code=201)
     async def create_target(body: TargetCreate) -> TargetInfo:
-        await node.targets.create(body.name, body.alias, body.redirect)
-        try:
-            for source in body.luns:
-                await node.targets.add_lun(body.name, source)
-        except BaseException:
-            await node.targets.delete(body.name, force=True)
-            raise
+        await node.targets.create(body.name, body.alias, body.redirect, body.luns)
         return _configured(node.targets, node.targets.named(body.name))
 
     @routes.get("/targets/{name}")

@@ -49,6 +49,18 @@ class _Past:
     holds: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a unit is to be of."""
+
+    volume: str
+    """Its uuid, in hexadecimal."""
+    ref: str
+    """Which version; "" for the head."""
+    version: LastingDevice | None
+    """That version, opened."""
+
+
 class TargetRegistry:
     """See the module's text. `blockd.iscsi.targets.Targets`, and more."""
 
@@ -270,14 +282,33 @@ class TargetRegistry:
     def session_count(self, target: Target) -> int:
         return 0 if self._node is None else len(self._node.of_target(target))
 
-    async def create(self, name: str, alias: str = "", redirect: str | None = None) -> None:
-        """InvalidTarget, TargetExists."""
+    async def create(
+        self,
+        name: str,
+        alias: str = "",
+        redirect: str | None = None,
+        sources: Sequence[str] = (),
+    ) -> None:
+        """A new target with `sources`, as `add_lun` has them, from LUN 0 on: it is kept and seen
+        with all of them or not at all. InvalidTarget, TargetExists, and what `add_lun` raises."""
         async with self._changing:
             kept = stored.created(name, alias, redirect)
             if kept.name in self._configured:
                 raise TargetExists(kept.name)
+            versions: dict[int, LastingDevice] = {}
+            for source in sources:
+                found = await self._found(source)
+                lun = kept.next_lun
+                kept = stored.with_lun(kept, found.volume, found.ref, lun)
+                if found.version is not None:
+                    versions[lun] = found.version
             await self._keep(kept)
-            self._configured[kept.name] = self._made(kept)
+            target = self._made(kept)
+            for lun, version in versions.items():
+                target.opened(lun, version)
+            self._look()
+            target.show()
+            self._configured[kept.name] = target
 
     async def delete(self, name: str, *, force: bool = False) -> None:
         """NoSuchTarget; TargetBusy unless `force`, which ends its sessions."""
@@ -304,28 +335,31 @@ class TargetRegistry:
                 await self._keep(kept)
                 target.change(kept)
 
-    async def add_lun(self, name: str, volume: str, lun: int | None = None) -> int:
+    async def add_lun(self, name: str, source: str, lun: int | None = None) -> int:
         """Add a volume, or "volume@ref", as a unit; its number. NoSuchTarget, NoSuchVolume,
         NoSuchVersion, LunTaken, InvalidTarget."""
         async with self._changing:
             target = self.named(name)
-            volume_name, _, ref = volume.partition(MARK)
-            head = self._store.get(volume_name) if volume_name else None
-            if head is None:
-                raise NoSuchVolume(volume_name)
-            version = await asyncio.to_thread(self._store.open_version, volume) if ref else None
-            if version is not None and isinstance(parse_ref(volume, time.time_ns()), TimeRef):
-                ref = (
-                    f"seq:{version.seq}"  # a time that is yet to come would mean another one later
-                )
-            kept = stored.with_lun(target.stored, head.uuid.hex(), ref, lun)
+            found = await self._found(source)
+            kept = stored.with_lun(target.stored, found.volume, found.ref, lun)
             [number] = {each.lun for each in kept.luns} - {each.lun for each in target.stored.luns}
             await self._keep(kept)
-            if version is not None:
-                target.opened(number, version)
+            if found.version is not None:
+                target.opened(number, found.version)
             self._look()
             target.change(kept)
             return number
+
+    async def _found(self, source: str) -> _Source:
+        """NoSuchVolume, NoSuchVersion, InvalidName."""
+        volume_name, _, ref = source.partition(MARK)
+        head = self._store.get(volume_name) if volume_name else None
+        if head is None:
+            raise NoSuchVolume(volume_name)
+        version = await asyncio.to_thread(self._store.open_version, source) if ref else None
+        if version is not None and isinstance(parse_ref(source, time.time_ns()), TimeRef):
+            ref = f"seq:{version.seq}"  # a time that is yet to come would mean another one later
+        return _Source(head.uuid.hex(), ref, version)
 
     async def _keep(self, kept: StoredTarget) -> None:
         await asyncio.to_thread(self._store.keep, kept.key, kept.encode())

@@ -100,6 +100,16 @@ def test_alias_and_redirect_change_one_by_one(client: Client) -> None:
         client.change_target(DB, redirect="nowhere")
 
 
+def test_a_target_that_cannot_have_all_its_units_is_not_kept_for_a_moment(
+    client: Client, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr(node.store, "keep", lambda name, _: kept.append(name))
+    with refused("no_such_volume"):
+        client.create_target(DB, luns=["vm1", "nothing"])
+    assert kept == []
+
+
 def test_a_deleted_target_is_gone(client: Client, node: FakeNode) -> None:
     client.create_target(DB, luns=["vm1"])
     client.delete_target(DB)

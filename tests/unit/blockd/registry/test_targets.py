@@ -219,6 +219,38 @@ def test_a_configured_target_is_there_after_a_restart(store: FakeStore) -> None:
         assert target.access.addresses == ("192.0.2.0/24",)
 
 
+def test_a_target_is_kept_with_all_its_units_at_once(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[list[tuple[int, str]]] = []
+    seen: list[Target | None] = []
+    registry = served(store)
+
+    def keep(key: str, value: bytes | None) -> None:
+        assert value is not None
+        kept.append([(lun.lun, lun.ref) for lun in stored.decode(key, value).luns])
+        seen.append(registry.get(DB))  # not before it is durable
+        FakeStore.keep(store, key, value)
+
+    monkeypatch.setattr(store, "keep", keep)
+    run(registry.create(DB, sources=["vm1", "vm2", "vm1@seq:7"]))
+    assert kept == [[(0, ""), (1, ""), (2, "seq:7")]]
+    assert seen == [None]
+    assert units(found(registry, DB)) == {0: "vm1", 1: "vm2", 2: "vm1@seq:7"}
+    assert units(found(served(store), DB)) == units(found(registry, DB))
+
+
+@pytest.mark.parametrize("sources", [["vm1", "nothing"], ["vm1", "vm1@nothing"]])
+def test_a_target_of_which_a_unit_is_missing_is_never_there(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch, sources: list[str]
+) -> None:
+    monkeypatch.setattr(store, "keep", lambda *_: pytest.fail("something was kept"))
+    registry = served(store)
+    with pytest.raises((NoSuchVolume, NoSuchVersion)):
+        run(registry.create(DB, sources=sources))
+    assert registry.get(DB) is None
+
+
 def test_units_go_with_their_volume_whatever_it_is_called(store: FakeStore) -> None:
     registry = served(store)
     run(registry.create(DB), registry.add_lun(DB, "vm1"))
