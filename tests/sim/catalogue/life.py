@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from native import OP_FLUSH, OP_WRITE, Request
+from tests.sim.faults import Fault, Stall
 from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL
 from tests.sim.trace import Trace
 from tests.sim.versions_life import Known, VersionsLife
@@ -42,6 +43,11 @@ class CatalogueLife(VersionsLife):
     @property
     def v(self) -> VolumeModel:
         return self.model.named("v")
+
+    @property
+    def has_room(self) -> bool:
+        """The journal takes a chunk without waiting for a round."""
+        return self.rig.store._journal.state()[3] > 1
 
     def begin(self) -> None:
         """What was done so far is durable and not looked at; the trace begins here."""
@@ -100,6 +106,18 @@ class CatalogueLife(VersionsLife):
         self.model.recovered(rig, killed=True)
         self._mark()
         self.tend()
+
+    def destage_beside(self, meanwhile: Callable[[], None]) -> None:
+        """A round, and what clients and upkeep do while it syncs its pack: all of it is in chunks,
+        and no head has moved. The journal must have room for what they write."""
+        faults = self.rig.disk.faults
+        faults.add(Fault("sync", Stall(meanwhile), "packs/*"))
+        fired = len(faults.fired)
+        try:
+            self.destage()
+        finally:
+            faults.clear()
+        assert len(faults.fired) == fired + 1, "the round has synced no pack"
 
     def wait(self, seconds: float) -> None:
         """Let time go on, and upkeep look at it."""

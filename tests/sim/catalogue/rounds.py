@@ -56,6 +56,25 @@ def rounds_free_the_segments_that_are_written(life: CatalogueLife) -> None:
         life.tend()
 
 
+@add(600, written, sampled=True)
+def clients_fill_the_journal_beside_a_round(life: CatalogueLife) -> None:
+    """They flush, a round begins, and they write on while there is room: what they flushed lies in
+    segments that must not be used again before the heads have moved."""
+    life.blocks(0, 6)
+    life.flush(life.v)
+
+    def meanwhile() -> None:
+        life.tend()
+        for number in range(8):
+            if life.has_room:
+                life.write(life.v, number * CHUNK, CHUNK)
+            life.tend()
+
+    life.destage_beside(meanwhile)
+    life.tend()
+    life.blocks(6, 2)
+
+
 @add(155, written)
 def round_of_known_chunks(life: CatalogueLife) -> None:
     """Bytes that are in a pack already are not written again."""
