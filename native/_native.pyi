@@ -91,6 +91,7 @@ PLACE_DATA: Final = 0
 PLACE_ZERO: Final = 1
 PLACE_REFER: Final = 2
 REFERRED: Final = 1 << 62
+TAP_MIN_BUFFER: Final = (1 << 20) + 128
 """Flag of a chunk's index: not the chunk of the volume's tree, but what a REFER record names."""
 
 Referred = tuple[int, bytes, int, int]
@@ -309,6 +310,28 @@ class VolumeCore:
     def resize(self, size: int, /) -> None: ...
     def state(self) -> tuple[int, int, int, int, int, int, bool]:
         """(seq, generation, size, hot bytes, extents, memory bytes, frozen)"""
+
+    def tap(self, limit_bytes: int, /) -> tuple[int, int]:
+        """Have later records noted, to be taken: (descriptor that is readable when there are some,
+        seq of the newest one before them). The descriptor is the core's own. When whoever takes is
+        further than `limit_bytes` of the journal behind, the tap is lost. EEXIST, EINVAL."""
+
+    def untap(self) -> None:
+        """Note nothing any more. EBUSY while another thread is in `take`."""
+
+    def tap_again(self) -> int:
+        """A lost tap notes again; the seq behind which it begins. ENOENT, EBUSY."""
+
+    def take(self, buffer: Buffer, /) -> tuple[int, int, int, bool]:
+        """The next records in the form that crosses the wire (native/src/tap.h), as many as there
+        are or fit into `buffer` (TAP_MIN_BUFFER or more): (bytes, first seq, last seq, lost). May
+        wait for the disk, without the GIL. EINVAL, ENOENT, EBUSY; EIO when the journal does not
+        hold what was written."""
+
+    def append_records(self, epoch: int, records: Buffer, now_ns: int, /) -> tuple[int, int]:
+        """Append records of another node's tap, those that are here left out: (errno or 0, newest
+        seq here). What was appended is in the page cache; a sync makes it durable. Hostile bytes
+        are refused as a whole; native/src/member.h has the errors. Without the GIL."""
 
 def arm_site(name: str, nth: int, chance: int, seed: int) -> None:
     """Arm a site of the core for a test; see native/src/sites.h. `chance` is in 2^32. KeyError."""

@@ -8,6 +8,7 @@
 #include "crc32c.h"
 #include "locks.h"
 #include "sites.h"
+#include "tap.h"
 #include "volume.h"
 
 /* A MARK says when: one at most each millisecond, so that a point in time can be found again. */
@@ -266,6 +267,8 @@ int bd_journal_commit(struct bd_journal *journal)
     }
     if (volume != NULL)
         pthread_mutex_unlock(&volume->lock);
+    if (volume != NULL && volume->tap != NULL)
+        bd_tap_note(volume->tap, segment, group->start, group->position);
     group->count = 0;
     return 0;
 }

@@ -10,6 +10,7 @@
 #include "crc32c.h"
 #include "locks.h"
 #include "packed.h"
+#include "tap.h"
 #include "sites.h"
 
 static struct bd_extent_map *new_map(void)
@@ -54,6 +55,7 @@ struct bd_volume *bd_volume_new(struct bd_journal *journal, struct bd_place_tabl
 
 void bd_volume_free(struct bd_volume *volume)
 {
+    bd_tap_close(volume);
     free_map(volume->active);
     free_map(volume->frozen);
     pthread_mutex_destroy(&volume->lock);

@@ -19,6 +19,8 @@
  * the hot maps only the newest can be seen. */
 #define BD_REFERRED (UINT64_C(1) << 62)
 
+struct bd_tap;
+
 struct bd_volume {
     pthread_mutex_t lock;
     struct bd_journal *journal;
@@ -32,6 +34,7 @@ struct bd_volume {
     bool retired;        /* the journal may give away what its maps point at; both locks to set */
     struct bd_extent_map *active;
     struct bd_extent_map *frozen; /* NULL when no destage round is under way */
+    struct bd_tap *tap;           /* NULL when nobody wants its records; the journal's lock */
 };
 
 /* Why a read failed. */

@@ -6,9 +6,11 @@
 
 #include "batch.h"
 #include "locks.h"
+#include "member_py.h"
 #include "request.h"
 #include "table_py.h"
 #include "warm_py.h"
+#include "tap.h"
 
 enum {
     INLINE_ACTIONS = 128,
@@ -760,6 +762,11 @@ static PyMethodDef volume_methods[] = {
     {"revive", volume_revive, METH_NOARGS, NULL},
     {"resize", volume_resize, METH_VARARGS, NULL},
     {"state", volume_state, METH_NOARGS, NULL},
+    {"tap", bd_py_tap, METH_VARARGS, NULL},
+    {"untap", bd_py_untap, METH_NOARGS, NULL},
+    {"tap_again", bd_py_tap_again, METH_NOARGS, NULL},
+    {"take", bd_py_take, METH_VARARGS, NULL},
+    {"append_records", bd_py_append_records, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -782,7 +789,8 @@ int bd_volume_register(PyObject *module)
     if (PyModule_AddIntConstant(module, "PLACE_DATA", BD_PLACE_DATA) < 0 ||
         PyModule_AddIntConstant(module, "PLACE_ZERO", BD_PLACE_ZERO) < 0 ||
         PyModule_AddIntConstant(module, "PLACE_REFER", BD_PLACE_REFER) < 0 ||
-        PyModule_AddIntConstant(module, "REFERRED", (long)BD_REFERRED) < 0)
+        PyModule_AddIntConstant(module, "REFERRED", (long)BD_REFERRED) < 0 ||
+        PyModule_AddIntConstant(module, "TAP_MIN_BUFFER", BD_TAP_MIN_BUFFER) < 0)
         return -1;
     return PyModule_AddObjectRef(module, "VolumeCore", (PyObject *)&bd_volume_type);
 }

@@ -1,0 +1,92 @@
+#include "member.h"
+
+#include <errno.h>
+
+#include "crc32c.h"
+#include "locks.h"
+
+/* The next record, every byte of it checked. 0 or -errno. */
+static int next_record(const uint8_t *bytes, size_t left, struct bd_record *record)
+{
+    if (left < BD_RECORD_HEADER || bd_record_decode(bytes, record) < 0)
+        return -EBADMSG;
+    if (record->node_epoch != 0 || record->lsn != 0 || record->volume != 0 || record->chain != 0 ||
+        record->flags != 0)
+        return -EBADMSG; /* there is one form of a record on the wire */
+    if (!bd_record_has_range(record->op) || record->op == BD_RECORD_REFER)
+        return -EPROTO;
+    if (record->length == 0 || bd_record_footprint(record) > left)
+        return -EBADMSG;
+    if (bd_record_has_payload(record->op)) {
+        size_t payload = (size_t)bd_record_payload(record);
+        if (bd_crc32c(0, bytes + BD_RECORD_HEADER, payload) != record->payload_crc)
+            return -EBADMSG;
+    } else if (record->payload_crc != 0) {
+        return -EBADMSG;
+    }
+    return 0;
+}
+
+static int check_all(uint32_t epoch, const uint8_t *bytes, size_t length)
+{
+    uint64_t seq = 0;
+    size_t at = 0;
+    while (at < length) {
+        struct bd_record record;
+        int error = next_record(bytes + at, length - at, &record);
+        if (error < 0)
+            return error;
+        if (record.volume_epoch != epoch)
+            return -ESTALE;
+        if (record.seq == 0 || (at > 0 && record.seq != seq + 1))
+            return -EBADMSG;
+        seq = record.seq;
+        at += (size_t)bd_record_footprint(&record);
+    }
+    return 0;
+}
+
+static bool is_within(const struct bd_volume *volume, const struct bd_record *record)
+{
+    return record->offset <= volume->size && record->length <= volume->size - record->offset;
+}
+
+/* The journal's lock is held. *failed: what the commit of a group set, if it did. */
+static int append(struct bd_volume *volume, const uint8_t *bytes, const struct bd_record *found,
+                  uint64_t now_ns, int *failed)
+{
+    uint64_t newest = bd_journal_seq(volume->journal, volume);
+    if (found->seq <= newest)
+        return 0;
+    if (found->seq != newest + 1)
+        return -ERANGE;
+    if (!is_within(volume, found))
+        return -EINVAL;
+    struct bd_record record = {.op = found->op, .offset = found->offset, .length = found->length};
+    const uint8_t *payload = bd_record_has_payload(found->op) ? bytes + BD_RECORD_HEADER : NULL;
+    return bd_journal_add(volume->journal, volume, record, payload, now_ns, failed);
+}
+
+int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *bytes, size_t length,
+                     uint64_t now_ns, uint64_t *seq)
+{
+    int error = check_all(epoch, bytes, length);
+    int failed = 0;
+    bd_lock(&volume->journal->lock);
+    if (error == 0 && volume->retired)
+        error = -ESHUTDOWN;
+    if (error == 0 && epoch != volume->epoch)
+        error = -ESTALE;
+    for (size_t at = 0; at < length && error == 0 && failed == 0;) {
+        struct bd_record record;
+        bd_record_decode(bytes + at, &record); /* has been checked */
+        error = append(volume, bytes + at, &record, now_ns, &failed);
+        at += (size_t)bd_record_footprint(&record);
+    }
+    int written = bd_journal_commit(volume->journal);
+    if (failed == 0)
+        failed = written;
+    *seq = volume->seq;
+    pthread_mutex_unlock(&volume->journal->lock);
+    return failed < 0 ? failed : error;
+}

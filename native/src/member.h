@@ -1,0 +1,24 @@
+/* Member: a volume that takes records which another node's journal has, with their epoch and seq.
+ *
+ * The bytes are those that a tap gives (tap.h), and hostile: nothing is appended unless all of them
+ * hold. What is appended is a record of this journal like any other; when this returns it is in the
+ * page cache, and durable with the next sync. */
+#ifndef BLOCKD_MEMBER_H
+#define BLOCKD_MEMBER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "volume.h"
+
+/* Append records of `epoch`, which has to be the volume's own, those that it has already left out.
+ *
+ * *seq: the volume's newest record on return, also after an error: records before the one that
+ * could not be appended are in. 0; -EBADMSG (malformed, or a checksum fails), -EPROTO (of a kind
+ * that members do not take, as REFER), -ESTALE (another epoch), -ERANGE (a gap: *seq says what the
+ * volume has), -EINVAL (past the volume's end), -ESHUTDOWN (retired), -EAGAIN (no segment is
+ * ready), -ENOSPC, -EFBIG (segments are too small here), -EIO. */
+int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *bytes, size_t length,
+                     uint64_t now_ns, uint64_t *seq);
+
+#endif

@@ -1,0 +1,73 @@
+/* Python face of taps and members. */
+#include "member_py.h"
+
+#include "member.h"
+#include "tap.h"
+#include "volume_py.h"
+
+static struct bd_volume *volume_of(PyObject *self)
+{
+    return ((bd_volume_object *)self)->volume;
+}
+
+PyObject *bd_py_tap(PyObject *self, PyObject *args)
+{
+    unsigned long long limit;
+    uint64_t seq = 0;
+    if (!PyArg_ParseTuple(args, "K:tap", &limit))
+        return NULL;
+    int error = bd_tap_open(volume_of(self), limit, &seq);
+    if (error < 0)
+        return bd_raise_errno(error);
+    return Py_BuildValue("(iK)", volume_of(self)->tap->event, (unsigned long long)seq);
+}
+
+PyObject *bd_py_untap(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    int error = bd_tap_close(volume_of(self));
+    if (error < 0)
+        return bd_raise_errno(error);
+    Py_RETURN_NONE;
+}
+
+PyObject *bd_py_tap_again(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    uint64_t seq = 0;
+    int error = bd_tap_begin(volume_of(self), &seq);
+    if (error < 0)
+        return bd_raise_errno(error);
+    return PyLong_FromUnsignedLongLong(seq);
+}
+
+PyObject *bd_py_take(PyObject *self, PyObject *args)
+{
+    Py_buffer buffer;
+    if (!PyArg_ParseTuple(args, "w*:take", &buffer))
+        return NULL;
+    struct bd_taken taken;
+    int error;
+    Py_BEGIN_ALLOW_THREADS error =
+        bd_tap_take(volume_of(self), buffer.buf, (size_t)buffer.len, &taken);
+    Py_END_ALLOW_THREADS PyBuffer_Release(&buffer);
+    if (error < 0)
+        return bd_raise_errno(error);
+    return Py_BuildValue("(nKKO)", (Py_ssize_t)taken.length, (unsigned long long)taken.first_seq,
+                         (unsigned long long)taken.last_seq, taken.lost ? Py_True : Py_False);
+}
+
+PyObject *bd_py_append_records(PyObject *self, PyObject *args)
+{
+    unsigned int epoch;
+    Py_buffer records;
+    unsigned long long now_ns;
+    if (!PyArg_ParseTuple(args, "Iy*K:append_records", &epoch, &records, &now_ns))
+        return NULL;
+    uint64_t seq = 0;
+    int error;
+    Py_BEGIN_ALLOW_THREADS error =
+        bd_member_append(volume_of(self), epoch, records.buf, (size_t)records.len, now_ns, &seq);
+    Py_END_ALLOW_THREADS PyBuffer_Release(&records);
+    return Py_BuildValue("(iK)", -error, (unsigned long long)seq);
+}
