@@ -68,6 +68,7 @@ class FakeStore:
         self.scrub = NO_SCRUB_YET
         self.locations: list[Location] = []
         self.fail_with: Exception | None = None
+        self.held_up: str | None = None
         self.state = "ok"
         self.closed = False
 
@@ -84,7 +85,7 @@ class FakeStore:
         self.gc_report = GcReport()
         self.scrub = NO_SCRUB_YET
         self.locations = []
-        self.fail_with = None
+        self.fail_with = self.held_up = None
         self.state = "ok"
 
     def names(self) -> list[str]:
@@ -258,6 +259,7 @@ class FakeStore:
             disk_total_bytes=1 << 37,
             space_left_bytes=1 << 35,
             space_short_bytes=(1 << 37) // 10,
+            destage_held_up=self.held_up,
         )
 
     def space(self) -> SpaceReport:

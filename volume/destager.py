@@ -21,7 +21,8 @@ from step 2. Out of space: `abandon`, then gc, then again. Nothing is lost meanw
 the journal. One thread runs rounds and gc; see `volume.chunks` for who else may read.
 
 Damaged data does not stop a round: see `volume.builder`. What is lost by it is said in the log, and
-known to scrub from then on. A damaged manifest node does, for all volumes, until it is repaired.
+known to scrub from then on. A damaged manifest node does, for all volumes, until it is repaired:
+`held_up` says whose it is, for whoever asks how the store is.
 
 A volume whose head was replaced (a restore) while its hot map was frozen gets a version of what was
 frozen, since the log after the cut will only be read from the cut on; its head stays as it is. A
@@ -86,8 +87,20 @@ class _Results:
     """Points (volume number, seq) that are in chunks now."""
 
 
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """Why no round gets through."""
+
+    name: str
+    """Of the volume whose tree cannot be built."""
+    why: str
+
+    def __str__(self) -> str:
+        return f"volume {self.name} holds up all volumes: {self.why}"
+
+
 class Destager:
-    """Runs rounds. All methods on one thread."""
+    """Runs rounds. All methods on one thread; the public attributes are for any."""
 
     def __init__(
         self,
@@ -124,6 +137,8 @@ class Destager:
         self.rounds = 0
         self.unsettled = 0
         """Points that the last round could not build."""
+        self.held_up: HeldUp | None = None
+        """What the last round met; None again when one has got through."""
 
     def run(self, volumes: Callable[[], list[Volume]]) -> bool:
         """One round over whatever is hot in `volumes()`; whether there was anything.
@@ -177,6 +192,7 @@ class Destager:
                 heads.append(self._build_head(volume, seq, size, current, settled))
             except CorruptData as error:
                 if not volume.deleted:
+                    self._note_held_up(HeldUp(volume.name, str(error)))
                     raise
                 log.error(
                     "the state before a restore cannot be kept volume=%s seq=%d error=%s",
@@ -187,6 +203,11 @@ class Destager:
             if key in self._history.points:
                 settled[key] = built.row
         return _Results(heads, settled)
+
+    def _note_held_up(self, found: HeldUp) -> None:
+        if found != self.held_up:
+            log.error("destaging is held up volume=%s error=%s", found.name, found.why)
+        self.held_up = found
 
     def _settle_points(self, current: _Round) -> dict[tuple[int, int], VersionRow]:
         """Versions for the points before the cut, but for those at the cut itself."""
@@ -349,7 +370,7 @@ class Destager:
             self._meta.move_heads(heads, cut.encode(), puts, gone)
             fail_point("destage.moved")
             self._history.points.difference_update(results.settled)
-            self._round = None
+            self._round = self.held_up = None
             for volume, _, _ in current.volumes:
                 if not volume.deleted:
                     volume.move_head(self._meta.numbered(volume.record.number) or volume.record)

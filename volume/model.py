@@ -69,6 +69,9 @@ class StoreStatus:
     """What clients can still write before ENOSPC."""
     space_short_bytes: int
     """Space is short when less than this is left: versions without a name give way."""
+    destage_held_up: str | None = None
+    """Which volume's damage keeps all volumes from being destaged, and what it is: the journal
+    fills until writers wait. None: rounds get through."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -380,6 +380,7 @@ class Store:
             self._meta.uuid,
             checkpoint,
             list(self._history.rounds()),
+            node_epoch=self._meta.node_epoch,
             accept_loss=self.options.accept_journal_loss,
         )
         volumes = self._catalog.all()
@@ -568,7 +569,7 @@ class Store:
             state, reason = "sealed", self._seal.reason
         elif self._space.full:
             state, reason = "full", "the disk has no room for more than what is written already"
-        hot_since = self.upkeep.hot_since
+        hot_since, held_up = self.upkeep.hot_since, self._destager.held_up
         checkpoint = Checkpoint.decode(self._meta.checkpoint or b"")
         return StoreStatus(
             path=self.path,
@@ -594,6 +595,7 @@ class Store:
             disk_total_bytes=self._disk.total_bytes(),
             space_left_bytes=self._space.left_bytes,
             space_short_bytes=self._space.short_bytes,
+            destage_held_up=None if held_up is None else str(held_up),
         )
 
     def close(self) -> None:

@@ -94,6 +94,10 @@ def _daemon(places: list[Path]) -> "Finding":
         return Finding("daemon", WARN, str(error), "start one with `blockd serve`")
     except (ApiError, ValueError) as error:
         return Finding("daemon", FAIL, str(error), "look into the daemon's log")
+    held_up = node.store.destage_held_up
+    if node.store.state == "ok" and held_up is not None:
+        fix = "put the pack back from a copy, or restore or delete the volume: docs/gc-and-scrub.md"
+        return Finding("daemon", FAIL, f"{here[0]}: nothing is destaged: {held_up}", fix)
     if node.store.state == "ok":
         return Finding("daemon", OK, f"{here[0]}: process {node.pid}, version {node.version}")
     fix = "make room" if node.store.state == "full" else "check the disk, then doctor --unseal"

@@ -51,8 +51,10 @@ def version(as_json: JsonOption = False) -> None:
 def _fields(node: NodeStatus) -> list[tuple[str, str]]:
     store = node.store
     state = store.state if store.reason is None else f"{store.state}: {store.reason}"
+    held_up = store.destage_held_up
     return [
         ("state", state),
+        *([] if held_up is None else [("destaging", f"stopped: {held_up}")]),
         ("version", f"{node.version}, process {node.pid}, up {_duration(node.uptime_s)}"),
         ("nbd", ", ".join(node.nbd) + f" (tls {node.tls})"),
         ("iscsi", _iscsi(node)),

@@ -221,6 +221,15 @@ def test_a_sealed_store_fails_status(node: FakeNode, blockd: Blockd) -> None:
     assert "sealed: a sync of" in result.out
 
 
+def test_status_says_what_holds_up_destaging(node: FakeNode, blockd: Blockd) -> None:
+    assert "destaging" not in blockd("status").out
+    node.store.held_up = "volume vm1 holds up all volumes: manifest node 3f"
+    result = blockd("status")
+    assert result.code == 0
+    assert "destaging     stopped: volume vm1 holds up all volumes: manifest" in result.out
+    assert blockd("status", "--json").json["store"]["destage_held_up"] == node.store.held_up
+
+
 def test_version(blockd: Blockd) -> None:
     assert blockd("version").out.startswith("blockd ")
     assert blockd("--version").out == blockd("version").out
@@ -255,6 +264,15 @@ def test_doctor_sees_the_daemon(node: FakeNode, blockd: Blockd) -> None:
     findings = {each["check"]: each for each in blockd("doctor", "--json").json}
     assert findings["daemon"]["level"] == "ok"
     assert "4711" in findings["daemon"]["message"]
+
+
+def test_doctor_fails_when_nothing_is_destaged(node: FakeNode, blockd: Blockd) -> None:
+    node.store.held_up = "volume vm1 holds up all volumes: manifest node 3f"
+    result = blockd("doctor", "--json")
+    assert result.code == exits.FAILED
+    [found] = [each for each in result.json if each["check"] == "daemon"]
+    assert found["level"] == "fail"
+    assert node.store.held_up in found["message"]
 
 
 def test_doctor_fails_on_a_failure(node: FakeNode, blockd: Blockd) -> None:

@@ -287,12 +287,17 @@ def test_a_damaged_node_holds_up_rounds_until_its_volume_is_restored_or_deleted(
     for _ in range(2):
         with pytest.raises(CorruptData):
             rig.store.destage()
+    held_up = rig.store.status().destage_held_up
+    assert held_up is not None
+    assert held_up.startswith("volume a holds up all volumes: ")
+    assert rig.volume("a").record.head.root.hex() in held_up
     if way == "restore":
         rig.store.versions.restore("a", f"seq:{seq}")
         life.pages = before
     else:
         rig.store.delete_volume("a")
     assert rig.store.destage()
+    assert rig.store.status().destage_held_up is None
     assert rig.rebooted().read("b", 0, PAGE_SIZE) == chunk(4)
     if way == "restore":
         life.write(1, chunk(5))
