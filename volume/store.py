@@ -380,7 +380,6 @@ class Store:
             self._meta.uuid,
             checkpoint,
             list(self._history.rounds()),
-            node_epoch=self._meta.node_epoch,
             accept_loss=self.options.accept_journal_loss,
         )
         volumes = self._catalog.all()
@@ -576,7 +575,6 @@ class Store:
             uuid=self._meta.uuid.hex(),
             state=state,
             reason=reason,
-            node_epoch=self._meta.node_epoch,
             volume_count=len(self._catalog),
             lsn=lsn,
             synced_lsn=synced_lsn,
