@@ -575,6 +575,7 @@ class Store:
             uuid=self._meta.uuid.hex(),
             state=state,
             reason=reason,
+            node_epoch=self._meta.node_epoch,
             volume_count=len(self._catalog),
             lsn=lsn,
             synced_lsn=synced_lsn,
