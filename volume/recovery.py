@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SEGMENT_HEADER_BYTES = 4096
 READ_AHEAD_SEGMENTS = 4  # while one is replayed, the disk works on the next ones
+LAST_SEQUENCE = 1 << 63  # no log gets there; 0 is of no segment (Checkpoint)
 _PROGRESS_INTERVAL_S = 1.0
 
 
@@ -64,9 +65,11 @@ class JournalRecovery:
         checkpoint: Checkpoint,
         rounds: Sequence[RoundRow],
         *,
+        node_epoch: int,
         accept_loss: bool,
     ) -> None:
-        """`rounds`: oldest first; from the first one's segment on the old log is held."""
+        """`rounds`: oldest first; from the first one's segment on the old log is held.
+        `node_epoch`: of this run, which the journal appends with."""
         self._disk = disk
         self._clock = clock
         self._journal = journal
@@ -74,6 +77,7 @@ class JournalRecovery:
         self._uuid = store_uuid
         self._checkpoint = checkpoint
         self._rounds = rounds
+        self._node_epoch = node_epoch
         self._accept_loss = accept_loss
         self._lost = False
 
@@ -96,8 +100,7 @@ class JournalRecovery:
         self._check_tail(live, chained, recovered.lsn)
         if self._lost:
             self._wipe(live, chained)
-            if not chained:
-                recovered = replace(recovered, checkpoint=self._go_on_at(recovered.lsn))
+            recovered = replace(recovered, checkpoint=self._moved(live, chained, recovered.lsn))
         last = max((segment.sequence for segment in segments), default=0)
         self._journal.begin(recovered.lsn, last + 1, self._chain)
         if chained:
@@ -121,6 +124,11 @@ class JournalRecovery:
                 raise CorruptJournal(
                     f"{segment_path(slot)}: this segment belongs to another place or store "
                     f"(store {uuid.hex()}, slot {own_slot}, {size} bytes); move the file away"
+                )
+            if not 0 < sequence <= LAST_SEQUENCE:
+                raise CorruptJournal(
+                    f"{segment_path(slot)}: no journal has a segment with sequence {sequence}; "
+                    "move the file away"
                 )
             segments.append(
                 LogSegment(slot, file, node_epoch, sequence, first_lsn, synced_lsn, chain)
@@ -180,6 +188,12 @@ class JournalRecovery:
                     segment_path(segment.slot), "the next record is of an unknown version or kind"
                 ) from error
             (lsn, chain, node_epoch, position), found, gone, _, _, _, named = state
+            if node_epoch > self._node_epoch:
+                raise CorruptJournal(
+                    f"{segment_path(segment.slot)}: written by run {node_epoch} of the store, of "
+                    f"which meta/ knows {self._node_epoch}; meta/ is older than the journal, "
+                    "restore both from one copy"
+                )
             points += named
             self._chain, self._position = chain, position
             records += found
@@ -224,9 +238,14 @@ class JournalRecovery:
                 segment.file.pwrite(zeros[self._position :], self._position)
             segment.file.sync()
 
-    def _go_on_at(self, lsn: int) -> Checkpoint:
-        """A checkpoint that names no segment: the next one to be begun is the first."""
-        return Checkpoint(lsn, 0, 0, self._chain, self._checkpoint.segment_bytes)
+    def _moved(self, live: list[LogSegment], chained: list[int], lsn: int) -> Checkpoint | None:
+        """The checkpoint to note after a loss; None when the old one's segment is there."""
+        if not chained:  # it names no segment: the next one to be begun is the first
+            return Checkpoint(lsn, 0, 0, self._chain, self._checkpoint.segment_bytes)
+        first = next(segment.sequence for segment in live if segment.slot == chained[0])
+        if self._checkpoint.sequence in (0, first):
+            return None
+        return replace(self._checkpoint, sequence=first, position=SEGMENT_HEADER_BYTES)
 
     def _damaged(self, what: str) -> None:
         self._lost = True

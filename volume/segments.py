@@ -40,6 +40,7 @@ READY_TARGET = 2  # segments kept ready beyond the one that is written
 HURRIED_READY = 6  # the same while segments are used up quickly
 HURRIED_S = 0.5  # a segment is used up in less than this
 TRIM_RESERVE = 1  # ready segments that only records without payload may begin
+MAX_SLOTS = 65536  # the native journal's BD_MAX_SLOTS
 _ZEROS = bytes(1024 * 1024)
 _NO_PIN = 1 << 64  # above every sequence
 
@@ -50,11 +51,10 @@ def segment_path(slot: int) -> str:
 
 def parse_segment_name(name: str) -> int | None:
     """The slot in a segment's file name, or None for any other file."""
-    stem, dot, suffix = name.partition(".")
-    if (dot + suffix) != ".seg" or len(stem) != 8:
-        return None
     with contextlib.suppress(ValueError):
-        return int(stem, 16)
+        slot = int(name.removesuffix(".seg"), 16)  # takes "0X7" and " +7" as well
+        if 0 <= slot < MAX_SLOTS and segment_path(slot) == f"{FOLDER}/{name}":
+            return slot
     return None
 
 

@@ -380,6 +380,7 @@ class Store:
             self._meta.uuid,
             checkpoint,
             list(self._history.rounds()),
+            node_epoch=self._meta.node_epoch,
             accept_loss=self.options.accept_journal_loss,
         )
         volumes = self._catalog.all()

@@ -11,7 +11,6 @@ then rows: length of the key (1), the key, length of the value (2, big-endian), 
 """
 
 import contextlib
-import logging
 import struct
 from collections.abc import Callable, Iterator
 
@@ -19,6 +18,7 @@ from blockd.registry import stored
 from blockd.scsi import pr_codec
 from blockd.scsi.modes import ModePages
 from native import crc32c
+from tests.fuzz.unlogged import unlogged
 from tests.sim.simclock import SimClock
 from volume import layout, referred
 from volume.checkpoint import Checkpoint
@@ -40,19 +40,8 @@ _DEFAULTS = Settings(0, "", 0)
 
 def meta_target(data: bytes) -> None:
     """Run one input; raises when an invariant is broken."""
-    with _unlogged():
+    with unlogged():
         _run(data)
-
-
-@contextlib.contextmanager
-def _unlogged() -> Iterator[None]:
-    """Damage is warned of, thousands of times. What others log in this process stays."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _run(data: bytes) -> None:

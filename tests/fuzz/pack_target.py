@@ -13,11 +13,11 @@ behind them.
 """
 
 import contextlib
-import logging
 
 from blake3 import blake3
 
 from native import crc32c, crc32c_pages
+from tests.fuzz.unlogged import unlogged
 from tests.sim.image import Image
 from tests.sim.simdisk import SimDisk
 from volume import layout, packfile
@@ -32,9 +32,8 @@ RESEAL, NAME = 1, 2
 UUID = bytes(range(16))
 PACK_BYTES = 64 * 1024
 
-logging.getLogger("volume").propagate = False
 
-
+@unlogged()
 def pack_target(data: bytes) -> None:
     """Run one input; raises when an invariant is broken."""
     switches = data[0] if data else 0

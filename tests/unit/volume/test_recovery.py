@@ -12,6 +12,7 @@ from native import crc32c
 from tests.sim.crash import CrashPlanner
 from tests.sim.image import Image
 from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig, index_at, meta_at
+from volume.checkpoint import Checkpoint
 from volume.errors import CorruptJournal, UnknownFormat
 
 FIRST = "journal/00000000.seg"
@@ -250,3 +251,71 @@ def test_store_that_never_wrote_opens_again() -> None:
     rig = StoreRig()
     assert rig.rebooted(Image()).store.names() == []
     assert rig.closed().store.names() == []
+
+
+# -- what no journal of this store looks like
+
+
+def test_files_whose_names_only_look_like_those_of_segments_are_left_alone() -> None:
+    rig = opened()
+    rig.write("v", 0, b"f" * 512, fua=True)
+    names = ("+0000007", "0x000007", "0000000A", " 0000007", "-0000001", "00010000", "0000_007")
+    for name in names:
+        file = rig.disk.open(f"journal/{name}.seg", create=True)
+        file.pwrite(bytes(SEGMENT_BYTES), 0)
+        file.close()
+    again = rig.killed()
+    assert again.read("v", 0, 512) == b"f" * 512
+    assert {f"{name}.seg" for name in names} <= set(again.disk.list("journal"))
+
+
+def reheaded(rig: StoreRig, path: str, at: int, field: bytes) -> None:
+    """Another value in a segment's header, sealed."""
+    file = rig.disk.open(path)
+    header = bytearray(file.pread(128, 0))
+    header[at : at + len(field)] = field
+    header[124:] = crc32c(bytes(header[:124])).to_bytes(4, "little")
+    file.pwrite(bytes(header), 0)
+    file.close()
+
+
+@pytest.mark.parametrize("sequence", [0, (1 << 64) - 1])
+def test_segment_of_a_sequence_that_no_log_has_is_refused(sequence: int) -> None:
+    """None could follow the last one, and 0 says in a checkpoint that there is none."""
+    rig = opened()
+    rig.write("v", 0, b"f" * 512, fua=True)
+    reheaded(rig, FIRST, 32, sequence.to_bytes(8, "little"))
+    with pytest.raises(CorruptJournal, match="no journal has a segment with sequence"):
+        rig.killed()
+
+
+def test_journal_that_is_newer_than_meta_is_refused() -> None:
+    """What would be written now would be taken for older than what is there, and dropped."""
+    rig = opened()
+    base = rig.meta.snapshot()
+    for _ in range(3):
+        rig = rig.killed()
+    rig.write("v", 0, b"f" * 512, fua=True)
+    with pytest.raises(CorruptJournal, match="meta/ is older than the journal"):
+        StoreRig(rig.disk.image(), base, rig.index.snapshot(), boot="boot-2")
+
+
+def test_checkpoint_at_the_end_of_a_lost_segment_is_moved_when_that_is_accepted() -> None:
+    rig = opened()
+    rig.write("v", 0, b"s" * 4096)
+    rig.settle()
+    at = Checkpoint.decode(rig.store._meta.checkpoint or b"")
+    for offset in range(4096, 40 * KIB, 4096):
+        rig.write("v", offset, b"j" * 4096, fua=True)
+        rig.tend()
+    second = next(s for s in rig.store._pool.log_from(0) if s.sequence == at.sequence + 1)
+    passed = replace(at, lsn=second.first_lsn, chain=second.chain, position=SEGMENT_BYTES)
+    rig.store._meta.move_heads({}, passed.encode())
+    rig.disk.unlink(FIRST)
+    with pytest.raises(CorruptJournal, match="where the checkpoint is"):
+        rig.rebooted()
+    again = rig.rebooted(options=ACCEPT)
+    moved = Checkpoint.decode(again.store._meta.checkpoint or b"")
+    assert moved.sequence == second.sequence
+    again.write("v", 512, b"n" * 512, fua=True)
+    assert again.rebooted().read("v", 512, 512) == b"n" * 512
