@@ -102,6 +102,7 @@ class SegmentPool:
         self._held: list[_Held] = []  # by sequence
         self._pins: Counter[int] = Counter()
         self._warm = WarmPages(warm_limit(geometry.segment_bytes))
+        self._bare_count = 0  # segments ready that have no pages in memory yet
         self._sequence = 0  # of the segment that was written when one was begun last
         self._looked_at = clock.monotonic()
         self._hurried = False
@@ -129,6 +130,9 @@ class SegmentPool:
     def hold_found(self, segment: LogSegment, until_ns: int) -> None:
         """At a start: keep a segment of the window that the journal need not know."""
         self._hold(_Held(segment.slot, segment.sequence, until_ns, known=False))
+        with self._lock:  # a daemon that has just ended may have left it in memory
+            now_s = self._clock.monotonic()
+            self._warm.keep(segment.slot, segment.sequence, segment.file, now_s)
 
     def hold(self, slots: list[int], now_ns: int) -> None:
         """The checkpoint has passed these slots, and the journal has released them."""
@@ -138,7 +142,8 @@ class SegmentPool:
             sequence = 0 if segment is None else segment.sequence
             self._hold(_Held(slot, sequence, now_ns, known=True))
             with self._lock:
-                self._warm.keep(slot, self._files[slot], self._clock.monotonic())
+                now_s = self._clock.monotonic()
+                self._warm.keep(slot, sequence, self._files[slot], now_s)
 
     def _hold(self, held: _Held) -> None:
         with self._lock:
@@ -307,7 +312,17 @@ class SegmentPool:
             self._hurried = self._hurried and passed_s < HURRIED_S
         elif passed_s > 0.0:
             self._hurried = passed_s < HURRIED_S * (sequence - self._sequence)
+            self._make_way(sequence - self._sequence)
             self._sequence, self._looked_at = sequence, now
+
+    def _make_way(self, begun_count: int) -> None:
+        """So many segments were begun. Those that were allocated only take their pages now: free
+        memory that waits, for as long as other segments are ready, is given back to the host."""
+        count = min(begun_count, self._bare_count)
+        self._bare_count -= count
+        with self._lock:
+            for _ in range(count):
+                self._warm.make_way(self._clock.monotonic())
 
     def close(self) -> None:
         with self._lock:
@@ -318,12 +333,15 @@ class SegmentPool:
     def _make(self) -> None:
         with self._lock:
             slot = next(n for n in range(len(self._files) + 1) if n not in self._files)
-            self._warm.make_way(self._clock.monotonic())
         path = segment_path(slot)
         file = self._disk.open(path, create=True)
         try:
             size = self._geometry.segment_bytes
-            if not (self._hurried and _allocate(file, size)):
+            if self._hurried and _allocate(file, size):
+                self._bare_count += 1
+            else:
+                with self._lock:
+                    self._warm.make_way(self._clock.monotonic())
                 for offset in range(0, size, len(_ZEROS)):
                     file.pwrite(_ZEROS[: min(len(_ZEROS), size - offset)], offset)
             fail_point("segment.prepare.zeroed")

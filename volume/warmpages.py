@@ -6,8 +6,9 @@ host, ten times as long as the copy that follows. A page that was let go a momen
 at the cost of the copy alone.
 
 So the newest segments of the any-write window stay in memory, up to a bound, and whenever a segment
-is about to take pages the oldest of them gives its own back: one in, one out. They are clean, and
-the kernel may take them at any time: this only chooses the moment.
+begins to take pages the oldest of them gives its own back: one in, one out, and not before (a host
+takes what is free within two seconds). They are clean, and the kernel may take them at any time:
+this only chooses the moment.
 
 Not thread-safe: the pool's lock is held.
 """
@@ -48,26 +49,27 @@ def warm(file: File) -> None:
 
 
 class WarmPages:
-    """The old segments that are in memory, oldest first."""
+    """The old segments that are in memory; the oldest is that of the lowest sequence."""
 
     def __init__(self, limit: int, drop: Callable[[File], None] = cool) -> None:
         """`limit`: segments. `drop` lets go of the pages of one."""
         self._limit = limit
         self._drop = drop
-        self._warm: dict[int, File] = {}  # by slot, in the order in which they came
+        self._warm: dict[int, tuple[int, File]] = {}  # slot: (sequence, file)
         self._cooling: deque[tuple[float, int, File]] = deque()  # (when, slot, file)
 
-    def keep(self, slot: int, file: File, now_s: float) -> None:
-        """A segment is not written any more; its pages stay until others need the room."""
-        self._warm[slot] = file
+    def keep(self, slot: int, sequence: int, file: File, now_s: float) -> None:
+        """A segment is not written any more; its pages stay until others need the room. One that
+        was found at a start may have none in memory, which nobody looks at."""
+        self._warm[slot] = sequence, file
         while len(self._warm) > self._limit:
             self.make_way(now_s)
 
     def make_way(self, now_s: float) -> None:
-        """A segment is about to take pages: those of the oldest one go."""
-        slot = next(iter(self._warm), None)
-        if slot is not None:
-            file = self._warm.pop(slot)
+        """A segment begins to take pages: those of the oldest one go."""
+        if self._warm:
+            slot = min(self._warm, key=lambda each: self._warm[each][0])
+            _, file = self._warm.pop(slot)
             self._drop(file)
             self._cooling.append((now_s + COOLED_S, slot, file))
 

@@ -1,11 +1,15 @@
 from threading import Thread
 
+import pytest
+
 from native import Journal
 from tests.sim.faults import Fault, Stall
 from tests.sim.simclock import SimClock
 from tests.sim.simdisk import SimDisk
+from volume import segments
 from volume.options import JournalGeometry
 from volume.segments import FOLDER, LogSegment, SegmentPool, segment_path
+from volume.warmpages import WarmPages
 
 STORE_UUID = bytes(range(16))
 SEGMENT_BYTES = 16 * 1024
@@ -85,4 +89,32 @@ def test_segments_that_are_used_up_quickly_are_kept_ready_in_greater_number() ->
 
     slowly = pace(5.0)
     assert pace(0.01) > slowly
+    rig.pool.close()
+
+
+def test_old_pages_go_when_a_bare_segment_is_begun_and_not_when_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Segments that were only allocated take their pages when they are written."""
+    rig = Rig()
+    ways: list[float] = []
+    monkeypatch.setattr(WarmPages, "make_way", lambda _, now_s: ways.append(now_s))
+    monkeypatch.setattr(segments, "_allocate", lambda *_: True)
+
+    def begin() -> int:
+        """Begin a segment within 10 ms and make others ready; for how many room was made."""
+        ways.clear()
+        rig.clock.advance(0.01)
+        sequence = rig.journal.cut()[1]
+        while rig.journal.cut()[1] == sequence:
+            rig.journal.append_mark(0)
+        while rig.pool.tend():
+            pass
+        return len(ways)
+
+    begin()
+    made = rig.pool.count
+    begun = [begin() for _ in range(4)]
+    assert rig.pool.count > made
+    assert begun == [1, 1, 1, 1]
     rig.pool.close()

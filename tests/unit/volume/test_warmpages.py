@@ -16,19 +16,29 @@ class Rig:
     def _drop(self, file: File) -> None:
         self.dropped.append(next(n for n, own in enumerate(self.files) if own is file))
 
-    def keep(self, *slots: int) -> None:
-        for slot in slots:
-            self.pages.keep(slot, self.files[slot], 0.0)
+    def keep(self, *slots: int, first: int = 1) -> None:
+        """The segments of these slots, in the order of the log from sequence `first` on."""
+        for sequence, slot in enumerate(slots, first):
+            self.pages.keep(slot, sequence, self.files[slot], 0.0)
 
 
 def test_old_segments_stay_in_memory_up_to_the_bound_and_the_oldest_goes_first() -> None:
     rig = Rig(limit=2)
     rig.keep(3, 1)
     assert rig.dropped == []
-    rig.keep(4)
+    rig.keep(4, first=3)
     assert rig.dropped == [3]
-    rig.keep(0)
+    rig.keep(0, first=4)
     assert rig.dropped == [3, 1]
+
+
+def test_what_is_found_at_a_start_in_no_order_leaves_the_newest() -> None:
+    rig = Rig(limit=2)
+    for slot, sequence in ((3, 7), (0, 9), (4, 6), (1, 8)):
+        rig.keep(slot, first=sequence)
+    assert sorted(rig.dropped) == [3, 4]
+    rig.pages.make_way(0.0)
+    assert rig.dropped[2:] == [1]
 
 
 def test_a_segment_that_takes_pages_takes_those_of_the_oldest() -> None:
