@@ -12,6 +12,8 @@ have rotted. Both fail their checksums, and differ in what has to become of them
 The index tells them apart, if it is the one that was written beside the pack: what it names was
 synced. It also knows what a header that has rotted said. Without it (after a power cut it is to be
 rebuilt from the packs) all that fails is left out; nothing refers to an entry by its number then.
+A sector that cannot be read is rot when there is the index. Without it, it is an error: it may be
+read the next time, and nothing must be left out for that.
 
 Entries are numbered as they lie. If one is left out before others (a chunk that was stored anew
 rots where it was at first, which the index does not say), those get other numbers than the index
@@ -25,8 +27,8 @@ from typing import NamedTuple, Protocol
 from volume import packfile
 from volume.disk import File
 from volume.index import Place
-from volume.layout import ChunkId
-from volume.packfile import HEADER_LENGTH, Entry, entry_length
+from volume.layout import PAGE_SIZE, ChunkId
+from volume.packfile import HEADER_LENGTH, MEDIUM_ERRNOS, Entry, entry_length
 
 
 class SyncedPlaces(Protocol):
@@ -57,7 +59,8 @@ class Found(NamedTuple):
 
 def entries_left(file: File, number: int, index: SyncedPlaces | None) -> Found:
     """What pack `number` has to have in its table. `index`: None unless it can be trusted."""
-    entries, gaps = packfile.scan(file, number, verify=True)
+    source = file if index is None else _Legible(file)
+    entries, gaps = packfile.scan(source, number, verify=True)
     known = {} if index is None else _known(file, number, index, entries, gaps)
     rows, end, rotten, renumbered = bytearray(), HEADER_LENGTH, [], {}
     whole = {entry.place.offset: entry for entry in entries if entry.whole}
@@ -73,6 +76,26 @@ def entries_left(file: File, number: int, index: SyncedPlaces | None) -> Found:
         if offset not in whole or whole[offset].chunk_id != chunk_id:
             rotten.append(chunk_id)
     return Found(rows, end, bool(whole), rotten, renumbered)
+
+
+class _Legible:
+    """A file of which zeros take the place of what cannot be read: no checksum holds over them."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._size = file.size()
+
+    def pread(self, length: int, offset: int) -> bytes:
+        try:
+            return self._file.pread(length, offset)
+        except OSError as error:
+            if error.errno not in MEDIUM_ERRNOS:
+                raise
+        length = max(0, min(length, self._size - offset))
+        if length <= PAGE_SIZE:
+            return bytes(length)
+        half = -(-length // (2 * PAGE_SIZE)) * PAGE_SIZE
+        return self.pread(half, offset) + self.pread(length - half, offset + half)
 
 
 def _known(

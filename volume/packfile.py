@@ -15,8 +15,9 @@ their own headers and steps over what is damaged.
 Everything here is a plain function of a `File` or of bytes; `volume.packs` keeps the state.
 """
 
+import errno
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from typing_extensions import Buffer
 
@@ -33,6 +34,8 @@ ENTRY_HEADER_LENGTH = layout.ENTRY_HEADER.size
 TRAILER_LENGTH = layout.TRAILER.size
 ROW_LENGTH = layout.FOOTER_ROW.size
 SALVAGE_WINDOW = 1024 * 1024  # bytes read at once while looking for the next entry header
+MEDIUM_ERRNOS = (errno.EIO, errno.EREMOTEIO, errno.ENODATA, errno.EILSEQ)
+"""What a read of a bad sector fails with, as kernels say."""
 _CRC_FIELD = 4  # the last bytes of every 64-byte header are the crc32c of what is before them
 
 
@@ -250,6 +253,12 @@ class Salvage(NamedTuple):
     end: int
 
 
+class Source(Protocol):
+    """The part of a `File` that a scan needs."""
+
+    def pread(self, length: int, offset: int) -> bytes: ...
+
+
 class Entry(NamedTuple):
     """An entry whose header holds."""
 
@@ -270,7 +279,7 @@ def salvage(file: File, number: int, *, verify: bool) -> Salvage:
     return Salvage(rows, end)
 
 
-def scan(file: File, number: int, *, verify: bool) -> tuple[list[Entry], bool]:
+def scan(file: Source, number: int, *, verify: bool) -> tuple[list[Entry], bool]:
     """Every entry whose header holds, in order, also behind damage; and whether there is anything
     else, where a header might have been. (A header that is cut off was never whole.)"""
     entries: list[Entry] = []
@@ -290,7 +299,7 @@ def scan(file: File, number: int, *, verify: bool) -> tuple[list[Entry], bool]:
     return entries, gaps
 
 
-def _verifies(file: File, place: Place, chunk_id: ChunkId) -> bool:
+def _verifies(file: Source, place: Place, chunk_id: ChunkId) -> bool:
     length = ENTRY_HEADER_LENGTH + table_length(place.stored_length) + place.stored_length
     data = file.pread(length, place.offset)
     try:
@@ -322,7 +331,7 @@ def _place(header: EntryHeader, number: int, offset: int, ordinal: int) -> Place
     )
 
 
-def _next_magic(file: File, offset: int) -> int | None:
+def _next_magic(file: Source, offset: int) -> int | None:
     """Offset of the next aligned entry magic at or after `offset`; None at the end of the file."""
     while data := file.pread(SALVAGE_WINDOW, offset):
         found = data.find(layout.ENTRY_MAGIC)

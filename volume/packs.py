@@ -40,7 +40,6 @@ What the disk refuses
 """
 
 import contextlib
-import errno
 import logging
 import threading
 from collections.abc import Collection, Iterator
@@ -57,7 +56,7 @@ from volume.index import Place
 from volume.layout import ChunkId
 from volume.lmdbroom import NO_SPACE_ERRNOS
 from volume.openpacks import OpenPack, OpenPacks
-from volume.packfile import HEADER_LENGTH, Salvage
+from volume.packfile import HEADER_LENGTH, MEDIUM_ERRNOS, Salvage
 from volume.packtail import WRITE_BUFFER_BYTES, PackTail
 from volume.sites import fail_point, rare
 
@@ -66,12 +65,6 @@ log = logging.getLogger(__name__)
 DEFAULT_PACK_BYTES = 64 * 1024 * 1024  # a pack is sealed rather than let it grow over this
 MAX_PACK_BYTES = 1024 * 1024 * 1024  # offsets are u32; a pack is also the unit of gc and repair
 MAX_PACK_ENTRIES = 65536  # bounds the footer (3 MiB) when entries are tiny
-MEDIUM_ERRNOS = (
-    errno.EIO,
-    errno.EREMOTEIO,
-    errno.ENODATA,
-    errno.EILSEQ,
-)  # of a read, as kernels say
 DEFAULT_OPEN_PACKS = 256  # file descriptors kept for readers
 
 

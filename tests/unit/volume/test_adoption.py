@@ -137,6 +137,37 @@ def test_an_entry_that_was_never_synced_is_not_taken_for_a_damaged_one() -> None
     assert Yard(after).run() == ()
 
 
+@any_part
+def test_a_sector_that_cannot_be_read_hits_what_is_in_it(part: str) -> None:
+    rig = Rig()
+    ids = rig.put_synced(*range(COUNT))
+    disk, kv = SimDisk(rig.disk.image()), MemoryKeyValue(rig.kv.snapshot())
+    place = place_of(rig, 3)
+    disk.break_sector("packs/00000000.pack", place.offset + WHERE[part])
+    index = ChunkIndex(kv, STORE_UUID)
+    packs = Packs(disk, STORE_UUID, pack_bytes=PACK_BYTES, index=index)
+    assert [chunk_id for chunk_id, _ in packs.footer(0)] == ids
+    assert ids[3] in packs.rotten
+    assert len(packs.rotten) <= 2  # the sector may have the end of the one before
+    for number in set(range(COUNT)) - {ids.index(chunk_id) for chunk_id in packs.rotten}:
+        assert packs.read(place_of(rig, number), ids[number]) == chunk(number)
+    with pytest.raises(CorruptChunk):
+        packs.read(place, ids[3])
+
+
+def test_without_an_index_a_sector_that_cannot_be_read_takes_nothing_out() -> None:
+    rig = Rig()
+    ids = rig.put_synced(*range(COUNT))
+    disk = SimDisk(rig.disk.image())
+    disk.faults.add(
+        Fault("pread", Fail(errno.EIO), "packs/*", covers=place_of(rig, 3).offset + WHERE["data"])
+    )
+    with pytest.raises(OSError, match="Input/output"):
+        Packs(disk, STORE_UUID, pack_bytes=PACK_BYTES)
+    again = Packs(disk, STORE_UUID, pack_bytes=PACK_BYTES)
+    assert [chunk_id for chunk_id, _ in again.footer(0)] == ids
+
+
 def renumbering(rig: Rig) -> None:
     """Chunk 0 is stored anew behind 1, and rots where it was at first: 1 and 0 move up."""
     [chunk_id, _] = rig.put_synced(0, 1)
