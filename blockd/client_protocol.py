@@ -257,6 +257,8 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
                 timer.cancel()
         if self._served is not None:
             self._served.cut()
+            if self._broken:  # what it still has in the loop is not waited for
+                self._leave_if_done()
         elif self._engine is not None:
             self._guarded(self._end_input)
             self._leave_if_done()
