@@ -344,8 +344,9 @@ uint32_t bd_pieces_of(uint64_t offset, uint64_t length)
 }
 
 int bd_segment_set_pieces(struct bd_segment *segment, uint32_t number, uint64_t offset,
-                          const uint8_t *payload, uint64_t length)
+                          const uint8_t *payload, uint64_t length, uint32_t *payload_crc)
 {
+    uint32_t whole = 0;
     while (length > 0) {
         uint32_t head = (uint32_t)offset & (BD_PAGE - 1);
         uint32_t step = BD_PAGE - head;
@@ -359,13 +360,17 @@ int bd_segment_set_pieces(struct bd_segment *segment, uint32_t number, uint64_t 
             if (*block == NULL)
                 return -ENOMEM;
         }
-        (*block)[number % BD_PIECE_BLOCK] = (struct bd_piece){
-            .crc = bd_crc32c(0, payload, step), .head = (uint16_t)head, .length = (uint16_t)step};
+        uint32_t crc = bd_crc32c(0, payload, step);
+        (*block)[number % BD_PIECE_BLOCK] =
+            (struct bd_piece){.crc = crc, .head = (uint16_t)head, .length = (uint16_t)step};
+        whole = step == BD_PAGE ? bd_crc32c_join_page(whole, crc) : bd_crc32c(whole, payload, step);
         number++;
         offset += step;
         payload += step;
         length -= step;
     }
+    if (payload_crc != NULL)
+        *payload_crc = whole;
     return 0;
 }
 
@@ -451,7 +456,7 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
     }
     if (pieces > 0) {
         error = bd_segment_set_pieces(journal->current, group->piece_count, record.offset, payload,
-                                      record.length);
+                                      record.length, &record.payload_crc);
         if (error < 0)
             return error;
     }
@@ -464,7 +469,7 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
         record.volume = volume->number;
         record.volume_epoch = volume->epoch;
     }
-    if (has_payload)
+    if (has_payload && pieces == 0)
         record.payload_crc = bd_crc32c(0, payload, (size_t)bd_record_payload(&record));
     push_entry(journal, record, has_payload ? payload : NULL, group->piece_count, status);
     group->piece_count += pieces;

@@ -232,9 +232,10 @@ int bd_replay_proves(struct bd_journal *journal, uint32_t slot, uint64_t positio
 int bd_journal_resume(struct bd_journal *journal, uint32_t slot, uint64_t position,
                       uint64_t next_lsn, uint32_t chain);
 
-/* Checksum `payload` page by page into the segment's pieces, from `number` on. 0 or -errno. */
+/* Checksum `payload` page by page into the segment's pieces, from `number` on, and all of it into
+ * `payload_crc` (may be NULL), in one pass. 0 or -errno. */
 int bd_segment_set_pieces(struct bd_segment *segment, uint32_t number, uint64_t offset,
-                          const uint8_t *payload, uint64_t length);
+                          const uint8_t *payload, uint64_t length, uint32_t *payload_crc);
 uint32_t bd_pieces_of(uint64_t offset, uint64_t length);
 
 static inline struct bd_piece *bd_segment_piece(struct bd_segment *segment, uint32_t number)

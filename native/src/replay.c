@@ -144,8 +144,8 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
     }
     uint32_t first_piece = segment->piece_count;
     if (record->op == BD_RECORD_WRITE) {
-        int error =
-            bd_segment_set_pieces(segment, first_piece, record->offset, payload, record->length);
+        int error = bd_segment_set_pieces(segment, first_piece, record->offset, payload,
+                                          record->length, NULL);
         if (error < 0)
             return error;
         segment->piece_count += bd_pieces_of(record->offset, record->length);

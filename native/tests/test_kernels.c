@@ -33,6 +33,18 @@ static void test_crc32c(void)
                  bd_crc32c(0, data, sizeof data));
 }
 
+static void test_crc32c_join_page(void)
+{
+    static uint8_t data[3 * BD_PAGE];
+    uint64_t random = 3;
+    random_bytes(&random, data, sizeof data);
+    for (size_t length = 0; length <= 2 * BD_PAGE; length += 61) {
+        uint32_t page = slow_crc32c(0, data + length, BD_PAGE);
+        CHECK_EQ(bd_crc32c_join_page(slow_crc32c(0, data, length), page),
+                 slow_crc32c(0, data, length + BD_PAGE));
+    }
+}
+
 static void test_crc32c_pages(void)
 {
     static uint8_t data[3 * BD_PAGE];
@@ -72,6 +84,7 @@ static void test_is_zero(void)
 int main(void)
 {
     test_crc32c();
+    test_crc32c_join_page();
     test_crc32c_pages();
     test_is_zero();
     return 0;
