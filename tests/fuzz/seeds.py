@@ -7,6 +7,7 @@ from tests.fuzz import (
     config_corpus,
     iscsi_corpus,
     journal_corpus,
+    loop_corpus,
     manifest_corpus,
     meta_corpus,
     native_corpus,
@@ -34,6 +35,7 @@ GENERATORS: dict[str, Callable[[], dict[str, bytes]]] = {
     "c-journal": native_corpus.journals,
     "c-extent-map": native_corpus.extent_maps,
     "c-codec": native_corpus.codecs,
+    "c-nbd": loop_corpus.nbd,
     "c-packed": native_corpus.packed,
 }
 """Target -> what makes its seeds: name -> input."""
