@@ -5,6 +5,8 @@ call that asks for it. What is left of concurrency is the loop's own, and the ev
 """
 
 import asyncio
+import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +44,7 @@ ROOMY: Final = StoreOptions(
     window_s=0,
     history_keep="",
     damage_patience_s=0.0,
+    compression="none",
 )
 
 
@@ -137,6 +140,13 @@ class LoopServer(OnLoop):
         host, port = client.socket.getsockname()
         (found,) = [each for each in self.listener._clients if each.peer == f"{host}:{port}"]
         return found
+
+    def narrow(self, client: NbdClient) -> None:
+        """Little of what is sent to the client fits into its socket from now on."""
+        sock = self.on_loop(lambda: self.protocol(client)._transport.get_extra_info("socket"))
+        copy = socket.socket(fileno=os.dup(sock.fileno()))
+        with copy:
+            copy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * KIB)
 
     def served(self, client: NbdClient) -> LoopClient:
         """The request loop's end of a client that it serves. Usable from any thread."""

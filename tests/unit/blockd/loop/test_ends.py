@@ -105,6 +105,7 @@ def test_an_engines_reply_never_lands_inside_one_of_the_loops_at_a_stop(
     server: LoopServer, kind: str
 ) -> None:
     with server.in_loop(kind) as client:
+        server.narrow(client)
         gate = server.gate()
         mailed = client.send_request(wire.CMD_READ, MIB, 512, flags=wire.CMD_FLAG_FUA)
         server.until(lambda: len(gate.held) == 1)
@@ -134,6 +135,7 @@ def test_an_engines_reply_never_lands_inside_one_of_the_loops_at_disc(
     server: LoopServer, kind: str
 ) -> None:
     with server.in_loop(kind) as client:
+        server.narrow(client)
         gate = server.gate()
         mailed = client.send_request(wire.CMD_READ, MIB, 512, flags=wire.CMD_FLAG_FUA)
         server.until(lambda: len(gate.held) == 1)
@@ -145,6 +147,7 @@ def test_an_engines_reply_never_lands_inside_one_of_the_loops_at_disc(
             while not served.stopped:
                 if select.select([client.socket], [], [], 0.01)[0]:
                     early += client.socket.recv(SLOT)
+            assert served.unsent, "nothing that could be broken in two"
         put_back(client, early)
         for _ in range(MANY + 1):
             reply = client.read_reply()
