@@ -23,6 +23,7 @@ CLIENT_PACKAGES=(
     fuse3 e2fsprogs mount      # ext4 on a volume, and small file systems that fill up
     openssl gnutls-bin         # certificates, PSK files
     systemd                    # systemd-socket-activate
+    etcd-server                # the MetaStore of a cluster
     procps git
 )
 

@@ -1,0 +1,138 @@
+"""Real etcd members on loopback, and a proxy that loses answers on purpose."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+
+from transport.etcd.client import EtcdMetaStore, EtcdSettings
+from volume.metastore import MetaStoreUnavailable
+
+START_TRIES = 100  # of one attempt each: some 20 s at most
+
+
+class EtcdCluster:
+    """Members of one cluster; they can be paused, killed and started again."""
+
+    def __init__(self, program: str, folder: Path, count: int) -> None:
+        self._program = program
+        self._folder = folder
+        ports = _free_ports(2 * count)
+        self._clients = [f"http://127.0.0.1:{port}" for port in ports[:count]]
+        self._peers = [f"http://127.0.0.1:{port}" for port in ports[count:]]
+        self._running: list[subprocess.Popen[bytes] | None] = [None] * count
+        for index in range(count):
+            self.start(index)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return tuple(self._clients)
+
+    def start(self, index: int) -> None:
+        assert self._running[index] is None
+        members = ",".join(f"m{number}={url}" for number, url in enumerate(self._peers))
+        with (self._folder / f"m{index}.log").open("ab") as log:
+            self._running[index] = subprocess.Popen(
+                [
+                    self._program,
+                    *("--name", f"m{index}", "--data-dir", str(self._folder / f"m{index}")),
+                    *("--listen-client-urls", self._clients[index]),
+                    *("--advertise-client-urls", self._clients[index]),
+                    *("--listen-peer-urls", self._peers[index]),
+                    *("--initial-advertise-peer-urls", self._peers[index]),
+                    *("--initial-cluster", members, "--initial-cluster-token", "blockd-test"),
+                    *("--heartbeat-interval", "50", "--election-timeout", "500"),
+                ],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "ETCD_UNSUPPORTED_ARCH": os.uname().machine},
+            )
+
+    def wait_ready(self) -> None:
+        """Until a linearizable read is answered."""
+        settings = EtcdSettings(self.endpoints, timeout_s=0.2, attempt_s=0.2)
+        store = EtcdMetaStore(settings)
+        try:
+            for attempt in range(START_TRIES):
+                try:
+                    store.read("ready")
+                    return
+                except MetaStoreUnavailable:
+                    if attempt == START_TRIES - 1:
+                        raise
+                    threading.Event().wait(0.1)  # refused connections come at once
+        finally:
+            store.close()
+
+    def pause(self, index: int) -> None:
+        self._process(index).send_signal(signal.SIGSTOP)
+
+    def resume(self, index: int) -> None:
+        self._process(index).send_signal(signal.SIGCONT)
+
+    def kill(self, index: int) -> None:
+        process = self._process(index)
+        process.kill()
+        process.wait()
+        self._running[index] = None
+
+    def close(self) -> None:
+        for index, process in enumerate(self._running):
+            if process is not None:
+                self.kill(index)
+
+    def _process(self, index: int) -> subprocess.Popen[bytes]:
+        process = self._running[index]
+        assert process is not None
+        return process
+
+
+class AnswerLoser:
+    """An HTTP proxy before one endpoint; of the next `lose` POSTs the answer is not passed on."""
+
+    def __init__(self, target: str) -> None:
+        self.lose = 0
+        self.passed: list[str] = []
+        """Paths of the requests that reached the target."""
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                answer = httpx.post(target + self.path, content=body, trust_env=False)
+                proxy.passed.append(self.path)
+                if proxy.lose:
+                    proxy.lose -= 1
+                    self.close_connection = True
+                    return
+                self.send_response(answer.status_code)
+                self.send_header("Content-Length", str(len(answer.content)))
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in taken:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in taken]
