@@ -36,6 +36,7 @@ GENERATORS: dict[str, Callable[[], dict[str, bytes]]] = {
     "c-extent-map": native_corpus.extent_maps,
     "c-codec": native_corpus.codecs,
     "c-nbd": loop_corpus.nbd,
+    "c-iscsi": loop_corpus.iscsi,
     "c-packed": native_corpus.packed,
 }
 """Target -> what makes its seeds: name -> input."""

@@ -84,6 +84,7 @@ TARGETS = (
     Target("c-extent-map", "hot map: sequences of operations", max_length=3072),
     Target("c-codec", "packs: stored bytes of chunks, each codec", max_length=8192),
     Target("c-nbd", "the request loop: NBD requests in transmission"),
+    Target("c-iscsi", "the request loop: iSCSI PDUs in full feature phase"),
     Target("c-packed", "packs: reads of parts of stored chunks", max_length=8192),
 )
 
