@@ -66,6 +66,7 @@ static void client_dealloc(PyObject *object)
 {
     client_object *self = (client_object *)object;
     PyObject_GC_UnTrack(object);
+    self->client->owner = NULL; /* it may have news all the same: see take_news */
     bd_client_release(self->client);
     Py_CLEAR(self->owner);
     Py_CLEAR(self->kept);
@@ -275,7 +276,11 @@ static PyObject *take_news(struct bd_loop *loop)
     PyObject *list = PyList_New(0);
     struct bd_client *client;
     while (list != NULL && (client = bd_loop_news(loop)) != NULL) {
-        client_object *object = client->owner;
+        client_object *object = client->owner; /* with the GIL: nobody frees it meanwhile */
+        if (object == NULL) {                  /* news of one that had stopped and was let go */
+            bd_client_release(client);
+            continue;
+        }
         Py_INCREF(object);
         if (PyList_Append(list, (PyObject *)object) < 0)
             Py_CLEAR(list); /* its news is lost, as is whoever had memory for it */

@@ -53,7 +53,7 @@ def test_writes_wait_for_a_full_journal_and_go_on(kind: str) -> None:
         sender.start()
         server.until(lambda: backlog.count > 0)
         assert other.read(8 * MIB, SLOT) == bytes(SLOT)  # readers need no journal
-        answers = threading.Thread(target=lambda: [next_ok(client) for _ in range(count)])
+        answers = threading.Thread(target=all_ok, args=(client, count))
         answers.start()
         while answers.is_alive():
             server.rig.settle()
@@ -61,6 +61,11 @@ def test_writes_wait_for_a_full_journal_and_go_on(kind: str) -> None:
         sender.join()
         assert not client.outstanding
         assert client.read(0, count * SLOT) == pattern(0, count * SLOT)
+
+
+def all_ok(client: NbdClient, count: int) -> None:
+    for _ in range(count):
+        next_ok(client)
 
 
 def next_ok(client: NbdClient) -> None:
