@@ -34,8 +34,8 @@ enum {
     KEEP_NUMBER = 4,
     SPOIL = 8,
 
-    SEGMENT = 1 << 20,
-    READY = 12,
+    SEGMENT = 128 << 10,
+    READY = RIG_SEGMENTS,
     VOLUME = 1 << 20,
     KNOWN = 512 << 10,
     BLOCK_SHIFT = 9,
