@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 from contextlib import ExitStack
@@ -20,11 +21,21 @@ START_TRIES = 100  # of one attempt each: some 20 s at most
 class EtcdCluster:
     """Members of one cluster; they can be paused, killed and started again."""
 
-    def __init__(self, program: str, folder: Path, count: int) -> None:
+    def __init__(
+        self,
+        program: str,
+        folder: Path,
+        count: int,
+        *,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
+        """`certificate`: certificate and key, and clients then have to use TLS."""
         self._program = program
+        self._certificate = certificate
+        scheme = "http" if certificate is None else "https"
         self._folder = folder
         ports = _free_ports(2 * count)
-        self._clients = [f"http://127.0.0.1:{port}" for port in ports[:count]]
+        self._clients = [f"{scheme}://127.0.0.1:{port}" for port in ports[:count]]
         self._peers = [f"http://127.0.0.1:{port}" for port in ports[count:]]
         self._running: list[subprocess.Popen[bytes] | None] = [None] * count
         for index in range(count):
@@ -47,6 +58,7 @@ class EtcdCluster:
                     *("--listen-peer-urls", self._peers[index]),
                     *("--initial-advertise-peer-urls", self._peers[index]),
                     *("--initial-cluster", members, "--initial-cluster-token", "blockd-test"),
+                    *self._tls_options(),
                     *("--heartbeat-interval", "50", "--election-timeout", "500"),
                 ],
                 stdout=log,
@@ -54,9 +66,15 @@ class EtcdCluster:
                 env={**os.environ, "ETCD_UNSUPPORTED_ARCH": os.uname().machine},
             )
 
-    def wait_ready(self) -> None:
+    def _tls_options(self) -> tuple[str, ...]:
+        if self._certificate is None:
+            return ()
+        certificate, key = self._certificate
+        return ("--cert-file", str(certificate), "--key-file", str(key))
+
+    def wait_ready(self, tls: ssl.SSLContext | None = None) -> None:
         """Until a linearizable read is answered."""
-        settings = EtcdSettings(self.endpoints, timeout_s=0.2, attempt_s=0.2)
+        settings = EtcdSettings(self.endpoints, timeout_s=0.2, attempt_s=0.2, tls=tls)
         store = EtcdMetaStore(settings)
         try:
             for attempt in range(START_TRIES):
