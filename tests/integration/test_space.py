@@ -100,6 +100,7 @@ def small_disk(client_tool: FindTool, folder: Path, size: int) -> Iterator[Path]
         yield mountpoint
     finally:
         subprocess.run([client_tool("umount"), "-l", str(mountpoint)], check=True)
+        image.unlink()  # so much of it is written that a few runs would fill the real disk
 
 
 @pytest.fixture
