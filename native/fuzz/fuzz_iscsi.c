@@ -10,9 +10,9 @@
  *
  * Input: terms (2), a seed for the lengths of pieces (1; 0: as they are fed), then PDUs. RAW: they
  * are bytes. Else each is a BHS (48), whose data, padding and digests are made here, with the next
- * CmdSN; byte 3 of it is a switch of the target: AUTO makes a Data-Out the one that the command at
- * place byte 2 waits for, HOLD feeds it with the next one, KEEP_NUMBER and SPOIL do what they say.
- */
+ * CmdSN; byte 3 of it is a switch of the target: AUTO makes the Data-Out that the command at
+ * place byte 2 waits for, HOLD feeds it with the next one, CUT ends the stream within it, SPOIL
+ * changes its last byte, KEEP_NUMBER does what it says. */
 #include "big_endian.h"
 #include "crc32c.h"
 #include "iscsi_client.h"
@@ -33,6 +33,7 @@ enum {
     HOLD = 2,
     KEEP_NUMBER = 4,
     SPOIL = 8,
+    CUT = 16,
 
     SEGMENT = 128 << 10,
     READY = RIG_SEGMENTS,
@@ -60,7 +61,8 @@ static size_t stream_length;
 static size_t fed;
 static struct sent_pdu pdus[MAX_PDUS];
 static size_t pdu_count;
-static size_t rest_at; /* of raw bytes: where no PDU is whole */
+static size_t rest_at;    /* of raw bytes: where no PDU is whole */
+static size_t damaged_at; /* the first PDU whose digest is wrong */
 static uint32_t cmd_sn;
 static uint32_t seed;
 static bool lazy;
@@ -91,14 +93,15 @@ static size_t pdu_bytes(uint32_t lengths)
     return bytes;
 }
 
-/* Make of a Data-Out what one of the commands waits for, as far as one does. */
-static void aim(uint8_t *bhs)
+/* Make of a PDU the Data-Out that one of the commands waits for; false when none does. */
+static bool aim(uint8_t *bhs)
 {
     const struct bd_iscsi_command *command = client()->first_command;
     for (int skip = bhs[2] % 8; command != NULL && skip > 0; skip--)
         command = command->next != NULL ? command->next : command;
-    if (command == NULL || command->state != BD_ISCSI_COLLECTING)
-        return;
+    if (command == NULL || command->state != BD_ISCSI_COLLECTING ||
+        (!command->unsolicited && command->burst_count == 0)) /* it waits for room */
+        return false;
     const struct bd_iscsi_burst *burst = &command->bursts[command->first_burst];
     uint64_t end = command->action.length;
     if (command->unsolicited)
@@ -118,6 +121,7 @@ static void aim(uint8_t *bhs)
     bd_put_be32(bhs + BD_ISCSI_AT_DATA_SN,
                 command->unsolicited ? command->unsolicited_sn : burst->data_sn);
     bd_put_be32(bhs + BD_ISCSI_AT_OFFSET, command->got);
+    return true;
 }
 
 static void note(size_t at)
@@ -133,14 +137,14 @@ static void note(size_t at)
     pdu_count++;
 }
 
-/* A PDU behind the stream; whether there was room. */
+/* A PDU behind the stream; false when it has no room, or is the last. */
 static bool make_pdu(const uint8_t *given)
 {
     uint8_t bhs[BD_ISCSI_BHS];
     memcpy(bhs, given, sizeof bhs);
     uint8_t how = bhs[3];
-    if (how & AUTO)
-        aim(bhs);
+    if ((how & AUTO) != 0 && !aim(bhs))
+        return true;
     uint8_t opcode = bhs[0] & BD_ISCSI_OPCODE;
     bool counts = opcode != BD_ISCSI_DATA_OUT && (bhs[0] & BD_ISCSI_IMMEDIATE) == 0;
     if (opcode != BD_ISCSI_DATA_OUT && (how & KEEP_NUMBER) == 0) {
@@ -164,11 +168,14 @@ static bool make_pdu(const uint8_t *given)
     memset(out + at, bhs[BD_ISCSI_AT_ITT + 3] | 1, length);
     if (terms.data_digest && length > 0)
         put_crc(out + at + padded, out + at, padded);
-    if (how & SPOIL)
+    if (how & SPOIL) {
         out[bytes - 1] ^= 1;
+        if ((length > 0 ? terms.data_digest : terms.header_digest) && damaged_at == SIZE_MAX)
+            damaged_at = stream_length;
+    }
     note(stream_length);
-    stream_length += bytes;
-    return true;
+    stream_length += (how & CUT) != 0 ? bytes - bytes / 4 : bytes;
+    return (how & CUT) == 0;
 }
 
 /* The PDUs of raw bytes, as far as they can be told apart. */
@@ -307,6 +314,8 @@ static void check_numbers(void)
         CHECK(command->state != BD_ISCSI_UNDER_WAY);
         CHECK(command->got <= command->asked && command->asked <= command->action.length);
         CHECK(command->burst_count <= terms.max_bursts);
+        if (command->burst_count > 0)
+            CHECK_EQ(command->bursts[command->first_burst].at, command->got);
         CHECK(command->action.length <= VOLUME);
     }
     const struct bd_iscsi_numbers *numbers = &own->numbers;
@@ -392,7 +401,7 @@ static void begin(uint8_t switches, uint8_t sizes)
     stat_sn = numbers.stat_sn;
     max_cmd_sn = numbers.max_cmd_sn;
     tags_repeat = false;
-    rest_at = SIZE_MAX;
+    rest_at = damaged_at = SIZE_MAX;
     stream_length = fed = pdu_count = mail_seen = checked = 0;
     int fd = served_begin(&served);
     served.client = bd_iscsi_client_new(fd, &terms, &numbers, luns, NULL, 0);
@@ -411,6 +420,7 @@ static void check_rest(void)
     for (size_t i = 0; i < pdu_count && !at_pdu; i++)
         at_pdu = pdus[i].at == fed - left;
     CHECK(at_pdu);
+    CHECK(fed - left <= damaged_at);
     if (left > 0)
         CHECK(memcmp(served.client->input.data + served.client->input.start, stream + fed - left,
                      left) == 0);
@@ -432,14 +442,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             memcpy(stream, bytes, length);
         stream_length = length;
         find_pdus();
-        feed();
     }
-    bool goes_on = true;
-    while (goes_on && input.left >= BD_ISCSI_BHS) {
+    bool ends = false;
+    bool stopped = false;
+    while (!ends && !stopped && input.left >= BD_ISCSI_BHS) {
         const uint8_t *bhs = take_bytes(&input, BD_ISCSI_BHS, &length);
-        goes_on = make_pdu(bhs) && ((bhs[3] & HOLD) != 0 || feed());
+        ends = !make_pdu(bhs);
+        stopped = (bhs[3] & HOLD) == 0 && !feed();
     }
-    if (goes_on)
+    if (!stopped)
         feed();
     bd_iscsi_client_interrupt(served.client);
     check_replies();

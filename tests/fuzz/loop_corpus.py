@@ -114,11 +114,12 @@ INITIAL_R2T, IMMEDIATE_DATA, HEADER_DIGEST, DATA_DIGEST, HOLD_FEW, LATE, GIVE, R
 )
 LONG_RECEIVE, LONG_BURST, LONG_FIRST, MANY_BURSTS = 4, 8, 16, 192
 """With the size of their segments (0 to 3), the second byte of terms."""
-AUTO, HOLD, KEEP_NUMBER, SPOIL = 1, 2, 4, 8
+AUTO, HOLD, KEEP_NUMBER, SPOIL, CUT = 1, 2, 4, 8, 16
 """Switches in a BHS, see fuzz_iscsi.c."""
 NOP_OUT, COMMAND, DATA_OUT, LOGOUT, IMMEDIATE = 0, 1, 5, 6, 0x40
 FINAL, READ, WRITE = 0x80, 0x40, 0x20
 NO_TAG = 0xFFFFFFFF
+FIRST_TAG = NO_TAG - 2  # of the target's R2Ts
 READ_10, WRITE_10, SYNC_10, READ_16, INQUIRY = 0x28, 0x2A, 0x35, 0x88, 0x12
 FUA = 8
 BLOCK = 512
@@ -216,7 +217,7 @@ def iscsi() -> dict[str, bytes]:
         "session-in-pieces": (unsolicited, 1, 3, session),
         "session-held": (unsolicited, 2, 8, held),
         "session-with-digests": (unsolicited | digests, 1, 5, session),
-        "session-r2t-first": (INITIAL_R2T, MANY_BURSTS, 0, session),
+        "session-r2t-first": (INITIAL_R2T | unsolicited, MANY_BURSTS, 0, session),
         "session-lazy": (unsolicited | LATE, 3, 0, session * 2),
         "landing": (
             INITIAL_R2T,
@@ -230,15 +231,27 @@ def iscsi() -> dict[str, bytes]:
             90,
             _command(WRITE_10, 1, 0, 512) + _auto() * 2 + _bhs(LOGOUT, FINAL, 2),
         ),
+        "landing-that-is-cut": (
+            INITIAL_R2T | HEADER_DIGEST,
+            LONG_RECEIVE | LONG_BURST,
+            90,
+            _command(WRITE_10, 1, 0, 512) + _auto() + _auto(how=CUT),
+        ),
+        "cut": (unsolicited, 0, 2, session + _command(WRITE_10, 9, 0, 1, data=512, how=CUT)),
         "many-at-once": (INITIAL_R2T, 64, 0, many + answers),
         "few-are-held": (INITIAL_R2T | HOLD_FEW, 64, 0, many + answers),
-        "unknown-chunks-given": (GIVE, 0, 0, unknown + session),
-        "unknown-chunks-not-given": (0, 0, 0, unknown + session),
+        "unknown-chunks-given": (GIVE | unsolicited, 0, 0, unknown + session),
+        "unknown-chunks-not-given": (unsolicited, 0, 0, unknown + session),
         "window": (INITIAL_R2T | HOLD_FEW, 0, 0, many * 17),
-        "rare-command": (0, 0, 0, session + _command(INQUIRY, 9, 0, 0) + session),
-        "logout": (0, 0, 2, session + _bhs(LOGOUT, FINAL, 9)),
+        "rare-command": (unsolicited, 0, 0, session + _command(INQUIRY, 9, 0, 0) + session),
+        "logout": (unsolicited, 0, 2, session + _bhs(LOGOUT, FINAL, 9)),
         "number-skipped": (0, 0, 0, _command(READ_10, 1, 0, 1, how=KEEP_NUMBER)),
-        "header-spoilt": (digests, 0, 0, session + _command(READ_10, 9, 0, 1, how=SPOIL)),
+        "header-spoilt": (
+            unsolicited | digests,
+            0,
+            0,
+            session + _command(READ_10, 9, 0, 1, how=SPOIL),
+        ),
         "data-spoilt": (
             unsolicited | digests,
             0,
@@ -266,6 +279,12 @@ def iscsi() -> dict[str, bytes]:
             0,
             0,
             _command(WRITE_10, 1, 0, 16) + _bhs(DATA_OUT, FINAL, 1, length=512, word=NO_TAG),
+        ),
+        "data-out-beyond-its-burst": (
+            INITIAL_R2T,
+            LONG_RECEIVE,
+            0,
+            _command(WRITE_10, 1, 0, 32) + _bhs(DATA_OUT, FINAL, 1, length=9000, word=FIRST_TAG),
         ),
         "raw": (unsolicited | RAW, 0, 6, raw),
         "raw-rubbish": (RAW, 0, 0, b"\x00" * 47),
