@@ -11,6 +11,7 @@ import enum
 import ipaddress
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ DEFAULT_ISCSI_PORT = 3260
 CONFIG_NAME = "blockd.toml"
 CONTROL_NAME = "control.sock"
 NBD_SOCKET_NAME = "nbd.sock"
+_ETCD_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
 MAX_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path is 108 with its final zero
 
 MiB = 1 << 20
@@ -282,6 +284,28 @@ class StoreConfig:
     """Open although flushed records of the journal are damaged: what follows them is dropped."""
 
 
+class MetaStoreChoice(enum.StrEnum):
+    EMBEDDED = "embedded"
+    """In the data directory, by itself."""
+    ETCD = "etcd"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """[cluster]: where nodes agree on who may write a volume."""
+
+    metastore: MetaStoreChoice = MetaStoreChoice.EMBEDDED
+    endpoints: tuple[str, ...] = ()
+    """Of etcd: http://host:port or https://host:port, all of one cluster."""
+    prefix: str = "blockd/"
+    """Before all keys in etcd."""
+    ca: Path | None = None
+    """Authority of etcd's certificates; None for those that the system trusts."""
+    user: str | None = None
+    password_file: Path | None = None
+    """First line: the user's password."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: lines on stderr."""
@@ -325,6 +349,7 @@ class ServeConfig:
     iscsi: IscsiConfig = field(default_factory=IscsiConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     log: LogConfig = field(default_factory=LogConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     volumes: Mapping[str, Size] = field(default_factory=lambda: MappingProxyType({}))
@@ -373,6 +398,7 @@ def check(config: ServeConfig) -> None:
     _check_limits(config)
     _check_tls(config)
     _check_exports(config)
+    _check_cluster(config.cluster)
     for option, path in (("control", config.control_socket), ("nbd-socket", config.nbd_socket)):
         if path is not None:
             check_socket_path(path, option)
@@ -438,6 +464,22 @@ def _check_exports(config: ServeConfig) -> None:
                 f'exports."{name}": versions have the settings of their volume; '
                 f'use exports."{volume}"'
             )
+
+
+def _check_cluster(cluster: ClusterConfig) -> None:
+    if cluster.metastore is MetaStoreChoice.EMBEDDED:
+        if cluster.endpoints:
+            raise ConfigError('cluster: endpoints are of no use without metastore = "etcd"')
+        return
+    if not cluster.endpoints:
+        raise ConfigError('cluster: metastore "etcd" needs endpoints = ["http://host:2379", ...]')
+    for endpoint in cluster.endpoints:
+        if _ETCD_ENDPOINT.fullmatch(endpoint) is None:
+            raise ConfigError(f"cluster: endpoint {endpoint!r} is not http(s)://host:port")
+    if not cluster.prefix.endswith("/"):
+        raise ConfigError(f"cluster: prefix {cluster.prefix!r} has to end with '/'")
+    if (cluster.user is None) != (cluster.password_file is None):
+        raise ConfigError("cluster: user and password_file go together")
 
 
 def check_socket_path(path: Path, option: str) -> None:

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from blockd.config import IscsiConfig, ServeConfig, TlsChoice, TlsConfig, check
+from blockd.config import (
+    ClusterConfig,
+    IscsiConfig,
+    MetaStoreChoice,
+    ServeConfig,
+    TlsChoice,
+    TlsConfig,
+    check,
+)
 from blockd.sizes import format_size
 from blockd.toml_decode import ConfigError
 from volume.errors import VolumeError
@@ -95,6 +103,8 @@ def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> 
     if settings.tls.mode is not TlsChoice.OFF:
         findings += _tls(settings.tls, machine)
     findings += _chap(settings.iscsi)
+    if settings.cluster.metastore is MetaStoreChoice.ETCD and settings.cluster.endpoints:
+        findings += _etcd(settings.cluster)
     findings += [_module(name, purpose, machine) for name, purpose in MODULES.items()]
     findings += [_tool(tool, package, machine) for tool, package in TOOLS.items()]
     return findings
@@ -269,6 +279,16 @@ def _chap(iscsi: IscsiConfig) -> Iterator[Finding]:
             yield Finding(name, FAIL, str(error), "correct the file or its permissions")
         else:
             yield Finding(name, OK, f"{path} is private and has {len(users)} user(s)")
+
+
+def _etcd(cluster: ClusterConfig) -> Iterator[Finding]:
+    from blockd.doctor_etcd import look_at_etcd  # httpx: not for those who have no etcd
+
+    for well, message, fix in look_at_etcd(cluster):
+        level = FAIL if well is None else OK if well else WARN
+        yield Finding("etcd", level, message, fix)
+    if cluster.password_file is not None:
+        yield _secret("etcd password", cluster.password_file)
 
 
 def _secret(name: str, path: Path) -> Finding:

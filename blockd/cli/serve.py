@@ -18,6 +18,7 @@ from blockd.cli.options import UsageError, size_argument
 from blockd.config import (
     LogFormat,
     LogLevel,
+    MetaStoreChoice,
     ServeConfig,
     TlsChoice,
     check,
@@ -26,6 +27,7 @@ from blockd.config import (
     parse_portal,
 )
 from blockd.sizes import format_size
+from blockd.toml_decode import ConfigError
 
 if TYPE_CHECKING:
     from blockd.ready import Ready
@@ -116,6 +118,11 @@ def serve(
     if check_config:
         _report_valid(settings, as_json)
         return
+    if settings.cluster.metastore is MetaStoreChoice.ETCD:
+        raise ConfigError(
+            'cluster: metastore "etcd": a daemon serves as a single node for now, and would not '
+            "ask etcd who may write; remove the setting (`blockd doctor` can judge an etcd already)"
+        )
     from blockd import daemon, logs, wiring
 
     logs.setup(settings.log)

@@ -1,0 +1,77 @@
+"""`blockd doctor` on a real etcd of an old release, and on one that is not there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockd.config import ClusterConfig, MetaStoreChoice, ServeConfig
+from blockd.doctor import FAIL, OK, WARN, Finding, Machine, examine
+from tests.clients import FindTool
+from tests.etcd_cluster import EtcdCluster
+from transport.etcd.releases import known_faults
+
+NOBODY = "http://127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def etcd(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    cluster = EtcdCluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 1)
+    try:
+        cluster.wait_ready()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def look(tmp_path: Path, *endpoints: str, password_file: Path | None = None) -> list[Finding]:
+    cluster = ClusterConfig(
+        MetaStoreChoice.ETCD,
+        endpoints,
+        user=None if password_file is None else "blockd",
+        password_file=password_file,
+    )
+    config = ServeConfig(data=tmp_path / "none", cluster=cluster)
+    found = examine(config, config.data, Machine())
+    return [each for each in found if each.check.startswith("etcd")]
+
+
+def test_the_release_is_judged_and_a_quorum_asked(etcd: EtcdCluster, tmp_path: Path) -> None:
+    release, quorum = look(tmp_path, *etcd.endpoints)
+    version = release.message.split("etcd 3.")[1].split()[0]
+    faulty = known_faults("3." + version) is not None
+    assert (release.level, release.fix is not None) == (WARN if faulty else OK, faulty)
+    assert quorum.level == OK
+
+
+def test_an_endpoint_that_does_not_answer_is_named(etcd: EtcdCluster, tmp_path: Path) -> None:
+    _, silent, quorum = look(tmp_path, *etcd.endpoints, NOBODY)
+    assert (silent.level, silent.message) == (WARN, f"{NOBODY} does not answer")
+    assert quorum.level == OK
+
+
+def test_without_any_etcd_the_quorum_is_missed(tmp_path: Path) -> None:
+    _, quorum = look(tmp_path, NOBODY)
+    assert quorum.level == WARN
+    assert quorum.fix
+
+
+def test_a_password_file_that_cannot_be_read_fails(tmp_path: Path) -> None:
+    found = look(tmp_path, NOBODY, password_file=tmp_path / "none")
+    assert {each.level for each in found} == {FAIL}
+    assert all(each.fix for each in found)
+
+
+def test_a_password_file_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("secret\n")
+    path.chmod(0o644)
+    (finding,) = [
+        each for each in look(tmp_path, NOBODY, password_file=path) if "password" in each.check
+    ]
+    assert finding.level == WARN
+
+
+def test_a_machine_without_etcd_is_not_asked_for_one(tmp_path: Path) -> None:
+    config = ServeConfig(data=tmp_path / "none")
+    assert not [each for each in examine(config, config.data, Machine()) if "etcd" in each.check]
