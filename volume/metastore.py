@@ -31,6 +31,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from volume.errors import VolumeError
 from volume.metastore_records import (
     ClusterRecord,
+    GroupState,
     Heartbeat,
     NameRecord,
     NodeRecord,
@@ -193,6 +194,7 @@ class ClusterRecords:
         return self._all(NodeRecord)
 
     def volumes(self) -> Iterator[Stored[VolumeGroup]]:
+        """All volumes, with tombstones."""
         return self._all(VolumeGroup)
 
     def heartbeats(self) -> Iterator[Stored[Heartbeat]]:
@@ -248,8 +250,19 @@ class ClusterRecords:
         )
 
     def delete_volume(self, old: Stored[VolumeGroup]) -> Transaction:
-        """Forget the volume and free its name. MetaStoreUnavailable."""
-        return self._transaction([(old, None), (self._name_of(old), None)])
+        """Free the volume's name and leave a tombstone in its place. MetaStoreUnavailable.
+
+        A creation whose answer was lost is guarded by absence only, and may still be on its way:
+        without a tombstone it could bring the volume back, in its first epoch."""
+        gone = replace(
+            old.record, state=GroupState.DELETED, primary=None, epoch=old.record.epoch + 1
+        )
+        return self._transaction([(old, gone), (self._name_of(old), None)])
+
+    def purge_volume(self, old: Stored[VolumeGroup]) -> Transaction:
+        """Forget a deleted volume; hours later, when nothing of its time can be on its way."""
+        assert old.record.state is GroupState.DELETED
+        return self._transaction([(old, None)])
 
     def beat(self, node_id: str, time_ns: int, ttl_s: int) -> bool:
         """Say that a node lives; whether that was heard. Decides nothing."""

@@ -73,7 +73,8 @@ class GroupState(enum.StrEnum):
     """`epoch` was raised and its owner is collecting seals: nobody serves it."""
     CLOSED = "closed"
     """Nobody serves it."""
-    DELETING = "deleting"
+    DELETED = "deleted"
+    """A tombstone: see `ClusterRecords.delete_volume`."""
 
 
 class Record(Protocol):

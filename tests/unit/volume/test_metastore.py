@@ -256,11 +256,33 @@ def test_renaming_frees_the_old_name(records: ClusterRecords) -> None:
     created(records, group("vm1", OTHER_VOLUME))
 
 
-def test_deleting_a_volume_frees_its_name(records: ClusterRecords) -> None:
+def test_deleting_a_volume_frees_its_name_in_a_new_epoch(records: ClusterRecords) -> None:
     made = created(records, group())
     assert isinstance(records.commit(records.delete_volume(made)), Done)
-    assert list(records.volumes()) == []
+    assert records.volume_named("vm1") is None
+    (gone,) = records.volumes()
+    assert (gone.record.state, gone.record.epoch) == (GroupState.DELETED, made.record.epoch + 1)
     created(records, group(volume_id=OTHER_VOLUME))
+
+
+def test_a_creation_that_comes_late_does_not_bring_a_deleted_volume_back(
+    records: ClusterRecords,
+) -> None:
+    creation = records.create_volume(group())
+    assert isinstance(records.commit(creation), Done)
+    made = records.volume(VOLUME)
+    assert made is not None
+    assert isinstance(records.commit(records.delete_volume(made)), Done)
+    assert isinstance(records.commit(creation), Lost)
+    assert records.volume_named("vm1") is None
+
+
+def test_a_tombstone_can_be_purged(records: ClusterRecords) -> None:
+    made = created(records, group())
+    records.commit(records.delete_volume(made))
+    (gone,) = records.volumes()
+    assert isinstance(records.commit(records.purge_volume(gone)), Done)
+    assert list(records.volumes()) == []
 
 
 def test_a_cluster_is_founded_once_and_its_map_epoch_grows(records: ClusterRecords) -> None:
