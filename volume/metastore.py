@@ -20,6 +20,10 @@ costs a lost race, never a wrong decision. Leases, heartbeats and watches decide
   a row that has not changed proves nothing; that its revision is another one does.
 - `Unavailable`: it did not happen and will not.
 
+The guard "absent" is weaker than the others: a creation that was `Unknown` can still land after the
+row was made and deleted again. Rows whose epoch matters are therefore not deleted at once
+(`ClusterRecords.delete_volume`), and ids are chosen at random, never again.
+
 A commit that finds its own bytes in place of what it expected is `Done`: since each value has the
 token of its transaction, only an earlier try of the same transaction can have put them there.
 """
