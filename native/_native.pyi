@@ -70,6 +70,36 @@ def decode(codec: int, stored: Buffer, raw_length: int, /) -> bytes:
     """The `raw_length` bytes that were encoded. Releases the GIL. ValueError when `stored`, which
     may hold anything, is not exactly that; also for an unknown codec."""
 
+ERASURE_MAX_SHARDS: Final = 20
+ERASURE_PATTERNS: Final = 32
+"""Patterns of loss whose tables an ErasureCode keeps."""
+
+class ErasureCode:
+    """Reed-Solomon code of `data` + `parity` shards, any `data` of which give the others back.
+    src/erasure.h says which code; it is part of the format of shards. Thread-safe.
+
+    All buffers of a call are contiguous and have one length, at least 1 byte. Outputs are writable
+    and overlap no other buffer. They are borrowed for the call, which releases the GIL when there
+    are more than 32 KiB to read. ValueError for anything else; then nothing was written.
+    """
+
+    def __init__(self, data: int, parity: int, /) -> None:
+        """At least one of each, at most ERASURE_MAX_SHARDS in all; else ValueError."""
+
+    def encode(self, data: Sequence[Buffer], parity: Sequence[Buffer], /) -> None:
+        """Compute all parity shards of all data shards."""
+
+    def reconstruct(
+        self, shards: Sequence[Buffer | None], into: Sequence[Buffer | None], /
+    ) -> None:
+        """Compute shards from others. Both have an item for each shard: its bytes where it is
+        there, a buffer where it is wanted, else None. The first `data` that are there are read, and
+        believed: verify them before. A part of a shard needs the same part of the others only.
+        ValueError also when too few are there."""
+
+    def stats(self) -> tuple[int, int]:
+        """(patterns whose tables are kept, tables made since the beginning)"""
+
 class ReadFault(Exception):
     """Stored bytes fail their checksum or cannot be read.
 
