@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -89,7 +90,7 @@ def test_wrong_buffers_are_refused() -> None:
     code = native.ErasureCode(2, 1)
     a, b, out = bytes(8), bytes(8), bytearray(8)
     both = bytearray(16)
-    for data, parity in (
+    wrong: list[tuple[list[Any], list[Any]]] = [
         ([a], [out]),
         ([a, b, a], [out]),
         ([a, b], []),
@@ -97,13 +98,15 @@ def test_wrong_buffers_are_refused() -> None:
         ([a, b], [bytearray(9)]),
         ([b"", b""], [bytearray()]),
         ([memoryview(both)[:8], b], [memoryview(both)[7:15]]),
-    ):
+    ]
+    for data, parity in wrong:
         with pytest.raises(ValueError, match=r"items|bytes|overlaps"):
             code.encode(data, parity)
     assert both == bytes(16)
-    for data, parity in (([a, None], [out]), ([a, b], [a]), ([a, memoryview(both)[::2]], [out])):
+    wrong = [([a, None], [out]), ([a, b], [a]), ([a, memoryview(both)[::2]], [out])]
+    for data, parity in wrong:
         with pytest.raises((TypeError, BufferError)):
-            code.encode(data, parity)  # type: ignore[arg-type]
+            code.encode(data, parity)
     out.append(0)  # no longer exported
     with pytest.raises(TypeError):
         code.encode(5, [out])  # type: ignore[arg-type]
