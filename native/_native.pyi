@@ -121,8 +121,9 @@ PLACE_DATA: Final = 0
 PLACE_ZERO: Final = 1
 PLACE_REFER: Final = 2
 REFERRED: Final = 1 << 62
-TAP_MIN_BUFFER: Final = (1 << 20) + 128
 """Flag of a chunk's index: not the chunk of the volume's tree, but what a REFER record names."""
+TAP_MIN_BUFFER: Final = (1 << 20) + 128
+"""Bytes: a buffer of this size takes any record."""
 
 Referred = tuple[int, bytes, int, int]
 """What a chunk reads as: (seq of the REFER record, root, height, index of a chunk in that tree)."""
