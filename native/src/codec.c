@@ -86,6 +86,9 @@ static int decode_lz4(const uint8_t *stored, size_t stored_length, uint8_t *raw,
 {
     const char *from = (const char *)stored;
     int got;
+    /* LZ4 takes a match of offset 0 for one of what lies in the output already. No encoder writes
+     * that; forged bytes would be decoded into whatever was in this memory before. */
+    memset(raw, 0, wanted);
     if (wanted == raw_length) {
         got = LZ4_decompress_safe(from, (char *)raw, (int)stored_length, (int)raw_length);
         return got == (int)raw_length ? 0 : -EBADMSG;
