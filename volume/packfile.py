@@ -144,7 +144,10 @@ def page_table(data: bytes, path: str, place: Place, chunk_id: ChunkId) -> bytes
     fields = (header.stored_length, header.raw_length, header.codec, header.kind)
     if fields != (place.stored_length, place.raw_length, place.codec, place.kind):
         raise CorruptChunk(f"{what}: the entry header does not agree with the index")
-    table = data[ENTRY_HEADER_LENGTH : ENTRY_HEADER_LENGTH + table_length(place.stored_length)]
+    length = table_length(place.stored_length)
+    table = data[ENTRY_HEADER_LENGTH : ENTRY_HEADER_LENGTH + length]
+    if len(table) != length:
+        raise CorruptChunk(f"{what}: cut off after {len(table)} bytes of its page table")
     if crc32c(table) != header.table_crc:
         raise CorruptChunk(f"{what}: the page table fails its checksum")
     return table
