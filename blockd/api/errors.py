@@ -43,6 +43,8 @@ HTTP_STATUS = {
     "no_such_lun": 404,
     "no_such_entry": 404,
     "target_exists": 409,
+    "epoch_goes_back": 409,
+    "metastore_unavailable": 503,
     "target_busy": 409,
     "lun_taken": 409,
     "volume_is_lun": 409,
