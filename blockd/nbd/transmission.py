@@ -25,7 +25,7 @@ from blockd.nbd.export_info import Enter
 from blockd.nbd.handshake import HangUp
 from blockd.nbd.limits import Limits
 from blockd.nbd.replies import Aside, ChunkReplies, Refused, Replies, SimpleReplies
-from blockd.nbd.requests import OPS, Rules, op_flags
+from blockd.nbd.requests import OPS, WRITING, Rules, op_flags
 from blockd.nbd.stats import Stats
 from blockd.receive import ReceiveBuffer
 from native import (
@@ -33,6 +33,7 @@ from native import (
     NBD_EXTENDED,
     NBD_SIMPLE,
     NBD_STRUCTURED,
+    OP_FLUSH,
     OP_READ,
     OP_WRITE,
     Request,
@@ -260,14 +261,18 @@ class Transmission:
             aside = Aside(unfragmented=True)
         if charge > self._limits.max_in_flight_bytes - self._held_bytes and self._held_bytes:
             return False
-        if not self._rules.draining and length:  # the export may have grown: tell the hot loop
+        if not self._rules.draining:  # the export may have grown: let the hot loop know
             self._plain_size = max(self._plain_size, offset + length)
         self._held_requests += 1
         self._stats.count(op, charge if op in (OP_READ, OP_WRITE) else 0)
-        if not length and command != wire.CMD_FLUSH:  # nothing to do, which is not an error
-            self._answered_requests += 1
-            self._replies.acknowledge(op, cookie, offset)
-            return True
+        if not length and command != wire.CMD_FLUSH:
+            if command not in WRITING or not flags & wire.CMD_FLAG_FUA:
+                self._answered_requests += 1  # nothing to do, which is not an error
+                self._replies.acknowledge(op, cookie, offset)
+                return True
+            # Nothing, but durable. The request loop asks so for a write whose sync failed
+            # (`encode_sync` in nbd_serve.c).
+            op = OP_FLUSH
         self._held_bytes += charge
         request = Request(op, offset, length, data, op_flags(flags), cookie)
         batch.append(request)

@@ -1,8 +1,8 @@
 /* A stream of an NBD client in transmission, in any pieces, served as the loop does:
  *
  * - every request, and nothing else, is answered once: by a reply, or by mail for the engine, which
- *   is the request itself (or the FLUSH that a failed sync leaves); which of them, says the
- * protocol;
+ *   is the request itself (or the empty WRITE that a failed sync leaves of it); which of them,
+ *   says the protocol;
  * - replies are whole and have the cookie of their request; a READ's chunks are in order, without
  *   gaps, and have the bytes that the writes before it left;
  * - the loop's part ends at DISC, at what is no request, at a payload longer than agreed, nowhere
@@ -179,10 +179,13 @@ static void check_mail(void)
         const uint8_t *asked = stream + request->at;
         CHECK(request->mailed || request->waits || syncs_fail);
         CHECK_EQ(bd_get_be32(mail), bd_get_be32(asked));
-        bool flush = !request->mailed && bd_get_be16(mail + 6) == BD_NBD_CMD_FLUSH &&
-                     bd_get_be16(mail + 4) == BD_NBD_CMD_FLAG_FUA;
-        if (flush) {
+        /* What is the loop's own has a length. */
+        bool empty = !request->mailed && request->command != BD_NBD_CMD_FLUSH &&
+                     bd_get_be32(mail + 24) == 0 && bd_get_be32(mail + header_bytes() - 4) == 0;
+        if (empty) {
             CHECK(request->syncs);
+            CHECK_EQ(bd_get_be16(mail + 4), BD_NBD_CMD_FLAG_FUA);
+            CHECK_EQ(bd_get_be16(mail + 6), BD_NBD_CMD_WRITE);
             CHECK_EQ(bd_get_be64(mail + 16), request->offset);
             at += header_bytes();
             continue;

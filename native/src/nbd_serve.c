@@ -186,16 +186,16 @@ static void place_reads(struct round *round, enum bd_nbd_replies kind, struct bd
     }
 }
 
-/* What a FUA write or a FLUSH becomes if the sync fails: a FLUSH, which the engine answers. With
- * FUA it may have an offset, the write's, which extended replies say again. */
-static void encode_flush(const struct nbd_client *client, const struct request *request,
-                         uint8_t *at)
+/* What the engine answers if the sync fails: a FLUSH as it is; of a FUA write, which has happened,
+ * a WRITE of nothing with FUA, at the same offset, which extended replies say again. */
+static void encode_sync(const struct nbd_client *client, const struct request *request, uint8_t *at)
 {
+    bool flush = request->command == BD_NBD_CMD_FLUSH;
     bool extended = client->terms.replies == BD_NBD_EXTENDED;
     memset(at, 0, header_bytes(client));
     bd_put_be32(at, extended ? BD_NBD_EXTENDED_REQUEST_MAGIC : BD_NBD_REQUEST_MAGIC);
-    bd_put_be16(at + 4, BD_NBD_CMD_FLAG_FUA);
-    bd_put_be16(at + 6, BD_NBD_CMD_FLUSH);
+    bd_put_be16(at + 4, flush ? 0 : BD_NBD_CMD_FLAG_FUA);
+    bd_put_be16(at + 6, flush ? BD_NBD_CMD_FLUSH : BD_NBD_CMD_WRITE);
     bd_put_be64(at + 8, request->cookie);
     bd_put_be64(at + 16, request->offset);
 }
@@ -210,7 +210,7 @@ static bool begin_job(struct nbd_client *client, const struct request *request, 
                          .cookie = request->cookie,
                          .flags = request->command};
     if (sync)
-        encode_flush(client, request, job.header);
+        encode_sync(client, request, job.header);
     else
         memcpy(job.header, base->input.data + request->at, header_bytes(client));
     return bd_loop_begin(base, &job);

@@ -1,4 +1,4 @@
-/* A write whose sync fails goes to the engine as a FLUSH, which says what is wrong. */
+/* A write whose sync fails goes to the engine as one of nothing, which says what is wrong. */
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -57,7 +57,7 @@ static void test_it_keeps_the_offset_of_the_write(enum bd_nbd_replies replies)
     CHECK_EQ(client->mail_length, length - LENGTH);
     CHECK_EQ(bd_get_be32(client->mail), bd_get_be32(bytes));
     CHECK_EQ(bd_get_be16(client->mail + 4), BD_NBD_CMD_FLAG_FUA);
-    CHECK_EQ(bd_get_be16(client->mail + 6), BD_NBD_CMD_FLUSH);
+    CHECK_EQ(bd_get_be16(client->mail + 6), BD_NBD_CMD_WRITE);
     CHECK(bd_get_be64(client->mail + 8) == COOKIE);
     CHECK_EQ(bd_get_be64(client->mail + 16), AT);
     for (size_t at = 24; at < client->mail_length; at++)

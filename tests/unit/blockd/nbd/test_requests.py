@@ -178,18 +178,21 @@ def test_commands_reach_the_device_with_their_flags(style: str) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_flush_made_of_a_fua_write_fails_at_its_offset(style: str) -> None:
+def test_a_write_of_nothing_with_fua_is_a_flush_at_its_offset(style: str) -> None:
     engine = Engine()
     client = opened(engine, style)
+    assert ask(client, wire.CMD_WRITE, 8192, 0, wire.CMD_FLAG_FUA).error == 0
     engine.device.fail_next(errno.EIO)
     # The client demands that an extended reply repeats the offset.
-    assert ask(client, wire.CMD_FLUSH, 8192, 0, wire.CMD_FLAG_FUA).error == wire.EIO
+    assert ask(client, wire.CMD_WRITE, 8192, 0, wire.CMD_FLAG_FUA).error == wire.EIO
+    assert ask(client, wire.CMD_WRITE, 8192, 0).error == 0  # without FUA there is nothing to do
     assert still_in_step(client)
 
 
 def test_flush_with_a_range_is_einval() -> None:
     client = open_export(Engine())
     assert ask(client, wire.CMD_FLUSH, 0, 512).error == wire.EINVAL
+    assert ask(client, wire.CMD_FLUSH, 512, 0, wire.CMD_FLAG_FUA).error == wire.EINVAL
     assert ask(client, wire.CMD_FLUSH, 512, 0).error == wire.EINVAL
 
 
