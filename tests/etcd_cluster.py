@@ -6,7 +6,8 @@ import socket
 import ssl
 import subprocess
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,6 +17,17 @@ from transport.etcd.client import EtcdMetaStore, EtcdSettings
 from volume.metastore import MetaStoreUnavailable
 
 START_TRIES = 100  # of one attempt each: some 20 s at most
+
+
+@contextmanager
+def etcd_cluster(program: str, folder: Path, count: int) -> Iterator["EtcdCluster"]:
+    """So many members that are ready; they end with the context."""
+    cluster = EtcdCluster(program, folder, count)
+    try:
+        cluster.wait_ready()
+        yield cluster
+    finally:
+        cluster.close()
 
 
 class EtcdCluster:

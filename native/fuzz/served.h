@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "client_feed.h"
 #include "fuzz.h"
 #include "loop.h"
 
@@ -87,32 +88,12 @@ static inline void served_drain(struct served *served)
     }
 }
 
-/* Bytes arrive, behind what is left of the input, which is exactly as long: a sanitizer sees what
- * is read beyond it. All rounds that they lead to take place. ALL or STOP. */
+/* Bytes arrive. All rounds that they lead to take place. ALL or STOP. */
 static inline enum bd_served served_feed(struct served *served, const uint8_t *bytes, size_t length)
 {
     struct bd_client *client = served->client;
-    if (client->direct.at != NULL) {
-        size_t landed = length < client->direct.left ? length : client->direct.left;
-        memcpy(client->direct.at, bytes, landed);
-        client->direct.at += landed;
-        client->direct.left -= landed;
-        bytes += landed;
-        length -= landed;
-        if (client->direct.left > 0)
-            return BD_SERVED_ALL;
-    }
-    size_t have = client->input.end - client->input.start;
-    uint8_t *input = malloc(have + length + (have + length == 0));
-    CHECK(input != NULL);
-    if (have > 0)
-        memcpy(input, client->input.data + client->input.start, have);
-    if (length > 0)
-        memcpy(input + have, bytes, length);
-    free(client->input.data);
-    client->input.data = input;
-    client->input.capacity = client->input.end = have + length;
-    client->input.start = 0;
+    if (!client_receives(client, bytes, length))
+        return BD_SERVED_ALL;
     enum bd_served said = BD_SERVED_SOME;
     while ((said == BD_SERVED_SOME || said == BD_SERVED_BLOCKED) &&
            (client->input.start < client->input.end || client->direct.at != NULL)) {

@@ -7,6 +7,7 @@
 
 #include "big_endian.h"
 #include "check.h"
+#include "client_feed.h"
 #include "crc32c.h"
 
 enum { SEGMENT = 4 << 20, FIRST_CMD_SN = 100, FIRST_STAT_SN = 7 };
@@ -67,28 +68,8 @@ void iscsi_rig_destroy(struct iscsi_rig *rig)
 enum bd_served iscsi_rig_feed(struct iscsi_rig *rig, const uint8_t *bytes, size_t length)
 {
     struct bd_client *client = rig->client;
-    if (client->direct.at != NULL) {
-        size_t landed = length < client->direct.left ? length : client->direct.left;
-        memcpy(client->direct.at, bytes, landed);
-        client->direct.at += landed;
-        client->direct.left -= landed;
-        bytes += landed;
-        length -= landed;
-        if (client->direct.left > 0)
-            return BD_SERVED_ALL;
-    }
-    size_t have = client->input.end - client->input.start;
-    uint8_t *input =
-        malloc(have + length +
-               (have + length == 0)); /* exactly as long: a sanitizer sees what is beyond */
-    CHECK(input != NULL);
-    if (have > 0)
-        memcpy(input, client->input.data + client->input.start, have);
-    memcpy(input + have, bytes, length);
-    free(client->input.data);
-    client->input.data = input;
-    client->input.capacity = client->input.end = have + length;
-    client->input.start = 0;
+    if (!client_receives(client, bytes, length))
+        return BD_SERVED_ALL;
     enum bd_served served = BD_SERVED_SOME;
     while (served == BD_SERVED_SOME &&
            (client->input.start < client->input.end || client->direct.at != NULL))

@@ -8,7 +8,7 @@ import pytest
 from blockd.config import ClusterConfig, MetaStoreChoice, ServeConfig
 from blockd.doctor import FAIL, OK, WARN, Finding, Machine, examine
 from tests.clients import FindTool
-from tests.etcd_cluster import EtcdCluster
+from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from transport.etcd.releases import known_faults
 
 NOBODY = "http://127.0.0.1:1"
@@ -16,12 +16,8 @@ NOBODY = "http://127.0.0.1:1"
 
 @pytest.fixture(scope="module")
 def etcd(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    cluster = EtcdCluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 1)
-    try:
-        cluster.wait_ready()
+    with etcd_cluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 1) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 def look(tmp_path: Path, *endpoints: str, password_file: Path | None = None) -> list[Finding]:

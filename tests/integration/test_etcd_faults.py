@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from tests.clients import FindTool
-from tests.etcd_cluster import AnswerLoser, EtcdCluster
+from tests.etcd_cluster import AnswerLoser, EtcdCluster, etcd_cluster
 from transport.etcd.client import EtcdMetaStore, EtcdSettings
 from volume.metastore import Change, Done, Lost, MetaStoreUnavailable, Row, Unavailable, Unknown
 
@@ -19,12 +19,8 @@ _prefixes = count()
 
 @pytest.fixture(scope="module")
 def etcd(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    cluster = EtcdCluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 3)
-    try:
-        cluster.wait_ready()
+    with etcd_cluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 3) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """What a primary may acknowledge: counts of what its members have.
 
 A write is acknowledged when W members, the primary among them, have its record in their journals
-(`mirror`) or synced (`strict`); a flush when W have synced what is before it.
+(`mirror`; `local` is that with a single member) or synced (`strict`); a flush when W have synced
+what is before it.
 
 What was acknowledged stays so. What members have may become less (one lost power, or is replaced):
 that is the volume's redundancy, `copies`, and never hidden.
@@ -9,19 +10,11 @@ that is the volume's redundancy, `copies`, and never hidden.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from enum import Enum
-from typing import Final, NewType
+from typing import NewType
+
+from volume.metastore_records import MAX_MEMBERS, Mode
 
 NodeId = NewType("NodeId", str)
-
-MAX_MEMBERS: Final = 9
-
-
-class Mode(Enum):
-    """When a write is acknowledged."""
-
-    MIRROR = "mirror"
-    STRICT = "strict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +62,7 @@ class Acks:
         before = (self._acked, self._durable)
         self._durable = max(self._durable, durable)
         self._acked = max(
-            self._acked, received if self._mode is Mode.MIRROR else durable, self._durable
+            self._acked, durable if self._mode is Mode.STRICT else received, self._durable
         )
         return (self._acked, self._durable) != before
 

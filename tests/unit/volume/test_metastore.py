@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import FindTool
-from tests.etcd_cluster import EtcdCluster
+from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from tests.metastore_twin import DictMetaStore
 from transport.etcd.client import EtcdMetaStore, EtcdSettings
 from volume.kv import LmdbKeyValue
@@ -42,12 +42,8 @@ _prefixes = count()
 
 @pytest.fixture(scope="module")
 def etcd(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    cluster = EtcdCluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 3)
-    try:
-        cluster.wait_ready()
+    with etcd_cluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 3) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture(params=["dict", "lmdb", "etcd"])

@@ -9,7 +9,7 @@ import pytest
 
 from blockd.nbd import wire
 from tests.nbd_client import NbdClient
-from tests.nbd_loop_rig import KINDS, MIB, SIZE, VOLUME, LoopServer, pattern, serving
+from tests.nbd_loop_rig import KINDS, MIB, SIZE, VOLUME, Gate, LoopServer, pattern, serving
 
 SLOT = 64 << 10
 MANY = 32  # reads of a MiB: more than a client's output and all buffers of its socket take
@@ -38,6 +38,15 @@ def stall(server: LoopServer, client: NbdClient, *, then: bytes = b"") -> None:
     """Ask for more than is taken, and take nothing, until the event loop knows it."""
     client.send_raw(ask_reads(client, MANY, MIB) + then)
     server.until(lambda: server.protocol(client)._write_paused)
+
+
+def mail_held(server: LoopServer, client: NbdClient) -> tuple[Gate, int]:
+    """A request that is the engine's and gets no answer until the gate opens; its cookie."""
+    server.narrow(client)
+    gate = server.gate()
+    mailed = client.send_request(wire.CMD_READ, MIB, 512, flags=wire.CMD_FLAG_FUA)
+    server.until(lambda: len(gate.held) == 1)
+    return gate, mailed
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,10 +114,7 @@ def test_an_engines_reply_never_lands_inside_one_of_the_loops_at_a_stop(
     server: LoopServer, kind: str
 ) -> None:
     with server.in_loop(kind) as client:
-        server.narrow(client)
-        gate = server.gate()
-        mailed = client.send_request(wire.CMD_READ, MIB, 512, flags=wire.CMD_FLAG_FUA)
-        server.until(lambda: len(gate.held) == 1)
+        gate, mailed = mail_held(server, client)
         stall(server, client)
         server.on_loop(gate.open)  # the engine keeps its reply: the client takes none
         stopping = server.begin(server.listener.stop(20.0))
@@ -135,10 +141,7 @@ def test_an_engines_reply_never_lands_inside_one_of_the_loops_at_disc(
     server: LoopServer, kind: str
 ) -> None:
     with server.in_loop(kind) as client:
-        server.narrow(client)
-        gate = server.gate()
-        mailed = client.send_request(wire.CMD_READ, MIB, 512, flags=wire.CMD_FLAG_FUA)
-        server.until(lambda: len(gate.held) == 1)
+        gate, mailed = mail_held(server, client)
         stall(server, client, then=client.prepare(wire.CMD_DISC)[0])
         server.on_loop(gate.open)
         served = server.served(client)

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from transport.group import takeover
-from transport.group.acks import Acks, Held, Mode, NodeId
+from transport.group.acks import Acks, Held, NodeId
 from transport.group.chain import BadChain, Chain
 from transport.group.takeover import Choice, choose, needed
+from volume.metastore_records import Mode
 
 Record = tuple[int, int]  # its epoch, and a number of its own
 
