@@ -5,7 +5,6 @@ fails where BLOCKD_REQUIRE_CLIENTS is set (scripts/check sets it, so that nothin
 """
 
 import importlib.util
-import logging
 import os
 import shutil
 from collections.abc import Generator, Iterator
@@ -72,12 +71,6 @@ def libnbd() -> None:
     """The Python binding of libnbd is there; tests.clients.run_libnbd uses it."""
     if not has_libnbd_binding():
         unavailable("python3-libnbd")
-
-
-@pytest.fixture(autouse=True)
-def logging_is_on() -> None:
-    """Simulations turn it off for as long as they run; one that was cut off may have left it so."""
-    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

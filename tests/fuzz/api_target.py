@@ -14,8 +14,9 @@ Input: requests separated by NUL bytes, each as METHOD TARGET, a line feed, and 
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -45,11 +46,13 @@ def api_target(data: bytes) -> None:
     """Run one input; raises when an invariant is broken."""
     site = _site()
     site.begin()
-    for request in data.split(b"\0")[:MAX_REQUESTS]:
-        head, _, body = request.partition(b"\n")
-        method, _, target = head.decode("latin-1").partition(" ")
-        # The HTTP parser in front lets only visible ASCII through.
-        site.send(method if method in METHODS else "GET", quote(target or "/", safe=_VISIBLE), body)
+    with site.bugs.kept():
+        for request in data.split(b"\0")[:MAX_REQUESTS]:
+            head, _, body = request.partition(b"\n")
+            method, _, target = head.decode("latin-1").partition(" ")
+            method = method if method in METHODS else "GET"
+            # The HTTP parser in front lets only visible ASCII through.
+            site.send(method, quote(target or "/", safe=_VISIBLE), body)
 
 
 class _AtOnce(ThreadPoolExecutor):
@@ -94,6 +97,19 @@ class _Bugs(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.found.append(record)
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Nobody else is told meanwhile."""
+        logger = logging.getLogger("blockd")
+        self.found.clear()
+        logger.addHandler(self)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.propagate = True
+            logger.removeHandler(self)
+
 
 class _Site:
     """The application and the loop that it runs on."""
@@ -105,9 +121,6 @@ class _Site:
         with patch("blockd.api.transfer.ThreadPoolExecutor", _AtOnce):
             self.app: ASGIApp = create_app(self.node, "0")
         self.bugs = _Bugs()
-        logger = logging.getLogger("blockd")
-        logger.addHandler(self.bugs)
-        logger.propagate = False
 
     def begin(self) -> None:
         rig = StoreRig(disk=SimDisk(record=False))
@@ -117,7 +130,6 @@ class _Site:
         rig.store.snapshots.create("snap", ["vm"])
         cast(Any, self.node.store).of = rig.store
         cast(Any, self.node.targets).of = TargetRegistry(rig.store)
-        self.bugs.found.clear()
 
     def send(self, method: str, target: str, body: bytes) -> None:
         sent = self.loop.run_until_complete(self._ask(method, target, body))

@@ -3,7 +3,9 @@
 Those of the targets in C are run by ctest; here it is only checked that they are what they should.
 """
 
+import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,23 @@ each_file = pytest.mark.parametrize(
     ("target", "path"), FILES, ids=[f"{target.name}-{path.name}" for target, path in FILES]
 )
 each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Targets are run beside other tests: what one turns off it turns on again."""
+    before = _logging()
+    yield
+    assert _logging() == before
+
+
+def _logging() -> list[object]:
+    loggers = [logging.getLogger(name) for name in ("", "blockd", "volume")]
+    own = [
+        (each.propagate, each.level, each.handlers[:] if each.name != "root" else None)
+        for each in loggers
+    ]
+    return [logging.root.manager.disable, own]
 
 
 @each_file

@@ -34,7 +34,6 @@ PATIENCE_S = 60.0  # a point is reached in a second or two; a busy machine takes
 DEATH_S = 10.0  # between the first error of a client and the end of the process
 SHORT_LIFE = 3  # scenes
 LONG_WINDOW_S = 600  # longer than a storm's segments stay young
-FIRST_SEGMENTS = 4  # of a store that was never busy
 SETTINGS = """\
 [store]
 journal_limit = "8M"
@@ -145,11 +144,10 @@ class Storm:
         def write(server: Daemon) -> None:
             with server.control() as control:
                 control.set_history("demo", window_s=LONG_WINDOW_S)
-            deadline = time.monotonic() + PATIENCE_S
-            folder = self.data / "journal"
-            while len(list(folder.iterdir())) <= FIRST_SEGMENTS:
-                assert time.monotonic() < deadline, server.store()
-                self._live(server)
+                deadline = time.monotonic() + PATIENCE_S
+                while not control.space().window_bytes:
+                    assert time.monotonic() < deadline, server.store()
+                    self._live(server)
 
         self._alone(write)
 
