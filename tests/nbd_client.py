@@ -372,3 +372,17 @@ class NbdClient(Session):
                 raise EOFError(f"the server closed after {len(data)} of {count} bytes")
             data += part
         return bytes(data)
+
+
+def in_transmission(address: str, export: str, kind: str = "simple") -> NbdClient:
+    """A client of a server at HOST:PORT that has gone into transmission with replies of that kind:
+    "simple", "structured" or "extended"."""
+    host, port = address.rsplit(":", 1)
+    client = NbdClient((host, int(port)))
+    client.greet()
+    if kind == "structured":
+        client.structured_reply()
+    elif kind == "extended":
+        client.extended_headers()
+    client.go(export)
+    return client

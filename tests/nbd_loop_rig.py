@@ -21,7 +21,7 @@ from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
 from native import LoopClient, Request
 from tests.fakes import FakePolicies
-from tests.nbd_client import NbdClient
+from tests.nbd_client import NbdClient, in_transmission
 from tests.served import TIMEOUT_S, OnLoop, loop_in_thread
 from tests.sim.simdisk import SimDisk
 from tests.sim.store_rig import StoreRig
@@ -119,15 +119,7 @@ class LoopServer(OnLoop):
 
     def client(self, kind: str = "simple") -> NbdClient:
         """In transmission; the loop has it, or will have it as soon as it is quiet."""
-        host, port = self.listener.addresses[0].rsplit(":", 1)
-        client = NbdClient((host, int(port)))
-        client.greet()
-        if kind == "structured":
-            client.structured_reply()
-        elif kind == "extended":
-            client.extended_headers()
-        client.go(VOLUME)
-        return client
+        return in_transmission(self.listener.addresses[0], VOLUME, kind)
 
     def in_loop(self, kind: str = "simple") -> NbdClient:
         """Served by the request loop."""

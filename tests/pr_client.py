@@ -14,7 +14,7 @@ from blockd.scsi.reservations import (
     RELEASE,
     RESERVE,
 )
-from blockd.scsi.task import Result
+from blockd.scsi.task import GOOD, Result
 from tests.scsi_rig import Rig, joined
 
 PERSIST: Final = 0x01  # APTPL
@@ -157,3 +157,22 @@ class Host:
         while (sense := self.rig.unit.next_attention(self.nexus)) is not None:
             found.append((sense.asc, sense.ascq))
         return found
+
+
+def hosts(count: int = 3, rig: Rig | None = None) -> list[Host]:
+    """Nexuses of different initiators, with the keys 1, 2, ..., none of them registered."""
+    rig = rig or Rig()
+    joined = [rig.nexus, *(rig.join(number) for number in range(2, count + 1))]
+    return [Host(rig, joined[number], number + 1) for number in range(count)]
+
+
+def registered(count: int = 3, rig: Rig | None = None) -> list[Host]:
+    found = hosts(count, rig)
+    for host in found:
+        assert host.register().status == GOOD
+    return found
+
+
+def fault(result: Result) -> tuple[int, int]:
+    assert result.sense is not None, result
+    return result.sense.asc, result.sense.ascq

@@ -27,11 +27,9 @@ CHART = PAGE.with_name("benchmarks.svg")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.splitlines()[0])
+    first = __doc__.splitlines()[0]
+    parser = report.options("scripts/bench", first, seconds=3, size_mib=1024)
     names = [server.name for server in SERVERS]
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of each cell (default: 3)")
-    parser.add_argument("--size-mib", type=int, default=1024, help="of the volume (default: 1024)")
     parser.add_argument(
         "--cells",
         nargs="+",
@@ -43,8 +41,6 @@ def arguments() -> argparse.Namespace:
         "--servers", nargs="+", choices=names, default=names, help="the first is the baseline"
     )
     parser.add_argument("--no-states", action="store_true", help="leave the states of data out")
-    parser.add_argument("--folder", type=Path, default=ROOT / "build", help="where the files go")
-    parser.add_argument("--dry", action="store_true", help="print, leave docs/benchmarks.md alone")
     return parser.parse_args()
 
 
@@ -107,10 +103,10 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["iscsi"]:
         from iscsi import command as iscsi_command
 
-        iscsi_command.main(sys.argv[2:], PAGE, ROOT / "build")
+        iscsi_command.main(sys.argv[2:], PAGE)
     elif sys.argv[1:2] == ["upkeep"]:
         import upkeep
 
-        upkeep.main(sys.argv[2:], PAGE, ROOT / "build")
+        upkeep.main(sys.argv[2:], PAGE)
     else:
         main()

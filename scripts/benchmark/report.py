@@ -1,5 +1,6 @@
 """Samples to Markdown, between two markers of a page."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -12,6 +13,26 @@ from servers import Server
 
 BEGIN = "<!-- scripts/bench writes from here -->"
 END = "<!-- to here -->"
+
+FOLDER = Path(__file__).parents[2] / "build"
+
+
+def options(
+    prog: str, description: str | None, *, seconds: int, size_mib: int
+) -> argparse.ArgumentParser:
+    """What every benchmark takes; the numbers are defaults."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--seconds", type=int, default=seconds, help=f"of each cell (default: {seconds})"
+    )
+    parser.add_argument(
+        "--size-mib", type=int, default=size_mib, help=f"of the volume (default: {size_mib})"
+    )
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files go")
+    parser.add_argument("--dry", action="store_true", help="print, leave docs/benchmarks.md alone")
+    return parser
+
 
 Samples = Mapping[tuple[str, str], Sequence[Sample]]
 """By server and cell, one a round."""

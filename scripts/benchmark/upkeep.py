@@ -38,8 +38,9 @@ REST_S = 20
 LOAD = ("randwrite-32", "randread-32", "write-1m", "read-1m")
 
 
-def main(arguments: Sequence[str], page: Path, folder: Path) -> None:
-    options = parsed(arguments, folder)
+def main(arguments: Sequence[str], page: Path) -> None:
+    parser = report.options("scripts/bench upkeep", __doc__, seconds=5, size_mib=512)
+    options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="u-", dir=options.folder))
     try:
@@ -59,16 +60,6 @@ def main(arguments: Sequence[str], page: Path, folder: Path) -> None:
         print("\n".join(lines))
     else:
         report.write(page, lines, begin=BEGIN, end=END)
-
-
-def parsed(arguments: Sequence[str], folder: Path) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench upkeep", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="of each cell (default: 5)")
-    parser.add_argument("--size-mib", type=int, default=512, help="of the volume (default: 512)")
-    parser.add_argument("--folder", type=Path, default=folder, help="where the files go")
-    parser.add_argument("--dry", action="store_true", help="print, leave docs/benchmarks.md alone")
-    return parser.parse_args(arguments)
 
 
 # -- destaging

@@ -16,7 +16,7 @@ from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
 from blockd.wiring import open_store
 from tests.fakes import FakePolicies
-from tests.nbd_client import NbdClient
+from tests.nbd_client import NbdClient, in_transmission
 from tests.served import TIMEOUT_S, OnLoop, loop_in_thread
 from volume.store import Store
 
@@ -66,15 +66,7 @@ class Server(OnLoop):
         await self.request_loop.stop()
 
     def client(self, listener: NbdListener, volume: str, kind: str = "simple") -> NbdClient:
-        host, port = listener.addresses[0].rsplit(":", 1)
-        client = NbdClient((host, int(port)))
-        client.greet()
-        if kind == "structured":
-            client.structured_reply()
-        elif kind == "extended":
-            client.extended_headers()
-        client.go(volume)
-        return client
+        return in_transmission(listener.addresses[0], volume, kind)
 
     def until_in_loop(self) -> None:
         """Wait until the request loop serves every client of its listener."""

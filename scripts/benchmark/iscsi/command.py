@@ -21,8 +21,10 @@ END = "<!-- scripts/bench iscsi: to here -->"
 Outcomes = dict[tuple[str, str], list[Outcome]]
 
 
-def main(arguments: Sequence[str], page: Path, folder: Path) -> None:
-    options = parsed(arguments, folder)
+def main(arguments: Sequence[str], page: Path) -> None:
+    parser = report.options("scripts/bench iscsi", __doc__, seconds=3, size_mib=1024)
+    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
+    options = parser.parse_args(arguments)
     if not usable():
         raise SystemExit("tgtd has to be started by root; run this as root")
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -39,17 +41,6 @@ def main(arguments: Sequence[str], page: Path, folder: Path) -> None:
         print("\n".join(lines))
     else:
         report.write(page, lines, begin=BEGIN, end=END)
-
-
-def parsed(arguments: Sequence[str], folder: Path) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench iscsi", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of each job (default: 3)")
-    parser.add_argument("--size-mib", type=int, default=1024, help="of the unit (default: 1024)")
-    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
-    parser.add_argument("--folder", type=Path, default=folder, help="where the files go")
-    parser.add_argument("--dry", action="store_true", help="print, leave docs/benchmarks.md alone")
-    return parser.parse_args(arguments)
 
 
 def run_rounds(jobs: Sequence[Job], options: argparse.Namespace, folder: Path) -> Outcomes:

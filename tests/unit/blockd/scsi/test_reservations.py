@@ -4,14 +4,11 @@ import pytest
 
 from blockd.scsi import sense
 from blockd.scsi.nexus import Nexus
-from blockd.scsi.persistent import NO_REGISTRATION_RESOURCES
-from blockd.scsi.pr_codec import MAX_LIST_BYTES, MAX_REGISTRATIONS
+from blockd.scsi.pr_codec import MAX_LIST_BYTES
 from blockd.scsi.reservations import (
-    CLEAR,
     OPCODES,
     PREEMPT_AND_ABORT,
     REGISTER,
-    REGISTER_AND_IGNORE,
     RELEASE,
     RESERVE,
 )
@@ -22,13 +19,15 @@ from tests.pr_client import (
     READ,
     TEST_UNIT_READY,
     UNREGISTER,
-    WITH_OTHERS,
     WRITE,
     Host,
+    fault,
+    hosts,
     in_cdb,
     move_list,
     out_cdb,
     out_list,
+    registered,
     transport_id,
 )
 from tests.scsi_rig import Rig, nexus
@@ -39,33 +38,12 @@ PREEMPTED = (0x2A, 0x03)
 RELEASED = (0x2A, 0x04)
 REGISTRATION_PREEMPTED = (0x2A, 0x05)
 
-RESERVE_6, RELEASE_6 = bytes((0x16, 0, 0, 0, 0, 0)), bytes((0x17, 0, 0, 0, 0, 0))
-RESERVE_10, RELEASE_10 = bytes((0x56, *bytes(9))), bytes((0x57, *bytes(9)))
 INQUIRY = bytes((0x12, 0, 0, 0, 36, 0))
 REQUEST_SENSE = bytes((0x03, 0, 0, 0, 18, 0))
 MODE_SENSE_6 = bytes((0x1A, 0, 0x3F, 0, 255, 0))
 READ_CAPACITY_10 = bytes((0x25, *bytes(9)))
 READ_CAPACITY_16 = bytes((0x9E, 0x10, *bytes(8), 0, 0, 0, 32, 0, 0))
 SYNCHRONIZE_CACHE = bytes((0x35, *bytes(9)))
-
-
-def hosts(count: int = 3, rig: Rig | None = None) -> list[Host]:
-    """Nexuses of different initiators, with the keys 1, 2, ..., none of them registered."""
-    rig = rig or Rig()
-    joined = [rig.nexus, *(rig.join(number) for number in range(2, count + 1))]
-    return [Host(rig, joined[number], number + 1) for number in range(count)]
-
-
-def registered(count: int = 3, rig: Rig | None = None) -> list[Host]:
-    found = hosts(count, rig)
-    for host in found:
-        assert host.register().status == GOOD
-    return found
-
-
-def fault(result: Result) -> tuple[int, int]:
-    assert result.sense is not None, result
-    return result.sense.asc, result.sense.ascq
 
 
 # -- telling
@@ -123,223 +101,6 @@ def test_all_registrants_are_shown_as_holders_and_no_key(kind: int) -> None:
     a.reserve(kind)
     assert b.reservation() == (0, kind)
     assert [status.holds for status in b.full_status()] == [True] * 3
-
-
-# -- registering
-
-
-def test_register_needs_the_present_key() -> None:
-    [a] = hosts(1)
-    assert a.register(key=5).status == RESERVATION_CONFLICT
-    assert a.register().status == GOOD
-    assert a.register().status == RESERVATION_CONFLICT
-    assert a.out(REGISTER, out_list(1, 9)).status == GOOD
-    assert a.keys() == [9]
-
-
-def test_register_and_ignore_needs_no_key() -> None:
-    [a] = hosts(1)
-    assert a.register_and_ignore().status == GOOD
-    assert a.out(REGISTER_AND_IGNORE, out_list(77, 9)).status == GOOD
-    assert a.keys() == [9]
-    assert a.out(REGISTER_AND_IGNORE, out_list(77, 0)).status == GOOD
-    assert a.keys() == []
-
-
-def test_registering_no_key_changes_nothing() -> None:
-    [a] = hosts(1)
-    assert a.unregister().status == RESERVATION_CONFLICT
-    assert a.out(REGISTER, out_list(0, 0)).status == GOOD
-    assert (a.keys(), a.generation()) == ([], 0)
-
-
-def test_the_same_key_may_be_registered_by_several() -> None:
-    a, b = hosts(2)
-    b.key = a.key
-    a.register()
-    b.register()
-    assert a.keys() == [1, 1]
-
-
-def test_the_generation_counts_what_changes_registrations() -> None:
-    a, b, c = registered()
-    assert a.generation() == 3
-    a.reserve(WE)
-    a.release(WE)
-    b.reserve(EA)
-    a.reserve(EA)  # a conflict
-    assert a.generation() == 3
-    a.preempt(b.key, EA)
-    assert a.generation() == 4
-    c.unregister()
-    assert a.generation() == 5
-    a.clear()
-    assert a.generation() == 6
-
-
-def test_a_registration_counts_only_for_its_target_port() -> None:
-    rig = Rig()
-    one, other = Host(rig, rig.nexus, 1), Host(rig, rig.join(1, group=2), 1)
-    one.register()
-    one.reserve(EARO)
-    assert one.may_write()
-    assert not other.may_read()
-    assert other.register().status == GOOD
-    assert other.may_write()
-    assert one.keys() == [1, 1]
-
-
-def test_a_registration_for_all_target_ports_counts_for_those_yet_to_come() -> None:
-    rig = Rig()
-    one = Host(rig, rig.nexus, 1)
-    one.register(ALL_PORTS)
-    one.reserve(EARO)
-    other = Host(rig, rig.join(1, group=2), 1)
-    assert other.may_write()
-    assert other.register(key=1).status == GOOD
-    assert one.keys() == [1]
-
-
-def test_all_target_ports_take_in_what_one_port_had_registered() -> None:
-    rig = Rig()
-    one, other = Host(rig, rig.nexus, 1), Host(rig, rig.join(1, group=2), 1)
-    other.register()
-    other.reserve(WE)
-    assert one.register(ALL_PORTS).status == RESERVATION_CONFLICT
-    one.key = 2
-    assert one.register_and_ignore(ALL_PORTS).status == GOOD
-    assert one.keys() == [2]
-    assert one.reservation() == (2, WE)
-
-
-def test_a_new_session_of_the_same_initiator_port_is_registered_still() -> None:
-    a, b = registered(2)
-    a.reserve(EA)
-    a.rig.unit.detach(a.nexus)
-    again = Host(a.rig, a.rig.join(1), 1)
-    assert again.may_write()
-    assert not b.may_read()
-    assert again.release(EA).status == GOOD
-
-
-def test_another_isid_is_another_initiator_port() -> None:
-    a, _ = registered(2)
-    a.reserve(EA)
-    renewed = Nexus(a.nexus.initiator, b"\x80\0\0\0\0\x99", 1)
-    a.rig.unit.attach(renewed)
-    host = Host(a.rig, renewed, 1)
-    host.attentions()
-    assert not host.may_read()
-
-
-def test_registrations_by_name_ignore_the_isid() -> None:
-    rig = Rig()
-    rig.unit.reservations.ignore_isids()
-    a, b = registered(2, rig)
-    a.reserve(EA)
-    renewed = Host(rig, Nexus(a.nexus.initiator, b"\x80\0\0\0\0\x99", 1), 1)
-    rig.unit.attach(renewed.nexus)
-    renewed.attentions()
-    assert renewed.may_write()
-    assert not b.may_read()
-    assert a.full_status()[0].transport_id == transport_id(a.nexus.initiator)
-
-
-def test_by_name_the_second_path_registers_what_the_first_one_did() -> None:
-    rig = Rig()
-    rig.unit.reservations.ignore_isids()
-    [a] = registered(1, rig)
-    path = Host(rig, Nexus(a.nexus.initiator, b"\x80\0\0\0\0\x99", 1), 1)
-    rig.unit.attach(path.nexus)
-    path.attentions()
-    assert path.register().status == GOOD
-    path.key = 2
-    assert path.register().status == RESERVATION_CONFLICT
-    assert a.keys() == [1]
-
-
-def test_others_are_registered_along() -> None:
-    a, b, c = hosts(3)
-    listed = transport_id(b.nexus.initiator, b.nexus.isid) + transport_id("iqn.2026-11.test:gone")
-    assert a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed)).status == GOOD
-    assert a.keys() == [1, 1, 1]
-    a.reserve(WERO)
-    assert b.may_write()
-    assert not c.may_write()
-
-
-def test_an_initiator_without_isid_is_all_its_sessions() -> None:
-    a, b = hosts(2)
-    listed = transport_id(b.nexus.initiator)
-    a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed))
-    a.reserve(EARO)
-    assert b.may_write()
-    b.key = 1
-    assert b.unregister().status == GOOD
-    assert not b.may_write()
-
-
-def test_others_who_are_registered_already_refuse_it_all() -> None:
-    a, b, c = hosts(3)
-    b.register()
-    listed = b"".join(transport_id(host.nexus.initiator, host.nexus.isid) for host in (c, b))
-    result = a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed))
-    assert fault(result) == (0x26, 0)
-    assert a.keys() == [2]
-
-
-def test_oneself_among_the_others_is_registered_once() -> None:
-    [a] = hosts(1)
-    listed = transport_id(a.nexus.initiator, a.nexus.isid)
-    assert a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed)).status == GOOD
-    assert a.keys() == [1]
-
-
-def test_the_same_other_twice_is_refused() -> None:
-    [a] = hosts(1)
-    listed = transport_id("iqn.x", bytes(6)) + transport_id("iqn.x")
-    assert fault(a.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed))) == (0x26, 0)
-    assert a.keys() == []
-
-
-@pytest.mark.parametrize("action", [RESERVE, RELEASE, CLEAR, 4, 5, REGISTER_AND_IGNORE])
-def test_others_are_for_register_only(action: int) -> None:
-    [a] = registered(1)
-    listed = transport_id("iqn.x")
-    assert fault(a.out(action, out_list(1, 1, WITH_OTHERS, listed), WE)) == (0x26, 0)
-    assert a.keys() == [1]
-
-
-def test_others_are_refused_by_who_is_registered_or_unregisters() -> None:
-    a, b = hosts(2)
-    a.register()
-    listed = transport_id("iqn.x")
-    assert fault(a.out(REGISTER, out_list(1, 5, WITH_OTHERS, listed))) == (0x26, 0)
-    assert fault(a.out(REGISTER, out_list(1, 0, WITH_OTHERS, listed))) == (0x26, 0)
-    assert fault(b.out(REGISTER, out_list(0, 0, WITH_OTHERS, listed))) == (0x26, 0)
-    assert a.keys() == [1]
-
-
-def test_registrations_are_bounded() -> None:
-    a, b = hosts(2)
-    per_command = 250
-    for first in range(0, MAX_REGISTRATIONS - 1, per_command + 1):
-        count = min(per_command, MAX_REGISTRATIONS - 2 - first)
-        listed = b"".join(transport_id(f"iqn.{first + n}", bytes(6)) for n in range(count))
-        path = Host(a.rig, nexus(group=2 + first), 1)
-        a.rig.unit.attach(path.nexus)
-        path.attentions()
-        assert path.out(REGISTER, out_list(0, 1, WITH_OTHERS, listed)).status == GOOD
-    assert len(a.keys()) == MAX_REGISTRATIONS - 1
-    assert a.register().status == GOOD
-    result = b.register()
-    assert result.sense == NO_REGISTRATION_RESOURCES
-    assert len(a.keys()) == MAX_REGISTRATIONS
-    assert a.out(REGISTER, out_list(1, 9)).status == GOOD  # a change needs no room
-    assert a.unregister().status == RESERVATION_CONFLICT
-    a.key = 9
-    assert a.unregister().status == GOOD
-    assert b.register().status == GOOD
 
 
 # -- what a reservation allows: (holder, other registrant, neither) x (read, write)
@@ -738,97 +499,6 @@ def test_what_is_registered_counts_when_the_data_is_there() -> None:
     b.preempt(a.key, WE)
     with pytest.raises(sense.ReservationConflict):
         begun.run(memoryview(out_list(1)))
-
-
-# -- RESERVE and RELEASE
-
-
-@pytest.mark.parametrize(("reserve", "release"), [(RESERVE_6, RELEASE_6), (RESERVE_10, RELEASE_10)])
-def test_reserve_keeps_the_others_out(reserve: bytes, release: bytes) -> None:
-    a, b = hosts(2)
-    assert a.run(reserve).status == GOOD
-    assert a.run(reserve).status == GOOD
-    assert a.may_write()
-    assert b.run(reserve).status == RESERVATION_CONFLICT
-    assert not b.may_read()
-    assert b.run(release).status == GOOD  # which does nothing
-    assert not b.may_write()
-    assert a.run(release).status == GOOD
-    assert b.may_write()
-    assert b.run(reserve).status == GOOD
-
-
-@pytest.mark.parametrize(
-    ("cdb", "allowed"),
-    [
-        (INQUIRY, True),
-        (REQUEST_SENSE, True),
-        (READ_CAPACITY_10, True),
-        (READ_CAPACITY_16, True),
-        (TEST_UNIT_READY, False),
-        (MODE_SENSE_6, False),
-        (bytes((0x9E, 0x12, *bytes(8), 0, 0, 0, 24, 0, 0)), False),  # GET LBA STATUS
-        (SYNCHRONIZE_CACHE, False),
-    ],
-)
-def test_which_commands_pass_reserve(cdb: bytes, allowed: bool) -> None:
-    a, b = hosts(2)
-    a.run(RESERVE_6)
-    assert b.run(cdb).status == (GOOD if allowed else RESERVATION_CONFLICT)
-
-
-def test_persistent_reservations_conflict_with_reserve_for_everybody() -> None:
-    a, b = hosts(2)
-    a.run(RESERVE_6)
-    for host in (a, b):
-        assert host.register().status == RESERVATION_CONFLICT
-        assert host.run(in_cdb(0)).status == RESERVATION_CONFLICT
-    a.run(RELEASE_6)
-    assert a.register().status == GOOD
-
-
-def test_reserve_that_comes_before_the_parameter_list_makes_a_conflict() -> None:
-    a, b = hosts(2)
-    begun = a.rig.unit.prepare(a.nexus, out_cdb(REGISTER, 24))
-    assert isinstance(begun, Prepared)
-    b.run(RESERVE_6)
-    with pytest.raises(sense.ReservationConflict):
-        begun.run(memoryview(out_list(0, 1)))
-
-
-@pytest.mark.parametrize("how", ["logout", "reset"])
-def test_reserve_ends_with_its_nexus_and_by_reset(how: str) -> None:
-    a, b = hosts(2)
-    a.run(RESERVE_6)
-    if how == "logout":
-        a.rig.unit.detach(a.nexus)
-    else:
-        a.rig.unit.reset()
-    b.attentions()
-    assert b.may_write()
-
-
-def test_reserve_conflicts_while_anybody_is_registered() -> None:
-    a, b = hosts(2)
-    a.register()
-    for host in (a, b):
-        for cdb in (RESERVE_6, RELEASE_6, RESERVE_10, RELEASE_10):
-            assert host.run(cdb).status == RESERVATION_CONFLICT
-
-
-@pytest.mark.parametrize("kind", TYPES)
-def test_reserve_does_nothing_for_those_whom_a_reservation_lets_in(kind: int) -> None:
-    a, b, c = hosts(3)
-    a.register()
-    b.register()
-    a.reserve(kind)
-    assert a.run(RESERVE_6).status == GOOD
-    assert a.run(RELEASE_10).status == GOOD
-    shared = kind not in (WE, EA)
-    assert b.run(RESERVE_10).status == (GOOD if shared else RESERVATION_CONFLICT)
-    assert c.run(RELEASE_6).status == RESERVATION_CONFLICT
-    assert a.rig.unit.reserved_by is None
-    assert a.reservation() is not None
 
 
 # -- others
