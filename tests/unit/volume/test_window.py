@@ -20,8 +20,9 @@ ROUNDS = 40
 class Life:
     """Volume "v", of which each round changes a little of every chunk."""
 
-    def __init__(self, window_s: int = 1) -> None:
-        self.rig = StoreRig(options=replace(WINDOW, window_s=window_s))
+    def __init__(self, window_s: int = 1, short_percent: int = 10) -> None:
+        options = replace(WINDOW, window_s=window_s, short_percent=short_percent)
+        self.rig = StoreRig(options=options)
         self.rig.store.create_volume("v", 64 * CHUNK, chunk_size=CHUNK, compression="none")
         self.states: dict[int, bytes] = {}
         self._count = 0
@@ -93,6 +94,23 @@ def test_versions_that_have_nothing_to_themselves_cost_the_window_nothing() -> N
     assert report.window_roots == 8  # the empty volume, and all but the newest
     assert report.window_bytes < SHARE // 4
     assert life.readable() == list(life.states)
+
+
+@pytest.mark.parametrize(("short_percent", "stay"), [(0, True), (100, False)])
+def test_versions_without_a_name_give_way_when_space_is_short(
+    short_percent: int, stay: bool
+) -> None:
+    life = Life(3600 * ROUNDS, short_percent)
+    life.rounds(3)
+    life.rig.store.snapshots.create("named", ["v"])
+    named = life.rig.read("v")
+    life.rounds(3)
+    life.gc()
+    before_head = sorted(life.states)[:-1]
+    assert [seq for seq in before_head if seq in life.readable()] == (
+        before_head if stay else [before_head[2]]
+    )
+    assert life.rig.read_version("v@named") == named
 
 
 def test_segments_before_the_first_round_go() -> None:
