@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 SEGMENT_HEADER_BYTES = 4096
 READ_AHEAD_SEGMENTS = 4  # while one is replayed, the disk works on the next ones
-LAST_SEQUENCE = 1 << 63  # no log gets there; 0 is of no segment (Checkpoint)
+LAST_SEQUENCE = 1 << 63  # the native BD_LAST_SEQUENCE; 0 is of no segment (Checkpoint)
 _PROGRESS_INTERVAL_S = 1.0
 
 

@@ -297,6 +297,11 @@ static int rotate(struct bd_journal *journal, bool has_payload)
         return -EAGAIN;
     if (has_payload && bd_site_fires(BD_SITE_NO_SEGMENT))
         return -EAGAIN;
+    if (journal->next_sequence > BD_LAST_SEQUENCE) {
+        if (journal->sealed == 0)
+            journal->sealed = EIO; /* what was written next could not be opened again */
+        return -EIO;
+    }
     int error = end_segment(journal);
     if (error < 0)
         return error;

@@ -19,6 +19,9 @@ enum {
     BD_REFER_MAX_HEIGHT = 8, /* of a tree: 256^8 chunks */
 };
 
+/* No log gets there: a segment that says it has is forged, and none is begun after it. */
+#define BD_LAST_SEQUENCE (UINT64_C(1) << 63)
+
 enum bd_record_op {
     BD_RECORD_WRITE = 1, /* payload: the bytes */
     BD_RECORD_UNMAP = 2, /* range reads as zeros; no payload */

@@ -251,6 +251,22 @@ static void test_resume_wants_a_segment_of_its_own(void)
     rig_destroy(&rig);
 }
 
+static void test_no_segment_follows_the_last_one_that_there_can_be(void)
+{
+    struct rig rig;
+    rig_init(&rig, SEGMENT, 3, VOLUME);
+    rig.journal->next_sequence = BD_LAST_SEQUENCE;
+    rig_write(&rig, 0, 4096, 1);
+    CHECK(rig.journal->current->sequence == BD_LAST_SEQUENCE);
+    static uint8_t data[64 << 10];
+    int status = 0;
+    for (int i = 0; i < SEGMENT / (int)sizeof data && status == 0; i++)
+        rig_do(&rig, BD_ACTION_WRITE, 0, sizeof data, data, &status);
+    CHECK_EQ(status, -EIO);
+    CHECK_EQ(rig.journal->sealed, EIO);
+    rig_destroy(&rig);
+}
+
 int main(void)
 {
     test_segments_follow_each_other();
@@ -264,5 +280,6 @@ int main(void)
     test_marks_tell_the_time_and_what_is_durable();
     test_sealed_from_outside();
     test_resume_wants_a_segment_of_its_own();
+    test_no_segment_follows_the_last_one_that_there_can_be();
     return 0;
 }

@@ -4,6 +4,7 @@
 - opening the same again, whether or not losses are accepted, finds the same log; what was lost and
   accepted is never held against it again;
 - the log goes on: what is appended is found by the next opening, with all that was there before;
+  only behind a segment that says it is the last one that there can be, appending is refused;
 - reading it again for past versions (LogReader) ends where it ends, with the same volumes; from any
   other place it reads, or raises CorruptJournal or UnknownFormat;
 - what is kept of it in memory is bounded by the bytes of the segments;
@@ -17,11 +18,12 @@ flags of the record, or a byte that headers do not use, say to leave them.
 """
 
 import contextlib
+import errno
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from native import Journal, PlaceTable, VolumeCore, crc32c
+from native import Journal, PlaceTable, VolumeCore, crc32c, decode_segment_header
 from tests.fuzz.unlogged import unlogged
 from tests.sim.image import Image
 from tests.sim.simclock import SimClock
@@ -32,7 +34,7 @@ from volume.errors import CorruptJournal, UnknownFormat
 from volume.history import RoundRow
 from volume.logreader import LogEnd, LogReader
 from volume.options import JournalGeometry
-from volume.recovery import SEGMENT_HEADER_BYTES, JournalRecovery, Recovered
+from volume.recovery import LAST_SEQUENCE, SEGMENT_HEADER_BYTES, JournalRecovery, Recovered
 from volume.segments import FOLDER, SegmentPool, parse_segment_name, segment_path
 
 RESEAL, FROM_FIRST, ROUNDS = 1, 2, 4
@@ -158,6 +160,11 @@ def _segments(disk: SimDisk) -> dict[str, bytes]:
     return found
 
 
+def _sequences(disk: SimDisk) -> set[int]:
+    headers = (decode_segment_header(data[:512]) for data in _segments(disk).values())
+    return {header[3] for header in headers if header is not None}
+
+
 def _check_goes_on(opened: _Opened, rounds: list[RoundRow]) -> None:
     """Append to the log, beyond its segment's end too, and open it once more."""
     before, was = opened.state, list(opened.found.points)
@@ -167,7 +174,12 @@ def _check_goes_on(opened: _Opened, rounds: list[RoundRow]) -> None:
     for now_ns in range(9, 9 + APPENDED):
         while opened.pool.tend():
             pass
-        appended.append(opened.journal.append_point([opened.cores[1]], tail, now_ns)[0])
+        try:
+            appended.append(opened.journal.append_point([opened.cores[1]], tail, now_ns)[0])
+        except OSError as error:
+            if error.errno != errno.EIO or LAST_SEQUENCE not in _sequences(opened.disk):
+                raise
+            return
     assert appended == sorted(set(appended))
     assert appended[0] >= opened.found.lsn
     opened.journal.sync()
