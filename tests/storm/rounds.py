@@ -28,6 +28,7 @@ from volume.disk import SystemClock
 from volume.kv import LmdbKeyValue
 from volume.meta import Meta
 from volume.repair import rebuild_index
+from volume.segments import READY_TARGET
 from volume.store import META_MAP_BYTES
 
 PATIENCE_S = 60.0  # a point is reached in a second or two; a busy machine takes longer
@@ -37,7 +38,7 @@ LONG_WINDOW_S = 600  # longer than a storm's segments stay young
 SETTINGS = """\
 [store]
 journal_limit = "8M"
-window = "2M"
+window = "{window}"
 window_s = 1
 keep = ""
 destage_age_s = 0.2
@@ -139,17 +140,21 @@ class Storm:
         self._alone(self._live)
 
     def fill_window(self) -> None:
-        """Have segments in the window."""
+        """Have more segments in the window than a journal keeps ready: those are used again, and
+        only what is left of them is removed."""
 
         def write(server: Daemon) -> None:
             with server.control() as control:
                 control.set_history("demo", window_s=LONG_WINDOW_S)
                 deadline = time.monotonic() + PATIENCE_S
-                while not control.space().window_bytes:
+                segment_bytes = max(
+                    path.stat().st_size for path in (self.data / "journal").iterdir()
+                )
+                while control.space().window_bytes <= READY_TARGET * segment_bytes:
                     assert time.monotonic() < deadline, server.store()
                     self._live(server)
 
-        self._alone(write)
+        self._alone(write, window="16M")
 
     def die_with_unsealed_pack(self) -> None:
         """Entries that no footer tells of."""
@@ -193,17 +198,19 @@ class Storm:
 
     # -- inside
 
-    def _daemon(self, environ: dict[str, str], settings: str = "") -> Daemon:
+    def _daemon(self, environ: dict[str, str], settings: str = "", *, window: str = "2M") -> Daemon:
         self.data.mkdir(mode=0o700, exist_ok=True)
-        (self.data / "blockd.toml").write_text(SETTINGS + settings)
+        (self.data / "blockd.toml").write_text(SETTINGS.format(window=window) + settings)
         report = {sites.REPORT: str(self._report)}
         environ = {**self._rare, **report, **environ}
         return Daemon(self.data, ("--iscsi", "127.0.0.1:0"), environ=environ)
 
-    def _alone(self, work: Callable[[Daemon], object], *, seal: bool = False) -> None:
+    def _alone(
+        self, work: Callable[[Daemon], object], *, seal: bool = False, window: str = "2M"
+    ) -> None:
         """A life without an armed point, ended by kill -9; `seal`: as it should end, so that all
         packs have their footers."""
-        server = self._daemon({})
+        server = self._daemon({}, window=window)
         try:
             server.start()
             self.life.check(server)
