@@ -100,6 +100,26 @@ class ErasureCode:
     def stats(self) -> tuple[int, int]:
         """(patterns whose tables are kept, tables made since the beginning)"""
 
+RENDEZVOUS_MAX_CHOSEN: Final = 32
+RENDEZVOUS_MAX_DEVICES: Final = 4096
+RENDEZVOUS_MAX_WEIGHT_BITS: Final = 60
+
+class Rendezvous:
+    """Which devices have the shards of a pack, by weight, one in each failure domain.
+    src/rendezvous.h says how they are drawn; all nodes have to agree on it. Thread-safe."""
+
+    def __init__(self, devices: Sequence[tuple[int, int, int]], /) -> None:
+        """(key of 64 bits, weight from 1 to 2**60, domain of 32 bits) for each device, at most
+        RENDEZVOUS_MAX_DEVICES. ValueError, TypeError, OverflowError for anything else."""
+
+    def choose(self, pack_ids: Buffer, count: int, /) -> list[tuple[int, ...]]:
+        """For each id of 32 bytes, up to `count` (1 to RENDEZVOUS_MAX_CHOSEN) indices of devices in
+        different domains, cheapest first; fewer where there are fewer domains. Only the first 8
+        bytes of an id count, which must be random. The GIL is released for large batches."""
+
+def rendezvous_cost(pack: int, device: int, /) -> int:
+    """The cost of a device of weight 1 for a pack, both told by 64 bits: Q56, 1 to 2**62."""
+
 class ReadFault(Exception):
     """Stored bytes fail their checksum or cannot be read.
 
