@@ -214,10 +214,12 @@ class ClusterRecords:
         """Make the cluster, if there is none."""
         return self._transaction([(None, cluster)])
 
-    def raise_map(self, old: Stored[ClusterRecord]) -> Transaction:
-        """Begin the next epoch of the device map."""
+    def raise_map(
+        self, old: Stored[ClusterRecord], *rows: tuple[Stored[Any] | None, Record]
+    ) -> Transaction:
+        """Begin the next epoch of the device map, with `rows` as they are in it."""
         new = replace(old.record, map_epoch=old.record.map_epoch + 1)
-        return self._transaction([(old, new)])
+        return self._transaction([(old, new), *rows])
 
     def add_node(self, node: NodeRecord) -> Transaction:
         return self._transaction([(None, node)])

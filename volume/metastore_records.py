@@ -16,6 +16,7 @@ in two ways). What fails is `CorruptRecord`, never a guess.
 | `volume/<volume id>` | `VolumeGroup` | who may write a volume, in which epoch |
 | `name/<volume name>` | `NameRecord` | keeps names unique: which volume has it |
 | `beat/<node id>` | `Heartbeat` | a hint that a node lives; decides nothing |
+| `devices` | `DeviceMap` (transport/devicemap.py) | devices, weights, domains |
 
 Ids are 32 hex digits. Each record carries the `token` of the transaction that wrote it, 32 hex
 digits chosen at random: by it a retry whose first answer was lost sees that it already happened.
@@ -81,6 +82,8 @@ class Record(Protocol):
     """What has a canonical form. Constructors check nothing; `encode` and `decode` both do."""
 
     prefix: ClassVar[str]
+    max_bytes: ClassVar[int]
+    """Of its value."""
 
     @property
     def token(self) -> str: ...
@@ -88,7 +91,7 @@ class Record(Protocol):
     def key(self) -> str: ...
     def fields(self) -> dict[str, Any]: ...
     @classmethod
-    def parse(cls, fields: "_Fields") -> "Record": ...
+    def parse(cls, fields: "Fields") -> "Record": ...
 
 
 R = TypeVar("R", bound=Record)
@@ -102,6 +105,7 @@ class ClusterRecord:
     token: str = ""
 
     prefix: ClassVar[str] = "cluster"
+    max_bytes: ClassVar[int] = MAX_VALUE_BYTES
 
     @property
     def key(self) -> str:
@@ -111,7 +115,7 @@ class ClusterRecord:
         return {"cluster": self.cluster_id, "map_epoch": self.map_epoch}
 
     @classmethod
-    def parse(cls, fields: "_Fields") -> "ClusterRecord":
+    def parse(cls, fields: "Fields") -> "ClusterRecord":
         return cls(fields.id("cluster"), fields.number("map_epoch"), fields.id("token"))
 
 
@@ -126,6 +130,7 @@ class NodeRecord:
     token: str = ""
 
     prefix: ClassVar[str] = "node/"
+    max_bytes: ClassVar[int] = MAX_VALUE_BYTES
 
     @property
     def key(self) -> str:
@@ -140,7 +145,7 @@ class NodeRecord:
         }
 
     @classmethod
-    def parse(cls, fields: "_Fields") -> "NodeRecord":
+    def parse(cls, fields: "Fields") -> "NodeRecord":
         return cls(
             fields.id("node"),
             fields.matching("name", _LABEL),
@@ -173,6 +178,7 @@ class VolumeGroup:
     token: str = ""
 
     prefix: ClassVar[str] = "volume/"
+    max_bytes: ClassVar[int] = MAX_VALUE_BYTES
 
     @property
     def key(self) -> str:
@@ -194,7 +200,7 @@ class VolumeGroup:
         }
 
     @classmethod
-    def parse(cls, fields: "_Fields") -> "VolumeGroup":
+    def parse(cls, fields: "Fields") -> "VolumeGroup":
         group = cls(
             volume_id=fields.id("volume"),
             name=fields.volume_name("name"),
@@ -227,6 +233,7 @@ class NameRecord:
     token: str = ""
 
     prefix: ClassVar[str] = "name/"
+    max_bytes: ClassVar[int] = MAX_VALUE_BYTES
 
     @property
     def key(self) -> str:
@@ -236,7 +243,7 @@ class NameRecord:
         return {"name": self.name, "volume": self.volume_id}
 
     @classmethod
-    def parse(cls, fields: "_Fields") -> "NameRecord":
+    def parse(cls, fields: "Fields") -> "NameRecord":
         return cls(fields.volume_name("name"), fields.id("volume"), fields.id("token"))
 
 
@@ -250,6 +257,7 @@ class Heartbeat:
     token: str = ""
 
     prefix: ClassVar[str] = "beat/"
+    max_bytes: ClassVar[int] = MAX_VALUE_BYTES
 
     @property
     def key(self) -> str:
@@ -259,7 +267,7 @@ class Heartbeat:
         return {"node": self.node_id, "time_ns": self.time_ns}
 
     @classmethod
-    def parse(cls, fields: "_Fields") -> "Heartbeat":
+    def parse(cls, fields: "Fields") -> "Heartbeat":
         return cls(fields.id("node"), fields.number("time_ns"), fields.id("token"))
 
 
@@ -272,8 +280,8 @@ def encode(record: Record) -> bytes:
 
 def decode(kind: type[R], key: str, value: bytes) -> R:
     """The record of a value found under `key`. CorruptRecord."""
-    if len(value) > MAX_VALUE_BYTES:
-        raise CorruptRecord(key, f"is {len(value)} bytes long, above {MAX_VALUE_BYTES}")
+    if len(value) > kind.max_bytes:
+        raise CorruptRecord(key, f"is {len(value)} bytes long, above {kind.max_bytes}")
     if not value.startswith(MAGIC):
         raise CorruptRecord(key, f"has another version than {MAGIC.decode().strip()}")
     checksum, body = value[8:16], value[17:]
@@ -285,7 +293,7 @@ def decode(kind: type[R], key: str, value: bytes) -> R:
         raise CorruptRecord(key, "is not JSON in ASCII") from None
     if not isinstance(fields, dict):
         raise CorruptRecord(key, "is not a JSON object")
-    record = kind.parse(_Fields(key, fields))
+    record = kind.parse(Fields(key, fields))
     assert isinstance(record, kind)
     if record.key != key:
         raise CorruptRecord(key, f"belongs under {record.key!r}")
@@ -294,14 +302,18 @@ def decode(kind: type[R], key: str, value: bytes) -> R:
     return record
 
 
+def canonical_json(fields: dict[str, Any]) -> bytes:
+    """The one text of these fields."""
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
 def _canonical(record: Record) -> bytes:
-    fields = {**record.fields(), "token": record.token}
-    body = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")
+    body = canonical_json({**record.fields(), "token": record.token})
     return MAGIC + b"%08x " % crc32c(body) + body
 
 
 @dataclass(frozen=True, slots=True)
-class _Fields:
+class Fields:
     """The fields of a decoded object, each looked at before it is believed."""
 
     key: str
