@@ -13,6 +13,7 @@ from tests.fuzz import (
     native_corpus,
     nbd_corpus,
     pack_corpus,
+    peer_corpus,
     scsi_corpus,
     stream_corpus,
 )
@@ -29,6 +30,7 @@ GENERATORS: dict[str, Callable[[], dict[str, bytes]]] = {
     "manifest": manifest_corpus.inputs,
     "meta": meta_corpus.inputs,
     "api": api_corpus.inputs,
+    "peer": peer_corpus.inputs,
     "config": config_corpus.inputs,
     "c-record": native_corpus.records,
     "c-replay": native_corpus.segments,

@@ -77,6 +77,7 @@ TARGETS = (
     _python("manifest", "manifest nodes and commits, trees of them", max_length=8192),
     _python("meta", "rows of meta/ and index/: history, volumes, targets, reservations"),
     _python("api", "the control API: requests over its socket", limit_s=30),
+    _python("peer", "messages of other nodes, whole sessions of them", max_length=8192),
     _python("config", "configuration, sizes, addresses, files of secrets", max_length=2048),
     Target("c-record", "journal: one record, one segment header", max_length=256),
     Target("c-replay", "journal: the records of a segment"),

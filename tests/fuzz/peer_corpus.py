@@ -1,0 +1,70 @@
+"""The seeds of the peer fuzz target: one message of each kind, sound and with its head cut."""
+
+from transport.peer import messages as m
+from transport.peer.wire import Envelope, Message, encode
+
+VOLUME = bytes(range(16))
+ID = bytes(range(32))
+OTHER = bytes(range(32, 64))
+ME, YOU = 0x1111, 0x2222  # incarnations
+
+RECORD = '{"node":"' + "0" * 32 + '"}'
+
+EXAMPLES: dict[str, Message] = {
+    "hello": m.Hello(b"n" * 16, b"c" * 16, 1, 1, 0, 0, "blockd 0.1.0"),
+    "welcome": m.Welcome(b"m" * 16, b"c" * 16, 1, 0, 64, 64 << 20, "blockd 0.1.0"),
+    "ping": m.Ping(77),
+    "pong": m.Pong(77),
+    "error": m.Error(m.Code.STALE, 9, "volume vm1: epoch 8 is old"),
+    "cancel": m.Cancel(),
+    "bye": m.Bye(),
+    "status": m.Status(),
+    "node-status": m.NodeStatus("serving", "blockd 0.1.0", 61, 3, 1 << 30, 1 << 40, 5),
+    "nodes": m.Nodes(bytes(16)),
+    "node-list": m.NodeList((RECORD, RECORD), 1),
+    "join": m.Join(b"n" * 16, "host2", b"k" * 32, ("192.0.2.2:7300",)),
+    "joined": m.Joined(b"c" * 16, RECORD),
+    "open": m.Open(VOLUME, 3, 100),
+    "ack": m.Ack(3, 120, 100),
+    "append": m.Append(VOLUME, 3, 101, 120, (b"records" * 20,)),
+    "sync": m.Sync(VOLUME, 3, 120),
+    "seal": m.Seal(VOLUME, 4),
+    "sealed": m.Sealed(4, 0, ((1, 50), (3, 120))),
+    "read-log": m.ReadLog(VOLUME, 3, 60, 4096),
+    "log": m.Log(3, 61, 90, 1, (b"records" * 20,)),
+    "log-none": m.Log(3, 80, 0, 0),
+    "close": m.Close(VOLUME, 3),
+    "have": m.Have((ID, OTHER)),
+    "want": m.Want((OTHER,)),
+    "chunks": m.Chunks(((ID, 1, 0, 8), (OTHER, 2, 1, 90)), (b"8 bytes.", b"stored")),
+    "stored": m.Stored(1),
+    "get": m.Get(65536, (ID, OTHER)),
+    "chunk-list": m.ChunkList(((ID, 1, 0, 8),), (b"8 bytes.",)),
+}
+
+
+def as_input(switches: int, *messages: list[bytes]) -> bytes:
+    """Messages as the target takes them."""
+    data = bytes((switches,))
+    for frames in messages:
+        data += bytes((len(frames),))
+        data += b"".join(len(frame).to_bytes(2, "little") + frame for frame in frames)
+    return data
+
+
+def frames_of(message: Message, sender: int = ME, to: int = YOU, request: int = 1) -> list[bytes]:
+    return [bytes(memoryview(each)) for each in encode(message, Envelope(sender, to, request))]
+
+
+def inputs() -> dict[str, bytes]:
+    """Name -> input."""
+    found = {name: as_input(0, frames_of(message)) for name, message in EXAMPLES.items()}
+    for name, message in EXAMPLES.items():
+        head, *payload = frames_of(message)
+        if len(head) > 41:
+            found[f"{name}-cut"] = as_input(1, [head[:-1], *payload])
+    head = frames_of(m.Have((ID,)))[0]
+    found["have-count-too-high"] = as_input(1, [head[:40] + b"\xff" * 4 + head[44:]])
+    found["version-2"] = as_input(1, [head[:4] + b"\2" + head[5:]])
+    found["no-frame"] = as_input(0, [])
+    return found

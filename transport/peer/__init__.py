@@ -1,0 +1,8 @@
+"""The peer protocol: bytes in, events out; no sockets, no clock of its own, no volumes.
+
+    fields.py      kinds of fields: bytes <-> values, each with its bounds
+    wire.py        a message as frames: header, fields, payload
+    messages.py    the messages, one frozen dataclass each
+
+docs/peer-protocol.md has the tables.
+"""

@@ -1,0 +1,461 @@
+"""The messages between nodes. docs/peer-protocol.md shows the same tables for people.
+
+Requests name their answer (`ANSWER`), and how many bytes of payload that may have (`room`); ERROR
+may come instead. Every request may be repeated: asked twice, it does and answers the same.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
+
+from typing_extensions import Buffer
+
+from transport.errors import BadMessage
+from transport.group.chain import MAX_EPOCHS, BadChain, Chain
+from transport.peer.fields import MAX_SEQ, Int, Many, Raw, Text
+from transport.peer.wire import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Message
+from volume.layout import CHUNK_ID_LENGTH, KIND_NAMES
+from volume.metastore_records import MAX_VALUE_BYTES
+from volume.model import MAX_CHUNK_SIZE
+
+MAX_IDS: Final = 4096  # chunk ids in one HAVE or WANT: 64 bytes of reply for 256 MiB of volume
+MAX_CHUNKS: Final = 256  # in one message; each is a frame
+MAX_RECORDS_BYTES: Final = MAX_FRAME_BYTES
+MAX_NODES: Final = 64  # records in one NODE_LIST
+
+U8 = Annotated[int, Int(1)]
+U16 = Annotated[int, Int(2)]
+U32 = Annotated[int, Int(4)]
+U64 = Annotated[int, Int(8)]
+Bool = Annotated[int, Int(1, 0, 1)]
+Uuid = Annotated[bytes, Raw(16)]
+Epoch = Annotated[int, Int(8, 1, MAX_SEQ)]
+Seq = Annotated[int, Int(8, 0, MAX_SEQ)]
+ChunkIds = Annotated[tuple[bytes, ...], Many((Raw(CHUNK_ID_LENGTH),), MAX_IDS)]
+Room = Annotated[int, Int(4, 1, MAX_PAYLOAD_BYTES)]
+
+
+class Code(enum.IntEnum):
+    """Of an ERROR. Unknown ones are taken as FAILED."""
+
+    FAILED = 1
+    """It did not work here; the text says why."""
+    VERSION = 2
+    """No version of the protocol, or a feature that is required, in common."""
+    CLUSTER = 3
+    """Of another cluster."""
+    NODE = 4
+    """Not the node that its key belongs to, or not the one that is meant."""
+    BUSY = 5
+    """More at once than was agreed: come again later."""
+    CANCELLED = 6
+    """As was asked for."""
+    UNKNOWN = 7
+    """This node does not do that, or has no such volume."""
+    STALE = 8
+    """An epoch below the one that was promised, or is open: `detail` is that epoch."""
+    GAP = 9
+    """Records are missing before these: `detail` is the seq that it has."""
+    SEALED = 10
+    """Its data directory takes no writes any more."""
+    REFUSED = 11
+    """It may not be asked that."""
+
+
+class Feature(enum.IntFlag):
+    """What a node can do beyond version 1. A bit that is required and not known refuses."""
+
+    NONE = 0
+
+
+class Request(Message):
+    """A message that is answered."""
+
+    __slots__ = ()
+
+    ANSWER: ClassVar[type[Message]]
+
+    @property
+    def room(self) -> int:
+        """Bytes of payload that its answer may have."""
+        return 0
+
+
+# -- a session
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """The first message of who connects; answered by WELCOME or ERROR."""
+
+    TYPE = 1
+    node: Uuid
+    cluster: Uuid
+    oldest: U8
+    """Versions of the protocol that it speaks, from..."""
+    newest: U8
+    offers: U64
+    """Features that it knows..."""
+    requires: U64
+    """...and those without which it does not go on."""
+    program: Annotated[str, Text(64)]
+
+    def check(self) -> None:
+        if not 1 <= self.oldest <= self.newest or self.requires & ~self.offers:
+            raise BadMessage("Hello: versions or features contradict each other")
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(Message):
+    """The session is open; here is what it may cost."""
+
+    TYPE = 2
+    node: Uuid
+    cluster: Uuid
+    version: U8
+    features: U64
+    """That both know: only these are used."""
+    requests: Annotated[int, Int(4, 1, 65536)]
+    """How many requests may be unanswered at once..."""
+    request_bytes: Annotated[int, Int(8, MAX_PAYLOAD_BYTES, 1 << 40)]
+    """...and how many bytes of them and their answers' payload."""
+    program: Annotated[str, Text(64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Message):
+    """Are you there?"""
+
+    TYPE = 3
+    token: U64
+
+
+@dataclass(frozen=True, slots=True)
+class Pong(Message):
+    """Yes."""
+
+    TYPE = 4
+    token: U64
+    """Of the PING."""
+
+
+@dataclass(frozen=True, slots=True)
+class Error(Message):
+    """Instead of an answer; with request 0 it ends the session."""
+
+    TYPE = 5
+    code: U16
+    detail: U64
+    text: Annotated[str, Text(1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Message):
+    """Nobody waits for the answer of this request any more. Answered by ERROR CANCELLED under the
+    same number, also where there is no such request."""
+
+    TYPE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Bye(Message):
+    """The sender ends the session: it is going down."""
+
+    TYPE = 7
+
+
+# -- nodes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus(Message):
+    """How a node is."""
+
+    TYPE = 9
+    state: Annotated[str, Text(64)]
+    """"serving", "sealed", ..."""
+    program: Annotated[str, Text(64)]
+    uptime_s: U64
+    volumes: U32
+    journal_bytes: U64
+    free_bytes: U64
+    nodes: U64
+    """Digest of the nodes that it knows: another one than ours is a reason to ask for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Request):
+    """How are you?"""
+
+    TYPE = 8
+    ANSWER = NodeStatus
+
+
+@dataclass(frozen=True, slots=True)
+class NodeList(Message):
+    """Nodes of the cluster."""
+
+    TYPE = 11
+    records: Annotated[tuple[str, ...], Many((Text(MAX_VALUE_BYTES),), MAX_NODES)]
+    """NodeRecords in their canonical form, by id."""
+    more: Bool
+    """Whether there are others behind the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes(Request):
+    """Which nodes do you know, behind this id?"""
+
+    TYPE = 10
+    ANSWER = NodeList
+    after: Uuid
+
+
+@dataclass(frozen=True, slots=True)
+class Joined(Message):
+    """The token is used up, and the node is of the cluster: both durable."""
+
+    TYPE = 13
+    cluster: Uuid
+    record: Annotated[str, Text(MAX_VALUE_BYTES)]
+    """Its own NodeRecord, as the cluster has it; the others it asks for by NODES."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Request):
+    """All that may be asked by who connects with a token's key."""
+
+    TYPE = 12
+    ANSWER = Joined
+    node: Uuid
+    name: Annotated[str, Text(64)]
+    public_key: Annotated[bytes, Raw(32)]
+    addresses: Annotated[tuple[str, ...], Many((Text(128),), 8)]
+
+
+# -- journal groups
+
+
+@dataclass(frozen=True, slots=True)
+class Ack(Message):
+    """What the member has of the volume, after what was asked."""
+
+    TYPE = 17
+    epoch: Epoch
+    received: Seq
+    """Newest record in its journal file: kill -9 does not lose it."""
+    durable: Seq
+    """Newest record that a power cut does not lose."""
+
+    def check(self) -> None:
+        if self.durable > self.received:
+            raise BadMessage(f"Ack: {self.durable} records synced of {self.received}")
+
+
+@dataclass(frozen=True, slots=True)
+class Open(Request):
+    """The volume is open in this epoch, from `seq` on; noted, synced, before the answer."""
+
+    TYPE = 16
+    ANSWER = Ack
+    volume: Uuid
+    epoch: Epoch
+    seq: Seq
+
+
+@dataclass(frozen=True, slots=True)
+class Append(Request):
+    """Records as a tap gives them (native/src/tap.h), all of `epoch`, without a gap."""
+
+    TYPE = 18
+    ANSWER = Ack
+    FRAMES = (1, 1)
+    volume: Uuid
+    epoch: Epoch
+    first_seq: Annotated[int, Int(8, 1, MAX_SEQ)]
+    last_seq: Annotated[int, Int(8, 1, MAX_SEQ)]
+    payload: tuple[Buffer, ...]
+
+    def check(self) -> None:
+        if self.last_seq < self.first_seq:
+            raise BadMessage(f"Append: records {self.first_seq} to {self.last_seq}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sync(Request):
+    """Answered when records up to `seq` are durable."""
+
+    TYPE = 19
+    ANSWER = Ack
+    volume: Uuid
+    epoch: Epoch
+    seq: Seq
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed(Message):
+    """The promise is durable, and so is all of the chain."""
+
+    TYPE = 21
+    epoch: Epoch
+    """Below which it takes no record."""
+    start: Seq
+    ends: Annotated[tuple[tuple[int, int], ...], Many((Int(8), Int(8)), MAX_EPOCHS)]
+    """(epoch, seq of its last record), see transport/group/chain.py."""
+
+    def check(self) -> None:
+        try:
+            _ = self.chain
+        except BadChain as error:
+            raise BadMessage(f"Sealed: {error}") from None
+
+    @property
+    def chain(self) -> Chain:
+        return Chain(self.ends, self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Seal(Request):
+    """Take no record of an epoch below this one, and say what there is."""
+
+    TYPE = 20
+    ANSWER = Sealed
+    volume: Uuid
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Log(Message):
+    """Records behind the one that was asked for; none when the log does not reach back to it, or
+    there are none: `first_seq` is then that of the oldest one there is."""
+
+    TYPE = 23
+    FRAMES = (0, 1)
+    epoch: Epoch
+    first_seq: Seq
+    last_seq: Seq
+    more: Bool
+    payload: tuple[Buffer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog(Request):
+    """Records behind `after`, all of one epoch, in at most `limit` bytes."""
+
+    TYPE = 22
+    ANSWER = Log
+    volume: Uuid
+    epoch: Epoch
+    """Of the last record that the asker has, or that it was sealed with."""
+    after: Seq
+    limit: Annotated[int, Int(4, 1, MAX_RECORDS_BYTES)]
+
+    @property
+    def room(self) -> int:
+        return self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Request):
+    """The primary goes: nothing more comes in this epoch."""
+
+    TYPE = 24
+    ANSWER = Ack
+    volume: Uuid
+    epoch: Epoch
+
+
+# -- chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Want(Message):
+    """Those of the ids that the receiver does not have."""
+
+    TYPE = 33
+    ids: ChunkIds
+
+
+@dataclass(frozen=True, slots=True)
+class Have(Request):
+    """I have these chunks: which of them do you want?"""
+
+    TYPE = 32
+    ANSWER = Want
+    ids: ChunkIds
+
+
+CHUNK = (Raw(CHUNK_ID_LENGTH), Int(1, 1, max(KIND_NAMES)), Int(1), Int(4, 1, MAX_CHUNK_SIZE))
+ChunkRows = Annotated[tuple[tuple[bytes, int, int, int], ...], Many(CHUNK, MAX_CHUNKS)]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkList(Message):
+    """Those of the chunks that there are, and that fit, in the order asked for."""
+
+    TYPE = 37
+    FRAMES = (0, MAX_CHUNKS)
+    chunks: ChunkRows
+    """Id, kind, codec, raw length of each, as pack entries have them."""
+    payload: tuple[Buffer, ...]
+    """Stored bytes of each; the receiver checks that they are what the id says."""
+
+    def check(self) -> None:
+        _check_chunks(self.chunks, self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Message):
+    """The chunks are durable."""
+
+    TYPE = 35
+    count: U32
+    """That it did not have before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks(Request):
+    """Store these: as CHUNK_LIST."""
+
+    TYPE = 34
+    ANSWER = Stored
+    FRAMES = (1, MAX_CHUNKS)
+    chunks: ChunkRows
+    payload: tuple[Buffer, ...]
+
+    def check(self) -> None:
+        _check_chunks(self.chunks, self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Get(Request):
+    """Chunks by id, in at most `limit` bytes of payload; repeated for what did not fit."""
+
+    TYPE = 36
+    ANSWER = ChunkList
+    limit: Room
+    ids: Annotated[tuple[bytes, ...], Many((Raw(CHUNK_ID_LENGTH),), MAX_CHUNKS)]
+
+    @property
+    def room(self) -> int:
+        return self.limit
+
+
+def _check_chunks(
+    chunks: tuple[tuple[bytes, int, int, int], ...], payload: tuple[Buffer, ...]
+) -> None:
+    if len(chunks) != len(payload):
+        raise BadMessage(f"{len(chunks)} chunks in {len(payload)} frames")
+    for (_, _, _, raw_length), frame in zip(chunks, payload, strict=True):
+        if memoryview(frame).nbytes > raw_length:
+            raise BadMessage("a chunk is stored in more bytes than it has")
+
+
+ALL: Final[tuple[type[Message], ...]] = (
+    *(Hello, Welcome, Ping, Pong, Error, Cancel, Bye),
+    *(Status, NodeStatus, Nodes, NodeList, Join, Joined),
+    *(Open, Ack, Append, Sync, Seal, Sealed, ReadLog, Log, Close),
+    *(Have, Want, Chunks, Stored, Get, ChunkList),
+)
+KINDS: Final = {kind.TYPE: kind for kind in ALL}
+assert len(KINDS) == len(ALL)
