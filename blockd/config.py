@@ -159,6 +159,7 @@ class NbdConfig:
     """[nbd]: where clients connect and what one client may cost."""
 
     listen: tuple[Address, ...] = (TcpAddress("127.0.0.1", DEFAULT_NBD_PORT),)
+    """TCP addresses; an empty array leaves TCP out."""
     unix: bool = True
     """Whether there is a unix socket as well."""
     socket: Path | None = None
@@ -166,10 +167,13 @@ class NbdConfig:
     insecure: bool = False
     """Allows plain-text NBD on addresses that other machines reach."""
     handshake_timeout_s: Seconds = 10.0
+    """A client whose negotiation, TLS included, takes longer is cut."""
     reply_timeout_s: Seconds = 0.0
     """Cuts a client that takes none of its replies for so long; 0 waits for it forever."""
     max_connections: Count = 1024
+    """Of all clients together; one that comes later is refused."""
     max_in_flight_requests: Count = 1024
+    """Of one connection; nothing more is read of it until some are answered."""
     max_in_flight_bytes: Annotated[int, SizeText(low=MiB)] = 64 * MiB
     """Of one connection: payloads received and reads promised."""
     max_payload: Annotated[int, SizeText(low=4096, high=1 << 30)] = 32 * MiB
@@ -199,12 +203,15 @@ class IscsiConfig:
     """Persistent reservations are those of an initiator, not of one of its sessions: for initiators
     that take another ISID at each login, as Linux does, and look for their own afterwards."""
     login_timeout_s: Seconds = 15.0
+    """An initiator whose login takes longer is cut."""
     keepalive_s: Seconds = 30.0
     """An initiator that is silent for so long is asked, and cut after as long again; 0: never."""
     reply_timeout_s: Seconds = 0.0
     """As in [nbd]."""
     max_connections: Count = 1024
+    """Of all initiators together, those that still log in included."""
     max_sessions: Count = 1024
+    """Of all initiators together."""
     max_in_flight_bytes: Annotated[int, SizeText(low=MiB)] = 64 * MiB
     """Of one session: data-out being collected and data-in promised."""
     sanitize_rate: Annotated[int, SizeText(low=MiB)] = 256 * MiB
@@ -227,7 +234,9 @@ class TlsConfig:
     """[tls]: PEM files, read at start and at each SIGHUP."""
 
     mode: TlsChoice = TlsChoice.OFF
+    """Plain text only, either, or TLS only."""
     cert: Path | None = None
+    """The server's certificate, with those between it and its authority."""
     key: Path | None = None
     """The certificate's private key; None when it is in the same file."""
     client_ca: Path | None = None
@@ -235,6 +244,7 @@ class TlsConfig:
     psk: Path | None = None
     """File of pre-shared keys, lines of identity:hexkey as psktool writes them."""
     min_version: TlsVersion = TlsVersion.TLS_1_2
+    """The oldest that is spoken."""
 
     def settings(self) -> "TlsSettings":
         """As the listener takes them. Loads OpenSSL, so only when TLS is on."""
@@ -251,9 +261,10 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """[store]: None leaves the store's own default."""
+    """[store]: the data directory. None leaves the store's own default."""
 
     journal_limit: Size | None = None
+    """The most that the journal takes; it does not shrink when this is lowered."""
     reserve: Size | None = None
     """Free space that is never filled."""
     short_percent: Annotated[int, Range(0, 90)] | None = None
@@ -279,7 +290,9 @@ class StoreConfig:
     keep: str | None = None
     """Of new volumes: what stays of versions after that, as "60m,24h,7d"."""
     read_threads: Annotated[int, Range(1, 64)] | None = None
+    """Threads for reads that have to wait for the disk."""
     compression: Compression | None = None
+    """Of new volumes: how their chunks are packed, where that saves 12 %."""
     accept_journal_loss: bool | None = None
     """Open although flushed records of the journal are damaged: what follows them is dropped."""
 
@@ -295,6 +308,7 @@ class ClusterConfig:
     """[cluster]: where nodes agree on who may write a volume."""
 
     metastore: MetaStoreChoice = MetaStoreChoice.EMBEDDED
+    """Embedded for a single node; the daemon serves no other kind yet."""
     endpoints: tuple[str, ...] = ()
     """Of etcd: http://host:port or https://host:port, all of one cluster."""
     prefix: str = "blockd/"
@@ -302,6 +316,7 @@ class ClusterConfig:
     ca: Path | None = None
     """Authority of etcd's certificates; None for those that the system trusts."""
     user: str | None = None
+    """Whom etcd is to take us for."""
     password_file: Path | None = None
     """First line: the user's password."""
 
@@ -311,7 +326,9 @@ class LogConfig:
     """[log]: lines on stderr."""
 
     format: LogFormat = LogFormat.TEXT
+    """Lines for people, or a JSON object each."""
     level: LogLevel = LogLevel.INFO
+    """The least important line that is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +336,7 @@ class ControlConfig:
     """[control]: the socket of the control API; None is control.sock in the data directory."""
 
     socket: Path | None = None
+    """Its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,9 +344,11 @@ class ExportConfig:
     """[exports."NAME"]: who may attach volume NAME, and how."""
 
     tls_required: bool = False
+    """Clients have to use TLS for this volume, whatever `mode` says."""
     clients: tuple[str, ...] = ()
     """Names in the TLS certificate or of the PSK; empty lets everybody attach."""
     read_only: bool = False
+    """Nobody writes to it over NBD."""
 
 
 def _default_threads() -> int:
@@ -341,9 +361,12 @@ class ServeConfig:
     """Everything that the daemon is told."""
 
     data: Path = DEFAULT_DATA
+    """The data directory; a file that lies in it cannot name another."""
     drain_s: Seconds = 10.0
     """How long a stop waits for requests in flight."""
-    loop_threads: Annotated[int, Range(0, 64)] = field(default_factory=_default_threads)
+    loop_threads: Annotated[int, Range(0, 64)] = field(
+        default_factory=_default_threads, metadata={"default": "as many as cores, at most 4"}
+    )
     """Native threads that serve plain reads and writes; 0 has the event loop do all of it."""
     nbd: NbdConfig = field(default_factory=NbdConfig)
     iscsi: IscsiConfig = field(default_factory=IscsiConfig)

@@ -200,7 +200,7 @@ def pin(
 def unpin(
     snapshot: SnapshotArgument, control: ControlOption = None, as_json: JsonOption = False
 ) -> None:
-    """Undo `pin`."""
+    """Let schedules and `delete` have a snapshot again that was pinned."""
     _pin(snapshot, False, control, as_json)
 
 

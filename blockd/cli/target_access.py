@@ -80,7 +80,7 @@ def list_entries(
 @chap.command("set")
 def set_secret(
     name: NameArgument,
-    user: Annotated[str, typer.Option(metavar="NAME", help="The CHAP name.")],
+    user: Annotated[str, typer.Option(metavar="USER", help="The CHAP name.")],
     secret_file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Read the secret here; one newline at its end is none."),
@@ -105,7 +105,7 @@ def set_secret(
 @chap.command("clear")
 def clear_secret(
     name: NameArgument,
-    user: Annotated[str | None, typer.Option(metavar="NAME", help="Only this one. [all]")] = None,
+    user: Annotated[str | None, typer.Option(metavar="USER", help="Only this one. [all]")] = None,
     mutual: Annotated[
         bool, typer.Option("--mutual", help="Only what the target proves itself by.")
     ] = False,

@@ -66,6 +66,7 @@ def send(
     """Write a version of a volume to stdout, as a stream for `blockd receive`.
 
     To a file, or through a pipe: blockd send vm1@monday | ssh host blockd receive vm1
+
     Compressed chunks stay compressed, holes and what is stored twice are not sent at all.
     """
     if sys.stdout.isatty():

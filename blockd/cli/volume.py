@@ -146,7 +146,7 @@ def resize(
 @app.command()
 def rename(
     name: NameArgument,
-    new_name: Annotated[str, typer.Argument(metavar="NEW_NAME")],
+    new_name: Annotated[str, typer.Argument(metavar="NEW_NAME", help="Its new name.")],
     control: ControlOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -24,6 +24,7 @@ CLIENT_PACKAGES=(
     openssl gnutls-bin         # certificates, PSK files
     systemd                    # systemd-socket-activate
     etcd-server                # the MetaStore of a cluster
+    curl                       # the control API by hand
     procps git
 )
 
