@@ -11,7 +11,7 @@ touches a disk; who does, does for each move, in this order:
     4  remove the shard at the source
 
 so at no point are there fewer good shards than before. A crash before 3 leaves a file at the target
-that no row names, a crash before 4 one at the source: `leftovers` finds both.
+that no row names, a crash before 4 one at the source: `packrow.leftovers` finds both.
 
 Order: packs with the fewest shards to spare first; of these what is lost, then what is on devices
 that drain, then what has a better place. A pack with fewer good shards than it needs is
@@ -21,7 +21,7 @@ all the same.
 
 import enum
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -163,23 +163,6 @@ def placed_on(packs: Iterable[Placed], device_id: str) -> tuple[int, int]:
     """(shards, bytes) that rows say are on a device. (0, 0): its drain is done."""
     lengths = [pack.shard_bytes * pack.held.count(device_id) for pack in packs]
     return sum(length > 0 for length in lengths), sum(lengths)
-
-
-def leftovers(
-    device_id: str,
-    files: Iterable[tuple[bytes, int]],
-    noted: Mapping[bytes, Held],
-    busy: Collection[tuple[bytes, int]],
-) -> list[tuple[bytes, int]]:
-    """Shards, by pack and number, that are on a device and that neither a row names as being there
-    nor a move in flight (`busy`) is writing. They may be removed."""
-    found = []
-    for pack_id, number in files:
-        held = noted.get(pack_id, ())
-        named = number < len(held) and held[number] == device_id
-        if not named and (pack_id, number) not in busy:
-            found.append((pack_id, number))
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from tests.fuzz import (
     pack_corpus,
     peer_corpus,
     scsi_corpus,
+    shard_corpus,
     stream_corpus,
 )
 from tests.fuzz.targets import CORPORA
@@ -26,6 +27,7 @@ GENERATORS: dict[str, Callable[[], dict[str, bytes]]] = {
     "scsi": scsi_corpus.inputs,
     "stream": stream_corpus.inputs,
     "pack": pack_corpus.inputs,
+    "shard": shard_corpus.inputs,
     "journal": journal_corpus.inputs,
     "manifest": manifest_corpus.inputs,
     "meta": meta_corpus.inputs,

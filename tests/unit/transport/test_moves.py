@@ -19,11 +19,12 @@ from transport.moves import (
     Plan,
     Reason,
     good_holders,
-    leftovers,
     placed_on,
     plan,
 )
+from transport.packrow import PackRow, leftovers
 from transport.placement import Placement
+from transport.shardfile import ShardName
 
 LENGTH = 1000
 
@@ -121,11 +122,28 @@ def test_copies_and_stripes_of_all_widths_are_planned_together() -> None:
     assert set(widths) == {3, 6}
 
 
-def test_leftovers_are_files_that_no_row_names_and_nobody_writes() -> None:
+def test_leftovers_are_files_that_no_row_has_and_nobody_writes() -> None:
     one, other, third = pack_ids(3)
-    noted = {one: ("a", "b", None), other: ("b", "a")}
-    files = [(one, 0), (one, 1), (one, 5), (other, 0), (other, 1), (third, 0)]
-    assert leftovers("a", files, noted, {(other, 0)}) == [(one, 1), (one, 5), (third, 0)]
+    rows = {
+        one: PackRow(one, 9, shards=("a", "b", "c"), data=2),
+        other: PackRow(other, 9, copies=("b",), coming=("b", "a", "c"), data=2, owner="x"),
+    }
+
+    def name(pack: bytes, number: int, data: int = 2, parity: int = 1) -> ShardName:
+        return ShardName(pack, data, parity, number)
+
+    names = [
+        name(one, 0),
+        name(one, 1),
+        name(one, 0, 1, 2),
+        name(one, 0, 2, 2),
+        name(other, 0),
+        name(other, 1),
+        name(other, 2),
+        name(third, 0),
+    ]
+    found = leftovers("a", names, rows, {(other, 0)})
+    assert found == [name(one, 1), name(one, 0, 1, 2), name(one, 0, 2, 2), names[6], names[7]]
 
 
 # -- how it is handed out
@@ -208,6 +226,11 @@ def test_a_newer_plan_leaves_what_is_under_way() -> None:
 # -- carried out
 
 
+def stripe(pack: Placed) -> tuple[str, ...]:
+    """Where all its shards are noted to be."""
+    return tuple([one for one in pack.held if one is not None])
+
+
 class Rig:
     """Devices as sets of shards, rows, and the four steps of a move, any of which may be the last
     one before a crash."""
@@ -258,9 +281,17 @@ class Rig:
         yield "removed"
 
     def sweep(self, busy: frozenset[tuple[bytes, int]]) -> None:
-        noted = {pack_id: pack.held for pack_id, pack in self.rows.items()}
+        rows = {
+            key: PackRow(key, 0, shards=stripe(p), data=p.needed) for key, p in self.rows.items()
+        }
         for one, files in self.files.items():
-            files.difference_update(leftovers(one, sorted(files), noted, busy))
+            names = [self.name(*key) for key in sorted(files)]
+            for name in leftovers(one, names, rows, busy):
+                files.discard((name.pack_id, name.number))
+
+    def name(self, pack_id: bytes, number: int) -> ShardName:
+        pack = self.rows[pack_id]
+        return ShardName(pack_id, pack.needed, len(pack.held) - pack.needed, number)
 
     def run(self, *, crash_after: int | None = None) -> bool:
         """Carry the plan out, steps of different moves mixed. False when it crashed on the way."""
