@@ -132,7 +132,7 @@ RARE_SITES: Mapping[str, Rare] = {
     "file.short-read": Rare("preadv returns half of what was asked for", 0.05),
     "file.short-write": Rare("pwritev takes half of the buffers", 0.05),
     "file.would-wait": Rare("a read that must not wait for the disk would", 0.2),
-    "batch.conflict": Rare("somebody else wrote between a read and its conditional write", 0.3),
+    "batch.conflict": Rare("somebody else wrote between a read and its conditional write", 0.5),
     "table.forget": Rare("places of chunks are forgotten at once", 0.05),
     "disk.short-read": Rare("pread returns half of what was asked for", 0.05),
     "disk.short-write": Rare("pwrite takes half of the buffer", 0.05),

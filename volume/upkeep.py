@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from native import Journal, PlaceTable
-from volume import gc
+from volume import gc, memory
 from volume.background import Worker
 from volume.backlog import WriteBacklog, delay_for
 from volume.builder import Lost
@@ -70,6 +70,7 @@ REST_FILL = 0.4
 it the round is what they would have to wait for."""
 MAX_REST_S = 0.02
 BUSY_S = 1.0  # clients are at work for so long after their last request
+GIVE_BACK_BYTES = 64 << 20  # destaged, and then nothing is hot: freed memory goes back
 POINT_DELAY_S = 5.0  # points wait that long for others: a round takes them all
 POINT_RETRY_S = 60.0  # before a point that could not be brought into chunks is tried again
 ROOM_WAIT_S = 30.0  # for a round that frees journal space
@@ -127,6 +128,7 @@ class Upkeep:
         self._workers: list[Worker] = []
         self._warmed: set[int] = set()  # numbers of volumes
         self.hot_since: float | None = None
+        self._moved_bytes = 0  # destaged since memory was given back
         self._seen_lsn = 0
         self._seen_at = now
         self._busy_seen = (0, 0)
@@ -294,7 +296,11 @@ class Upkeep:
         self._run_calls()
         self._warm_attached()
         if self._destage_due():
+            self._moved_bytes += self.hot_bytes()
             did = self.destage()
+            if self._moved_bytes >= GIVE_BACK_BYTES and not self.hot_bytes():
+                self._moved_bytes = 0
+                memory.give_back()
         return self._step_gc() or did
 
     def _destage_due(self) -> bool:
