@@ -12,7 +12,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,12 +27,6 @@ BLOCK_S = 60.0  # for one block, on a busy machine
 FOLDERS = ("/etc/blockd", "/etc/pki/blockd", "/mnt", "/srv", "/tmp", "/var/lib/blockd")
 """Documented places; each is a folder of the scratch machine."""
 CHAP = "host1:a-secret-of-host1"
-BLOCKD = """\
-#!/bin/sh
-# A daemon is there already: what a page starts is only checked.
-[ "$1" = serve ] && set -- "$@" --check-config
-exec {python} -m blockd "$@"
-"""
 SUDO = """\
 #!/bin/sh
 exec "$@"
@@ -48,10 +41,12 @@ _MARK = "\x1e"  # between the outputs of the commands of a console block
 
 
 class Machine:
-    """`folder` is empty and has a short path. Use it as a context manager."""
+    """`folder` is empty and has a short path, `blockd` is the program of that name. Use it as a
+    context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, blockd: Path) -> None:
         self.folder = folder
+        self._blockd = blockd
         self.work = folder / "w"
         self.daemon = Daemon(folder / "data", self._options(), listen=("--nbd", "127.0.0.1:0"))
         self.other = Daemon(folder / "other", listen=("--nbd", "none"))
@@ -74,7 +69,6 @@ class Machine:
         self._keys(make_tls_files(self._here("/etc/pki/blockd")))
         try:
             self.daemon.start()
-            self._program("blockd", BLOCKD.format(python=sys.executable))
             self._program("sudo", SUDO)
         except BaseException:
             self.daemon.discard()
@@ -183,7 +177,8 @@ class Machine:
 
     def _environment(self) -> dict[str, str]:
         # The system's programs first: nbdsh takes the python3 that it finds.
-        path = [str(self.folder / "bin"), "/usr/bin", "/bin", os.environ["PATH"], *SYSTEM_PATH]
+        ours = [str(self.folder / "bin"), str(self._blockd.parent)]
+        path = [*ours, "/usr/bin", "/bin", os.environ["PATH"], *SYSTEM_PATH]
         return {
             "PATH": ":".join(path),
             "HOME": str(self.folder),

@@ -56,14 +56,14 @@ RUNNING = [page for page in PAGES if any(block.runs for block in blocks(page))]
 
 @pytest.mark.parametrize("page", RUNNING, ids=names(RUNNING))
 def test_the_blocks_of_a_page_do_what_they_say(
-    page: Path, client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory
+    page: Path, blockd: Path, client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     for tool in TOOLS:
         client_tool(tool)
     if any(block.runs and "mount " in block.text for block in blocks(page)):
         find_mount_tools(client_tool)
     folder = tmp_path_factory.mktemp("d")  # short enough for unix sockets
-    with Machine(folder) as machine:
+    with Machine(folder, blockd) as machine:
         for block in blocks(page):
             if block.runs:
                 machine.run(block)
@@ -133,3 +133,22 @@ def test_what_is_printed_is_compared_line_by_line_with_gaps() -> None:
     printed = "NAME   SIZE\ndemo   10 GiB\nvm1    1 GiB\n"
     assert first_missing(["NAME SIZE", "vm1 ... GiB"], printed) is None
     assert first_missing(["vm1 1 GiB", "demo 10 GiB"], printed) == "demo 10 GiB"
+
+
+def test_a_block_that_does_not_do_what_it_says_fails(
+    blockd: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("d")
+    no_such, wrong_output, wrong_key = parsed(
+        "    blockd volume show no-such-volume\n\n"
+        "```console\n$ blockd volume list\nNAME ...\nno-such-volume ...\n```\n\n"
+        "```toml\n[nbd]\nlisen = []\n```\n"
+    )
+    with Machine(folder, blockd) as machine:
+        with pytest.raises(pytest.fail.Exception, match=r"README.md:1: exited with 4"):
+            machine.run(no_such)
+        with pytest.raises(pytest.fail.Exception, match=r"printed no line 'no-such-volume \.\.\.'"):
+            machine.run(wrong_output)
+        with pytest.raises(pytest.fail.Exception, match=r"exited with 2:(.|\n)*nbd\.listen"):
+            machine.run(wrong_key)
+    shutil.rmtree(folder)
