@@ -12,6 +12,7 @@ from blockd.config import CONTROL_NAME, DEFAULT_DATA
 from blockd.sizes import parse_size
 
 ENVIRONMENT = "BLOCKD_CONTROL"
+SERVICE_CONTROL = Path("/run/blockd/control.sock")  # of packaging/systemd, and of the container
 SERVICE_DATA = Path("/var/lib/blockd")  # where packaging/systemd keeps its data directory
 COMPLETION_TIMEOUT_S = 1.0  # a shell that waits longer for a Tab feels broken
 
@@ -21,7 +22,7 @@ ControlOption = Annotated[
         "--control",
         metavar="PATH",
         help=f"Control socket of the daemon. [default: ${ENVIRONMENT}, "
-        f"{DEFAULT_DATA}/{CONTROL_NAME}, {SERVICE_DATA}/{CONTROL_NAME}]",
+        f"{DEFAULT_DATA}/{CONTROL_NAME}, {SERVICE_CONTROL}, {SERVICE_DATA}/{CONTROL_NAME}]",
         show_default=False,
     ),
 ]
@@ -38,7 +39,7 @@ def candidates(environ: Mapping[str, str]) -> list[Path]:
     """Where a daemon's control socket may be when nobody says, best first."""
     if given := environ.get(ENVIRONMENT):
         return [Path(given)]
-    return [folder / CONTROL_NAME for folder in (DEFAULT_DATA, SERVICE_DATA)]
+    return [DEFAULT_DATA / CONTROL_NAME, SERVICE_CONTROL, SERVICE_DATA / CONTROL_NAME]
 
 
 def connect(control: Path | None, timeout_s: float | None = None) -> Client:

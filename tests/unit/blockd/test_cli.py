@@ -10,7 +10,7 @@ import pytest
 
 from blockd.api.types import ConnectionInfo
 from blockd.cli import exits
-from blockd.cli.options import ENVIRONMENT
+from blockd.cli.options import ENVIRONMENT, SERVICE_CONTROL
 from blockd.config import ServeConfig
 from tests.command import Blockd, Result
 from tests.fake_node import FakeNode
@@ -173,6 +173,7 @@ def test_serve_options_go_over_the_file(
 
 def test_no_daemon_is_said_plainly(blockd: Blockd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT)
+    monkeypatch.setattr("blockd.cli.options.SERVICE_CONTROL", Path("none"))
     monkeypatch.setattr("blockd.cli.options.SERVICE_DATA", Path("none"))
     result = blockd("volume", "list")
     assert result.code == exits.NO_DAEMON
@@ -195,6 +196,16 @@ def test_the_daemon_in_this_directory_is_found(
     monkeypatch.delenv(ENVIRONMENT)
     Path("blockd-data").mkdir()
     Path("blockd-data/control.sock").symlink_to(node.control)
+    assert blockd("volume", "list").code == 0
+
+
+def test_the_daemon_of_the_service_manager_is_found(
+    node: FakeNode, blockd: Blockd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = (Path(__file__).parents[3] / "packaging/systemd/blockd.service").read_text()
+    assert f"--control {SERVICE_CONTROL}" in unit
+    monkeypatch.delenv(ENVIRONMENT)
+    monkeypatch.setattr("blockd.cli.options.SERVICE_CONTROL", node.control)
     assert blockd("volume", "list").code == 0
 
 
