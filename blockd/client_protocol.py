@@ -38,13 +38,16 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Generic, Protocol, TypeVar, cast
 
 from typing_extensions import Buffer
 
+from blockd.accounts import Accounts
+from blockd.device import BlockDevice
 from blockd.log_limiter import LogLimiter
 from blockd.request_loop import RequestLoop
-from native import LoopClient, Request
+from native import Account, LoopClient, Request
 from volume.sites import rare
 
 RECEIVE_BYTES = 256 << 10  # room offered to one recv: two batches of 32 writes of 4 KiB
@@ -97,6 +100,8 @@ class Host(Protocol[C_contra, E_co]):
     def handshake_timeout_s(self) -> float: ...
     @property
     def reply_timeout_s(self) -> float: ...
+    @property
+    def accounts(self) -> Accounts: ...
     @property
     def request_loop(self) -> RequestLoop | None:
         """Where clients can be handed over to."""
@@ -474,8 +479,20 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
 
     # What events lead to.
 
-    def _done(self, requests: list[Request]) -> None:
+    def _account(self, device: BlockDevice) -> Account:
+        """Where what the client asks of `device` counts."""
+        return self._book.accounts.of(device, self._book.protocol_name)
+
+    def _submit(self, device: BlockDevice, batch: list[Request]) -> None:
+        """A batch of the engine's goes to its device, all of whose requests have just come."""
+        account = self._account(device)
+        self.in_flight += len(batch)
+        account.begin(batch, time.monotonic_ns())
+        device.submit(batch, partial(self._done, account))
+
+    def _done(self, account: Account, requests: list[Request]) -> None:
         """A device gives back finished requests: during submit() or later, on the loop."""
+        account.end(requests, time.monotonic_ns())
         self.in_flight -= len(requests)
         self._guarded(self._completed, requests)
         if self._lost:

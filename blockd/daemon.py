@@ -31,6 +31,7 @@ from typing import Protocol
 import uvloop
 
 from blockd import logs, systemd
+from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Store
@@ -80,8 +81,10 @@ class IscsiListener(AnyListener, Protocol):
 OpenStore = Callable[[ServeConfig, LoopScheduler], Store]
 OpenTargets = Callable[[ServeConfig, Store], TargetRegistry]
 Sockets = list[socket.socket]
-MakeListener = Callable[[ServeConfig, Exports, Sockets, RequestLoop | None], Listener]
-MakeIscsi = Callable[[ServeConfig, TargetRegistry, Sockets, RequestLoop | None], IscsiListener]
+MakeListener = Callable[[ServeConfig, Exports, Sockets, RequestLoop | None, Accounts], Listener]
+MakeIscsi = Callable[
+    [ServeConfig, TargetRegistry, Sockets, RequestLoop | None, Accounts], IscsiListener
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Daemon:
         self._targets: TargetRegistry | None = None
         self._listener: Listener | None = None
         self._iscsi: IscsiListener | None = None
+        self._accounts: Accounts | None = None
 
     # -- what the control API sees (blockd.api.node.Node) --------------------------------------
 
@@ -125,6 +129,11 @@ class Daemon:
     def targets(self) -> TargetRegistry:
         assert self._targets is not None
         return self._targets
+
+    @property
+    def accounts(self) -> Accounts:
+        assert self._accounts is not None
+        return self._accounts
 
     def connections(self) -> list[ConnectionInfo]:
         assert self._listener is not None
@@ -164,8 +173,9 @@ class Daemon:
             parts = self._parts
             self._targets = await asyncio.to_thread(parts.open_targets, config, self.store)
             loop = await stack.enter_async_context(self._request_loop())
-            self._listener = parts.make_listener(config, self.store, passed.nbd, loop)
-            self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi, loop)
+            self._accounts = accounts = Accounts(self.store)
+            self._listener = parts.make_listener(config, self.store, passed.nbd, loop, accounts)
+            self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi, loop, accounts)
             await stack.enter_async_context(self._controlled(passed.control))
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
             await self._serve()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from blockd.accounts import Accounts
 from blockd.api.iscsi_types import SessionInfo
 from blockd.attach import split
 from blockd.client_listener import ClientListener
@@ -78,6 +79,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         reply_timeout_s: float = 0.0,
         max_open_versions: int = MAX_OPEN_VERSIONS,
         request_loop: RequestLoop | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         """As `ClientListener`; each adopted socket is a portal group of its own."""
         limits = limits or Limits()
@@ -88,8 +90,9 @@ class IscsiListener(ClientListener[IscsiProtocol]):
             handshake_timeout_s=limits.login_timeout_s,
             reply_timeout_s=reply_timeout_s,
             request_loop=request_loop,
+            accounts=accounts,
         )
-        self.node = Node(targets, limits)
+        self.node = Node(targets, limits, self.accounts)
         self._targets = targets
         self._groups_left = portal_groups(portals)  # of addresses that are not bound yet
         self._groups = list(range(1, len(adopted) + 1))  # of sockets, in order

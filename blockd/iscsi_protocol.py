@@ -200,8 +200,7 @@ class IscsiProtocol(ClientProtocol[Connection]):
         while (event := engine.next_event()) is not None:
             any_event = True
             if isinstance(event, Submit):
-                self.in_flight += len(event.batch)
-                event.device.submit(event.batch, self._done)
+                self._submit(event.device, event.batch)
             elif isinstance(event, Work):
                 self._begin_work(event)
             elif isinstance(event, LookUp):

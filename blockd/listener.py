@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from blockd.accounts import Accounts
 from blockd.api.types import ConnectionInfo
 from blockd.client_listener import DEFAULT_UNIX_MODE, ClientListener
 from blockd.config import TcpAddress
@@ -54,6 +55,7 @@ class NbdListener(ClientListener[NbdProtocol]):
         list_versions: bool = False,
         max_open_versions: int = MAX_OPEN_VERSIONS,
         request_loop: RequestLoop | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         """Nothing is bound yet. `adopted` sockets listen already and belong to the listener now.
 
@@ -74,6 +76,7 @@ class NbdListener(ClientListener[NbdProtocol]):
             handshake_timeout_s=limits.handshake_timeout_s,
             reply_timeout_s=reply_timeout_s,
             request_loop=request_loop,
+            accounts=accounts,
         )
         self._exports = exports
         self._policies = policies

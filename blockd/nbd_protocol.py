@@ -8,7 +8,6 @@ read of this client; its handshake timer runs on. The version that was opened is
 so that one way leads to its being closed again: whatever becomes of the client, it is detached.
 """
 
-import copy
 import logging
 from collections.abc import Callable
 from typing import Protocol
@@ -68,7 +67,7 @@ class NbdProtocol(ClientProtocol[Connection]):
         """Counters up to now, those of the request loop included."""
         if self._served is None:
             return self.engine.stats
-        total = copy.deepcopy(self.engine.stats)
+        total = self.engine.stats.copied()
         total.served(self._served.counters())
         return total
 
@@ -79,10 +78,11 @@ class NbdProtocol(ClientProtocol[Connection]):
 
     def _hand_over(self, to: RequestLoop) -> LoopClient | None:
         terms = self.engine.hand_over()
-        if terms is None:
+        if terms is None or self._device is None:
             return None
         return to.native.add_nbd(
             terms.core,
+            self._account(self._device),
             self._transport.get_extra_info("socket").fileno(),
             terms.replies,
             terms.size,
@@ -158,8 +158,7 @@ class NbdProtocol(ClientProtocol[Connection]):
         while (event := engine.next_event()) is not None:
             any_event = True
             if isinstance(event, Submit):
-                self.in_flight += len(event.batch)
-                event.device.submit(event.batch, self._done)
+                self._submit(event.device, event.batch)
             elif isinstance(event, StartTls):
                 self._write(engine.output())  # the last bytes in the clear
                 self.tls = self._host.tls_channel()
@@ -211,6 +210,7 @@ class NbdProtocol(ClientProtocol[Connection]):
     def _attach(self, device: BlockDevice) -> None:
         device.attach(self.peer)
         self._device = device
+        self.engine.stats.account = self._account(device)
         self._on_core = isinstance(device, ServedByCore)
         self._on_version = device is self._held
         names = "-" if self.tls is None else ",".join(self.tls.identity.names) or "anonymous"

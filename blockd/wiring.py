@@ -4,6 +4,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from blockd.accounts import Accounts
 from blockd.api.node import Store
 from blockd.chap_file import read_chap, read_mutual_chap
 from blockd.config import ExportConfig, ServeConfig, TlsChoice
@@ -70,6 +71,7 @@ def make_listener(
     exports: Exports,
     adopted: list[socket.socket],
     request_loop: RequestLoop | None = None,
+    accounts: Accounts | None = None,
 ) -> NbdListener:
     """The NBD listener; sockets from the service manager take the place of configured ones."""
     nbd = config.nbd
@@ -92,6 +94,7 @@ def make_listener(
         reply_timeout_s=nbd.reply_timeout_s,
         list_versions=nbd.list_versions,
         request_loop=request_loop,
+        accounts=accounts,
     )
 
 
@@ -117,6 +120,7 @@ def make_iscsi(
     targets: TargetRegistry,
     adopted: list[socket.socket],
     request_loop: RequestLoop | None = None,
+    accounts: Accounts | None = None,
 ) -> IscsiListener:
     """The iSCSI listener; sockets from the service manager take the place of configured ones."""
     iscsi = config.iscsi
@@ -133,4 +137,5 @@ def make_iscsi(
         ),
         reply_timeout_s=iscsi.reply_timeout_s,
         request_loop=request_loop,
+        accounts=accounts,
     )

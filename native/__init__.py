@@ -6,6 +6,8 @@ here decides policy; `native.reference` holds one slow, obvious Python twin of e
 
 try:
     from native._native import (
+        ACCOUNT_BOUNDS_NS,
+        ACCOUNT_OPS,
         CHUNK_DECODED,
         CHUNK_HOLE,
         CHUNK_PACKED,
@@ -26,6 +28,7 @@ try:
         OP_BLOCK_STATUS,
         OP_CACHE,
         OP_FLUSH,
+        OP_OTHER,
         OP_READ,
         OP_UNMAP,
         OP_WRITE,
@@ -38,6 +41,7 @@ try:
         RENDEZVOUS_MAX_DEVICES,
         RENDEZVOUS_MAX_WEIGHT_BITS,
         TAP_MIN_BUFFER,
+        Account,
         ErasureCode,
         Journal,
         Loop,
@@ -72,6 +76,8 @@ except ImportError as error:  # no quiet fallback: the store is not safe without
     ) from error
 
 __all__ = [
+    "ACCOUNT_BOUNDS_NS",
+    "ACCOUNT_OPS",
     "CHUNK_DECODED",
     "CHUNK_HOLE",
     "CHUNK_PACKED",
@@ -92,6 +98,7 @@ __all__ = [
     "OP_BLOCK_STATUS",
     "OP_CACHE",
     "OP_FLUSH",
+    "OP_OTHER",
     "OP_READ",
     "OP_UNMAP",
     "OP_WRITE",
@@ -104,6 +111,7 @@ __all__ = [
     "RENDEZVOUS_MAX_DEVICES",
     "RENDEZVOUS_MAX_WEIGHT_BITS",
     "TAP_MIN_BUFFER",
+    "Account",
     "ErasureCode",
     "Journal",
     "Loop",

@@ -12,6 +12,8 @@ OP_UNMAP: Final = 3
 OP_WRITE_ZEROES: Final = 4
 OP_CACHE: Final = 5
 OP_BLOCK_STATUS: Final = 6
+OP_OTHER: Final = 7
+"""Of accounts only: what reaches no device. No Request has it."""
 
 FLAG_FUA: Final = 1
 FLAG_NO_HOLE: Final = 2
@@ -52,6 +54,35 @@ class Request:
         flags: int = 0,
         cookie: int = 0,
     ) -> None: ...
+
+ACCOUNT_OPS: Final[tuple[str, ...]]
+"""Names of the OP_* in their order, as accounts have them."""
+ACCOUNT_BOUNDS_NS: Final[tuple[int, ...]]
+"""Upper bounds, inclusive, of all buckets of a latency histogram but the last: 2**10 to 2**36
+nanoseconds, with one step between two powers."""
+
+class Account:
+    """What the clients of one volume asked for by one protocol, and how long it took, from the
+    complete arrival of a request until its reply was handed to the socket. Thread-safe, beside the
+    threads of a Loop too; src/account.h says what that means for what is read."""
+
+    def __init__(self) -> None: ...
+    def record(self, op: int, length: int, failed: bool, elapsed_ns: int, /) -> None:
+        """One request: `length` bytes of payload were moved. ValueError for an unknown `op`."""
+
+    def snapshot(self) -> tuple[tuple[int, int, int, int, tuple[int, ...]], ...]:
+        """Since the beginning, for each of ACCOUNT_OPS: (requests, bytes, errors, sum of
+        nanoseconds, requests in each bucket); the last bucket has no bound. `bytes` are payload: of
+        READ and WRITE, without those that failed."""
+
+    def in_flight(self) -> tuple[int, int]:
+        """(requests, bytes of payload) that have been begun and not answered yet."""
+
+    def begin(self, requests: list[Request], now_ns: int, /) -> None:
+        """These have just come, and are in flight until they are given to `end`."""
+
+    def end(self, requests: list[Request], now_ns: int, /) -> None:
+        """Record these, which their device has finished, and which `begin` was given before."""
 
 def crc32c(data: Buffer, crc: int = 0) -> int:
     """CRC-32C of `data`, continuing from `crc`: crc32c(b, crc32c(a)) == crc32c(a + b)."""
@@ -457,6 +488,7 @@ class Loop:
     def add_nbd(
         self,
         core: VolumeCore,
+        account: Account | None,
         fd: int,
         replies: int,
         size: int,
@@ -470,7 +502,8 @@ class Loop:
         """Serve an NBD client in its transmission phase, on a duplicate of the non-blocking socket
         `fd`; nobody else may read or write it until the client has stopped. `replies` is one of
         NBD_*; `size` bytes of `core` and blocks of `minimum_block` (a power of two) are what it
-        was told. `input`: bytes that were received behind the last request. OSError, ValueError."""
+        was told. What is served counts in `account`. `input`: bytes that were received behind the
+        last request. OSError, ValueError."""
 
     def close(self) -> list[LoopClient]:
         """Cut all clients, wait for what is under way, end the threads. What `news()` would say."""
@@ -485,7 +518,7 @@ def iscsi_add(
     fd: int,
     terms: tuple[int, int, int, int, int, bool, bool, bool, bool, int],
     numbers: tuple[int, int, int, int],
-    luns: Sequence[tuple[int, VolumeCore, int, int, bool]],
+    luns: Sequence[tuple[int, VolumeCore, Account | None, int, int, bool]],
     commands: Sequence[
         tuple[bytes, Buffer, int, int, bool, int, Sequence[tuple[int, int, int, int]]]
     ],
@@ -498,10 +531,10 @@ def iscsi_add(
     `terms`: MaxRecvDataSegmentLength of the initiator and ours, MaxBurstLength, FirstBurstLength,
     MaxOutstandingR2T (at most 16), InitialR2T, ImmediateData, header digest, data digest, bytes of
     data-out that may be asked for at a time. `numbers`: ExpCmdSN, MaxCmdSN, the next StatSN, the
-    next target transfer tag. `luns`: number (below 256), core, size and block size in bytes,
-    whether it is read-only; of units that nothing is out of the ordinary of. `commands`, WRITEs
-    that collect their data: BHS, the bytes that came, how many came or were asked for, R2Ts sent,
-    whether Data-Outs come that nobody asked for, how many came, and the R2Ts that are not answered
+    next target transfer tag. `luns`: number (below 256), core, account, size and block size in
+    bytes, whether it is read-only; of units that nothing is out of the ordinary of. `commands`,
+    WRITEs that collect their data: BHS, the bytes that came, how many came or were asked for, R2Ts
+    sent, whether Data-Outs come that nobody asked for, how many came, and the R2Ts not answered
     (TTT, next byte, end, next DataSN). ValueError for one that cannot be served. OSError."""
 
 def iscsi_interrupt(client: LoopClient, /) -> None:

@@ -65,6 +65,8 @@ class Command:
     """Bytes that count against the session's bound; see `blockd.iscsi.room`."""
     in_flight = 0
     """Requests that a device has, and calls that a thread has."""
+    reached_device = False
+    """Requests of it were submitted: it counts as these do."""
     aborted = False
     gone: list[Callable[[], None]]
     """Called when an aborted command has nothing left; only it has any."""

@@ -440,6 +440,7 @@ class Connection:
         self._session = Session(
             *(logged_in, device, nexus, self._node.limits, self.stats, self._out, self._events),
             lambda: self.wake(),
+            self._node.accounts,
         )
         self.handover = Handover(self._session)
         if logged_in.target is not None:

@@ -30,6 +30,7 @@ from native import (
     OP_FLUSH,
     OP_READ,
     OP_WRITE,
+    Account,
     Request,
     VolumeCore,
 )
@@ -48,7 +49,7 @@ LUNS: Final = 256  # that the loop knows; others stay here
 Numbers = tuple[int, int, int, int]
 """ExpCmdSN, MaxCmdSN, next StatSN, next target transfer tag."""
 Terms = tuple[int, int, int, int, int, bool, bool, bool, bool, int]
-Served = tuple[int, VolumeCore, int, int, bool]
+Served = tuple[int, VolumeCore, Account, int, int, bool]
 Bursts = list[tuple[int, int, int, int]]
 Collecting = tuple[bytes, bytearray, int, int, bool, int, Bursts]
 Begun = tuple[int, bytes, bytes, int, int, bool, int, Bursts]
@@ -139,7 +140,10 @@ class Handover:
     def _luns(self) -> list[Served]:
         session = self._session
         return [
-            (lun, unit.device.core, unit.device.size, unit.block_size, unit.read_only)
+            (
+                *(lun, unit.device.core, session.account(unit)),
+                *(unit.device.size, unit.block_size, unit.read_only),
+            )
             for lun, unit in session.device.units.items()
             if lun < LUNS and isinstance(unit.device, ServedByCore) and unit.ordinary(session.nexus)
         ]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from blockd.accounts import Accounts
 from blockd.api.iscsi_types import SessionInfo
 from blockd.iscsi import login
 from blockd.iscsi.limits import Limits
@@ -70,9 +71,12 @@ class OpenSession(Protocol):
 class Node:
     """See the module's text."""
 
-    def __init__(self, targets: Targets, limits: Limits | None = None) -> None:
+    def __init__(
+        self, targets: Targets, limits: Limits | None = None, accounts: Accounts | None = None
+    ) -> None:
         self.targets = targets
         self.limits = limits or Limits()
+        self.accounts = accounts or Accounts()
         self._sessions: dict[SessionName, tuple[int, OpenSession]] = {}
         self._leaving: dict[SessionName, int] = {}  # how many have commands in a device
         self._held: dict[SessionName, OpenSession] = {}  # wait for these

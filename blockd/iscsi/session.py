@@ -17,10 +17,11 @@ these may hold (`blockd.iscsi.room`): at that bound reads wait, and so do R2Ts.
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from typing_extensions import Buffer
 
+from blockd.accounts import Accounts
 from blockd.device import BlockDevice
 from blockd.iscsi import pdu, replies
 from blockd.iscsi.command import Command, extended_cdb
@@ -37,7 +38,12 @@ from blockd.scsi.disk import plain
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.target import TargetDevice, decode_lun
 from blockd.scsi.task import GOOD, Prepared, Result, Single, Task
-from native import OP_READ, OP_WRITE, Request
+from native import OP_OTHER, OP_READ, OP_WRITE, Account, Request
+
+if TYPE_CHECKING:
+    from blockd.scsi.unit import LogicalUnit
+
+PROTOCOL: Final = "iscsi"  # of accounts
 
 _DIRECTIONS: Final = pdu.READ | pdu.WRITE
 _WHOLE_WRITE: Final = pdu.FINAL | _DIRECTIONS
@@ -58,9 +64,11 @@ class Session:
         out: list[Buffer],
         events: deque[Event],
         wake: Callable[[], None],
+        accounts: Accounts,
     ) -> None:
         """`wake` is called when something is to be done that did not come of a call."""
         self._wake = wake
+        self._accounts = accounts
         self.device = device
         self.nexus = nexus
         self.stats = stats
@@ -263,6 +271,7 @@ class Session:
         request.cookie = cookie
         self._owners[cookie] = command
         command.in_flight = 1
+        command.reached_device = True
         batch = self._batches.get(single.device)
         if batch is None:
             self._batches[single.device] = [request]
@@ -295,10 +304,15 @@ class Session:
             step.begin(partial(self._awaited, cookie))
             return
         assert isinstance(step, task.Submit)
+        command.reached_device = True
         command.in_flight = len(step.requests)
         for request in step.requests:
             request.cookie = cookie
         self._batches.setdefault(step.device, []).extend(step.requests)
+
+    def account(self, unit: "LogicalUnit") -> Account:
+        """Where what is asked of that unit counts."""
+        return self._accounts.of(unit.device, PROTOCOL)
 
     def submit(self) -> None:
         """At the end of a round: what has gathered goes to the devices."""
@@ -384,6 +398,9 @@ class Session:
         """Say how it ended."""
         self._over(command)
         self.stats.errors += result.sense is not None
+        if command.unit is not None and not command.reached_device:
+            account = self.account(command.unit)
+            account.record(OP_OTHER, 0, result.sense is not None, 0)
         replies.answer(self.sender, command, result)
 
     def released(self) -> None:

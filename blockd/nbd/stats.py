@@ -1,5 +1,7 @@
 """Counters of one connection, for `blockd status`."""
 
+import copy
+
 from native import (
     OP_BLOCK_STATUS,
     OP_CACHE,
@@ -8,6 +10,7 @@ from native import (
     OP_UNMAP,
     OP_WRITE,
     OP_WRITE_ZEROES,
+    Account,
 )
 
 _NAMES = {
@@ -24,13 +27,15 @@ _NAMES = {
 class Stats:
     """Requests accepted by op, payload bytes of READ and WRITE, and error replies sent."""
 
-    __slots__ = ("errors", "read_bytes", "requests", "written_bytes")
+    __slots__ = ("account", "errors", "read_bytes", "requests", "written_bytes")
 
     def __init__(self) -> None:
         self.requests = [0] * len(_NAMES)
         self.read_bytes = 0
         self.written_bytes = 0
         self.errors = 0
+        self.account: Account | None = None
+        """Of the volume, once there is one: where what no device is asked counts as well."""
 
     def count(self, op: int, length: int) -> None:
         """One request; `length` is 0 unless it is a READ or a WRITE."""
@@ -39,6 +44,12 @@ class Stats:
             self.read_bytes += length
         else:
             self.written_bytes += length
+
+    def aside(self, op: int, *, refused: bool = False) -> None:
+        """A request was answered without its device."""
+        self.errors += refused
+        if self.account is not None:
+            self.account.record(op, 0, refused, 0)
 
     def count_plain(self, reads: int, read_bytes: int, writes: int, written_bytes: int) -> None:
         """A batch of READs and WRITEs."""
@@ -54,6 +65,12 @@ class Stats:
         self.requests[OP_FLUSH] += flushes
         self.requests[OP_UNMAP] += unmaps
         self.requests[OP_WRITE_ZEROES] += zeroes
+
+    def copied(self) -> "Stats":
+        """As they are now."""
+        now = copy.copy(self)
+        now.requests = self.requests.copy()
+        return now
 
     def by_name(self) -> dict[str, int]:
         """Requests by the name of their op."""

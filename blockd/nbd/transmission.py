@@ -34,6 +34,7 @@ from native import (
     NBD_SIMPLE,
     NBD_STRUCTURED,
     OP_FLUSH,
+    OP_OTHER,
     OP_READ,
     OP_WRITE,
     Request,
@@ -88,7 +89,7 @@ class Transmission:
         self._answered_bytes = 0
         # A refused request whose payload is still being thrown away.
         self._skip_left = 0
-        self._skip_refused: tuple[int, int, Refused] | None = None
+        self._skip_refused: tuple[int, int, int, Refused] | None = None  # op, cookie, offset
 
     @property
     def device_idle(self) -> bool:
@@ -216,7 +217,8 @@ class Transmission:
         refused = self._rules.check(command, flags, offset, length)
         if refused is not None:
             rx.start += header
-            self._skip_left, self._skip_refused = payload, (cookie, offset, refused)
+            op = OPS.get(command, OP_OTHER)
+            self._skip_left, self._skip_refused = payload, (op, cookie, offset, refused)
             self._held_requests += 1
             return self._skip(rx)
         if rx.unparsed < header + payload:
@@ -250,7 +252,7 @@ class Transmission:
                 found = self._rules.filter(bytes(data), offset)
                 if isinstance(found, Refused):
                     self._held_requests += 1
-                    self._refuse(cookie, offset, found)
+                    self._refuse(op, cookie, offset, found)
                     return True
                 length, selected = found
                 data = None
@@ -268,6 +270,7 @@ class Transmission:
         if not length and command != wire.CMD_FLUSH:
             if command not in WRITING or not flags & wire.CMD_FLAG_FUA:
                 self._answered_requests += 1  # nothing to do, which is not an error
+                self._stats.aside(op)
                 self._replies.acknowledge(op, cookie, offset)
                 return True
             # Nothing, but durable. The request loop asks so for a write whose sync failed
@@ -311,8 +314,8 @@ class Transmission:
         self._refuse(*refusal)
         return True
 
-    def _refuse(self, cookie: int, offset: int, refused: Refused) -> None:
-        self._stats.errors += 1
+    def _refuse(self, op: int, cookie: int, offset: int, refused: Refused) -> None:
+        self._stats.aside(op, refused=True)
         self._answered_requests += 1
         self._replies.refuse(cookie, offset, refused)
 

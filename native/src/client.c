@@ -76,6 +76,35 @@ void bd_client_release(struct bd_client *client)
     free(client);
 }
 
+/* Input. */
+
+void bd_client_arrived(struct bd_client *client, size_t bytes, uint64_t now_ns)
+{
+    client->arrivals.total += bytes;
+    if (client->input.end - client->input.start <= bytes)
+        client->arrivals.count = 0; /* nothing of what came before is left */
+    if (client->arrivals.count == BD_ARRIVALS) {
+        unsigned last = (client->arrivals.first + BD_ARRIVALS - 1) % BD_ARRIVALS;
+        client->arrivals.times[last].until = client->arrivals.total;
+        return;
+    }
+    unsigned next = (client->arrivals.first + client->arrivals.count) % BD_ARRIVALS;
+    client->arrivals.times[next].until = client->arrivals.total;
+    client->arrivals.times[next].ns = now_ns;
+    client->arrivals.count++;
+}
+
+uint64_t bd_client_arrival_ns(struct bd_client *client, size_t end)
+{
+    uint64_t until = client->arrivals.total - (client->input.end - end);
+    while (client->arrivals.count > 1 &&
+           client->arrivals.times[client->arrivals.first].until < until) {
+        client->arrivals.first = (client->arrivals.first + 1) % BD_ARRIVALS;
+        client->arrivals.count--;
+    }
+    return client->arrivals.times[client->arrivals.first].ns;
+}
+
 /* Output. */
 
 /* Send as much of the pieces as the socket takes: the count of bytes, or -errno. */

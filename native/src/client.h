@@ -27,6 +27,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "account.h"
 #include "volume.h"
 
 enum {
@@ -37,6 +38,7 @@ enum {
     BD_MAX_JOBS = 1024,
     BD_INPUT_BYTES = 512 << 10, /* room for one receive */
     BD_SENT_PIECES = 1024,      /* of one call of bd_client_send */
+    BD_ARRIVALS = 8,            /* receives that are told apart */
 };
 
 struct bd_client;
@@ -73,16 +75,6 @@ struct bd_protocol {
     void (*destroy)(struct bd_client *client);
 };
 
-struct bd_counters { /* of what was served here, since the hand-over; under the lock */
-    uint64_t reads;
-    uint64_t read_bytes;
-    uint64_t writes;
-    uint64_t written_bytes;
-    uint64_t flushes;
-    uint64_t unmaps;
-    uint64_t zeroes;
-};
-
 /* Bytes that wait to be sent. */
 struct bd_unsent {
     struct bd_unsent *next;
@@ -99,8 +91,9 @@ enum bd_job_kind {
 /* What takes a while and is done on another thread. */
 struct bd_job {
     struct bd_job *next;
-    struct bd_client *client; /* referenced */
-    struct bd_volume *volume; /* NULL: the client's */
+    struct bd_client *client;   /* referenced */
+    struct bd_volume *volume;   /* NULL: the client's */
+    struct bd_account *account; /* where it is under way; or NULL */
     enum bd_job_kind kind;
     int status;
     uint64_t offset;
@@ -109,6 +102,7 @@ struct bd_job {
     size_t data_at;        /* room before it for a header */
     /* The protocol's own: what it needs to answer, or to hand the request on. */
     uint64_t cookie;
+    uint64_t arrived_ns;
     uint32_t flags;
     uint8_t header[64];
 };
@@ -116,6 +110,7 @@ struct bd_job {
 struct bd_client {
     const struct bd_protocol *protocol;
     struct bd_volume *volume;
+    struct bd_account *account; /* where requests count, for protocols with one volume; or NULL */
     struct bd_loop *loop;
     struct bd_worker *worker;
     void *owner; /* the glue's */
@@ -129,6 +124,15 @@ struct bd_client {
         size_t start; /* not served yet: [start, end) */
         size_t end;
     } input;
+    struct {
+        struct {
+            uint64_t until;   /* bytes that had come to the input, ever */
+            uint64_t ns;      /* monotonic */
+        } times[BD_ARRIVALS]; /* a ring, oldest first */
+        unsigned first;
+        unsigned count;
+        uint64_t total; /* bytes that have come to the input, ever */
+    } arrivals;
     size_t need; /* bytes of input that the next request takes in all; 0: not known */
     struct {
         uint8_t *at; /* not NULL: what comes next lands here, and what is behind it in `input` */
@@ -160,7 +164,7 @@ struct bd_client {
     size_t mail_capacity;
     unsigned jobs;
     uint64_t job_bytes;
-    struct bd_counters counters;
+    struct bd_tally counters; /* of what was served here, since the hand-over */
     struct bd_client *next_told;
     struct bd_client *next_attention;
 };
@@ -171,6 +175,14 @@ int bd_client_init(struct bd_client *client, const struct bd_protocol *protocol,
                    struct bd_volume *volume, int fd, const uint8_t *input, size_t input_length);
 void bd_client_retain(struct bd_client *client);
 void bd_client_release(struct bd_client *client);
+
+/* On the loop's thread: `bytes` more are in the input, or as many as none where data landed past it
+ * (`direct`). When a receive is one too many to be told apart, it counts as the one before. */
+void bd_client_arrived(struct bd_client *client, size_t bytes, uint64_t now_ns);
+
+/* When the request that ends at `end` of the input was whole; those before it are forgotten. On the
+ * loop's thread. */
+uint64_t bd_client_arrival_ns(struct bd_client *client, size_t end);
 
 /* All with the lock held: */
 

@@ -53,6 +53,7 @@ struct iscsi_item {
 struct iscsi_round {
     int count;
     size_t out_bytes;
+    uint64_t arrived_ns; /* of the first item */
     bool has_written;
     bool asks; /* commands want R2Ts */
     struct iscsi_item items[BD_BATCH];
@@ -69,7 +70,18 @@ enum iscsi_taken {
 
 extern const struct bd_protocol bd_iscsi_protocol;
 
-/* Both with the lock held. A command that the engine is to carry out: the client stops. */
+/* iscsi_answer.c */
+
+/* Without the lock. `arena` has round->out_bytes. */
+void bd_iscsi_carry_out(struct iscsi_client *client, struct iscsi_round *round,
+                        struct bd_arena *arena);
+
+/* All below with the lock held. What was carried out leaves; jobs begin for what waits. */
+void bd_iscsi_answer(struct iscsi_client *client, struct iscsi_round *round,
+                     struct bd_arena *arena);
+/* bd_protocol.finish */
+void bd_iscsi_finish(struct bd_client *base, struct bd_job *job);
+/* A command that the engine is to carry out: the client stops. */
 void bd_iscsi_fail(struct iscsi_client *client, struct bd_iscsi_command *command,
                    enum bd_iscsi_state state);
 /* Answer a command that was read elsewhere; `data` lies in `arena`, with room before it. */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "account_py.h"
 #include "iscsi_serve.h"
 #include "loop_py.h"
 #include "volume_py.h"
@@ -44,37 +45,41 @@ static bool terms_of(PyObject *tuple, struct bd_iscsi_terms *terms)
     return good;
 }
 
-/* One of (lun, core, size, block_size, read_only); the core is in `cores` then. */
-static bool take_lun(PyObject *tuple, struct bd_iscsi_lun *luns, PyObject *cores)
+/* One of (lun, core, account, size, block_size, read_only); core and account are in `kept` then. */
+static bool take_lun(PyObject *tuple, struct bd_iscsi_lun *luns, PyObject *kept)
 {
     unsigned int lun;
     PyObject *core;
+    PyObject *counted;
+    struct bd_account *account;
     unsigned long long size;
     unsigned int block_size;
     int read_only;
-    if (!PyArg_ParseTuple(tuple, "IO!KIp:lun", &lun, &bd_volume_type, &core, &size, &block_size,
-                          &read_only))
+    if (!PyArg_ParseTuple(tuple, "IO!OKIp:lun", &lun, &bd_volume_type, &core, &counted, &size,
+                          &block_size, &read_only) ||
+        bd_account_of(counted, &account) < 0)
         return false;
     if (lun >= BD_ISCSI_LUNS || block_size == 0 || (block_size & (block_size - 1)) != 0) {
         PyErr_SetString(PyExc_ValueError, "iscsi_add: no such unit");
         return false;
     }
     luns[lun] = (struct bd_iscsi_lun){.volume = ((bd_volume_object *)core)->volume,
+                                      .account = account,
                                       .size = size,
                                       .block_shift = (uint32_t)__builtin_ctz(block_size),
                                       .read_only = read_only != 0};
-    return PyList_Append(cores, core) == 0;
+    return PyList_Append(kept, core) == 0 && PyList_Append(kept, counted) == 0;
 }
 
-static bool take_luns(PyObject *sequence, struct bd_iscsi_lun *luns, PyObject *cores)
+static bool take_luns(PyObject *sequence, struct bd_iscsi_lun *luns, PyObject *kept)
 {
     PyObject *fast = PySequence_Fast(sequence, "iscsi_add: luns");
     if (fast == NULL)
         return false;
     bool taken = true;
     for (Py_ssize_t i = 0; taken && i < PySequence_Fast_GET_SIZE(fast); i++)
-        taken = take_lun(PySequence_Fast_GET_ITEM(fast, i), luns, cores);
-    if (taken && PyList_GET_SIZE(cores) == 0) {
+        taken = take_lun(PySequence_Fast_GET_ITEM(fast, i), luns, kept);
+    if (taken && PyList_GET_SIZE(kept) == 0) {
         PyErr_SetString(PyExc_ValueError, "iscsi_add: no unit");
         taken = false;
     }
@@ -164,13 +169,13 @@ static PyObject *iscsi_add(PyObject *module, PyObject *args)
     PyObject *added = NULL;
     struct bd_client *client = NULL;
     struct bd_iscsi_lun *luns = PyMem_Calloc(BD_ISCSI_LUNS, sizeof *luns);
-    PyObject *cores = PyList_New(0);
+    PyObject *kept = PyList_New(0);
     int copy = -1;
     if (((bd_loop_object *)loop)->loop == NULL)
         PyErr_SetString(PyExc_ValueError, "the loop is closed");
-    else if (luns == NULL || cores == NULL)
+    else if (luns == NULL || kept == NULL)
         PyErr_NoMemory();
-    else if (terms_of(terms_tuple, &terms) && take_luns(luns_sequence, luns, cores))
+    else if (terms_of(terms_tuple, &terms) && take_luns(luns_sequence, luns, kept))
         copy = bd_loop_duplicate(fd);
     if (copy >= 0) {
         client = bd_iscsi_client_new(copy, &terms, &numbers, luns, input.buf, (size_t)input.len);
@@ -181,12 +186,12 @@ static PyObject *iscsi_add(PyObject *module, PyObject *args)
     }
     if (client != NULL) {
         if (take_commands(commands, client))
-            added = bd_loop_client_add((bd_loop_object *)loop, client, cores, owner);
+            added = bd_loop_client_add((bd_loop_object *)loop, client, kept, owner);
         else
             bd_client_release(client);
     }
     PyMem_Free(luns);
-    Py_XDECREF(cores);
+    Py_XDECREF(kept);
     PyBuffer_Release(&input);
     return added;
 }

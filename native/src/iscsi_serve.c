@@ -106,6 +106,7 @@ static enum bd_served gather(struct iscsi_client *client, struct iscsi_round *ro
         if (base->direct.left > 0)
             return BD_SERVED_ALL;
         bd_iscsi_end_landing(client, round);
+        round->arrived_ns = bd_client_arrival_ns(base, base->input.start);
     }
     while (round->count < BD_BATCH) {
         struct iscsi_pdu pdu;
@@ -113,6 +114,7 @@ static enum bd_served gather(struct iscsi_client *client, struct iscsi_round *ro
         enum bd_served framed = frame(client, &pdu, &whole);
         if (framed != BD_SERVED_SOME)
             return framed;
+        bool begins = round->count == 0;
         enum iscsi_taken taken = take(client, round, &pdu);
         if (taken == ISCSI_RARE)
             return BD_SERVED_STOP;
@@ -120,171 +122,10 @@ static enum bd_served gather(struct iscsi_client *client, struct iscsi_round *ro
             return BD_SERVED_SOME;
         base->input.start += whole;
         base->need = 0;
+        if (begins && round->count > 0)
+            round->arrived_ns = bd_client_arrival_ns(base, base->input.start);
     }
     return BD_SERVED_SOME;
-}
-
-/* Carrying out. */
-
-static void place_replies(struct iscsi_client *client, struct iscsi_round *round,
-                          struct bd_arena *arena)
-{
-    size_t header = bd_iscsi_header_bytes(client);
-    for (int i = 0; i < round->count; i++)
-        if (round->actions[i].kind == BD_ACTION_READ)
-            round->actions[i].data = arena->data + round->items[i].out_at + header;
-}
-
-static struct bd_volume *volume_of(const struct iscsi_client *client, uint8_t lun)
-{
-    return client->luns[lun].volume;
-}
-
-/* Runs of commands to the same unit are batches. */
-static void carry_out(struct iscsi_client *client, struct iscsi_round *round)
-{
-    uint64_t now_ns = bd_loop_now_ns();
-    int from = 0;
-    while (from < round->count) {
-        uint8_t lun = round->items[from].lun;
-        bool is_ping = round->items[from].is_ping;
-        int to = from + 1;
-        while (to < round->count && (round->items[to].lun == lun || round->items[to].is_ping) &&
-               !is_ping)
-            to++;
-        if (!is_ping)
-            bd_batch_execute(volume_of(client, lun), round->actions + from, to - from, now_ns);
-        from = to;
-    }
-}
-
-static void count(struct bd_counters *counters, const struct bd_action *action)
-{
-    switch (action->kind) {
-    case BD_ACTION_READ:
-        counters->reads++;
-        counters->read_bytes += action->length;
-        break;
-    case BD_ACTION_WRITE:
-        counters->writes++;
-        counters->written_bytes += action->length;
-        break;
-    default:
-        counters->flushes++;
-        break;
-    }
-}
-
-/* All below: the lock is held. */
-
-/* The command of an item outlives its round. NULL when memory ran out: the client is cut then. */
-static struct bd_iscsi_command *keep(struct iscsi_client *client, const struct iscsi_item *item,
-                                     const struct bd_action *action)
-{
-    if (item->command != NULL)
-        return item->command;
-    struct bd_iscsi_command *command = bd_iscsi_command_new(client, item->bhs, item->lun, action);
-    if (command == NULL) {
-        bd_client_cut(&client->base);
-        return NULL;
-    }
-    if (action->kind == BD_ACTION_WRITE)
-        memcpy(command->action.data, action->data, (size_t)action->length);
-    command->got = command->asked = action->kind == BD_ACTION_WRITE ? (uint32_t)action->length : 0;
-    command->state = BD_ISCSI_UNDER_WAY;
-    return command;
-}
-
-void bd_iscsi_fail(struct iscsi_client *client, struct bd_iscsi_command *command,
-                   enum bd_iscsi_state state)
-{
-    command->state = state;
-    bd_iscsi_command_release(client, command);
-    bd_client_stop(&client->base);
-}
-
-/* The engine reads for us, and says so by bd_iscsi_client_give; nobody waits for that when the
- * client stops before. */
-static void mail(struct iscsi_client *client, struct bd_iscsi_command *command)
-{
-    struct bd_client *base = &client->base;
-    command->state = BD_ISCSI_MAILED;
-    base->job_bytes += command->action.length;
-    bd_client_mail(base, command->bhs, BD_ISCSI_BHS);
-}
-
-static void begin_job(struct iscsi_client *client, struct bd_iscsi_command *command, bool sync)
-{
-    struct bd_client *base = &client->base;
-    const struct bd_action *action = &command->action;
-    struct bd_job job = {.volume = volume_of(client, command->lun),
-                         .kind = sync ? BD_JOB_SYNC : BD_JOB_READ,
-                         .offset = action->offset,
-                         .length = action->length,
-                         .data_at = bd_iscsi_header_bytes(client),
-                         .cookie = (uintptr_t)command};
-    if (sync) { /* what it wrote is in the journal */
-        bd_iscsi_command_release(client, command);
-        free(command->action.data);
-        command->action.data = NULL;
-    }
-    if (!bd_loop_begin(base, &job))
-        bd_iscsi_fail(client, command, sync ? BD_ISCSI_UNSYNCED : BD_ISCSI_FAILED);
-}
-
-static void answer_item(struct iscsi_output *output, struct iscsi_round *round, int which)
-{
-    struct iscsi_client *client = output->client;
-    const struct iscsi_item *item = &round->items[which];
-    const struct bd_action *action = &round->actions[which];
-    uint8_t *at = output->arena->data + item->out_at;
-    if (item->is_ping) {
-        bd_iscsi_put_nop_in(output, item, at);
-    } else if (action->state == BD_ACTION_DONE && action->status == 0) {
-        count(&client->base.counters, action);
-        if (action->kind == BD_ACTION_READ)
-            bd_iscsi_put_data_in(output, item->itt, action->data, (size_t)action->length,
-                                 action->data + action->length);
-        else
-            bd_iscsi_put_good(output, item->itt, item->command == NULL ? 0 : item->command->r2t_sn,
-                              at);
-        if (item->command != NULL)
-            bd_iscsi_command_end(client, item->command);
-    } else {
-        struct bd_iscsi_command *command = keep(client, item, action);
-        if (command == NULL)
-            return;
-        if (action->state == BD_ACTION_WAIT_SYNC || action->state == BD_ACTION_WAIT_READ)
-            begin_job(client, command, action->state == BD_ACTION_WAIT_SYNC);
-        else
-            bd_iscsi_fail(client, command, BD_ISCSI_FAILED);
-    }
-}
-
-/* R2Ts: of all commands that have had some, and of others in the order in which they came, as far
- * as there is room. */
-static void ask(struct iscsi_output *output)
-{
-    struct iscsi_client *client = output->client;
-    struct bd_iscsi_command *command = client->first_command;
-    for (; command != NULL; command = command->next)
-        if (command->asks && (command->charged || client->held < client->terms.max_held))
-            bd_iscsi_put_r2ts(output, command);
-}
-
-static void answer(struct iscsi_client *client, struct iscsi_round *round, struct bd_arena *arena)
-{
-    struct iscsi_output output;
-    output.client = client;
-    output.arena = arena;
-    output.count = 0;
-    output.header_bytes = 0;
-    uint64_t held = client->held;
-    for (int i = 0; i < round->count; i++)
-        answer_item(&output, round, i);
-    if ((round->asks || client->held < held) && !client->base.stopping)
-        ask(&output);
-    bd_iscsi_flush(&output);
 }
 
 static void cut(struct iscsi_client *client)
@@ -319,10 +160,9 @@ static enum bd_served serve_round(struct iscsi_client *client, struct bd_worker 
         cut(client);
         return BD_SERVED_ALL;
     }
-    place_replies(client, &round, arena);
-    carry_out(client, &round);
+    bd_iscsi_carry_out(client, &round, arena);
     pthread_mutex_lock(&base->lock);
-    answer(client, &round, arena);
+    bd_iscsi_answer(client, &round, arena);
     pthread_mutex_unlock(&base->lock);
     bd_arena_release(arena);
     if (round.has_written)
@@ -340,48 +180,6 @@ static enum bd_served serve(struct bd_client *base, struct bd_worker *worker)
     return served;
 }
 
-void bd_iscsi_put_read(struct iscsi_client *client, struct bd_iscsi_command *command, uint8_t *data,
-                       struct bd_arena *arena)
-{
-    struct iscsi_output output;
-    uint8_t extra[ISCSI_HEADERS_BYTES];
-    output.client = client;
-    output.arena = arena;
-    output.count = 0;
-    output.header_bytes = 0;
-    count(&client->base.counters, &command->action);
-    bd_iscsi_put_data_in(&output, command->itt, data, (size_t)command->action.length, extra);
-    bd_iscsi_flush(&output);
-    bd_iscsi_command_end(client, command);
-}
-
-static void finish(struct bd_client *base, struct bd_job *job)
-{
-    struct iscsi_client *client = iscsi_client(base);
-    struct bd_iscsi_command *command = (struct bd_iscsi_command *)(uintptr_t)job->cookie;
-    if (job->kind == BD_JOB_READ) {
-        if (job->status < 0)
-            mail(client, command); /* the engine finds the chunk, or says what is wrong with it */
-        else
-            bd_iscsi_put_read(client, command, job->data->data + job->data_at, job->data);
-        return;
-    }
-    if (job->status < 0) {
-        bd_iscsi_fail(client, command, BD_ISCSI_UNSYNCED);
-        return;
-    }
-    struct iscsi_output output;
-    uint8_t at[BD_ISCSI_BHS + BD_ISCSI_DIGEST];
-    output.client = client;
-    output.arena = NULL;
-    output.count = 0;
-    output.header_bytes = 0;
-    count(&base->counters, &command->action);
-    bd_iscsi_put_good(&output, command->itt, command->r2t_sn, at);
-    bd_iscsi_flush(&output);
-    bd_iscsi_command_end(client, command);
-}
-
 static void destroy(struct bd_client *base)
 {
     struct iscsi_client *client = iscsi_client(base);
@@ -390,4 +188,4 @@ static void destroy(struct bd_client *base)
     pthread_mutex_destroy(&client->round_lock);
 }
 
-const struct bd_protocol bd_iscsi_protocol = {serve, finish, destroy};
+const struct bd_protocol bd_iscsi_protocol = {serve, bd_iscsi_finish, destroy};

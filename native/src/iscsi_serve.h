@@ -31,8 +31,9 @@ enum {
 };
 
 struct bd_iscsi_lun {
-    struct bd_volume *volume; /* NULL: no unit, or none that is served here */
-    uint64_t size;            /* as initiators know it */
+    struct bd_volume *volume;   /* NULL: no unit, or none that is served here */
+    struct bd_account *account; /* or NULL */
+    uint64_t size;              /* as initiators know it */
     uint32_t block_shift;
     bool read_only;
 };
@@ -78,6 +79,7 @@ struct bd_iscsi_command {
     struct bd_iscsi_command *next;
     uint8_t bhs[BD_ISCSI_BHS];
     enum bd_iscsi_state state;
+    uint64_t arrived_ns; /* the last of its data */
     uint32_t itt;
     uint8_t lun;
     struct bd_action action; /* its `data` is the command's own, with WRITE */

@@ -78,6 +78,7 @@ static void end_job(struct bd_job *job)
     client->jobs--;
     if (job->kind == BD_JOB_READ)
         client->job_bytes -= job->length;
+    bd_account_leave(job->account, 1, job->kind == BD_JOB_READ ? job->length : 0);
     if (!client->cut)
         client->protocol->finish(client, job);
     bd_loop_relieve(client);
@@ -186,6 +187,7 @@ bool bd_loop_begin(struct bd_client *client, const struct bd_job *wanted)
         client->job_bytes += job->length;
     }
     client->jobs++;
+    bd_account_enter(job->account, 1, reads ? job->length : 0);
     bd_client_retain(client);
     bd_jobs_add(bd_loop_jobs(client->loop), job);
     return true;

@@ -28,6 +28,13 @@ uint64_t bd_loop_now_ns(void)
     return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
+void bd_loop_served(struct bd_client *client, struct bd_account *account,
+                    const struct bd_tally *tally, uint64_t elapsed_ns)
+{
+    bd_tally_add(&client->counters, tally);
+    bd_account_add(account, tally, elapsed_ns);
+}
+
 static void close_worker(struct bd_worker *worker)
 {
     if (worker->epoll >= 0)

@@ -96,4 +96,11 @@ void bd_loop_watch(struct bd_client *client);
 /* CLOCK_REALTIME, for records of the journal. */
 uint64_t bd_loop_now_ns(void);
 
+/* CLOCK_MONOTONIC, for everything else. */
+uint64_t bd_loop_monotonic_ns(void);
+
+/* The client's lock is held. Requests that took equally long have been answered, here. */
+void bd_loop_served(struct bd_client *client, struct bd_account *account,
+                    const struct bd_tally *tally, uint64_t elapsed_ns);
+
 #endif

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "account_py.h"
 #include "locks.h"
 #include "nbd_serve.h"
 #include "volume_py.h"
@@ -171,13 +172,15 @@ static PyObject *client_counters(PyObject *object, PyObject *unused)
     (void)unused;
     struct bd_client *client = bd_loop_client_of(object);
     bd_lock(&client->lock);
-    struct bd_counters counters = client->counters;
+    struct bd_tally counters = client->counters;
     pthread_mutex_unlock(&client->lock);
-    return Py_BuildValue(
-        "(KKKKKKK)", (unsigned long long)counters.reads, (unsigned long long)counters.read_bytes,
-        (unsigned long long)counters.writes, (unsigned long long)counters.written_bytes,
-        (unsigned long long)counters.flushes, (unsigned long long)counters.unmaps,
-        (unsigned long long)counters.zeroes);
+    return Py_BuildValue("(KKKKKKK)", (unsigned long long)counters.requests[BD_OP_READ],
+                         (unsigned long long)counters.bytes[BD_OP_READ],
+                         (unsigned long long)counters.requests[BD_OP_WRITE],
+                         (unsigned long long)counters.bytes[BD_OP_WRITE],
+                         (unsigned long long)counters.requests[BD_OP_FLUSH],
+                         (unsigned long long)counters.requests[BD_OP_UNMAP],
+                         (unsigned long long)counters.requests[BD_OP_WRITE_ZEROES]);
 }
 
 enum field { FIELD_STOPPED, FIELD_CUT, FIELD_ASKED, FIELD_STALLED, FIELD_UNSENT, FIELD_JOBS };
@@ -350,11 +353,13 @@ static PyObject *loop_close(PyObject *object, PyObject *unused)
     return news;
 }
 
-/* add_nbd(core, fd, replies, size, minimum_block, max_payload, read_only, input, owner) */
+/* add_nbd(core, account, fd, replies, size, minimum_block, max_payload, read_only, input, owner) */
 static PyObject *loop_add_nbd(PyObject *object, PyObject *args)
 {
     bd_loop_object *self = (bd_loop_object *)object;
     PyObject *core;
+    PyObject *counted;
+    struct bd_account *account;
     int fd;
     unsigned int replies;
     unsigned long long size;
@@ -363,11 +368,12 @@ static PyObject *loop_add_nbd(PyObject *object, PyObject *args)
     int read_only;
     Py_buffer input;
     PyObject *owner;
-    if (!is_open(self) ||
-        !PyArg_ParseTuple(args, "O!iIKIIpy*O:add_nbd", &bd_volume_type, &core, &fd, &replies, &size,
-                          &minimum_block, &max_payload, &read_only, &input, &owner))
+    if (!is_open(self) || !PyArg_ParseTuple(args, "O!OiIKIIpy*O:add_nbd", &bd_volume_type, &core,
+                                            &counted, &fd, &replies, &size, &minimum_block,
+                                            &max_payload, &read_only, &input, &owner))
         return NULL;
     PyObject *added = NULL;
+    PyObject *kept = NULL;
     struct bd_nbd_terms terms = {.replies = replies,
                                  .read_only = read_only != 0,
                                  .size = size,
@@ -377,7 +383,8 @@ static PyObject *loop_add_nbd(PyObject *object, PyObject *args)
     if (replies > BD_NBD_EXTENDED || minimum_block == 0 ||
         (minimum_block & (minimum_block - 1)) != 0 || max_payload == 0 || max_payload > 64 << 20)
         PyErr_SetString(PyExc_ValueError, "add_nbd: no such terms");
-    else
+    else if (bd_account_of(counted, &account) == 0 &&
+             (kept = PyTuple_Pack(2, core, counted)) != NULL)
         copy = bd_loop_duplicate(fd);
     if (copy >= 0) {
         struct bd_client *client = bd_nbd_client_new(((bd_volume_object *)core)->volume, copy,
@@ -386,9 +393,11 @@ static PyObject *loop_add_nbd(PyObject *object, PyObject *args)
             close(copy);
             PyErr_NoMemory();
         } else {
-            added = bd_loop_client_add(self, client, core, owner);
+            client->account = account;
+            added = bd_loop_client_add(self, client, kept, owner);
         }
     }
+    Py_XDECREF(kept);
     PyBuffer_Release(&input);
     return added;
 }

@@ -18,7 +18,7 @@ extern PyTypeObject bd_loop_client_type;
 int bd_loop_duplicate(int fd);
 
 /* Add a client (whose reference this takes, also when it fails) to the loop. `kept` is kept alive
- * until the client has stopped: the volumes that it uses. NULL with an exception. */
+ * until the client has stopped: the volumes and accounts that it uses. NULL with an exception. */
 PyObject *bd_loop_client_add(bd_loop_object *loop, struct bd_client *client, PyObject *kept,
                              PyObject *owner);
 

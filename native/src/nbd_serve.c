@@ -28,6 +28,8 @@ struct request {
 struct round {
     int count;
     size_t read_bytes;
+    uint64_t payload;    /* bytes, read and written */
+    uint64_t arrived_ns; /* of the first request */
     struct request requests[BD_BATCH];
     struct bd_action actions[BD_BATCH];
 };
@@ -53,6 +55,22 @@ static bool decode(const struct nbd_client *client, const uint8_t *at, struct re
     request->offset = bd_get_be64(at + 16);
     request->length = extended ? bd_get_be64(at + 24) : bd_get_be32(at + 24);
     return true;
+}
+
+static enum bd_op op_of(uint32_t command)
+{
+    switch (command) {
+    case BD_NBD_CMD_READ:
+        return BD_OP_READ;
+    case BD_NBD_CMD_WRITE:
+        return BD_OP_WRITE;
+    case BD_NBD_CMD_FLUSH:
+        return BD_OP_FLUSH;
+    case BD_NBD_CMD_TRIM:
+        return BD_OP_UNMAP;
+    default:
+        return BD_OP_WRITE_ZEROES;
+    }
 }
 
 /* Bytes that follow the header, whether or not the request is in order. */
@@ -155,6 +173,9 @@ static enum bd_served gather(struct nbd_client *client, struct round *round)
         }
         at += request->bytes;
         base->input.start = at;
+        if (round->count == 0)
+            round->arrived_ns = bd_client_arrival_ns(base, at);
+        round->payload += bd_payload(op_of(request->command), request->length);
         round->count++;
     }
     return BD_SERVED_SOME;
@@ -200,14 +221,17 @@ static void encode_sync(const struct nbd_client *client, const struct request *r
     bd_put_be64(at + 16, request->offset);
 }
 
-static bool begin_job(struct nbd_client *client, const struct request *request, bool sync)
+static bool begin_job(struct nbd_client *client, const struct request *request, bool sync,
+                      uint64_t arrived_ns)
 {
     struct bd_client *base = &client->base;
-    struct bd_job job = {.kind = sync ? BD_JOB_SYNC : BD_JOB_READ,
+    struct bd_job job = {.account = base->account,
+                         .kind = sync ? BD_JOB_SYNC : BD_JOB_READ,
                          .offset = request->offset,
                          .length = request->length,
                          .data_at = BD_NBD_DATA_HEADER,
                          .cookie = request->cookie,
+                         .arrived_ns = arrived_ns,
                          .flags = request->command};
     if (sync)
         encode_sync(client, request, job.header);
@@ -216,50 +240,28 @@ static bool begin_job(struct nbd_client *client, const struct request *request, 
     return bd_loop_begin(base, &job);
 }
 
-static void count(struct bd_counters *counters, uint32_t command, uint64_t length)
-{
-    switch (command) {
-    case BD_NBD_CMD_READ:
-        counters->reads++;
-        counters->read_bytes += length;
-        break;
-    case BD_NBD_CMD_WRITE:
-        counters->writes++;
-        counters->written_bytes += length;
-        break;
-    case BD_NBD_CMD_FLUSH:
-        counters->flushes++;
-        break;
-    case BD_NBD_CMD_TRIM:
-        counters->unmaps++;
-        break;
-    default:
-        counters->zeroes++;
-        break;
-    }
-}
-
 /* Answer what is done, begin the jobs of what waits, mail what failed. The lock is held. */
 static void answer(struct nbd_client *client, struct round *round, struct bd_arena *arena)
 {
     struct bd_client *base = &client->base;
     struct bd_nbd_output output;
+    struct bd_tally tally = {0};
     bd_nbd_output_init(&output, client->terms.replies);
     for (int i = 0; i < round->count; i++) {
         const struct request *request = &round->requests[i];
         const struct bd_action *action = &round->actions[i];
         bool ours = true;
         if (action->state == BD_ACTION_DONE && action->status == 0) {
-            count(&base->counters, request->command, request->length);
+            bd_tally_count(&tally, op_of(request->command), request->length);
             if (action->kind == BD_ACTION_READ)
                 bd_nbd_put_data(&output, request->cookie, request->offset, action->data,
                                 (size_t)request->length, round->count - i);
             else
                 bd_nbd_put_done(&output, request->cookie, request->offset);
         } else if (action->state == BD_ACTION_WAIT_SYNC) {
-            ours = begin_job(client, request, true);
+            ours = begin_job(client, request, true, round->arrived_ns);
         } else if (action->state == BD_ACTION_WAIT_READ) {
-            ours = begin_job(client, request, false);
+            ours = begin_job(client, request, false, round->arrived_ns);
         } else {
             ours = false;
         }
@@ -267,6 +269,7 @@ static void answer(struct nbd_client *client, struct round *round, struct bd_are
             bd_client_mail(base, base->input.data + request->at, request->bytes);
     }
     bd_client_send(base, output.pieces, output.count, arena);
+    bd_loop_served(base, base->account, &tally, bd_loop_monotonic_ns() - round->arrived_ns);
 }
 
 static bool has_written(const struct round *round)
@@ -291,10 +294,12 @@ static void execute(struct nbd_client *client, struct bd_worker *worker, struct 
         }
         place_reads(round, client->terms.replies, arena);
     }
+    bd_account_enter(base->account, (uint64_t)round->count, round->payload);
     bd_batch_execute(base->volume, round->actions, round->count, bd_loop_now_ns());
     pthread_mutex_lock(&base->lock);
     answer(client, round, arena);
     pthread_mutex_unlock(&base->lock);
+    bd_account_leave(base->account, (uint64_t)round->count, round->payload);
     bd_arena_release(arena);
     if (has_written(round))
         bd_worker_slow_down(base);
@@ -311,6 +316,7 @@ static enum bd_served serve(struct bd_client *base, struct bd_worker *worker)
     struct round round;
     round.count = 0;
     round.read_bytes = 0;
+    round.payload = 0;
     enum bd_served served = gather(client, &round);
     if (round.count > 0) {
         execute(client, worker, &round);
@@ -328,8 +334,9 @@ static void finish(struct bd_client *base, struct bd_job *job)
         bd_client_mail(base, job->header, header_bytes(client));
         return;
     }
-    count(&base->counters, job->flags, job->length);
     struct bd_nbd_output output;
+    struct bd_tally tally = {0};
+    bd_tally_count(&tally, op_of(job->flags), job->length);
     bd_nbd_output_init(&output, client->terms.replies);
     if (job->kind == BD_JOB_READ)
         bd_nbd_put_data(&output, job->cookie, job->offset, job->data->data + job->data_at,
@@ -337,6 +344,7 @@ static void finish(struct bd_client *base, struct bd_job *job)
     else
         bd_nbd_put_done(&output, job->cookie, job->offset);
     bd_client_send(base, output.pieces, output.count, job->data);
+    bd_loop_served(base, base->account, &tally, bd_loop_monotonic_ns() - job->arrived_ns);
 }
 
 static void destroy(struct bd_client *base)

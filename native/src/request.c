@@ -47,6 +47,7 @@ static int request_init(PyObject *self_object, PyObject *args, PyObject *kwargs)
     self->length = length;
     self->cookie = cookie;
     self->seq = 0;
+    self->begun_ns = 0;
     self->error = 0;
     Py_INCREF(data);
     Py_XSETREF(self->data, data);

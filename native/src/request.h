@@ -7,15 +7,7 @@
 #include <Python.h>
 #include <stdint.h>
 
-enum bd_op {
-    BD_OP_READ = 0,
-    BD_OP_WRITE = 1,
-    BD_OP_FLUSH = 2,
-    BD_OP_UNMAP = 3,
-    BD_OP_WRITE_ZEROES = 4,
-    BD_OP_CACHE = 5,
-    BD_OP_BLOCK_STATUS = 6,
-};
+#include "op.h"
 
 enum bd_request_flag {
     BD_FLAG_FUA = 1,
@@ -28,7 +20,8 @@ typedef struct {
     PyObject_HEAD uint64_t cookie;
     uint64_t offset;
     uint64_t length;
-    uint64_t seq; /* of the volume, for BD_FLAG_IF_SEQ */
+    uint64_t seq;      /* of the volume, for BD_FLAG_IF_SEQ */
+    uint64_t begun_ns; /* of whatever clock Account.begin was given */
     uint32_t op;
     uint32_t flags;
     int32_t error;

@@ -12,7 +12,7 @@
 
 enum { EVENTS = 64 };
 
-static uint64_t monotonic_ns(void)
+uint64_t bd_loop_monotonic_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -40,7 +40,7 @@ void bd_worker_slow_down(struct bd_client *client)
 {
     uint64_t delay_ns = atomic_load(&client->volume->journal->delay_ns);
     if (delay_ns > 0)
-        client->held_until_ns = monotonic_ns() + delay_ns;
+        client->held_until_ns = bd_loop_monotonic_ns() + delay_ns;
 }
 
 void bd_loop_attend(struct bd_client *client)
@@ -221,6 +221,7 @@ static ssize_t receive_pieces(struct bd_client *client, size_t room)
             client->direct.at += landed;
         client->direct.left -= landed;
         client->input.end += (size_t)count - landed;
+        bd_client_arrived(client, (size_t)count - landed, bd_loop_monotonic_ns());
     }
     return count;
 }
@@ -286,6 +287,7 @@ static void enter(struct bd_worker *worker, struct bd_client *client)
         worker->clients->previous = client;
     worker->clients = client;
     client->registered = true;
+    bd_client_arrived(client, client->input.end - client->input.start, bd_loop_monotonic_ns());
     if (epoll_ctl(worker->epoll, EPOLL_CTL_ADD, client->fd, &event) < 0)
         bd_client_cut(client);
 }
@@ -354,7 +356,7 @@ static int go_on_held(struct bd_worker *worker)
 {
     if (worker->held == 0)
         return -1;
-    uint64_t now = monotonic_ns();
+    uint64_t now = bd_loop_monotonic_ns();
     uint64_t next = UINT64_MAX;
     struct bd_client *client = worker->clients;
     while (client != NULL) {

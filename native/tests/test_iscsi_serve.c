@@ -70,8 +70,8 @@ static void test_a_read_sees_the_write_before_it(void)
     struct bd_iscsi_numbers numbers = bd_iscsi_client_numbers(rig.client);
     CHECK_EQ(numbers.stat_sn, 9);
     CHECK_EQ(numbers.max_cmd_sn, 101 + BD_ISCSI_WINDOW);
-    CHECK_EQ(rig.client->counters.reads, 1);
-    CHECK_EQ(rig.client->counters.written_bytes, 4096);
+    CHECK_EQ(rig.client->counters.requests[BD_OP_READ], 1);
+    CHECK_EQ(rig.client->counters.bytes[BD_OP_WRITE], 4096);
     iscsi_rig_destroy(&rig);
 }
 
@@ -148,7 +148,7 @@ static void collect_a_write(bool digests)
     expect_r2t(&rig, 9, 2, 24576, 8192, &ttts[2]);
     length = iscsi_rig_data_out(&rig, stream, 9, ttts[1], 0, 16384, payload + 16384, 8192, true);
     CHECK_EQ(iscsi_rig_feed(&rig, stream, length), BD_SERVED_ALL);
-    CHECK_EQ(rig.client->counters.writes, 0); /* never in part */
+    CHECK_EQ(rig.client->counters.requests[BD_OP_WRITE], 0); /* never in part */
     rig_expect(&rig.store, 65536, 32768, 0);
     length = iscsi_rig_data_out(&rig, stream, 9, ttts[2], 0, 24576, payload + 24576, 8192, true);
     CHECK_EQ(iscsi_rig_feed(&rig, stream, length), BD_SERVED_ALL);

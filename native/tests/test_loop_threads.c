@@ -147,9 +147,9 @@ static void test_all_at_once(bool cold)
     }
     for (int i = 0; i < CLIENTS; i++) {
         CHECK_EQ(pthread_join(peers[i].thread, NULL), 0);
-        CHECK_EQ(clients[i]->counters.reads, PER_CLIENT);
-        CHECK_EQ(clients[i]->counters.writes, PER_CLIENT);
-        CHECK_EQ(clients[i]->counters.flushes, PER_CLIENT);
+        CHECK_EQ(clients[i]->counters.requests[BD_OP_READ], PER_CLIENT);
+        CHECK_EQ(clients[i]->counters.requests[BD_OP_WRITE], PER_CLIENT);
+        CHECK_EQ(clients[i]->counters.requests[BD_OP_FLUSH], PER_CLIENT);
         bd_client_release(clients[i]);
         close(peers[i].fd);
     }

@@ -149,7 +149,9 @@ def test_the_terms_are_those_of_the_session(world: World) -> None:
         Limits().max_in_flight_bytes,
     )
     assert offer.numbers == (one.cmd_sn, sender.max_cmd_sn, sender.stat_sn, 0)
-    assert offer.luns == [(0, world.rig.device.core, world.rig.device.size, BLOCK, False)]  # type: ignore[attr-defined]
+    device = world.rig.device
+    account = world.node.accounts.of(device, "iscsi")
+    assert offer.luns == [(0, device.core, account, device.size, BLOCK, False)]  # type: ignore[attr-defined]
     assert offer.commands == []
 
 
