@@ -20,6 +20,8 @@ enum {
     /* Bytes of each shard that go through at a time. ISA-L takes a few outputs per pass over its
      * inputs; with more, the second pass finds this much of them in the cache. */
     SLICE = 16 << 10,
+    ONE_PASS = 4,         /* outputs that any of its kernels takes in one */
+    MAX_LENGTH = 1 << 30, /* that its int takes */
 };
 
 struct pattern {
@@ -88,13 +90,14 @@ void bd_erasure_stats(struct bd_erasure *code, size_t *patterns, uint64_t *made)
     pthread_mutex_unlock(&code->lock);
 }
 
-/* `rows` outputs from `data` inputs. The slices are also what keeps lengths within ISA-L's int. */
+/* `rows` outputs from `data` inputs. */
 static void multiply(unsigned data, unsigned rows, size_t length, const uint8_t *tables,
                      const uint8_t *const *inputs, uint8_t *const *outputs)
 {
     uint8_t *in[BD_ERASURE_MAX_SHARDS], *out[BD_ERASURE_MAX_SHARDS];
-    for (size_t at = 0; at < length; at += SLICE) {
-        size_t piece = length - at < SLICE ? length - at : SLICE;
+    size_t slice = rows > ONE_PASS ? SLICE : MAX_LENGTH;
+    for (size_t at = 0; at < length; at += slice) {
+        size_t piece = length - at < slice ? length - at : slice;
         for (unsigned i = 0; i < data; i++)
             in[i] = (uint8_t *)inputs[i] + at; /* ISA-L only reads it */
         for (unsigned i = 0; i < rows; i++)
@@ -155,7 +158,7 @@ static void find_tables(struct bd_erasure *code, uint32_t read, uint32_t wanted,
         code->made++;
     }
     pattern->used_at = ++code->clock;
-    memcpy(tables, kept, table_bytes(code));
+    memcpy(tables, kept, (size_t)__builtin_popcount(wanted) * code->data * TABLE_BYTES);
     pthread_mutex_unlock(&code->lock);
 }
 

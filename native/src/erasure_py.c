@@ -12,7 +12,8 @@ typedef struct {
     PyObject_HEAD struct bd_erasure *code;
 } erasure_object;
 
-/* Buffers of one call, all of `length` bytes; those not `held` were None. */
+/* Buffers of one call, all of `length` bytes; those not `held` were None. What is behind `count` is
+ * not set: zeroing all of it took a tenth of a call on small shards. */
 struct buffers {
     Py_ssize_t length; /* -1: not known yet */
     unsigned count;
@@ -20,6 +21,12 @@ struct buffers {
     bool written[2 * BD_ERASURE_MAX_SHARDS];
     Py_buffer views[2 * BD_ERASURE_MAX_SHARDS];
 };
+
+static void begin(struct buffers *buffers)
+{
+    buffers->length = -1;
+    buffers->count = 0;
+}
 
 static void release(struct buffers *buffers)
 {
@@ -117,18 +124,26 @@ static void erasure_dealloc(PyObject *self)
     Py_TYPE(self)->tp_free(self);
 }
 
+static int two_arguments(const char *name, Py_ssize_t count)
+{
+    if (count == 2)
+        return 0;
+    PyErr_Format(PyExc_TypeError, "%s() takes 2 arguments, not %zd", name, count);
+    return -1;
+}
+
 /* encode(data, parity) */
-static PyObject *erasure_encode(PyObject *self, PyObject *args)
+static PyObject *erasure_encode(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     struct bd_erasure *code = ((erasure_object *)self)->code;
     unsigned data = bd_erasure_data(code), parity = bd_erasure_parity(code);
-    PyObject *inputs, *outputs;
-    if (!PyArg_ParseTuple(args, "OO:encode", &inputs, &outputs))
+    if (two_arguments("encode", count) < 0)
         return NULL;
-    struct buffers buffers = {.length = -1};
+    struct buffers buffers;
+    begin(&buffers);
     uint8_t *in[BD_ERASURE_MAX_SHARDS], *out[BD_ERASURE_MAX_SHARDS];
-    bool good = take(&buffers, inputs, data, false, false, "data", in) == 0 &&
-                take(&buffers, outputs, parity, false, true, "parity", out) == 0 &&
+    bool good = take(&buffers, args[0], data, false, false, "data", in) == 0 &&
+                take(&buffers, args[1], parity, false, true, "parity", out) == 0 &&
                 refuse_overlap(&buffers) == 0;
     if (good) {
         size_t length = (size_t)buffers.length;
@@ -144,18 +159,18 @@ static PyObject *erasure_encode(PyObject *self, PyObject *args)
 }
 
 /* reconstruct(shards, into) */
-static PyObject *erasure_reconstruct(PyObject *self, PyObject *args)
+static PyObject *erasure_reconstruct(PyObject *self, PyObject *const *args, Py_ssize_t given)
 {
     struct bd_erasure *code = ((erasure_object *)self)->code;
     unsigned data = bd_erasure_data(code), count = data + bd_erasure_parity(code);
-    PyObject *shards, *into;
-    if (!PyArg_ParseTuple(args, "OO:reconstruct", &shards, &into))
+    if (two_arguments("reconstruct", given) < 0)
         return NULL;
-    struct buffers buffers = {.length = -1};
+    struct buffers buffers;
+    begin(&buffers);
     uint8_t *in[BD_ERASURE_MAX_SHARDS], *out[BD_ERASURE_MAX_SHARDS];
     int error = 0;
-    bool good = take(&buffers, shards, count, true, false, "shards", in) == 0 &&
-                take(&buffers, into, count, true, true, "into", out) == 0 &&
+    bool good = take(&buffers, args[0], count, true, false, "shards", in) == 0 &&
+                take(&buffers, args[1], count, true, true, "into", out) == 0 &&
                 refuse_overlap(&buffers) == 0;
     if (good) {
         size_t length = buffers.length < 0 ? 0 : (size_t)buffers.length;
@@ -184,8 +199,8 @@ static PyObject *erasure_stats(PyObject *self, PyObject *unused)
 }
 
 static PyMethodDef erasure_methods[] = {
-    {"encode", erasure_encode, METH_VARARGS, NULL},
-    {"reconstruct", erasure_reconstruct, METH_VARARGS, NULL},
+    {"encode", (PyCFunction)(void (*)(void))erasure_encode, METH_FASTCALL, NULL},
+    {"reconstruct", (PyCFunction)(void (*)(void))erasure_reconstruct, METH_FASTCALL, NULL},
     {"stats", erasure_stats, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -108,5 +108,9 @@ if __name__ == "__main__":
         import upkeep
 
         upkeep.main(sys.argv[2:], PAGE)
+    elif sys.argv[1:2] == ["erasure"]:
+        from erasure import command as erasure_command
+
+        erasure_command.main(sys.argv[2:], PAGE)
     else:
         main()

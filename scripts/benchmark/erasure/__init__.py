@@ -1,0 +1,1 @@
+"""scripts/bench erasure: blockd's erasure code beside ISA-L's functions called directly."""
