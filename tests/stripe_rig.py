@@ -128,6 +128,29 @@ class StripeRig:
         return StripeReader(stripe.pack_id, stripe.data, stripe.digest, disks)
 
 
+class MarkedRows:
+    """Rows of packs, whose changes are marks in the trace of a disk: durable at once."""
+
+    def __init__(self, disk: SimDisk, *rows: PackRow) -> None:
+        self._disk = disk
+        self.rows = {row.pack_id: row for row in rows}
+        self.before_swap: list[PackRow] = []
+        """Somebody else's changes: one of them is made before each swap."""
+
+    def read(self, pack_id: bytes) -> PackRow | None:
+        return self.rows.get(pack_id)
+
+    def swap(self, before: PackRow, after: PackRow) -> bool:
+        if self.before_swap:
+            other = self.before_swap.pop(0)
+            self.rows[other.pack_id] = other
+        if self.rows.get(before.pack_id) not in (before, after):
+            return False
+        self._disk.mark(after)
+        self.rows[after.pack_id] = after
+        return True
+
+
 # -- conversions
 
 COPY = "copy"
@@ -182,7 +205,7 @@ class Converter:
         if not self.row.shards:
             file = self.device(self.row.copies[0]).open(COPY, read_only=True)
             return file.pread(self.row.size, 0)
-        disks = [self.device(name) for name in self.row.shards]
+        disks = [None if name is None else self.device(name) for name in self.row.shards]
         reader = StripeReader(self.row.pack_id, self.row.data, self.row.digest, disks)
         content = reader.pread(self.row.size, 0)
         assert not reader.lost

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Final
 from blake3 import blake3
 
 from native import RENDEZVOUS_MAX_DEVICES, RENDEZVOUS_MAX_WEIGHT_BITS
-from volume.errors import VolumeError
+from transport.errors import TransportError
 from volume.metastore import ClusterRecords, Stored, Transaction
 from volume.metastore_records import (
     ClusterRecord,
@@ -46,7 +46,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class WrongMap(VolumeError):
+class WrongMap(TransportError):
     """A change of the device map that cannot be made."""
 
     code = "wrong_device_map"

@@ -4,6 +4,12 @@
       BadMessage       bytes of a peer that are no message; ends its session
       PeerBusy         more requests wait for a peer than its policy lets wait
       PeerFailed       a request ended without an answer: refused, too late, or the peer is gone
+      WrongMap         a change of the device map that cannot be made (devicemap.py)
+      TooFewDomains    fewer failure domains than shards of a pack (placement.py)
+      MoveOvertaken    a pack's row is not what a move was planned for (shardmoves.py)
+
+Damaged shards are damaged data: `CorruptShard` (shardfile.py) and `StripeLost` (stripes.py) are
+`volume.errors.CorruptData`, as whoever reads a chunk has to know them.
 
 Each message names the peer or the message, the value and the way out.
 """

@@ -6,9 +6,11 @@ step of a move (`transport.moves`).
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from transport.moves import Placed
-from transport.shardfile import ShardName
+from transport.placement import Held
+from transport.shardfile import ShardName, Stripe
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,8 @@ class PackRow:
     """Bytes of the pack."""
     copies: tuple[str, ...] = ()
     """Devices that have all of it; with `shards`, those that are to drop it."""
-    shards: tuple[str, ...] = ()
-    """Devices by shard number; empty: it is no stripe."""
+    shards: Held = ()
+    """Devices by shard number, None where nobody has it; empty: it is no stripe."""
     data: int = 0
     """k of `shards`, or of `coming`."""
     shard_bytes: int = 0
@@ -40,20 +42,58 @@ class PackRow:
             return Placed(self.pack_id, self.data, self.shard_bytes, self.shards)
         return Placed(self.pack_id, 1, self.size, self.copies)
 
+    def name(self, number: int) -> ShardName:
+        """Of a file of its stripe."""
+        return ShardName(self.pack_id, self.data, len(self.shards) - self.data, number)
+
     def moved(self, number: int, target: str) -> "PackRow":
-        """With a shard, or a copy, on another device."""
-        held = self.shards or self.copies
-        after = tuple([target if n == number else one for n, one in enumerate(held)])
-        return replace(self, shards=after) if self.shards else replace(self, copies=after)
+        """With a shard on another device."""
+        shards = [target if n == number else one for n, one in enumerate(self.shards)]
+        return replace(self, shards=tuple(shards))
 
     def has(self, device_id: str, name: ShardName) -> bool:
         """Whether that file on that device is a shard of this pack's stripe, or comes to be one."""
-        held = self.shards or self.coming
+        held: Held = self.shards or self.coming
         return (
             name.pack_id == self.pack_id
             and (name.data, name.data + name.parity) == (self.data, len(held))
             and held[name.number] == device_id
         )
+
+
+class PackRows(Protocol):
+    """Where rows are kept. Any thread."""
+
+    def read(self, pack_id: bytes) -> PackRow | None: ...
+
+    def swap(self, before: PackRow, after: PackRow) -> bool:
+        """Put `after` in the place of `before`, durable on return; False when the row is another,
+        and not `after`. OSError or an error of the store: nobody knows, and it may be tried
+        again."""
+
+
+def rows_from(found: Iterable[tuple[str, Stripe, int]]) -> dict[bytes, PackRow]:
+    """Rows made again from what shards say of themselves: (device, stripe, number) of each whole
+    file. Of two stripes of a pack the one with more to spare counts, and of two files of one shard
+    any. Packs of which there are too few shards to read them are left out."""
+    by_stripe: dict[Stripe, dict[int, str]] = {}
+    for device_id, stripe, number in sorted(found, key=lambda each: (each[0], each[2])):
+        by_stripe.setdefault(stripe, {}).setdefault(number, device_id)
+    rows: dict[bytes, PackRow] = {}
+    spare_of: dict[bytes, int] = {}
+    for stripe, held in sorted(by_stripe.items(), key=lambda item: item[0].digest):
+        spare = len(held) - stripe.data
+        if spare > spare_of.get(stripe.pack_id, -1):
+            spare_of[stripe.pack_id] = spare
+            rows[stripe.pack_id] = PackRow(
+                stripe.pack_id,
+                stripe.pack_size,
+                shards=tuple([held.get(number) for number in range(stripe.width)]),
+                data=stripe.data,
+                shard_bytes=stripe.shard_length,
+                digest=stripe.digest,
+            )
+    return rows
 
 
 def leftovers(

@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from native import Rendezvous
 from transport.devicemap import DeviceMap, Level
-from volume.errors import VolumeError
+from transport.errors import TransportError
 
 PACK_ID_LENGTH: Final = 32
 BATCH: Final = 1024
@@ -24,7 +24,7 @@ Held = tuple[str | None, ...]
 """Device ids by shard number; None where nobody has it, or should."""
 
 
-class TooFewDomains(VolumeError):
+class TooFewDomains(TransportError):
     """There are fewer failure domains than shards of a pack."""
 
     code = "too_few_domains"

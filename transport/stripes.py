@@ -43,7 +43,7 @@ READ_ERRORS: Final = (CorruptShard, UnknownFormat, OSError)
 class StripeLost(CorruptData):
     """Fewer good shards than it takes."""
 
-    code = "stripe_lost"
+    code = "corrupt_stripe"
 
     def __init__(self, pack_id: bytes, needed: int, good: int, lost: Mapping[int, str]) -> None:
         reasons = "; ".join(f"shard {number}: {why}" for number, why in sorted(lost.items()))
