@@ -18,7 +18,10 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-LOADED = ("blockd.cli.entry", "blockd.api.client", "blockd.cli.meter", "blockd.tls", "rich.table")
+LOADED = (
+    *("blockd.cli.entry", "blockd.api.client", "blockd.cli.meter", "blockd.tls"),
+    *("volume.stream_wire", "httpx", "rich.table", "rich.progress"),
+)
 """What commands load, and what they load when they need it."""
 MAX_REQUEST = 1 << 17  # arguments and environment
 CLIENT = """\
