@@ -156,7 +156,8 @@ def created(name: str, alias: str, redirect: str | None) -> StoredTarget:
     """A target without units. InvalidTarget."""
     if not is_name(name):
         raise InvalidTarget(
-            f"target {name!r}: no iSCSI name; write it as iqn.2026-11.io.blockd:NAME"
+            f"target {name!r}: no iSCSI name; write it as iqn.2026-11.io.blockd:NAME, "
+            "with letters, digits, '.', '-' and ':' in NAME"
         )
     return changed(StoredTarget(normalised(name)), alias, redirect)
 
