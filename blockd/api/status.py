@@ -22,10 +22,12 @@ def router(node: Node) -> APIRouter:
 
     @routes.get("/status")
     async def status() -> NodeStatus:
+        """The daemon, its data directory, and how many clients are connected."""
         return node.node_status(await asyncio.to_thread(node.store.status))
 
     @routes.get("/health", responses={503: {"model": Health}})
     async def health(response: Response) -> Health:
+        """For supervisors: 200, or 503 when the data directory is sealed."""
         store = await asyncio.to_thread(node.store.status)
         healthy = store.state != "sealed"
         if not healthy:

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import SYSTEM_PATH, SYSTEM_PYTHON
+from tests.clients import CLIENT_TIMEOUT_S, SYSTEM_PATH, SYSTEM_PYTHON
 from tests.daemon import Daemon
 from tests.docs.pages import Block
 from tests.tls_fixtures import TlsFiles, make_tls_files
 
-BLOCK_S = 60.0  # for one block, on a busy machine
 FOLDERS = ("/etc/blockd", "/etc/pki/blockd", "/mnt", "/srv", "/tmp", "/var/lib/blockd")
 """Documented places; each is a folder of the scratch machine."""
 CHAP = "host1:a-secret-of-host1"
@@ -163,7 +162,7 @@ class Machine:
             if re.search(r"&\s*($|\n)", shown):
                 self._left.append(process.pid)  # what goes on in the background is of this group
             try:
-                code = process.wait(BLOCK_S)
+                code = process.wait(CLIENT_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -172,7 +171,9 @@ class Machine:
         if code:
             pytest.fail(f"{block}: exited with {code}:\n{shown}\n{printed}", pytrace=False)
         if code is None:
-            pytest.fail(f"{block}: not done in {BLOCK_S} s:\n{shown}\n{printed}", pytrace=False)
+            pytest.fail(
+                f"{block}: not done in {CLIENT_TIMEOUT_S} s:\n{shown}\n{printed}", pytrace=False
+            )
         return printed
 
     def _environment(self) -> dict[str, str]:
