@@ -166,18 +166,20 @@ def _lock(data: Path, machine: Machine) -> Finding:
 
 
 def _format(data: Path) -> Finding:
-    folders = [name for name in ("meta", "journal", "packs") if (data / name).is_dir()]
+    folders = {name for name in ("meta", "journal", "packs") if (data / name).is_dir()}
     if not folders:
         return Finding("format", OK, "no store yet; `blockd serve` makes one")
+    rebuild = f"blockd doctor --rebuild-meta --data {data} (--from COPY, if there is one)"
+    if "meta" in folders and not (data / "meta" / "data.mdb").is_file():
+        return Finding("format", FAIL, f"{data}/meta is empty", rebuild)
     if len(folders) < 3:
-        missing = ", ".join(sorted({"meta", "journal", "packs"} - set(folders)))
-        return Finding("format", FAIL, f"{data} lacks {missing}", "restore it from a backup")
-    if not (data / "meta" / "data.mdb").is_file():
-        return Finding("format", FAIL, f"{data}/meta is empty", "restore it from a backup")
-    return _meta(data)
+        missing = ", ".join(sorted({"meta", "journal", "packs"} - folders))
+        fix = rebuild if missing == "meta" else "put it back from a copy"
+        return Finding("format", FAIL, f"{data} lacks {missing}", fix)
+    return _meta(data, rebuild)
 
 
-def _meta(data: Path) -> Finding:
+def _meta(data: Path, rebuild: str) -> Finding:
     """Format and seal as `meta/` has them; LMDB lets us read beside a running daemon."""
     try:
         from volume.disk import SystemClock
@@ -189,11 +191,14 @@ def _meta(data: Path) -> Finding:
     try:
         kv = LmdbKeyValue(data / "meta", synced=True, map_size=META_MAP_BYTES)
         try:
+            if kv.count() == 0:
+                return Finding("format", FAIL, f"{data}/meta is empty", rebuild)
             meta = Meta(kv, SystemClock())
         finally:
             kv.close()
     except (VolumeError, OSError) as error:
-        return Finding("format", FAIL, f"{data}/meta: {error}", "restore it from a backup")
+        fix = f"mv {data}/meta {data}/meta.old, then: {rebuild}"
+        return Finding("format", FAIL, f"{data}/meta: {error}", fix)
     if meta.sealed_reason is not None:
         fix = f"check the disk, then: blockd doctor --unseal --data {data}"
         return Finding("format", FAIL, f"{data} is sealed: {meta.sealed_reason}", fix)

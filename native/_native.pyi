@@ -197,6 +197,9 @@ ReplayState = tuple[int, int, int, int]
 LogRow = tuple[int, int, int, int, int, int, int]
 """A record: (lsn, seq, time in ns, op, offset, length, volume epoch)."""
 
+LogHead = tuple[int, int, int, int, int]
+"""A HEAD record: (lsn, volume number, volume epoch, seq, node epoch)."""
+
 class Journal:
     """The journal of a data directory; see src/journal.h for what is durable when. Thread-safe.
 
@@ -251,7 +254,9 @@ class Journal:
         rows_volume: int = 0,
         row_limit: int = 0,
         points: bool = False,
-    ) -> tuple[ReplayState, int, int, int, bool, list[LogRow], list[tuple[int, bytes]]]:
+    ) -> tuple[
+        ReplayState, int, int, int, bool, list[LogRow], list[tuple[int, bytes]], list[LogHead]
+    ]:
         """Apply the records of a segment from `state` on, up to the first that does not fit.
 
         A record whose seq the volume has already, or of an epoch before the volume's, is skipped.
@@ -259,8 +264,8 @@ class Journal:
         `end_ns`, the first record of volume `end_volume` after `end_seq` (0: no such end).
         Returns (state there, records, skipped, time of the last MARK or 0, whether one of the ends
         was reached, the newest `row_limit` records of `rows_volume`, with `points` the lsn and
-        payload of each POINT record). A row has time 0 when no MARK of this segment is before
-        it."""
+        payload of each POINT record, and each HEAD record). A row has time 0 when no MARK of this
+        segment is before it."""
 
     def proves(self, slot: int, position: int, lsn: int, /) -> bool:
         """Whether a mark in the segment, from `position` on, says that `lsn` was durable."""

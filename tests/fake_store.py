@@ -4,8 +4,10 @@ Its devices are in memory; versions are in tests.fake_versions. `clients` of a v
 test; everything else follows the calls.
 """
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import IO
 
 from blockd.api.node import Incoming
 from tests.fake_streams import FakeStreams
@@ -58,6 +60,8 @@ class FakeStore:
         """By uuid of the volume."""
         self.states: dict[str, bytes] = {}
         """What `keep` was given."""
+        self.meta_copy = b""
+        """What `backup_meta` gives."""
         self._numbers = 0
         self.snapshots = FakeSnapshots(self)
         self.versions = FakeVersions(self)
@@ -234,6 +238,10 @@ class FakeStore:
 
     def abort_receive(self, name: str) -> None:
         self.streams.abort_receive(name)
+
+    def backup_meta(self) -> IO[bytes]:
+        self._fail()
+        return io.BytesIO(self.meta_copy)
 
     def status(self) -> StoreStatus:
         self._fail()

@@ -28,6 +28,7 @@ from volume.errors import (
     WouldWait,
 )
 from volume.flusher import Flusher
+from volume.headrecord import described
 from volume.history import (
     History,
     Settings,
@@ -96,6 +97,8 @@ class Catalog:
         self.protect: Callable[[VersionRow], bool] = lambda _row: True
         """Told of a version whose tree has just become a head: gc may be about to give it up
         (`volume.gc`). Set by `volume.upkeep`."""
+        self.unrecorded: set[int] = set()
+        """Numbers of volumes that the log after the checkpoint has no HEAD record of."""
         self.attached: Callable[[], None] = lambda: None
         """Told that a volume has got its first client. Set by `volume.upkeep`."""
         self._volumes = {record.name: self._make(record) for record in meta.volumes()}
@@ -231,10 +234,38 @@ class Catalog:
                 rows=rows,
             )
             fail_point("volume.create.after")
+            self._append_head(record)
             volume = self._make(record)
             self._volumes = {**self._volumes, record.name: volume}
             log.info("volume created volume=%s size=%d", name, size)
             return self.info_of(volume)
+
+    def _append_head(self, record: VolumeRecord, *, gone: bool = False) -> None:
+        """Tell the journal as well what `meta/` has been told; see `volume.headrecord`.
+
+        The change is made: what keeps the copy from being written is told to nobody but the log.
+        Where only a segment is missing for it, it is tried again."""
+        now_ns = self._parts.clock.now_ns()
+        data = described(record, now_ns, gone=gone)
+        try:
+            self._parts.journal.append_head(
+                record.number, record.epoch, record.head.seq, data, now_ns
+            )
+        except BlockingIOError:
+            self.unrecorded.add(record.number)
+        except OSError as error:
+            log.warning("no head record in the journal volume=%s error=%s", record.name, error)
+
+    def append_heads(self) -> None:
+        """Append the HEAD records that are still missing."""
+        for number in list(self.unrecorded):
+            with self.lock:
+                self.unrecorded.discard(number)
+                record = self._meta.numbered(number)
+                if record is not None and self._seal.reason is None:
+                    self._append_head(record)
+            if number in self.unrecorded:
+                return  # still no segment
 
     def delete(self, name: str, *, force: bool = False) -> None:
         """Forget a volume and its versions; durable on return. Their space comes back with gc.
@@ -251,8 +282,9 @@ class Catalog:
                 raise VolumeHasSnapshots(name, count)
             with self.naming:
                 fail_point("volume.delete.before")
-                self._meta.delete(name, self._history.keys_of(number))
+                gone = self._meta.delete(name, self._history.keys_of(number))
                 fail_point("volume.delete.after")
+                self._append_head(gone, gone=True)
                 self._history.forgotten(number)
                 volume.deleted = True
                 volume.core.retire()
@@ -268,6 +300,7 @@ class Catalog:
             volume = self.named(name)
             with self.naming:
                 volume.record = self._meta.rename(name, new_name)
+                self._append_head(volume.record)
                 others = {key: kept for key, kept in self._volumes.items() if key != name}
                 self._volumes = {**others, new_name: volume}
             log.info("volume renamed volume=%s new_name=%s", name, new_name)
@@ -297,6 +330,7 @@ class Catalog:
             fail_point("resize.unmapped")
             volume.record = self._meta.resize(name, size)
             fail_point("resize.stored")
+            self._append_head(volume.record)
             volume.core.resize(size)
             log.info("volume resized volume=%s size=%d", name, size)
             return self.info_of(volume)
@@ -441,6 +475,7 @@ class Catalog:
             put = {**points_put(points), **snapshots_put(names), **versions_put([new])}
             record = self._meta.replace_head(record.name, head, row.size, put)
             fail_point("restore.replaced")
+            self._append_head(record)  # before any record of the new epoch
         except BaseException:
             volume.core.revive()
             raise

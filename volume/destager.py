@@ -39,9 +39,10 @@ from native import Journal, VolumeCore
 from volume.builder import BuildInput, Built, Lost, TreeBuilder
 from volume.checkpoint import Checkpoint
 from volume.chunks import ChunkStore
-from volume.commits import Commit, encode, put_commit
+from volume.commits import Commit, put_commit
 from volume.disk import Clock
 from volume.errors import CorruptData, NoSuchVersion, VolumeError
+from volume.headrecord import SITE, WRITER, described, payload
 from volume.history import History, RoundRow, VersionRow, point_key, round_put, versions_put
 from volume.layout import ZERO_ID, ChunkId
 from volume.meta import Head, Meta, VolumeRecord
@@ -51,9 +52,6 @@ from volume.sites import fail_point, rare
 from volume.volume import Volume
 
 log = logging.getLogger(__name__)
-
-SITE = "local"
-WRITER = "blockd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +76,8 @@ class _Round:
     checkpoint: Checkpoint
     time_ns: int
     volumes: list[tuple[Volume, int, int]]
+    others: list[Volume]
+    """Those that had nothing to freeze."""
 
 
 @dataclass(slots=True)
@@ -133,6 +133,7 @@ class Destager:
         self._control = control
         self._damaged = damaged
         self._lost: list[Lost] = []
+        self._head_in: dict[int, int] = {}  # volume number -> sequence that has a HEAD, or later
         self._round: _Round | None = None
         self.rounds = 0
         self.unsettled = 0
@@ -170,14 +171,15 @@ class Destager:
             if not full and not hot and not self._history.points:
                 return None
             cut, seqs = self._journal.freeze([volume.core for volume in everyone])
-            changed = []
+            changed, others = [], []
             for volume, seq in zip(everyone, seqs, strict=True):
                 if seq != volume.record.head.seq:
                     changed.append((volume, seq, volume.record.size))
                 else:
                     volume.core.commit(volume.head().generation)  # nothing was frozen
+                    others.append(volume)
             checkpoint = Checkpoint(*cut, self._segment_bytes)
-            self._round = _Round(checkpoint, self._clock.now_ns(), changed)
+            self._round = _Round(checkpoint, self._clock.now_ns(), changed, others)
         return self._round
 
     def _build(self, current: _Round) -> _Results:
@@ -352,6 +354,9 @@ class Destager:
         now_ns = self._clock.now_ns()
         for each in results.heads:
             self._append_head(each, now_ns)
+        for volume in current.others:
+            self._append_head_again(volume, current.checkpoint.sequence, now_ns)
+        self._forget_gone(len(current.volumes) + len(current.others))
         fail_point("destage.heads-appended")
         self._journal.sync()
         fail_point("destage.heads-synced")
@@ -398,16 +403,34 @@ class Destager:
         return self._meta.numbered(row.number) is not None
 
     def _append_head(self, built: _Built, now_ns: int) -> None:
-        """A HEAD record: commit id and commit, so that losing meta/ loses names, never data.
+        """A HEAD record: commit id and commit, so that losing meta/ loses names, never data."""
+        data = payload(built.row.commit, built.commit)
+        self._append(built.volume, built.commit.epoch, built.row.seq, data, now_ns)
 
-        It is only a second copy: a journal that is full to the last segment goes without it."""
+    def _append_head_again(self, volume: Volume, sequence: int, now_ns: int) -> None:
+        """The same for a volume that has not changed, when segments before `sequence` go and its
+        last one with them."""
+        if self._head_in.get(volume.record.number, 0) >= sequence:
+            return
+        with self._control:  # what is appended is what meta/ says at this moment
+            record = volume.record
+            if not volume.deleted:
+                data = described(record, now_ns)
+                self._append(volume, record.epoch, record.head.seq, data, now_ns)
+
+    def _forget_gone(self, count: int) -> None:
+        """Of volumes that are deleted nothing is to be remembered; `count`: those of this round."""
+        if len(self._head_in) > 2 * count:
+            numbers = [number for number in self._head_in if self._meta.numbered(number)]
+            self._head_in = {number: self._head_in[number] for number in numbers}
+
+    def _append(self, volume: Volume, epoch: int, seq: int, data: bytes, now_ns: int) -> None:
+        """It is only a second copy: a journal that is full to the last segment goes without it."""
+        number = volume.record.number
+        _, sequence, *_ = self._journal.cut()
         try:
-            self._journal.append_head(
-                built.row.number,
-                built.commit.epoch,
-                built.row.seq,
-                built.row.commit + encode(built.commit),
-                now_ns,
-            )
+            self._journal.append_head(number, epoch, seq, data, now_ns)
         except BlockingIOError:
-            log.debug("no journal segment for a head record volume=%s", built.volume.name)
+            log.debug("no journal segment for a head record volume=%s", volume.name)
+        else:
+            self._head_in[number] = sequence

@@ -10,6 +10,7 @@
       OutOfSpace
         JournalFull
       StoreSealed   StoreClosing  DirectoryLocked  UnknownFormat
+      MetaLost  OldMeta
       CorruptData
         CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest
 
@@ -194,6 +195,32 @@ class UnknownFormat(VolumeError):
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(f"{path}: {what}; it was written by another version, or is not blockd's")
+
+
+class MetaLost(VolumeError):
+    """There is data, but no `meta/` that says whose it is. Making a new one would hide it."""
+
+    code = "meta_lost"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"data directory {path}: meta/ is gone or empty, but journal/ or packs/ hold data; "
+            f"make it anew: blockd doctor --rebuild-meta --data {path} "
+            "(with --from COPY, if there is one of backup-meta)"
+        )
+
+
+class OldMeta(VolumeError):
+    """`meta/` is a copy of an earlier time: what happened since would be forgotten with it."""
+
+    code = "old_meta"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"meta/ is an old copy: {why}. Opening the store with it would lose what was written "
+            "since. Move meta/ away and let it be brought up to date: blockd doctor "
+            "--rebuild-meta --from COPY/data.mdb --data DIR"
+        )
 
 
 class CorruptData(VolumeError):

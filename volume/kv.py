@@ -239,6 +239,18 @@ class LmdbKeyValue:
         except lmdb.Error as error:
             raise self._translated(error) from error
 
+    def copy_to(self, fd: int) -> None:
+        """Write all of it, as it is at one moment, into an empty file: what LMDB opens without a
+        folder. Others go on meanwhile, but for an update that has to make the map larger."""
+        self._enter()
+        try:
+            self._env.copyfd(fd, compact=True)
+            os.fsync(fd)
+        except lmdb.Error as error:
+            raise self._translated(error, room=False) from error
+        finally:
+            self._leave()
+
     def close(self) -> None:
         self._env.close()
 

@@ -89,11 +89,14 @@ META_KEY_CHECKPOINT = b"checkpoint"
 META_KEY_SEALED = b"sealed"
 META_KEY_INDEX_TRUST = b"index-trust"
 META_KEY_POINTS_LSN = b"points-lsn"
+META_KEY_BACKUP = b"backup"
 META_PREFIX_VOLUME = b"v/"  # + number, u32 big-endian -> volume record
 META_PREFIX_NAME = b"n/"  # + name, UTF-8 -> number
 
 META_STORE = struct.Struct("<8s I 16s Q")
 """magic, format version of the data directory, store uuid, creation time in ns."""
+META_BACKUP = struct.Struct("<Q Q")
+"""time of the copy in ns, lsn of the last record of the journal then. In copies only."""
 META_U64 = struct.Struct("<Q")
 META_U32 = struct.Struct("<I")
 META_NUMBER_KEY = struct.Struct(">I")

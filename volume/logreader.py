@@ -116,7 +116,7 @@ class LogCursor:
         while self._state[0] <= end.lsn and (self._open is not None or self._open_next()):
             assert self._open is not None
             try:
-                self._state, _, _, seen_ns, ended, found, _ = self._journal.replay(
+                self._state, _, _, seen_ns, ended, found, *_ = self._journal.replay(
                     self._open.slot,
                     self._state,
                     cores,

@@ -26,11 +26,11 @@ from dataclasses import dataclass, replace
 
 from volume import layout
 from volume.disk import Clock
-from volume.errors import NoSuchVolume, UnknownFormat, VolumeExists
+from volume.errors import NoSuchVolume, OldMeta, UnknownFormat, VolumeExists
 from volume.framing import corrupt_value, framed, text, unframed, unpacked
 from volume.kv import KeyValue
 from volume.layout import ZERO_ID, ChunkId
-from volume.refs import check_volume_name
+from volume.refs import check_volume_name, format_time
 from volume.sites import fail_point
 
 MAX_EPOCH = (1 << 64) - 1  # META_U64
@@ -68,7 +68,8 @@ class VolumeRecord:
 class Meta:
     """The records of one data directory. Formats `kv` when it is empty.
 
-    `path` only names the environment in messages. Errors of every method: those of `KeyValue`.
+    `path` only names the environment in messages. OldMeta: it is a copy. Errors of every method:
+    those of `KeyValue`.
     """
 
     def __init__(self, kv: KeyValue, clock: Clock, path: str = "meta") -> None:
@@ -81,6 +82,7 @@ class Meta:
             )
             kv.update({layout.META_KEY_STORE: framed(store)})
         self.uuid, self.created_ns = self._load_store()
+        self._refuse_copy()
         self.node_epoch: int = self._integer(layout.META_KEY_NODE_EPOCH, layout.META_U64, 0)
         sealed = self._value(layout.META_KEY_SEALED)
         self.sealed_reason: str | None = (
@@ -178,7 +180,7 @@ class Meta:
         with self._lock:
             if name in self._numbers:
                 raise VolumeExists(name)
-            number = self._next_number()
+            number = self.next_number
             record = VolumeRecord(
                 number, uuid, name, size, block_size, chunk_size, created_ns, 1, head or Head()
             )
@@ -269,6 +271,11 @@ class Meta:
             self._volumes.update(moved)
             self.checkpoint = checkpoint
 
+    @property
+    def next_number(self) -> int:
+        """Of the next volume; none that was ever given is as high."""
+        return self._integer(layout.META_KEY_NEXT_VOLUME, layout.META_U32, 1)
+
     # -- inside; `_lock` is held
 
     def _number(self, name: str) -> int:
@@ -276,9 +283,6 @@ class Meta:
         if number is None:
             raise NoSuchVolume(name)
         return number
-
-    def _next_number(self) -> int:
-        return self._integer(layout.META_KEY_NEXT_VOLUME, layout.META_U32, 1)
 
     def _store(
         self,
@@ -312,6 +316,13 @@ class Meta:
             raise UnknownFormat(self._path, f"magic {magic!r}, format version {version}")
         return uuid, created_ns
 
+    def _refuse_copy(self) -> None:
+        """A copy of `volume.metabackup` says that it is one: its time is over."""
+        copied = self._value(layout.META_KEY_BACKUP)
+        if copied is not None:
+            time_ns, _ = unpacked(layout.META_BACKUP, layout.META_KEY_BACKUP, copied, self._path)
+            raise OldMeta(f"it was made by backup-meta at {format_time(time_ns)}")
+
     def _load_volumes(self) -> dict[int, VolumeRecord]:
         records = {}
         for key, value in self._kv.items(layout.META_PREFIX_VOLUME):
@@ -332,6 +343,12 @@ class Meta:
         return VolumeRecord(
             number, uuid, name, size, block_size, chunk_size, created_ns, epoch, Head(*head)
         )
+
+
+def volume_put(record: VolumeRecord) -> dict[bytes, bytes]:
+    """The rows of a volume, for who makes a `meta/` anew."""
+    number = framed(layout.META_U32.pack(record.number))
+    return {_volume_key(record.number): _volume_value(record), _name_key(record.name): number}
 
 
 def _volume_key(number: int) -> bytes:

@@ -7,6 +7,13 @@ dropped. Unless something proves otherwise: every MARK record and segment header
 lsn the log was durable when it was written. If one of them, beyond the tail, vouches for the record
 that is missing, flushed data is damaged, and the store refuses to open rather than forget it.
 
+The log also tells when `meta/` is an old copy that somebody has put back: then replaying over its
+heads would forget what happened since, so the store refuses to open; `volume.rebuild` is the way
+out. It is old when the log has records of a run of the store that it does not know, or of this one;
+a HEAD record (`volume.headrecord`) of a volume that it has not numbered yet, or of a later epoch of
+one; or, from one run, HEAD records of two rounds that it has not: the second began when the first
+was in `meta/`.
+
 Who accepts the loss has the rest of the log wiped, so that it is accepted once and for all: what it
 says about the lost records must not be held against those that take their numbers.
 
@@ -16,20 +23,22 @@ serves, so that what was replayed is durable as well.
 
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from native import Journal, VolumeCore, decode_segment_header
 from volume.checkpoint import Checkpoint
 from volume.disk import Clock, Disk, File
-from volume.errors import CorruptJournal, UnknownFormat
+from volume.errors import CorruptJournal, OldMeta, UnknownFormat
 from volume.history import RoundRow
+from volume.meta import VolumeRecord
 from volume.segments import LogSegment, SegmentPool, open_segments, segment_path
 from volume.warmpages import warm
 
 log = logging.getLogger(__name__)
 
 SEGMENT_HEADER_BYTES = 4096
+LogHead = tuple[int, int, int, int, int]  # native.Journal.replay
 READ_AHEAD_SEGMENTS = 4  # while one is replayed, the disk works on the next ones
 LAST_SEQUENCE = 1 << 63  # the native BD_LAST_SEQUENCE; 0 is of no segment (Checkpoint)
 _PROGRESS_INTERVAL_S = 1.0
@@ -50,6 +59,8 @@ class Recovered:
     """Flushed records were missing, and that was accepted."""
     points: Sequence[tuple[int, bytes]] = ()
     """lsn and payload of the POINT records, in order."""
+    heads: frozenset[int] = frozenset()
+    """Numbers of the volumes that HEAD records are of."""
 
 
 class JournalRecovery:
@@ -66,10 +77,13 @@ class JournalRecovery:
         rounds: Sequence[RoundRow],
         *,
         node_epoch: int,
+        known: Mapping[int, VolumeRecord],
+        next_volume: int,
         accept_loss: bool,
     ) -> None:
         """`rounds`: oldest first; from the first one's segment on the old log is held.
-        `node_epoch`: of this run, which the journal appends with."""
+        `node_epoch`: of this run, which the journal appends with. `known`: the volumes that meta/
+        has, by number; `next_volume`: the first number that it has not given yet."""
         self._disk = disk
         self._clock = clock
         self._journal = journal
@@ -78,12 +92,14 @@ class JournalRecovery:
         self._checkpoint = checkpoint
         self._rounds = rounds
         self._node_epoch = node_epoch
+        self._known = known
+        self._next_volume = next_volume
         self._accept_loss = accept_loss
         self._lost = False
 
     def run(self, volumes: dict[int, VolumeCore]) -> Recovered:
         """Replay. OSError when a segment cannot be read; CorruptJournal when flushed records are
-        damaged. Nothing on disk is changed, unless that is accepted."""
+        damaged; OldMeta. Nothing on disk is changed, unless damage is accepted."""
         files = open_segments(self._disk, self._checkpoint.segment_bytes)
         for slot, file in files.items():
             self._pool.add(slot, file)
@@ -163,6 +179,7 @@ class JournalRecovery:
             )
         chained: list[int] = []
         points: list[tuple[int, bytes]] = []
+        heads: list[LogHead] = []
         records = skipped = 0
         started = shown = self._clock.monotonic()
         for number, segment in enumerate(live):
@@ -187,13 +204,13 @@ class JournalRecovery:
                 raise UnknownFormat(
                     segment_path(segment.slot), "the next record is of an unknown version or kind"
                 ) from error
-            (lsn, chain, node_epoch, position), found, gone, _, _, _, named = state
-            if node_epoch > self._node_epoch:
-                raise CorruptJournal(
-                    f"{segment_path(segment.slot)}: written by run {node_epoch} of the store, of "
-                    f"which meta/ knows {self._node_epoch}; meta/ is older than the journal, "
-                    "restore both from one copy"
+            (lsn, chain, node_epoch, position), found, gone, _, _, _, named, moved = state
+            if node_epoch >= self._node_epoch:
+                raise OldMeta(
+                    f"{segment_path(segment.slot)} was written by run {node_epoch} of the store, "
+                    f"and meta/ knows of {self._node_epoch - 1}"
                 )
+            heads += moved
             points += named
             self._chain, self._position = chain, position
             records += found
@@ -205,12 +222,37 @@ class JournalRecovery:
                     "journal replay segments=%d/%d records=%d seconds=%.1f",
                     *(number + 1, len(live), records, now - started),
                 )
+        self._check_heads(heads)
         if records:
             log.info(
                 "journal replayed segments=%d records=%d skipped=%d lsn=%d seconds=%.2f",
                 *(len(chained), records, skipped, lsn, self._clock.monotonic() - started),
             )
-        return Recovered(records, skipped, len(chained), lsn, points=points), chained
+        numbers = frozenset(number for _, number, *_ in heads)
+        recovered = Recovered(records, skipped, len(chained), lsn, points=points, heads=numbers)
+        return recovered, chained
+
+    def _check_heads(self, heads: list[LogHead]) -> None:
+        """Refuse when HEAD records prove that meta/ has been further than it is."""
+        ahead: dict[tuple[int, int], int] = {}  # (volume, run) -> seq of a head that meta/ lacks
+        for lsn, number, epoch, seq, node_epoch in heads:
+            record = self._known.get(number)
+            if record is None:
+                if number >= self._next_volume:
+                    raise OldMeta(f"record {lsn} of the journal is of volume number {number}")
+                continue  # deleted since
+            if epoch > record.epoch:
+                raise OldMeta(
+                    f"record {lsn} of the journal is of epoch {epoch} of volume {record.name}, and "
+                    f"meta/ knows of {record.epoch}"
+                )
+            if epoch == record.epoch and seq > record.head.seq:
+                first = ahead.setdefault((number, node_epoch), seq)
+                if seq != first:
+                    raise OldMeta(
+                        f"record {lsn} of the journal has volume {record.name} in chunks up to "
+                        f"seq {seq}, after {first}, and meta/ knows of {record.head.seq}"
+                    )
 
     def _check_tail(self, live: list[LogSegment], chained: list[int], lsn: int) -> None:
         """Refuse when anything beyond the tail proves that the record `lsn` was durable."""
@@ -251,7 +293,8 @@ class JournalRecovery:
         self._lost = True
         message = (
             f"journal: {what} is damaged or missing although it had been flushed; what follows "
-            "it cannot be trusted. Restore the data directory from a copy, or open it with "
+            "it cannot be trusted. If meta/ was put back from a copy: blockd doctor --rebuild-meta "
+            "--from COPY. Else restore the data directory from a copy, or open it with "
             "store.accept_journal_loss = true to go on without those writes"
         )
         if not self._accept_loss:

@@ -78,7 +78,7 @@ class ReferredTrees:
         kept = False
         try:
             if not use.stored and tree.root != ZERO_ID:
-                self._kv.update({_key(tree): framed(layout.META_TREE_ROW.pack(tree.chunk_size))})
+                self._kv.update(tree_put(tree))
                 use.stored = True
             kept = self.protect(tree)
         finally:
@@ -125,6 +125,11 @@ def rows(kv: KeyValue) -> Iterator[Tree]:
             corrupt_value("meta", key, f"is {len(body)} bytes long")
         (chunk_size,) = layout.META_TREE_ROW.unpack(body)
         yield Tree(key[len(prefix) : -1], key[-1], chunk_size)
+
+
+def tree_put(tree: Tree) -> dict[bytes, bytes]:
+    """The row of a tree."""
+    return {_key(tree): framed(layout.META_TREE_ROW.pack(tree.chunk_size))}
 
 
 def _key(tree: Tree) -> bytes:

@@ -21,6 +21,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from native import Journal, PlaceTable
 from volume import codecs, retention
@@ -32,7 +33,7 @@ from volume.checkpoint import Checkpoint, first_checkpoint
 from volume.chunks import ChunkStore
 from volume.destager import Destager
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
-from volume.errors import DirectoryLocked, JournalFull, StoreSealed
+from volume.errors import DirectoryLocked, JournalFull, MetaLost, StoreSealed
 from volume.flusher import Flusher
 from volume.gc import GcReport, GcStatus
 from volume.history import History, RoundRow, Settings, VersionRow, round_put, versions_put
@@ -43,6 +44,7 @@ from volume.locking import DirectoryLock
 from volume.logreader import LogReader
 from volume.manifest import Manifests
 from volume.meta import Meta
+from volume.metabackup import copied
 from volume.model import (
     DEFAULT_BLOCK_SIZE,
     DEFAULT_CHUNK_SIZE,
@@ -102,6 +104,7 @@ class Store:
         self._clock = clock
         self._boot_id = boot_id
         self._scheduler = scheduler
+        self._copy_meta: Callable[[int], None] | None = None
         self._closers: list[Callable[[], None]] = [meta_kv.close]
         try:
             self._open(meta_kv, open_index)
@@ -115,11 +118,15 @@ class Store:
     ) -> "Store":
         """Open a directory, made if need be, and start the store's threads.
 
-        DirectoryLocked, UnknownFormat, StoreSealed, CorruptData, OutOfSpace, OSError."""
+        DirectoryLocked, UnknownFormat, StoreSealed, MetaLost, OldMeta, CorruptData, OutOfSpace,
+        OSError."""
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True)
             PosixDisk(path.parent).sync_dir(".")
         lock = DirectoryLock(path)
+        if not (path / "meta" / "data.mdb").exists() and holds_data(PosixDisk(path)):
+            lock.release()
+            raise MetaLost(str(path))  # before an empty one is made
 
         def open_index(fresh: bool) -> KeyValue:
             if fresh:
@@ -127,10 +134,11 @@ class Store:
             return LmdbKeyValue(path / "index", synced=False, map_size=INDEX_MAP_BYTES)
 
         try:
+            meta_kv = LmdbKeyValue(path / "meta", synced=True, map_size=META_MAP_BYTES)
             store = cls(
                 PosixDisk(path),
                 SystemClock(),
-                LmdbKeyValue(path / "meta", synced=True, map_size=META_MAP_BYTES),
+                meta_kv,
                 open_index,
                 scheduler or InlineScheduler(),
                 options or StoreOptions(),
@@ -141,11 +149,14 @@ class Store:
             lock.release()
             raise
         store._closers.insert(0, lock.release)  # last
+        store._copy_meta = meta_kv.copy_to
         store._start()
         return store
 
     def _open(self, meta_kv: KeyValue, open_index: Callable[[bool], KeyValue]) -> None:
         options, clock = self.options, self._clock
+        if next(meta_kv.items(), None) is None and holds_data(self._disk):
+            raise MetaLost(self.path)
         self._meta_kv = kv = LaterKeyValue(meta_kv)
         self._meta = meta = Meta(kv, clock)
         if meta.sealed_reason is not None:
@@ -381,6 +392,8 @@ class Store:
             checkpoint,
             list(self._history.rounds()),
             node_epoch=self._meta.node_epoch,
+            known={record.number: record for record in self._meta.volumes()},
+            next_volume=self._meta.next_number,
             accept_loss=self.options.accept_journal_loss,
         )
         volumes = self._catalog.all()
@@ -389,6 +402,7 @@ class Store:
             self._meta.move_heads({}, recovered.checkpoint.encode())
         if recovered.lost:
             self._forget_lost(recovered.checkpoint or checkpoint, recovered.lsn)
+        self._catalog.unrecorded |= {volume.record.number for volume in volumes} - recovered.heads
         fail_point("open.replayed")
         self._seal.sync_journal()  # what was replayed is durable before anything is served
         next_lsn, sequence, *_ = self._journal.cut()
@@ -507,6 +521,14 @@ class Store:
 
     def abort_receive(self, name: str) -> None:
         self._transfers.abort_receive(name)
+
+    def backup_meta(self) -> IO[bytes]:
+        """A copy of meta/ as it is now, at its start; see `metabackup.copied`. The caller closes
+        it. Only of a directory that `open` has opened."""
+        assert self._copy_meta is not None, "simulated stores have no files to copy"
+        self._meta_kv.flush()
+        lsn = self._journal.state()[0]
+        return copied(self._copy_meta, Path(self.path), time_ns=self._clock.now_ns(), lsn=lsn)
 
     # -- what those around the store keep in it
 
@@ -628,6 +650,15 @@ class Store:
         while self._closers:
             with contextlib.suppress(OSError):
                 self._closers.pop()()
+
+
+def holds_data(disk: Disk) -> bool:
+    """Whether there is a pack or a segment of the journal, of whatever store."""
+    for folder, suffix in (("packs", ".pack"), ("journal", ".seg")):
+        with contextlib.suppress(FileNotFoundError):
+            if any(name.endswith(suffix) for name in disk.list(folder)):
+                return True
+    return False
 
 
 def read_boot_id() -> str:

@@ -208,7 +208,7 @@ class Upkeep:
             ended=self._destager_ended,
         )
         self._upkeep_worker = Worker(
-            "blockd-upkeep", UPKEEP_INTERVAL_S, self.tend, self._parts.seal.close
+            "blockd-upkeep", UPKEEP_INTERVAL_S, self._tend_all, self._parts.seal.close
         )
         scrub = Worker("blockd-scrub", SCRUB_INTERVAL_S, self._step_scrub, self._parts.seal.close)
         self._workers = [self._destage_worker, self._upkeep_worker, scrub]
@@ -278,6 +278,11 @@ class Upkeep:
         if now - self._released_at >= RELEASE_INTERVAL_S and not self._busy():
             self._released_at = now
             parts.chunks.index.release_memory()
+        return made
+
+    def _tend_all(self) -> bool:
+        made = self.tend()
+        self._parts.catalog.append_heads()
         return made
 
     def _trim_window(self) -> None:

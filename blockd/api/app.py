@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blockd.api import (
+    backup,
     connections,
     errors,
     scrub,
@@ -46,6 +47,7 @@ def create_app(node: Node, version: str) -> FastAPI:
         versions,
         space,
         transfer,
+        backup,
         scrub,
         status,
         connections,

@@ -229,6 +229,19 @@ class Client:
                 _answer(response)
             yield response.iter_raw(STREAM_PIECE_BYTES)
 
+    @contextmanager
+    def backup_meta(self) -> Iterator[Iterator[bytes]]:
+        """The bytes of a copy of meta/, while the block runs."""
+        path = "/v1/meta-backup"
+        with (
+            self._failures("GET", path),
+            self._http.stream("GET", path, timeout=STREAM_TIMEOUT_S) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                _answer(response)
+            yield response.iter_raw(STREAM_PIECE_BYTES)
+
     def receive(self, name: str, pieces: Iterable[bytes]) -> VolumeInfo:
         """Send a stream's bytes, to be volume `name`; waits for `pieces` as long as they take."""
         path = _receive_path(name)

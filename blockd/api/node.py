@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import IO, Protocol
 
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ConnectionInfo, NodeStatus
@@ -149,6 +149,10 @@ class Store(Exports, Protocol):
 
     def abort_receive(self, name: str) -> None:
         """Forget a stream that was cut off."""
+
+    def backup_meta(self) -> IO[bytes]:
+        """A copy of meta/ of this moment (`volume.metabackup`), at its start; the caller closes
+        it. Waits for disks."""
 
     def close(self) -> None: ...
 

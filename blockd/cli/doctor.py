@@ -45,9 +45,34 @@ def doctor(
             help="Make the index anew from the packs, then look for what is missing from them.",
         ),
     ] = False,
+    rebuild_meta: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild-meta", help="Make a lost meta/ anew from packs, journal and a copy of it."
+        ),
+    ] = False,
+    copy: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="PATH", help="--rebuild-meta: a copy that backup-meta has made."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="--rebuild-meta: only show what would be made."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check the data directory, the configuration and what clients need here."""
+    if (copy or dry_run) and not rebuild_meta:
+        raise UsageError("doctor: --from and --dry-run belong to --rebuild-meta")
+    if rebuild_meta and (unseal or repair_index):
+        raise UsageError("doctor --rebuild-meta: the index is made anew with it; give it alone")
+    if rebuild_meta:
+        from blockd.cli.rebuild import rebuild
+
+        rebuild(data, copy, as_json, write=not dry_run)
+        return
     if unseal:
         _unseal(data, as_json)
     if repair_index:
@@ -126,7 +151,7 @@ def _repair_index(data: Path | None, as_json: bool) -> None:
     from volume.repair import rebuild_index
 
     sites.arm_from(os.environ)
-    with _progress() as shown:
+    with long_progress() as shown:
         report = rebuild_index(data, shown)
     if as_json:
         print_json(
@@ -166,7 +191,7 @@ def _repair_index(data: Path | None, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def long_progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on a terminal, plain lines every few seconds elsewhere; both on stderr."""
     if sys.stderr.isatty():
         with bar() as shown:

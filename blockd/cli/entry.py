@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from blockd.cli import (
+    backup,
     completion,
     doctor,
     exits,
@@ -30,7 +31,7 @@ from blockd.cli.output import print_error
 
 ORDER = (
     *("serve", "volume", "snapshot", "target", "space"),
-    *("import", "export", "send", "receive"),
+    *("import", "export", "send", "receive", "backup-meta"),
     *("gc", "scrub", "status", "doctor", "version"),
 )
 
@@ -60,6 +61,7 @@ app.command()(transfer.send)
 app.command()(transfer.receive)
 app.command("export")(transfer.export_image)
 app.command("import")(transfer.import_image)
+app.command()(backup.backup_meta)
 app.command()(space.space)
 app.add_typer(gc.app, name="gc")
 app.add_typer(scrub.app, name="scrub")

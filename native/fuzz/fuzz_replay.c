@@ -90,6 +90,7 @@ static int replay(struct rig *rig, struct bd_replay *replay, uint64_t end_lsn)
                                  .want_points = true};
     int result = bd_replay_segment(replay, 0);
     free(replay->points);
+    free(replay->heads);
     return result;
 }
 

@@ -137,6 +137,15 @@ struct bd_log_row {
     uint8_t op;
 };
 
+/* A HEAD record, without its payload. */
+struct bd_log_head {
+    uint64_t lsn;
+    uint64_t seq;
+    uint32_t volume;
+    uint32_t epoch;
+    uint32_t node_epoch;
+};
+
 struct bd_replay {
     struct bd_journal *journal;
     struct bd_volume **volumes; /* by number; NULL where unknown */
@@ -161,6 +170,11 @@ struct bd_replay {
     uint8_t *points; /* malloc'ed; the caller frees it */
     size_t points_length;
     size_t points_capacity;
+
+    /* With want_points as well: the HEAD records. */
+    struct bd_log_head *heads; /* malloc'ed; the caller frees it */
+    size_t head_count;
+    size_t head_capacity;
 
     /* The newest records of volume `rows_volume`, as a ring: row i is rows[i % row_capacity]. */
     struct bd_log_row *rows; /* NULL: none are wanted */

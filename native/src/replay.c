@@ -110,6 +110,24 @@ static int note_point(struct bd_replay *replay, const struct bd_record *record,
     return 0;
 }
 
+static int note_head(struct bd_replay *replay, const struct bd_record *record)
+{
+    if (replay->head_count == replay->head_capacity) {
+        size_t capacity = replay->head_capacity == 0 ? 64 : replay->head_capacity * 2;
+        struct bd_log_head *grown = realloc(replay->heads, capacity * sizeof *grown);
+        if (grown == NULL)
+            return -ENOMEM;
+        replay->heads = grown;
+        replay->head_capacity = capacity;
+    }
+    replay->heads[replay->head_count++] = (struct bd_log_head){.lsn = record->lsn,
+                                                               .seq = record->seq,
+                                                               .volume = record->volume,
+                                                               .epoch = record->volume_epoch,
+                                                               .node_epoch = record->node_epoch};
+    return 0;
+}
+
 static bool beyond_end(const struct bd_replay *replay, const struct bd_record *record)
 {
     if (replay->end_lsn != 0 && record->lsn > replay->end_lsn)
@@ -127,8 +145,8 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
         replay->last_ns = record->offset;
         return 0;
     }
-    if (record->op == BD_RECORD_HEAD)
-        return 0; /* what it says is in meta as well, which is read first */
+    if (record->op == BD_RECORD_HEAD) /* what it says is in meta as well, or meta is an old one */
+        return replay->want_points ? note_head(replay, record) : 0;
     if (record->op == BD_RECORD_POINT)
         return replay->want_points ? note_point(replay, record, payload) : 0;
     note_row(replay, record);

@@ -43,6 +43,22 @@ static PyObject *point_list(const struct bd_replay *replay)
     return list;
 }
 
+static PyObject *head_list(const struct bd_replay *replay)
+{
+    PyObject *list = PyList_New((Py_ssize_t)replay->head_count);
+    for (size_t i = 0; list != NULL && i < replay->head_count; i++) {
+        const struct bd_log_head *head = &replay->heads[i];
+        PyObject *item =
+            Py_BuildValue("(KIIKI)", (unsigned long long)head->lsn, head->volume, head->epoch,
+                          (unsigned long long)head->seq, head->node_epoch);
+        if (item == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, item);
+    }
+    return list;
+}
+
 /* The volumes of a dict by number, as an array for bd_replay; NULL with an exception. */
 static struct bd_volume **volumes_by_number(PyObject *dict, uint32_t *count)
 {
@@ -127,20 +143,23 @@ PyObject *bd_py_replay(PyObject *self, PyObject *args, PyObject *keywords)
     PyMem_Free(replay.volumes);
     PyObject *rows = error < 0 ? NULL : row_list(&replay);
     PyObject *points = error < 0 ? NULL : point_list(&replay);
+    PyObject *heads = error < 0 ? NULL : head_list(&replay);
     PyMem_Free(replay.rows);
     free(replay.points);
+    free(replay.heads);
     if (error < 0)
         return bd_raise_errno(error);
-    if (rows == NULL || points == NULL) {
+    if (rows == NULL || points == NULL || heads == NULL) {
         Py_XDECREF(rows);
         Py_XDECREF(points);
+        Py_XDECREF(heads);
         return NULL;
     }
-    return Py_BuildValue("((KIIK)KKKNNN)", (unsigned long long)replay.next_lsn, replay.chain,
+    return Py_BuildValue("((KIIK)KKKNNNN)", (unsigned long long)replay.next_lsn, replay.chain,
                          replay.node_epoch, (unsigned long long)replay.position,
                          (unsigned long long)replay.records, (unsigned long long)replay.skipped,
                          (unsigned long long)replay.last_ns, PyBool_FromLong(replay.ended), rows,
-                         points);
+                         points, heads);
 }
 
 PyObject *bd_py_proves(PyObject *self, PyObject *args)

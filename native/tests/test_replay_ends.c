@@ -38,6 +38,7 @@ static void past_init(struct past *past, uint32_t epoch, uint64_t seq)
 static void past_destroy(struct past *past)
 {
     free(past->replay.points);
+    free(past->replay.heads);
     bd_volume_free(past->volume);
     rig_destroy(&past->rig);
 }
@@ -144,6 +145,40 @@ static void test_points_are_collected(void)
     past_destroy(&past);
 }
 
+enum { HEADS = 100 }; /* more than room is made for at first */
+
+static uint64_t append_heads(struct bd_journal *journal)
+{
+    for (uint32_t i = 0; i < HEADS; i++) {
+        struct bd_record record = {
+            .op = BD_RECORD_HEAD, .volume = i, .volume_epoch = i + 1, .seq = i + 2, .length = 1};
+        CHECK_EQ(bd_journal_add(journal, NULL, record, (const uint8_t *)"h", 1, NULL), 0);
+        CHECK_EQ(bd_journal_commit(journal), 0);
+    }
+    return journal->next_lsn - 1;
+}
+
+static void test_heads_are_collected_when_asked_for(void)
+{
+    for (int wanted = 0; wanted < 2; wanted++) {
+        struct past past;
+        past_init(&past, 0, 0);
+        uint64_t last = append_heads(past.rig.journal);
+        past.replay.want_points = wanted != 0;
+        CHECK_EQ(bd_replay_segment(&past.replay, 0), 0);
+        CHECK_EQ(past.replay.head_count, wanted ? HEADS : 0);
+        for (uint32_t i = 0; i < past.replay.head_count; i++) {
+            const struct bd_log_head *head = &past.replay.heads[i];
+            CHECK_EQ(head->lsn, last - (HEADS - 1 - i));
+            CHECK_EQ(head->volume, i);
+            CHECK_EQ(head->epoch, i + 1);
+            CHECK_EQ(head->seq, i + 2);
+            CHECK_EQ(head->node_epoch, past.rig.journal->node_epoch);
+        }
+        past_destroy(&past);
+    }
+}
+
 static void test_a_retired_volume_takes_no_writes_until_it_is_revived(void)
 {
     struct rig rig;
@@ -173,6 +208,7 @@ int main(void)
     test_records_of_an_earlier_epoch_are_passed_over();
     test_the_newest_rows_are_kept();
     test_points_are_collected();
+    test_heads_are_collected_when_asked_for();
     test_a_retired_volume_takes_no_writes_until_it_is_revived();
     return 0;
 }

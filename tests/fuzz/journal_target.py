@@ -30,7 +30,7 @@ from tests.sim.simclock import SimClock
 from tests.sim.simdisk import SimDisk
 from volume import layout, points
 from volume.checkpoint import Checkpoint
-from volume.errors import CorruptJournal, UnknownFormat
+from volume.errors import CorruptJournal, OldMeta, UnknownFormat
 from volume.history import RoundRow
 from volume.logreader import LogEnd, LogReader
 from volume.options import JournalGeometry
@@ -50,7 +50,7 @@ MAX_MEMORY = 32 * MAX_FILES * SEGMENT
 KEEP_HEADER_AT = 72
 KEEP_ORDER, KEEP_PAYLOAD = 0x8000, 0x4000
 _MARK, _REFER, _WITH_PAYLOAD, _REFER_BYTES = 4, 7, (1, 5, 6), 48
-_ALLOWED = (CorruptJournal, UnknownFormat)
+_ALLOWED = (CorruptJournal, OldMeta, UnknownFormat)
 
 
 def journal_target(data: bytes) -> None:
@@ -123,7 +123,9 @@ def _open(
     cores = _cores(journal)
     recovery = JournalRecovery(
         *(disk, clock, journal, pool, UUID, checkpoint, rounds),
-        node_epoch=NODE_EPOCH,
+        node_epoch=NODE_EPOCH + 1,  # so that what a first opening appends is of an earlier run
+        known={},
+        next_volume=1 << 32,
         accept_loss=accept,
     )
     try:

@@ -16,7 +16,7 @@ CATALOGUE = Catalogue()
 add = CATALOGUE.add
 
 
-@add(600, sampled=True)
+@add(500, sampled=True)
 def first_round(life: CatalogueLife) -> None:
     life.blocks(0, 3)
     life.destage()

@@ -196,7 +196,7 @@ def receive_of_a_stream(life: CatalogueLife) -> None:
     life.write(life.model.named("r"), 0, 1024)
 
 
-@add(465, one_volume, SMALL_PACKS)
+@add(360, one_volume, SMALL_PACKS)
 def receive_over_several_packs(life: CatalogueLife) -> None:
     stream, data = sent(8)
     life.write(life.v, 0, 1024)

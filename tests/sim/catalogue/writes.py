@@ -50,7 +50,7 @@ def writes_and_flushes_by_turns(life: CatalogueLife) -> None:
         life.flush(life.v)
 
 
-@add(195)
+@add(165)
 def flush_in_the_middle(life: CatalogueLife) -> None:
     life.blocks(0, 4, length=1024)
     life.flush(life.v)
@@ -64,7 +64,7 @@ def write_through(life: CatalogueLife) -> None:
         life.write(life.v, number * 1024, 1024, fua=number % 3 == 1)
 
 
-@add(45)
+@add(34)
 def batch_of_five(life: CatalogueLife) -> None:
     life.batch(life.v, [(number * 1024, 1024) for number in range(5)])
     life.batch(life.v, [(number * 1024, 512) for number in range(5)])
@@ -77,7 +77,7 @@ def batch_with_flush(life: CatalogueLife) -> None:
     life.batch(life.v, [(0, 512), (4096, 512)])
 
 
-@add(75)
+@add(57)
 def write_longer_than_a_record(life: CatalogueLife) -> None:
     """Three records, of which a crash may leave the first ones."""
     life.write(life.v, 0, 14 * KIB)

@@ -221,6 +221,7 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/scrub/hit",
         "/v1/stream",
         "/v1/receive",
+        "/v1/meta-backup",
         "/v1/receive/{name}",
         "/v1/status",
         "/v1/health",

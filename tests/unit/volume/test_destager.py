@@ -182,7 +182,8 @@ def test_damaged_write_is_an_error_for_good_and_is_named(
 ) -> None:
     rig = rig_with("a")
     rig.write("a", 8192, b"a" * 4096)
-    rig.disk.flip_bit("journal/00000000.seg", 4096 + 200)
+    segment = rig.disk.open("journal/00000000.seg", read_only=True)
+    rig.disk.flip_bit("journal/00000000.seg", segment.pread(8192, 0).index(b"a" * 64))
     assert rig.store.destage()
     assert "volume=a offset=8192 length=4096" in caplog.text
     assert "journal/00000000.seg" in caplog.text

@@ -13,7 +13,7 @@ from tests.sim.crash import CrashPlanner
 from tests.sim.image import Image
 from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig, index_at, meta_at
 from volume.checkpoint import Checkpoint
-from volume.errors import CorruptJournal, UnknownFormat
+from volume.errors import CorruptJournal, OldMeta, UnknownFormat
 
 FIRST = "journal/00000000.seg"
 FIRST_PAYLOAD = 4096 + 64 + 64  # behind a mark and the record's header
@@ -296,7 +296,7 @@ def test_journal_that_is_newer_than_meta_is_refused() -> None:
     for _ in range(3):
         rig = rig.killed()
     rig.write("v", 0, b"f" * 512, fua=True)
-    with pytest.raises(CorruptJournal, match="meta/ is older than the journal"):
+    with pytest.raises(OldMeta, match="by run 4 of the store"):
         StoreRig(rig.disk.image(), base, rig.index.snapshot(), boot="boot-2")
 
 
