@@ -73,6 +73,7 @@ TARGETS = (
     _python("scsi", "SCSI commands and their parameter lists"),
     _python("stream", "streams of versions that are received", max_length=16384),
     _python("pack", "packs: entries, footers, what crashes leave", max_length=8192),
+    _python("records", "rows of a cluster's MetaStore: device map, volumes, nodes"),
     _python("shard", "shards of stripes: header, page table, payload", max_length=8192),
     _python("journal", "journal: its folder, POINT records, what is read again", max_length=8192),
     _python("manifest", "manifest nodes and commits, trees of them", max_length=8192),
