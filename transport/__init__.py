@@ -1,1 +1,4 @@
-"""transport: peers. Empty until there is more than one node (DESIGN section 8)."""
+"""transport: what several nodes need to be one store: peers, groups, placement, stripes.
+
+docs/cluster.md is the plan, and says what is built.
+"""
