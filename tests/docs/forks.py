@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+ROOT = Path(__file__).parents[2]
 LOADED = (
     *("blockd.cli.entry", "blockd.api.client", "blockd.cli.meter", "blockd.tls"),
     *("volume.stream_wire", "httpx", "rich.table", "rich.progress"),
@@ -57,6 +58,7 @@ class Forks:
                 [sys.executable, "-m", "tests.docs.forks", str(listener.fileno())],
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,
+                cwd=ROOT,
             )
 
     def close(self) -> None:
