@@ -179,14 +179,19 @@ def _check_pack(stripe: Stripe, shards: Sequence[ShardFile]) -> None:
 
 def _check_parity(stripe: Stripe, shards: Sequence[ShardFile]) -> None:
     code = code_of(stripe.data, stripe.parity)
+    hashers = [blake3() for _ in range(stripe.parity)]
     for at in range(0, stripe.shard_length, PIECE):
         count = min(PIECE, stripe.shard_length - at)
         found = [shard.read(at, count) for shard in shards]
         made = [bytearray(count) for _ in range(stripe.parity)]
         code.encode(found[: stripe.data], made)
-        for shard, computed in zip(shards[stripe.data :], made, strict=True):
-            if shard.read(at, count) != computed:
-                raise CorruptShard(f"{shard.path}: is not the parity of the data shards")
+        for number, computed in enumerate(made, stripe.data):
+            if found[number] != computed:
+                raise CorruptShard(f"{shards[number].path}: is not the parity of the data shards")
+            hashers[number - stripe.data].update(computed)
+    for number, hasher in enumerate(hashers, stripe.data):
+        if hasher.digest() != stripe.hashes[number]:
+            raise CorruptShard(f"{shards[number].path}: is not the bytes that its hash names")
 
 
 # -- reading

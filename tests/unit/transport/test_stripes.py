@@ -3,6 +3,7 @@
 import errno
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -20,6 +21,7 @@ from transport.shardfile import (
     ShardWriter,
     Stripe,
     copy_shard,
+    decode_header,
     prepare,
     remove_shard,
 )
@@ -302,6 +304,19 @@ def test_parity_that_is_not_what_the_data_make_is_not_accepted() -> None:
         writer.append(data)
         writer.finish(forged)
     with pytest.raises(CorruptShard, match="is not the parity of the data shards"):
+        stripes.verify(forged, rig.devices[:6])
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_a_hash_that_no_rebuild_could_meet_is_not_accepted(number: int) -> None:
+    rig, stripe = striped(4, 2)
+    hashes = [bytes(32) if n == number else each for n, each in enumerate(stripe.hashes)]
+    forged = replace(stripe, hashes=tuple(hashes))
+    for n in range(6):
+        file = rig.disk.open(rig.path(stripe, n))
+        table_crc = decode_header(file.pread(HEADER_LENGTH, 0), "").table_crc
+        file.pwrite(forged.header(n, table_crc), 0)
+    with pytest.raises(CorruptShard, match=rf"2\.{number}: is not the bytes that its hash names"):
         stripes.verify(forged, rig.devices[:6])
 
 
