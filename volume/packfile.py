@@ -158,11 +158,12 @@ def stored_bytes(data: bytes, path: str, place: Place, chunk_id: ChunkId) -> byt
     table = page_table(data, path, place, chunk_id)
     start = ENTRY_HEADER_LENGTH + len(table)
     stored = data[start : start + place.stored_length]
+    if len(stored) != place.stored_length:
+        what = describe(path, place, chunk_id)
+        raise CorruptChunk(f"{what}: cut off after {len(stored)} of its stored bytes")
     found = crc32c_pages(stored)
     if found != table:
         what = describe(path, place, chunk_id)
-        if len(stored) != place.stored_length:
-            raise CorruptChunk(f"{what}: cut off after {len(stored)} of its stored bytes")
         bad = _unequal(found, table)
         if place.kind == layout.KIND_DAMAGED and with_lost(found, bad) == table:
             raise CorruptChunk(f"{what}: pages {bad} were lost before it was stored")
@@ -318,8 +319,9 @@ def _lost_as_noted(data: bytes, place: Place, chunk_id: ChunkId) -> bool:
     """Whether an entry of a damaged chunk is as it was written. CorruptChunk."""
     table = page_table(data, "", place, chunk_id)
     start = ENTRY_HEADER_LENGTH + len(table)
-    found = crc32c_pages(data[start : start + place.stored_length])
-    return len(found) == len(table) and with_lost(found, _unequal(found, table)) == table
+    stored = data[start : start + place.stored_length]
+    found = crc32c_pages(stored)
+    return len(stored) == place.stored_length and with_lost(found, _unequal(found, table)) == table
 
 
 def _place(header: EntryHeader, number: int, offset: int, ordinal: int) -> Place:
