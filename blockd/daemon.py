@@ -283,7 +283,8 @@ class Daemon:
         finally:
             await server.stop()
             if owned:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # gone, or the disk takes no changes any more
+                    path.unlink()
 
     # -- signals -----------------------------------------------------------------------------
 

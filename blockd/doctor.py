@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from blockd.config import (
@@ -37,6 +38,8 @@ LOW_SPACE_BYTES = 1 << 30
 JOURNAL_SHARE = 0.5  # of the file system: a journal that large leaves no room for the data
 CERTIFICATE_NOTICE = timedelta(days=30)
 MODINFO_TIMEOUT_S = 10.0
+FOLDERS = ("meta", "index", "journal", "packs")
+MAX_ENTRIES = 100_000  # looked at in a folder: packs of 6 TiB
 
 MODULES = {
     "nbd": "attaching as /dev/nbdN with nbd-client",
@@ -97,7 +100,7 @@ def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> 
     settings = config if isinstance(config, ServeConfig) else ServeConfig(data=data)
     findings += _data_directory(data, machine)
     if data.is_dir():
-        findings += [_lock(data, machine), _format(data), _free_space(data)]
+        findings += [_owners(data), _lock(data, machine), _format(data), _free_space(data)]
         findings.append(_journal(data, settings.store.journal_limit))
     findings.append(_native())
     if settings.tls.mode is not TlsChoice.OFF:
@@ -149,6 +152,25 @@ def _data_directory(data: Path, machine: Machine) -> Iterator[Finding]:
         )
     else:
         yield Finding(name, OK, f"{data}, mode {stat.S_IMODE(status.st_mode):03o}")
+
+
+def _owners(data: Path) -> Finding:
+    """Whether everything is its owner's: what root has made here is not the daemon's."""
+    name = "owners"
+    try:
+        owner = data.stat().st_uid
+        for folder in (data, *(data / each for each in FOLDERS)):
+            if not folder.is_dir():
+                continue
+            with os.scandir(folder) as entries:
+                for entry in islice(entries, MAX_ENTRIES):
+                    other = entry.stat(follow_symlinks=False).st_uid
+                    if other != owner:
+                        message = f"{entry.path} belongs to user {other}, {data} to user {owner}"
+                        return Finding(name, FAIL, message, f"chown -R --reference={data} {data}")
+    except OSError as error:
+        return Finding(name, FAIL, f"{error.filename}: {error.strerror}", "run as root")
+    return Finding(name, OK, f"all is user {owner}'s")
 
 
 def _lock(data: Path, machine: Machine) -> Finding:

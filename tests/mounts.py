@@ -67,6 +67,24 @@ def mounted(tools: Tools, disk: Path, folder: Path) -> Iterator[Path]:
         run_tool(tools["losetup"], "--detach", loop)
 
 
+@contextlib.contextmanager
+def small_disk(client_tool: FindTool, folder: Path, size: int) -> Iterator[Path]:
+    """A file system of `size` bytes, mounted below `folder`."""
+    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
+        unavailable("root with loop devices (for a small file system)")
+    image, mountpoint = folder / "disk.img", folder / "m"
+    with image.open("wb") as file:
+        file.truncate(size)
+    run_tool(client_tool("mkfs.ext4"), "-q", "-m", "0", image)
+    mountpoint.mkdir()
+    run_tool(client_tool("mount"), "-o", "loop", image, mountpoint)
+    try:
+        yield mountpoint
+    finally:
+        subprocess.run([client_tool("umount"), "-l", str(mountpoint)], check=True)
+        image.unlink()  # so much of it is written that a few runs would fill the real disk
+
+
 def read_tree(root: Path) -> dict[str, str]:
     """Digests of all files named file... below `root`, by path."""
     return {

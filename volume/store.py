@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from native import Journal, PlaceTable
-from volume import codecs, retention
+from volume import codecs, layout, retention
 from volume.backlog import WriteBacklog
 from volume.builder import Doubts, TreeBuilder
 from volume.catalog import Catalog, Machinery
@@ -33,7 +33,7 @@ from volume.checkpoint import Checkpoint, first_checkpoint
 from volume.chunks import ChunkStore
 from volume.destager import Destager
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
-from volume.errors import DirectoryLocked, JournalFull, MetaLost, StoreSealed
+from volume.errors import CorruptData, DirectoryLocked, JournalFull, MetaLost, StoreSealed
 from volume.flusher import Flusher
 from volume.gc import GcReport, GcStatus
 from volume.history import History, RoundRow, Settings, VersionRow, round_put, versions_put
@@ -131,7 +131,12 @@ class Store:
         def open_index(fresh: bool) -> KeyValue:
             if fresh:
                 shutil.rmtree(path / "index", ignore_errors=True)
-            return LmdbKeyValue(path / "index", synced=False, map_size=INDEX_MAP_BYTES)
+            try:
+                return LmdbKeyValue(path / "index", synced=False, map_size=INDEX_MAP_BYTES)
+            except CorruptData as error:
+                log.warning("the index cannot be opened, it is made anew error=%s", error)
+                shutil.rmtree(path / "index")
+                return LmdbKeyValue(path / "index", synced=False, map_size=INDEX_MAP_BYTES)
 
         try:
             meta_kv = LmdbKeyValue(path / "meta", synced=True, map_size=META_MAP_BYTES)
@@ -367,6 +372,9 @@ class Store:
         trusted = self._meta.index_trusted(self._boot_id)
         kv = open_index(not trusted)
         self._closers.append(kv.close)
+        if trusted and kv.get(layout.INDEX_KEY_FORMAT) is None:
+            log.warning("the index is gone, although it was closed cleanly")
+            trusted = False  # what is trusted is that what was left is whole
         index = ChunkIndex(kv, self._meta.uuid)
         packs = Packs(
             self._disk,
@@ -376,7 +384,7 @@ class Store:
         )
         self._closers.append(packs.close)
         if not trusted and packs.numbers():
-            log.info("index not trusted after a power cut: rebuilt from packs")
+            log.info("index not trusted, as after a power cut: rebuilt from packs")
             index.rebuild(packs, lambda done, total: _log_rebuild(done, total))
             fail_point("open.index-rebuilt")
         self._meta.mark_index_open(self._boot_id)

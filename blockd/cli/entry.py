@@ -4,6 +4,7 @@ Errors that we raise on purpose carry a string `code`; `blockd.cli.exits` maps i
 a bug of ours and shows its traceback.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -137,7 +138,22 @@ def _code(error: Exception) -> str | None:
     return "io_error" if isinstance(error, OSError) else None
 
 
+def _owner_hint(error: OSError) -> str:
+    """What mends files that somebody else owns; "" when that is not what is wrong."""
+    me = os.geteuid()
+    if isinstance(error, PermissionError):
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            path = os.fspath(error.filename)
+            names = os.listdir(path) if os.path.isdir(path) else []  # LMDB says the folder only
+            for each in (path, *(os.path.join(path, name) for name in names)):
+                owner = os.lstat(each).st_uid
+                if owner != me:
+                    hint = f"{each} belongs to user {owner}, this is user {me}"
+                    return f"; {hint}: chown -R {me} {path}"
+    return ""
+
+
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}{_owner_hint(error)}"
     return str(error)

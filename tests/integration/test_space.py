@@ -3,16 +3,14 @@
 The small file systems are loop-mounted ext4 images, so that running out is real.
 """
 
-import contextlib
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.clients import FindTool, run_libnbd, run_tool, unavailable
+from tests.clients import FindTool, run_libnbd, run_tool
 from tests.daemon import Daemon, StartDaemon
+from tests.mounts import small_disk
 
 MiB = 1 << 20
 GiB = 1 << 30
@@ -83,24 +81,6 @@ def test_trim_of_a_gibibyte_shrinks_the_directory(
     server.run("volume", "history", "demo", "--window", "0", "--keep", "")
     server.wait_for("collection of what was trimmed", lambda s: s.pack_bytes < GiB // 8)
     assert disk_usage(server.data / "packs") < GiB // 8
-
-
-@contextlib.contextmanager
-def small_disk(client_tool: FindTool, folder: Path, size: int) -> Iterator[Path]:
-    """A file system of `size` bytes, mounted below `folder`."""
-    if os.geteuid() != 0 or not Path("/dev/loop-control").exists():
-        unavailable("root with loop devices (for a small file system)")
-    image, mountpoint = folder / "disk.img", folder / "m"
-    with image.open("wb") as file:
-        file.truncate(size)
-    run_tool(client_tool("mkfs.ext4"), "-q", "-m", "0", image)
-    mountpoint.mkdir()
-    run_tool(client_tool("mount"), "-o", "loop", image, mountpoint)
-    try:
-        yield mountpoint
-    finally:
-        subprocess.run([client_tool("umount"), "-l", str(mountpoint)], check=True)
-        image.unlink()  # so much of it is written that a few runs would fill the real disk
 
 
 @pytest.fixture

@@ -168,6 +168,11 @@ def test_meta_is_made_of_what_is_there(stored: Path, blockd: Blockd) -> None:
     check(stored)
 
 
+def test_an_index_that_is_no_index_is_made_anew(stored: Path) -> None:
+    (stored / "index" / "data.mdb").write_bytes(b"not a database" * 1000)
+    check(stored)
+
+
 def test_a_dry_run_makes_nothing(stored: Path, blockd: Blockd) -> None:
     shutil.rmtree(stored / "meta")
     options = ("doctor", "--rebuild-meta", "--data", str(stored), "--dry-run")

@@ -331,3 +331,13 @@ def test_repair_index_wants_a_directory_that_nobody_serves(stored: Path, blockd:
         store.close()
     assert result.code != 0
     assert "in use" in result.err
+
+
+def test_a_file_of_somebody_else_is_named(data: Path, machine: Machine) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("root is missing, to change owners")
+    os.chown(data / "meta" / "data.mdb", 4711, -1)
+    finding = look("owners", data, machine)
+    assert finding.level == FAIL
+    assert f"{data}/meta/data.mdb belongs to user 4711" in finding.message
+    assert finding.fix == f"chown -R --reference={data} {data}"

@@ -99,3 +99,10 @@ def test_a_store_without_meta_is_not_made_anew() -> None:
     rig = opened()
     with pytest.raises(MetaLost, match="--rebuild-meta --data"):
         StoreRig(rig.disk.image(), {}, rig.index.snapshot())
+
+
+def test_an_index_that_is_gone_is_made_anew_whatever_meta_says_of_it() -> None:
+    rig = opened()
+    rig.store.close()
+    again = StoreRig(rig.disk.image(), rig.meta.snapshot(), {}, clock=rig.clock, boot=rig.boot)
+    assert again.read("v", 0, 4096) == b"1" * 4096
