@@ -332,6 +332,17 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """[metrics]: where Prometheus finds /metrics; the control socket has it in any case."""
+
+    listen: tuple[Address, ...] = ()
+    """HTTP servers of their own."""
+    insecure: bool = False
+    """Allows addresses that other machines reach: they learn the names of volumes, and how busy
+    they are."""
+
+
+@dataclass(frozen=True, slots=True)
 class ControlConfig:
     """[control]: the socket of the control API; None is control.sock in the data directory."""
 
@@ -375,6 +386,7 @@ class ServeConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     log: LogConfig = field(default_factory=LogConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     volumes: Mapping[str, Size] = field(default_factory=lambda: MappingProxyType({}))
     """Volumes to create if there is none of that name, with their sizes."""
     exports: Mapping[str, ExportConfig] = field(default_factory=lambda: MappingProxyType({}))
@@ -441,6 +453,13 @@ def _check_exposure(config: ServeConfig) -> None:
         raise ConfigError(
             f"iscsi: {', '.join(iscsi.exposed)} can be reached by other machines, and nobody would "
             "have to prove who he is; use --iscsi-chap FILE, or say --insecure if that is meant"
+        )
+    exposed = [str(address) for address in config.metrics.listen if not address.loopback]
+    if exposed and not config.metrics.insecure:
+        raise ConfigError(
+            f"metrics: {', '.join(exposed)} can be reached by other machines, and nobody has to "
+            "prove who he is; listen on loopback behind a proxy that asks, or set "
+            "metrics.insecure = true (--insecure) if that is meant"
         )
     if iscsi.mutual_chap is not None and iscsi.chap is None:
         raise ConfigError(

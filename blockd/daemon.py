@@ -35,14 +35,16 @@ from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Store
-from blockd.api.server import ControlServer, listen_unix
+from blockd.api.server import HttpServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check
 from blockd.device import Exports
+from blockd.metrics import app as metrics
 from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
 from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
+from blockd.sockets import bind_tcp
 from blockd.toml_decode import ConfigError
 from volume import sites
 from volume.model import StoreStatus
@@ -117,6 +119,7 @@ class Daemon:
         self._listener: Listener | None = None
         self._iscsi: IscsiListener | None = None
         self._accounts: Accounts | None = None
+        self._metrics: tuple[str, ...] = ()
 
     # -- what the control API sees (blockd.api.node.Node) --------------------------------------
 
@@ -157,6 +160,7 @@ class Daemon:
             connection_count=self._listener.client_count,
             session_count=len(self._iscsi.sessions()),
             auto_targets=self.targets.auto,
+            metrics=self._metrics,
             store=store,
         )
 
@@ -177,6 +181,7 @@ class Daemon:
             self._listener = parts.make_listener(config, self.store, passed.nbd, loop, accounts)
             self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi, loop, accounts)
             await stack.enter_async_context(self._controlled(passed.control))
+            await stack.enter_async_context(self._measured())
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
             await self._serve()
 
@@ -208,6 +213,7 @@ class Daemon:
             volumes=tuple((volume.name, volume.size) for volume in volumes),
             auto_targets=self.targets.auto,
             iscsi_chap=bool(self.targets.discovery.chap),
+            metrics=self._metrics,
         )
 
     @contextlib.asynccontextmanager
@@ -276,7 +282,7 @@ class Daemon:
         if owned:
             sockets = [listen_unix(path)]
         self._control = os.fsdecode(sockets[0].getsockname())
-        server = ControlServer(create_app(self, self._version), sockets)
+        server = HttpServer(create_app(self, self._version), sockets, "control API")
         try:
             await server.start()
             yield
@@ -285,6 +291,24 @@ class Daemon:
             if owned:
                 with contextlib.suppress(OSError):  # gone, or the disk takes no changes any more
                     path.unlink()
+
+    @contextlib.asynccontextmanager
+    async def _measured(self) -> AsyncIterator[None]:
+        """/metrics has listeners of its own, if the configuration says so."""
+        sockets: list[socket.socket] = []
+        for address in self._config.metrics.listen:
+            sockets += await bind_tcp(address, "metrics")
+        if not sockets:
+            yield
+            return
+        names = [sock.getsockname()[:2] for sock in sockets]
+        self._metrics = tuple(str(TcpAddress(*name)) for name in names)
+        server = HttpServer(metrics.create_app(metrics.Scrapes(self)), sockets, "metrics")
+        try:
+            await server.start()
+            yield
+        finally:
+            await server.stop()
 
     # -- signals -----------------------------------------------------------------------------
 

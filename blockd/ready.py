@@ -24,6 +24,8 @@ class Ready:
     """Whether every volume has an iSCSI target by itself."""
     iscsi_chap: bool = False
     """Whether these ask for CHAP."""
+    metrics: tuple[str, ...] = ()
+    """Where a server of its own has /metrics."""
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "volumes": dict(self.volumes), "pid": os.getpid()}

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
-from blockd.api.server import ControlServer, listen_unix
+from blockd.api.server import HttpServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.registry.targets import TargetRegistry
 from tests.fake_store import FakeStore
@@ -28,6 +29,7 @@ class FakeNode:
     def __init__(self, control: Path) -> None:
         self.store = FakeStore()
         self.targets = TargetRegistry(self.store)
+        self.accounts = Accounts(self.store)
         self.control = control
         self.clients: list[ConnectionInfo] = []
         self.initiators: list[SessionInfo] = []
@@ -36,6 +38,7 @@ class FakeNode:
         """Forget volumes, clients and planned failures."""
         self.store.reset()
         self.targets = TargetRegistry(self.store)
+        self.accounts = Accounts(self.store)
         self.clients = []
         self.initiators = []
 
@@ -70,7 +73,7 @@ def serving(node: FakeNode) -> Iterator[None]:
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        server = ControlServer(create_app(node, VERSION), [listen_unix(node.control)])
+        server = HttpServer(create_app(node, VERSION), [listen_unix(node.control)], "control API")
         await server.start()
         started.set()
         await stop.wait()

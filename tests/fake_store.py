@@ -24,7 +24,14 @@ from volume.errors import (
     VolumeHasSnapshots,
 )
 from volume.gc import GcReport, GcStatus
-from volume.model import MAX_VOLUME_SIZE, ReceiveInfo, SpaceReport, StoreStatus, VolumeInfo
+from volume.model import (
+    MAX_VOLUME_SIZE,
+    ReceiveInfo,
+    SpaceReport,
+    StoreCounters,
+    StoreStatus,
+    VolumeInfo,
+)
 from volume.scrub import Location, ScrubStatus
 
 NO_SPACE_USED = SpaceReport((), (), 0, 0, 0, 0, 0)
@@ -242,6 +249,10 @@ class FakeStore:
     def backup_meta(self) -> IO[bytes]:
         self._fail()
         return io.BytesIO(self.meta_copy)
+
+    def counters(self) -> StoreCounters:
+        self._fail()
+        return StoreCounters(3, 1000, 100, 200, 700, 350, 9, 1, 8, 2)
 
     def status(self) -> StoreStatus:
         self._fail()

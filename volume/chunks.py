@@ -54,6 +54,7 @@ class ChunkCounters:
     put_count: int = 0
     put_bytes: int = 0
     zero_count: int = 0
+    zero_bytes: int = 0
     duplicate_count: int = 0
     duplicate_bytes: int = 0
     stored_count: int = 0
@@ -122,6 +123,7 @@ class ChunkStore:
         counters.put_bytes += length
         if is_zero(data):
             counters.zero_count += 1
+            counters.zero_bytes += length
             return ZERO_ID
         chunk_id = chunk_id_of(data)
         if self._known(chunk_id):

@@ -75,6 +75,30 @@ class StoreStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreCounters:
+    """What a store did since it was opened. Bytes are those of chunks, before compression unless
+    said otherwise; nodes of manifests are chunks, too."""
+
+    destage_rounds: int
+    chunk_bytes: int
+    """That were to become chunks."""
+    zero_bytes: int
+    """Of those: all zeros, which are not stored."""
+    duplicate_bytes: int
+    """Of those: stored already."""
+    new_bytes: int
+    """Of those: stored."""
+    stored_bytes: int
+    """The same, after compression."""
+    place_hits: int
+    """Reads of a chunk whose place was in memory."""
+    place_misses: int
+    node_hits: int
+    """Manifest nodes that were in memory."""
+    node_misses: int
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotInfo:
     """A name for a version of a volume. Times are nanoseconds since 1970."""
 

@@ -50,6 +50,7 @@ from volume.model import (
     DEFAULT_CHUNK_SIZE,
     ReceiveInfo,
     SpaceReport,
+    StoreCounters,
     StoreStatus,
     VolumeInfo,
 )
@@ -626,6 +627,22 @@ class Store:
             space_left_bytes=self._space.left_bytes,
             space_short_bytes=self._space.short_bytes,
             destage_held_up=None if held_up is None else str(held_up),
+        )
+
+    def counters(self) -> StoreCounters:
+        _, _, _, place_hits, place_misses = self._table.stats()
+        chunks, nodes = self._chunks.counters, self._manifests.cache
+        return StoreCounters(
+            destage_rounds=self._destager.rounds,
+            chunk_bytes=chunks.put_bytes,
+            zero_bytes=chunks.zero_bytes,
+            duplicate_bytes=chunks.duplicate_bytes,
+            new_bytes=chunks.stored_raw_bytes,
+            stored_bytes=chunks.stored_bytes,
+            place_hits=place_hits,
+            place_misses=place_misses,
+            node_hits=nodes.hits,
+            node_misses=nodes.misses,
         )
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from blockd.api import (
     volumes,
 )
 from blockd.api.node import Node
+from blockd.metrics import app as metrics
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def create_app(node: Node, version: str) -> FastAPI:
         targets,
     ):
         app.include_router(noun.router(node), prefix="/v1", responses=default)
+    app.add_route(metrics.PATH, metrics.Scrapes(node).answer)  # no part of /v1: not JSON
     return app
 
 

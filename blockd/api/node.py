@@ -7,6 +7,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Protocol
 
+from blockd.accounts import Accounts
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.device import Exports, LastingDevice
@@ -20,6 +21,7 @@ from volume.model import (
     ScheduleInfo,
     SnapshotInfo,
     SpaceReport,
+    StoreCounters,
     StoreStatus,
     VersionLog,
     VolumeInfo,
@@ -116,6 +118,7 @@ class Store(Exports, Protocol):
     def rename_volume(self, name: str, new_name: str) -> VolumeInfo: ...
     def resize_volume(self, name: str, size: int, *, force: bool = False) -> VolumeInfo: ...
     def status(self) -> StoreStatus: ...
+    def counters(self) -> StoreCounters: ...
     def space(self) -> SpaceReport:
         """Walks every tree: takes long."""
 
@@ -164,6 +167,9 @@ class Node(Protocol):
     def store(self) -> Store: ...
     @property
     def targets(self) -> TargetRegistry: ...
+
+    @property
+    def accounts(self) -> Accounts: ...
 
     def node_status(self, store: StoreStatus) -> NodeStatus:
         """The node with `store`, which the caller fetched in a thread."""

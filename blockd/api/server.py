@@ -1,8 +1,8 @@
-"""uvicorn on a unix socket, inside a loop that somebody else runs.
+"""uvicorn on sockets that are bound already, inside a loop that somebody else runs.
 
-The socket's file is mode 0600 before anybody can connect (between bind and listen). A socket file
-that nobody listens on is left over from a crash and is replaced; one that answers belongs to
-another daemon and is not touched.
+The control socket's file is mode 0600 before anybody can connect (between bind and listen). A
+socket file that nobody listens on is left over from a crash and is replaced; one that answers
+belongs to another daemon and is not touched.
 """
 
 import asyncio
@@ -75,10 +75,12 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
-class ControlServer:
+class HttpServer:
     """Serves `app` on `sockets` (listening; owned from here on)."""
 
-    def __init__(self, app: ASGIApp, sockets: list[socket.socket]) -> None:
+    def __init__(self, app: ASGIApp, sockets: list[socket.socket], name: str) -> None:
+        """`name` is that of its task."""
+        self._name = name
         self._app = app
         self._sockets = sockets
         self._server: _Server | None = None
@@ -99,7 +101,7 @@ class ControlServer:
                 timeout_graceful_shutdown=int(STOP_S),
             )
         )
-        self._task = asyncio.create_task(self._server.serve(self._sockets), name="control API")
+        self._task = asyncio.create_task(self._server.serve(self._sockets), name=self._name)
         ready = asyncio.create_task(self._server.ready.wait())
         await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():

@@ -37,6 +37,8 @@ class NodeStatus:
     """iSCSI's."""
     auto_targets: bool = False
     """Whether every volume has an iSCSI target by itself."""
+    metrics: tuple[str, ...] = ()
+    """Where a server of its own has /metrics, HOST:PORT."""
 
 
 @dataclass(frozen=True, slots=True)

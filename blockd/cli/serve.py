@@ -57,6 +57,12 @@ def serve(
     control: Annotated[
         _Path, typer.Option(metavar="PATH", help="Control socket. [DIR/control.sock]")
     ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Where Prometheus finds /metrics. May be repeated. [none]"
+        ),
+    ] = None,
     volume: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=SIZE", help="Create it if there is none. May be repeated."),
@@ -75,7 +81,7 @@ def serve(
         bool | None,
         typer.Option(
             "--insecure",
-            help="Plain-text NBD, iSCSI without CHAP, where other machines can reach it.",
+            help="Plain-text NBD, iSCSI without CHAP, metrics, where other machines can reach it.",
         ),
     ] = None,
     list_versions: Annotated[
@@ -106,6 +112,7 @@ def serve(
         iscsi=iscsi,
         iscsi_chap=iscsi_chap,
         control=control,
+        metrics=metrics,
         volume=volume or (),
         tls=tls,
         tls_files={"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca, "psk": tls_psk},
@@ -150,6 +157,7 @@ class _Options:
         iscsi: Sequence[str] | None,
         iscsi_chap: Path | None,
         control: Path | None,
+        metrics: Sequence[str] | None,
         volume: Sequence[str],
         tls: TlsChoice | None,
         tls_files: dict[str, Path | None],
@@ -173,8 +181,12 @@ class _Options:
             self._iscsi["listen"] = _addresses("--iscsi", iscsi, parse_portal)
         if iscsi_chap is not None:
             self._iscsi["chap"] = iscsi_chap
+        self._metrics: dict[str, object] = {}
+        if metrics is not None:
+            self._metrics["listen"] = _addresses("--metrics", metrics, parse_address)
         if insecure is not None:
-            self._nbd["insecure"] = self._iscsi["insecure"] = insecure
+            for section in (self._nbd, self._iscsi, self._metrics):
+                section["insecure"] = insecure
         if list_versions is not None:
             self._nbd["list_versions"] = list_versions
 
@@ -186,6 +198,7 @@ class _Options:
             iscsi=replace(config.iscsi, **self._iscsi),  # type: ignore[arg-type]
             tls=replace(config.tls, **self._tls),  # type: ignore[arg-type]
             log=replace(config.log, **self._log),  # type: ignore[arg-type]
+            metrics=replace(config.metrics, **self._metrics),  # type: ignore[arg-type]
             volumes=MappingProxyType({**config.volumes, **self._volumes}),
         )
         if self._control:
@@ -232,6 +245,7 @@ def _print_text(ready: "Ready") -> None:
     lines += [f"  nbd      {address}" for address in ready.nbd]
     lines += [f"  iscsi    {address}" for address in ready.iscsi]
     lines.append(f"  control  {ready.control}")
+    lines += [f"  metrics  http://{address}/metrics" for address in ready.metrics]
     if not ready.volumes:
         where = f" --control {ready.control}"
         lines += ["", f"no volumes yet; make one: blockd volume create NAME 10G{where}"]

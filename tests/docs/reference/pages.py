@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.docs.reference import api, cli, configuration
+from tests.docs.reference import api, cli, configuration, metrics
 
 FOLDER = Path(__file__).parents[3] / "docs" / "reference"
 PAGES: Mapping[str, Callable[[], str]] = {
     "cli.md": cli.page_text,
     "configuration.md": configuration.page_text,
     "api.md": api.page_text,
+    "metrics.md": metrics.page_text,
 }
 
 

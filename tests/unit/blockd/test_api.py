@@ -15,7 +15,7 @@ import pytest
 from blockd.api.app import MAX_BODY_BYTES, create_app
 from blockd.api.client import ApiError, Client, NoDaemon
 from blockd.api.errors import HTTP_STATUS
-from blockd.api.server import ControlServer, listen_unix
+from blockd.api.server import HttpServer, listen_unix
 from blockd.api.types import ConnectionInfo, from_json
 from blockd.toml_decode import ConfigError
 from tests.fake_node import VERSION, FakeNode, serving
@@ -310,7 +310,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_the_server_leaves_signals_alone(socket_dir: Path) -> None:
     async def handlers() -> tuple[object, object]:
         node = FakeNode(socket_dir / "s")
-        server = ControlServer(create_app(node, VERSION), [listen_unix(node.control)])
+        server = HttpServer(create_app(node, VERSION), [listen_unix(node.control)], "control API")
         before = signal.getsignal(signal.SIGTERM)
         await server.start()
         during = signal.getsignal(signal.SIGTERM)

@@ -209,6 +209,7 @@ def test_the_ready_file_is_there_while_it_serves(stage: Stage) -> None:
         "volumes": {},
         "auto_targets": True,
         "iscsi_chap": False,
+        "metrics": [],
         "pid": os.getpid(),
     }
     assert not stage.ready_file.exists()

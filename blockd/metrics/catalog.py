@@ -1,0 +1,300 @@
+"""Every metric: its name, kind, labels, help, and how it follows from `Facts`.
+
+Names are those of Prometheus' conventions: base units, `_total` for what only grows. Labels are
+volumes, protocols and ops; clients never are, since there may be any number of them. The page
+docs/metrics.md is made from this table.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from blockd.metrics.facts import Facts, OpCounts, VolumeCounts
+from native import ACCOUNT_BOUNDS_NS, ACCOUNT_OPS
+
+Sample = tuple[tuple[str, ...], float]
+
+PREFIX: Final = "blockd_"
+FIRST_BOUND_NS: Final = 1 << 14  # 16 us
+LAST_BOUND_NS: Final = 1 << 34  # 17 s
+BOUNDS: Final = tuple(
+    (index, bound)
+    for index, bound in enumerate(ACCOUNT_BOUNDS_NS)
+    if FIRST_BOUND_NS <= bound <= LAST_BOUND_NS and bound.bit_count() == 1
+)
+"""Of the accounts' buckets, those whose bounds are told: powers of two of a nanosecond."""
+STATES: Final = ("ok", "full", "sealed")
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One metric. `kind` is "counter", "gauge" or "histogram"."""
+
+    name: str
+    kind: str
+    help: str
+    samples: Callable[[Facts], Iterable[Sample]]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def exposed(self) -> str:
+        """As it is scraped."""
+        return PREFIX + self.name + ("_total" if self.kind == "counter" else "")
+
+
+def _counter(name: str, help_: str, value: Callable[[Facts], float]) -> Definition:
+    return Definition(name, "counter", help_, lambda facts: [((), value(facts))])
+
+
+def _gauge(name: str, help_: str, value: Callable[[Facts], float | None]) -> Definition:
+    """`value` None: there is nothing to tell, and no sample."""
+
+    def samples(facts: Facts) -> list[Sample]:
+        found = value(facts)
+        return [] if found is None else [((), found)]
+
+    return Definition(name, "gauge", help_, samples)
+
+
+def _by_volume(
+    name: str, help_: str, value: Callable[[Facts], Iterable[tuple[str, float]]]
+) -> Definition:
+    def samples(facts: Facts) -> list[Sample]:
+        return [((volume,), number) for volume, number in value(facts)]
+
+    return Definition(name, "gauge", help_, samples, ("volume",))
+
+
+def _by_account(name: str, help_: str, value: Callable[[VolumeCounts], float]) -> Definition:
+    def samples(facts: Facts) -> list[Sample]:
+        return [((each.volume, each.protocol), value(each)) for each in facts.counts]
+
+    return Definition(name, "gauge", help_, samples, ("volume", "protocol"))
+
+
+def _by_op(
+    name: str,
+    help_: str,
+    value: Callable[[OpCounts], float],
+    ops: tuple[str, ...] = ACCOUNT_OPS,
+) -> Definition:
+    def samples(facts: Facts) -> list[Sample]:
+        return [
+            ((each.volume, each.protocol, op), value(counts))
+            for each, op, counts in _ops(facts)
+            if op in ops
+        ]
+
+    return Definition(name, "counter", help_, samples, ("volume", "protocol", "op"))
+
+
+def _ops(facts: Facts) -> Iterator[tuple[VolumeCounts, str, OpCounts]]:
+    for each in facts.counts:
+        for op, counts in zip(ACCOUNT_OPS, each.ops, strict=True):
+            yield each, op, counts
+
+
+def _states(facts: Facts) -> list[Sample]:
+    return [((state,), float(facts.store.state == state)) for state in STATES]
+
+
+def _seconds(ns: int | None) -> float | None:
+    return None if ns is None else ns / 1e9
+
+
+LATENCY: Final = Definition(
+    "request_duration_seconds",
+    "histogram",
+    "From the complete arrival of a request until its reply was handed to the socket.",
+    lambda _: (),
+    ("volume", "protocol", "op"),
+)
+
+DEFINITIONS: Final = (
+    # -- what clients ask for
+    _by_op(
+        "requests", "Requests that clients were answered, failed ones included.", lambda c: c[0]
+    ),
+    _by_op(
+        "request_bytes", "Payload bytes of reads and writes.", lambda c: c[1], ("read", "write")
+    ),
+    _by_op("request_errors", "Requests that failed.", lambda c: c[2]),
+    LATENCY,
+    _by_account("requests_in_flight", "Requests that are not answered yet.", lambda c: c.in_flight),
+    _by_account(
+        "request_bytes_in_flight",
+        "Payload bytes of requests that are not answered yet.",
+        lambda c: c.in_flight_bytes,
+    ),
+    _by_volume("nbd_connections", "Open NBD connections.", lambda f: f.connections.items()),
+    _gauge("iscsi_sessions", "Open iSCSI sessions.", lambda f: f.node.session_count),
+    # -- volumes
+    _by_volume(
+        "volume_size_bytes", "Size of a volume.", lambda f: ((v.name, v.size) for v in f.volumes)
+    ),
+    _by_volume(
+        "volume_hot_bytes",
+        "Bytes of a volume whose newest version is in the journal only.",
+        lambda f: ((v.name, v.hot_bytes) for v in f.volumes),
+    ),
+    _by_volume(
+        "volume_clients",
+        "Connections and sessions that have a volume open.",
+        lambda f: ((v.name, len(v.clients)) for v in f.volumes),
+    ),
+    _by_volume(
+        "volume_snapshots", "Snapshots.", lambda f: ((v.name, v.snapshot_count) for v in f.volumes)
+    ),
+    # -- the store
+    Definition("store_state", "gauge", "1 for the state that it is in.", _states, ("state",)),
+    _gauge(
+        "destage_held_up",
+        "1: damage keeps all volumes from being destaged.",
+        lambda f: float(f.store.destage_held_up is not None),
+    ),
+    _counter("journal_records", "Records in the journal, ever.", lambda f: f.store.lsn - 1),
+    _gauge(
+        "journal_bytes",
+        "Journal bytes that are not in chunks yet.",
+        lambda f: f.store.journal_bytes,
+    ),
+    _gauge(
+        "journal_limit_bytes",
+        "Journal bytes at which writers wait.",
+        lambda f: f.store.journal_limit,
+    ),
+    _gauge(
+        "hot_bytes",
+        "Client bytes whose newest version is in the journal only.",
+        lambda f: f.store.hot_bytes,
+    ),
+    _gauge(
+        "destage_lag_seconds",
+        "Age of the oldest write that is in the journal only.",
+        lambda f: f.store.oldest_hot_age_s,
+    ),
+    _counter(
+        "destage_rounds",
+        "Rounds that brought writes into chunks.",
+        lambda f: f.counters.destage_rounds,
+    ),
+    # -- chunks
+    _counter(
+        "chunk_bytes",
+        "Bytes that were to become chunks, before dedup.",
+        lambda f: f.counters.chunk_bytes,
+    ),
+    _counter(
+        "chunk_zero_bytes",
+        "Of those, zeros, which are not stored.",
+        lambda f: f.counters.zero_bytes,
+    ),
+    _counter(
+        "chunk_duplicate_bytes",
+        "Of those, bytes that were stored already.",
+        lambda f: f.counters.duplicate_bytes,
+    ),
+    _counter(
+        "chunk_new_bytes",
+        "Of those, bytes that were stored, before compression.",
+        lambda f: f.counters.new_bytes,
+    ),
+    _counter(
+        "chunk_stored_bytes", "The same, after compression.", lambda f: f.counters.stored_bytes
+    ),
+    _gauge("packs", "Pack files.", lambda f: f.store.pack_count),
+    _gauge("pack_bytes", "Bytes of pack files.", lambda f: f.store.pack_bytes),
+    # -- memory
+    _gauge(
+        "cache_bytes", "Memory of chunk places and decoded chunks.", lambda f: f.store.cache_bytes
+    ),
+    _gauge("cache_limit_bytes", "What that memory may be.", lambda f: f.store.cache_limit),
+    _counter(
+        "place_hits", "Reads of a chunk whose place was in memory.", lambda f: f.counters.place_hits
+    ),
+    _counter(
+        "place_misses",
+        "Reads of a chunk whose place had to be looked up.",
+        lambda f: f.counters.place_misses,
+    ),
+    _counter("node_hits", "Manifest nodes that were in memory.", lambda f: f.counters.node_hits),
+    _counter(
+        "node_misses", "Manifest nodes that had to be read.", lambda f: f.counters.node_misses
+    ),
+    # -- space
+    _gauge(
+        "disk_free_bytes",
+        "Free on the disk of the data directory.",
+        lambda f: f.store.disk_free_bytes,
+    ),
+    _gauge("disk_size_bytes", "Size of that disk.", lambda f: f.store.disk_total_bytes),
+    _gauge(
+        "space_left_bytes",
+        "What clients can still write before ENOSPC.",
+        lambda f: f.store.space_left_bytes,
+    ),
+    _gauge(
+        "space_short_bytes",
+        "Below this, versions without a name give way.",
+        lambda f: f.store.space_short_bytes,
+    ),
+    # -- gc and scrub
+    _gauge("gc_running", "1 while a run of gc goes on.", lambda f: float(f.gc.running)),
+    _gauge(
+        "gc_condemned_bytes",
+        "Dead bytes in packs that stay for a while.",
+        lambda f: f.gc.condemned_bytes,
+    ),
+    _gauge("gc_last_end_age_seconds", "Since the last run of gc ended.", lambda f: f.gc.ended_s),
+    _gauge("scrub_running", "1 while a pass goes on.", lambda f: float(f.scrub.running)),
+    _gauge("scrub_progress_ratio", "How far the pass is.", lambda f: f.scrub.progress),
+    _gauge("scrub_damage", "Damaged entries that are known.", lambda f: f.scrub.damage_count),
+    _gauge(
+        "scrub_last_end_timestamp_seconds",
+        "When the last whole pass ended.",
+        lambda f: _seconds(f.scrub.finished_ns),
+    ),
+    # -- the daemon
+    _gauge("uptime_seconds", "Since the daemon was started.", lambda f: f.node.uptime_s),
+    Definition(
+        "build_info",
+        "gauge",
+        "1, with the version.",
+        lambda f: [((f.node.version,), 1.0)],
+        ("version",),
+    ),
+)
+
+
+def families(facts: Facts) -> Iterator[Metric]:
+    """All metrics with their samples."""
+    for each in DEFINITIONS:
+        yield _latency(facts) if each is LATENCY else _family(each, facts)
+
+
+def _family(definition: Definition, facts: Facts) -> Metric:
+    made = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
+    family = made(PREFIX + definition.name, definition.help, labels=definition.labels)
+    for labels, value in definition.samples(facts):
+        family.add_metric(labels, value)
+    return family
+
+
+def _latency(facts: Facts) -> Metric:
+    name = PREFIX + LATENCY.name
+    family = HistogramMetricFamily(name, LATENCY.help, labels=LATENCY.labels)
+    for each, op, (_, _, _, sum_ns, buckets) in _ops(facts):
+        below = list(itertools.accumulate(buckets))
+        told = [(repr(bound / 1e9), float(below[index])) for index, bound in BOUNDS]
+        family.add_metric(
+            (each.volume, each.protocol, op), [*told, ("+Inf", float(below[-1]))], sum_ns / 1e9
+        )
+    return family

@@ -1,0 +1,86 @@
+"""What one scrape tells about a node, read at one moment or nearly."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from blockd.accounts import Accounts
+from blockd.api.node import Node, Store
+from blockd.api.types import NodeStatus
+from volume.gc import GcStatus
+from volume.model import StoreCounters, StoreStatus, VolumeInfo
+from volume.scrub import ScrubStatus
+
+OpCounts = tuple[int, int, int, int, tuple[int, ...]]
+"""(requests, payload bytes, errors, sum of nanoseconds, requests in each bucket)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeCounts:
+    """One account."""
+
+    volume: str
+    protocol: str
+    ops: tuple[OpCounts, ...]
+    """In the order of native.ACCOUNT_OPS."""
+    in_flight: int
+    in_flight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    node: NodeStatus
+    connections: Mapping[str, int]
+    """NBD connections by volume; those to its past versions count as well."""
+    volumes: list[VolumeInfo]
+    counters: StoreCounters
+    gc: GcStatus
+    scrub: ScrubStatus
+    counts: list[VolumeCounts]
+
+    @property
+    def store(self) -> StoreStatus:
+        return self.node.store
+
+
+@dataclass(frozen=True, slots=True)
+class _StoreFacts:
+    status: StoreStatus
+    volumes: list[VolumeInfo]
+    counters: StoreCounters
+    gc: GcStatus
+    scrub: ScrubStatus
+    counts: list[VolumeCounts]
+
+
+async def gather(node: Node) -> Facts:
+    """On the event loop's thread; what may wait for the store is asked on another one."""
+    connections = Counter(
+        each.export.partition("@")[0] for each in node.connections() if each.export is not None
+    )
+    found = await asyncio.to_thread(_ask, node.store, node.accounts)
+    return Facts(
+        node=node.node_status(found.status),
+        connections=connections,
+        volumes=found.volumes,
+        counters=found.counters,
+        gc=found.gc,
+        scrub=found.scrub,
+        counts=found.counts,
+    )
+
+
+def _ask(store: Store, accounts: Accounts) -> _StoreFacts:
+    counts = []
+    for volume, protocol, account in accounts.all():
+        requests, length = account.in_flight()
+        counts.append(VolumeCounts(volume, protocol, account.snapshot(), requests, length))
+    return _StoreFacts(
+        status=store.status(),
+        volumes=store.volumes(),
+        counters=store.counters(),
+        gc=store.gc_status(),
+        scrub=store.scrub_status(),
+        counts=counts,
+    )

@@ -1,0 +1,98 @@
+"""What a scrape tells, in which format, and that its parts agree."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from blockd.config import MetricsConfig, ServeConfig, TcpAddress, check
+from blockd.metrics.catalog import BOUNDS, DEFINITIONS
+from blockd.toml_decode import ConfigError
+from native import OP_READ, OP_WRITE
+from tests.fake_node import FakeNode, serving
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> FakeNode:
+    return FakeNode(tmp_path / "control.sock")
+
+
+def scrape(node: FakeNode, accept: str = "") -> httpx.Response:
+    transport = httpx.HTTPTransport(uds=str(node.control))
+    with serving(node), httpx.Client(transport=transport, base_url="http://blockd") as client:
+        return client.get("/metrics", headers={"accept": accept} if accept else {})
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parse_text(text)
+        for sample in family.samples
+    }
+
+
+def of(volume: str, op: str, **more: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted({"volume": volume, "protocol": "nbd", "op": op, **more}.items()))
+
+
+def test_requests_of_an_account_are_told_by_volume_protocol_and_op(node: FakeNode) -> None:
+    node.store.create_volume("vm1", 1 << 20)
+    device = node.store.get("vm1")
+    assert device is not None
+    account = node.accounts.of(device, "nbd")
+    account.record(OP_READ, 4096, False, 1 * MS)
+    account.record(OP_READ, 4096, False, 3 * MS)
+    account.record(OP_WRITE, 512, True, 20_000 * MS)
+    found = samples(scrape(node).text)
+    assert found["blockd_requests_total", of("vm1", "read")] == 2
+    assert found["blockd_request_bytes_total", of("vm1", "read")] == 8192
+    assert found["blockd_request_errors_total", of("vm1", "write")] == 1
+    name = "blockd_request_duration_seconds"
+    assert found[name + "_count", of("vm1", "read")] == 2
+    assert found[name + "_sum", of("vm1", "read")] == pytest.approx(0.004)
+    assert found[name + "_bucket", of("vm1", "read", le="0.001048576")] == 1
+    assert found[name + "_bucket", of("vm1", "read", le="0.004194304")] == 2
+    last = repr(BOUNDS[-1][1] / 1e9)
+    assert found[name + "_bucket", of("vm1", "write", le=last)] == 0
+    assert found[name + "_bucket", of("vm1", "write", le="+Inf")] == 1
+
+
+def test_every_metric_of_the_table_is_scraped(node: FakeNode) -> None:
+    node.store.create_volume("vm1", 1 << 20)
+    device = node.store.get("vm1")
+    assert device is not None
+    node.accounts.of(device, "nbd")
+    text = scrape(node).text
+    never_yet = {"blockd_gc_last_end_age_seconds", "blockd_scrub_last_end_timestamp_seconds"}
+    by_connection = {"blockd_nbd_connections"}
+    told = {name for name, _ in samples(text)}
+    for each in DEFINITIONS:
+        assert f"# HELP {each.exposed} " in text
+        if each.exposed not in never_yet | by_connection:
+            assert {each.exposed, each.exposed + "_count"} & told, each.name
+
+
+def test_openmetrics_is_served_to_who_asks_for_it(node: FakeNode) -> None:
+    answer = scrape(node, "application/openmetrics-text; version=1.0.0")
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    names = {family.name for family in parse_openmetrics(answer.text)}  # type: ignore[no-untyped-call]
+    assert "blockd_store_state" in names
+
+
+def test_the_state_of_the_store_is_one_of_three(node: FakeNode) -> None:
+    node.store.state = "sealed"
+    found = samples(scrape(node).text)
+    states = {state: found["blockd_store_state", (("state", state),)] for state in ("ok", "sealed")}
+    assert states == {"ok": 0.0, "sealed": 1.0}
+
+
+def test_metrics_are_not_for_other_machines_unless_that_is_said() -> None:
+    listen = (TcpAddress("0.0.0.0", 9810),)
+    with pytest.raises(ConfigError, match=r"metrics: .*:9810 can be reached"):
+        check(ServeConfig(metrics=MetricsConfig(listen=listen)))
+    check(ServeConfig(metrics=MetricsConfig(listen=listen, insecure=True)))
+    check(ServeConfig(metrics=MetricsConfig(listen=(TcpAddress("127.0.0.1", 9810),))))
