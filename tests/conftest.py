@@ -18,6 +18,7 @@ from tests.clients import FindTool, find_tool, has_libnbd_binding, unavailable
 from tests.daemon import Daemon, StartDaemon
 
 ROOT = Path(__file__).parent.parent
+KERNEL_TESTS = ROOT / "tests/kernel"
 ALLOW_STALE = "BLOCKD_ALLOW_STALE_NATIVE"
 _FAILED = pytest.StashKey[bool]()
 
@@ -41,6 +42,16 @@ def pytest_configure(config: pytest.Config) -> None:
             f"or set {ALLOW_STALE}=1 to test what was built before",
             4,
         )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The tests of the virtual machine run only where they are named."""
+    named = any(KERNEL_TESTS in (path, *path.parents) for path in _named(config))
+    return True if collection_path == KERNEL_TESTS and not named else None
+
+
+def _named(config: pytest.Config) -> list[Path]:
+    return [(config.invocation_params.dir / name.split("::")[0]).resolve() for name in config.args]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -27,6 +27,9 @@ CLIENT_PACKAGES=(
     curl                       # the control API by hand
     procps git
 )
+# What makes and runs the virtual machine of scripts/check --kernel. The guest's own packages are
+# unpacked below build/kernel and not installed.
+KERNEL_PACKAGES=(qemu-system-x86 binutils cpio kmod util-linux)
 
 say() { printf '%s\n' "$*" >&2; }
 die() {

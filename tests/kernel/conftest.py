@@ -1,0 +1,90 @@
+"""One machine and one daemon for all tests; what a test leaves in the guest is undone after it.
+
+These tests run where they are named only (`scripts/check --kernel`, `pytest tests/kernel`).
+"""
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients import find_tool, unavailable
+from tests.daemon import Daemon
+from tests.kernel.image import build
+from tests.kernel.machine import GuestError, Machine
+from tests.kernel.rig import Rig
+
+ROOT = Path(__file__).parents[2]
+HOST_TOOLS = (
+    "qemu-system-x86_64",
+    "apt-get",
+    "dpkg",
+    "depmod",
+    "cpio",
+    "gcc",
+    "readelf",
+    "setpriv",
+)
+PORTS = range(20000, 30000)  # below those that the kernel gives to clients
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    for name in HOST_TOOLS:
+        if find_tool(name) is None:
+            unavailable(name)
+    folder = tmp_path_factory.mktemp("vm")
+    machine = Machine(build(ROOT / "build/kernel"), folder)
+    machine.start()
+    yield machine
+    machine.stop()
+
+
+@pytest.fixture(scope="session")
+def kernel_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that has the same addresses after each start: NBD, and two iSCSI portals."""
+    folder = tmp_path_factory.mktemp("s")
+    nbd, one, two = free_ports(3)
+    listen = ["--nbd", f"127.0.0.1:{nbd}"]
+    listen += ["--iscsi", f"127.0.0.1:{one}", "--iscsi", f"127.0.0.2:{two}"]
+    server = Daemon(folder / "data", listen=listen)
+    server.start()
+    yield server
+    server.discard()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def rig(machine: Machine, kernel_server: Daemon) -> Iterator[Rig]:
+    said = len(machine.kernel_log()), len(kernel_server.stderr())
+    yield Rig(machine, kernel_server)
+    if not kernel_server.running:
+        kernel_server.discard()
+        kernel_server.start()
+    try:
+        machine.run("undo")
+    except GuestError as error:
+        print(f"--- the guest is started anew, a test's leavings stayed: {error}")
+        machine.stop()
+        machine.start()
+    # pytest shows what is printed only for a test that failed.
+    print(f"--- kernel log of the guest\n{machine.kernel_log()[said[0] :]}")
+    print(f"--- stderr of blockd\n{kernel_server.stderr()[said[1] :]}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback addresses that nobody listens on."""
+    found: list[int] = []
+    for port in PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
