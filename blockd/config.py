@@ -323,12 +323,15 @@ class ClusterConfig:
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """[log]: lines on stderr."""
+    """[log]: lines on stderr, which the service manager keeps, or in a file."""
 
     format: LogFormat = LogFormat.TEXT
     """Lines for people, or a JSON object each."""
     level: LogLevel = LogLevel.INFO
     """The least important line that is shown."""
+    file: Path | None = None
+    """Append to this file instead. One that was renamed or removed is made anew with the next line,
+    so logrotate needs no signal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,7 @@ class Daemon:
         passed = systemd.take_sockets(os.environ, os.getpid())
         config = _with_passed(self._config, passed.iscsi)
         async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._watched())
             self._store = await stack.enter_async_context(self._opened_store())
             await self._create_missing_volumes()
             parts = self._parts
@@ -184,6 +185,25 @@ class Daemon:
             await stack.enter_async_context(self._measured())
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
             await self._serve()
+
+    @contextlib.asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        """Tell the service manager that the loop turns, if it wants to know."""
+        interval_s = systemd.watchdog_s(os.environ, os.getpid())
+        if interval_s is None:
+            yield
+            return
+
+        async def tell() -> None:
+            while True:
+                self._notifier.alive()
+                await asyncio.sleep(interval_s)
+
+        telling = asyncio.ensure_future(tell())
+        try:
+            yield
+        finally:
+            telling.cancel()
 
     async def _serve(self) -> None:
         if self._stop.is_set():

@@ -1,4 +1,4 @@
-"""Log lines on stderr: one root handler, nothing else prints.
+"""Log lines on stderr, or in a file: one root handler, nothing else prints.
 
 Text is `time level logger event key=value ...`; JSON is one object a line with the same names. The
 event is the message; fields come as `logger.info("attached", extra={"volume": name})`. Whatever a
@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
 from typing import TextIO
 
 from blockd.config import LogConfig, LogFormat
@@ -28,10 +29,18 @@ _QUIET = ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore", "as
 
 
 def setup(config: LogConfig, stream: TextIO | None = None) -> None:
-    """Send all logging to `stream` (stderr); may be called again to change format and level."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    """Send all logging to `stream` (stderr), or to the file that `config` names; may be called
+    again to change what it says. OSError: the file cannot be written, and nothing has changed."""
+    handler: logging.Handler
+    if config.file is not None:
+        handler = WatchedFileHandler(config.file, encoding="utf-8")
+    else:
+        handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if config.format is LogFormat.JSON else TextFormatter())
     root = logging.getLogger()
+    for old in root.handlers:
+        if isinstance(old, WatchedFileHandler):
+            old.close()
     root.handlers[:] = [handler]
     level = getattr(logging, config.level.upper())
     root.setLevel(level)

@@ -104,6 +104,15 @@ def _listening(fd: int) -> socket.socket:
     return sock
 
 
+def watchdog_s(environ: MutableMapping[str, str], pid: int) -> float | None:
+    """How often to say `alive`: half the time after which the service manager gives us up
+    (sd_watchdog_enabled(3)); None when it does not watch. The variables are removed."""
+    usec, for_pid = (environ.pop(key, "") for key in ("WATCHDOG_USEC", "WATCHDOG_PID"))
+    if not usec.isdigit() or not int(usec) or for_pid not in ("", str(pid)):
+        return None
+    return int(usec) / 2e6
+
+
 class Notifier:
     """Tells the service manager about the daemon's state; silent when there is none."""
 
@@ -119,6 +128,10 @@ class Notifier:
     def reloading(self) -> None:
         """Must be followed by `ready`."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={self._monotonic_ns() // 1000}")
+
+    def alive(self) -> None:
+        """To be said more often than the watchdog's time; see `watchdog_s`."""
+        self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")

@@ -1,6 +1,7 @@
 """Socket activation: systemd, or a client of libnbd, opens the socket and passes it on."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -83,3 +84,41 @@ h.shutdown()
         *(sys.executable, "-m", "blockd", "serve"),
         *("--data", os.fspath(data_dir), "--volume", "demo=64M"),
     )
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_an_attached_qemu_writes_on_through_a_restart(
+    client_tool: FindTool, daemon: StartDaemon, how: signal.Signals
+) -> None:
+    """The listening socket outlives the daemon: who connects in between waits."""
+    qemu_io, nbdinfo = client_tool("qemu-io"), client_tool("nbdinfo")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        host, port = listening.getsockname()
+        fd = listening.fileno()
+        prefix = (sys.executable, "-c", LAUNCHER, str(fd))
+        server = daemon("--volume", "demo=64M", listen=(), prefix=prefix, pass_fds=(fd,))
+        image = f"driver=raw,file.driver=nbd,file.host={host},file.port={port},file.export=demo"
+        image += ",file.reconnect-delay=60"
+        with subprocess.Popen(
+            [qemu_io, "--image-opts", image],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        ) as qemu:
+            assert qemu.stdin is not None
+            assert qemu.stdout is not None
+            qemu.stdin.write("write -P 1 0 64k\n")
+            while "wrote 65536/65536" not in qemu.stdout.readline():
+                assert qemu.poll() is None
+            server.end(how)
+            qemu.stdin.write("write -P 2 64k 64k\nread -P 1 0 64k\nread -P 2 64k 64k\nquit\n")
+            early = subprocess.Popen(
+                [nbdinfo, "--size", f"nbd://{host}:{port}/demo"], stdout=subprocess.PIPE, text=True
+            )
+            server.start()
+            said, _ = qemu.communicate(timeout=60)
+            assert early.communicate(timeout=60)[0].strip() == str(64 << 20)
+        assert "wrote 65536/65536 bytes at offset 65536" in said, said
+        assert said.count("read 65536/65536") == 2, said
+        assert "failed" not in said, said

@@ -356,6 +356,19 @@ def test_systemd_is_told(stage: Stage, socket_dir: Path, monkeypatch: pytest.Mon
     assert messages == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
 
 
+def test_a_watchdog_hears_that_the_loop_turns(
+    stage: Stage, socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(socket_dir / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.settimeout(10)
+        stage.run()
+        assert manager.recv(1024) == b"WATCHDOG=1"
+
+
 def test_clients_on_the_network_in_plain_text_are_warned_of(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:

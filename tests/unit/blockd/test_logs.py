@@ -4,6 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +102,38 @@ def test_libraries_report_problems_only(stream: io.StringIO) -> None:
     logs.setup(LogConfig(level=LogLevel.DEBUG), stream)
     logging.getLogger("uvicorn.error").info("Started server process")
     assert stream.getvalue() == ""
+
+
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """The root logger's handlers are back when the test ends."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in before:
+            handler.close()
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_a_file_that_was_renamed_is_made_anew(tmp_path: Path) -> None:
+    path, rotated = tmp_path / "blockd.log", tmp_path / "blockd.log.1"
+    logs.setup(LogConfig(file=path))
+    logging.getLogger("blockd.x").info("first")
+    path.rename(rotated)
+    logging.getLogger("blockd.x").info("second")
+    assert "first" in rotated.read_text()
+    assert "second" not in rotated.read_text()
+    assert "second" in path.read_text()
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_a_file_that_cannot_be_written_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "blockd.log"
+    logs.setup(LogConfig(file=path))
+    with pytest.raises(FileNotFoundError):
+        logs.setup(LogConfig(file=tmp_path / "none" / "blockd.log"))
+    logging.getLogger("blockd.x").info("still here")
+    assert "still here" in path.read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blockd.systemd import ActivationError, Notifier, Passed, take_sockets
+from blockd.systemd import ActivationError, Notifier, Passed, take_sockets, watchdog_s
 
 PID = 4711
 Pass = Callable[..., int]
@@ -137,3 +137,21 @@ def test_the_service_manager_is_told(socket_dir: Path, abstract: bool) -> None:
 def test_no_service_manager_is_no_problem(tmp_path: Path) -> None:
     Notifier(None).ready("x")
     Notifier(str(tmp_path / "gone")).ready("x")
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "60000000"}, 30.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(PID)}, 30.0),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdog_is_told_twice_in_its_time(
+    environ: dict[str, str], expected: float | None
+) -> None:
+    assert watchdog_s(environ, PID) == expected
+    assert environ == {}
