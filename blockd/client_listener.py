@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_UNIX_MODE = 0o600  # who may connect may read and write every volume without TLS
 TRIM_INTERVAL_S = 30.0  # a client quiet for one to two of these keeps no receive buffer
+DISCONNECT_S = 10.0  # what a client that an operator disconnects gets for what is in flight
 CUT_S = 1.0  # how long a cut connection may take to be reported as lost: a turn of the loop
 
 P = TypeVar("P", bound=ClientProtocol[Any])
@@ -76,6 +77,8 @@ class ClientListener(Generic[P]):
         self._addresses: list[str] = []
         self._clients: dict[P, None] = {}  # the book, in order of arrival
         self._empty = asyncio.Event()  # nobody is in the book
+        self._leaving: dict[P, asyncio.Event] = {}  # who is to be gone, and waited for
+        self._entered = 0  # clients so far
         self._stopping = False
         self._trim_timer: asyncio.TimerHandle | None = None
 
@@ -160,16 +163,22 @@ class ClientListener(Generic[P]):
         self.limiter.report()
         self.limiter.report_with(None)
 
+    async def disconnect(self, client: P, drain_s: float = DISCONNECT_S) -> bool:
+        """Let a client in the book finish what is in flight, and close; cut it after `drain_s`.
+        False: it had to be cut. Nothing keeps it from connecting again."""
+        gone = self._leaving.setdefault(client, asyncio.Event())
+        client.drain()
+        if await _comes(gone, drain_s):
+            return True
+        client.abort()
+        await _comes(gone, CUT_S)
+        return False
+
     async def _stopped(self) -> None:
         """Nobody is left: end what clients needed beside their connections."""
 
     async def _emptied(self, timeout_s: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await _comes(self._empty, timeout_s)
 
     def _close_servers(self) -> None:
         for server in self._servers:
@@ -197,11 +206,24 @@ class ClientListener(Generic[P]):
             return False
         tune(transport)
         client.peer = peer_name(transport)
+        self._entered += 1
+        client.number = self._entered
         self._clients[client] = None
         self._empty.clear()
         return True
 
     def left(self, client: P) -> None:
         del self._clients[client]
+        if (gone := self._leaving.pop(client, None)) is not None:
+            gone.set()
         if not self._clients:
             self._empty.set()
+
+
+async def _comes(event: asyncio.Event, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

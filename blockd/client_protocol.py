@@ -114,13 +114,14 @@ class Host(Protocol[C_contra, E_co]):
 
 
 class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
-    """See the module's text. The listener reads `peer`, `since` and `in_flight`."""
+    """See the module's text. The listener reads `peer`, `number`, `since` and `in_flight`."""
 
     unopened = "nothing opened"
     """What a client that negotiates for too long has not done; for the log."""
 
     def __init__(self, host: "Host[ClientProtocol[E], E]") -> None:
-        self.peer = ""  # set by Host.admit
+        self.peer = ""  # set by Host.admit, with `number`
+        self.number = 0  # no other client of the listener has, or had it
         self.since = time.monotonic()
         self.in_flight = 0  # requests that the device has not given back
         self._book = host

@@ -70,6 +70,7 @@ class Listener(AnyListener, Protocol):
     """What the daemon needs of `blockd.listener.NbdListener`."""
 
     def connections(self) -> list[ConnectionInfo]: ...
+    async def disconnect_id(self, client_id: str) -> bool | None: ...
     def reload_tls(self) -> None:
         """Read the TLS files again. Raises when they cannot be used, and keeps the old ones."""
 
@@ -78,6 +79,7 @@ class IscsiListener(AnyListener, Protocol):
     """What the daemon needs of `blockd.iscsi_listener.IscsiListener`."""
 
     def sessions(self) -> list[SessionInfo]: ...
+    async def disconnect_id(self, client_id: str) -> bool | None: ...
 
 
 OpenStore = Callable[[ServeConfig, LoopScheduler], Store]
@@ -145,6 +147,12 @@ class Daemon:
     def sessions(self) -> list[SessionInfo]:
         assert self._iscsi is not None
         return self._iscsi.sessions()
+
+    async def disconnect(self, client_id: str) -> bool | None:
+        assert self._listener is not None
+        assert self._iscsi is not None
+        done = await self._listener.disconnect_id(client_id)
+        return await self._iscsi.disconnect_id(client_id) if done is None else done
 
     def node_status(self, store: StoreStatus) -> NodeStatus:
         assert self._listener is not None

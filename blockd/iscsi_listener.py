@@ -13,6 +13,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from blockd.config import PortalAddress, TcpAddress, portal_groups
 from blockd.device import LastingDevice
 from blockd.iscsi.connection import Connection
 from blockd.iscsi.limits import Limits
-from blockd.iscsi.node import Node
+from blockd.iscsi.node import Node, OpenSession
 from blockd.iscsi.targets import Portal, Target, Targets
 from blockd.iscsi_protocol import IscsiProtocol
 from blockd.request_loop import RequestLoop
@@ -141,7 +142,27 @@ class IscsiListener(ClientListener[IscsiProtocol]):
 
     def sessions(self) -> list[SessionInfo]:
         """Who is logged in, in order of login."""
-        return self.node.sessions()
+        now = time.monotonic()
+        return [
+            replace(client.engine.info(tsih), age_s=now - client.since)
+            for tsih, client in self._logged_in()
+        ]
+
+    async def disconnect_id(self, client_id: str) -> bool | None:
+        """`disconnect` the session that `sessions` calls so: it is asked to log out first. None:
+        there is none (any more)."""
+        found = (
+            client for tsih, client in self._logged_in() if client.engine.info(tsih).id == client_id
+        )
+        client = next(found, None)
+        return None if client is None else await self.disconnect(client)
+
+    def _logged_in(self) -> list[tuple[int, IscsiProtocol]]:
+        """TSIH and connection of each session, in order of login."""
+        clients: dict[OpenSession, IscsiProtocol]
+        clients = {client.engine: client for client in self._clients}
+        sessions = self.node.open_sessions()
+        return [(tsih, clients[each]) for tsih, each in sessions if each in clients]
 
     # What a connection needs (`blockd.iscsi_protocol.IscsiHost`).
 

@@ -95,6 +95,12 @@ class NbdListener(ClientListener[NbdProtocol]):
         now = time.monotonic()
         return [_info(client, now) for client in self._clients]
 
+    async def disconnect_id(self, client_id: str) -> bool | None:
+        """`disconnect` the client that `connections` calls so; None: there is none (any more)."""
+        found = (client for client in self._clients if _id(client) == client_id)
+        client = next(found, None)
+        return None if client is None else await self.disconnect(client)
+
     async def _stopped(self) -> None:
         # The store is closed behind us, and must not be while somebody looks for something in it.
         await asyncio.to_thread(self._lookups.shutdown, cancel_futures=True)
@@ -155,6 +161,10 @@ class NbdListener(ClientListener[NbdProtocol]):
             return Unavailable("internal error; the server's log has more", unusual=True, bug=bug)
 
 
+def _id(client: NbdProtocol) -> str:
+    return f"nbd-{client.number}"
+
+
 def _info(client: NbdProtocol, now: float) -> ConnectionInfo:
     engine = client.engine
     stats = client.stats()
@@ -170,4 +180,6 @@ def _info(client: NbdProtocol, now: float) -> ConnectionInfo:
         write_count=stats.requests[OP_WRITE],
         write_bytes=stats.written_bytes,
         error_count=stats.errors,
+        id=_id(client),
+        request_count=sum(stats.requests),
     )

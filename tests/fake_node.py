@@ -33,6 +33,8 @@ class FakeNode:
         self.control = control
         self.clients: list[ConnectionInfo] = []
         self.initiators: list[SessionInfo] = []
+        self.slow: set[str] = set()
+        """Ids of clients that do not finish in time."""
 
     def reset(self) -> None:
         """Forget volumes, clients and planned failures."""
@@ -41,12 +43,21 @@ class FakeNode:
         self.accounts = Accounts(self.store)
         self.clients = []
         self.initiators = []
+        self.slow = set()
 
     def connections(self) -> list[ConnectionInfo]:
         return self.clients
 
     def sessions(self) -> list[SessionInfo]:
         return self.initiators
+
+    async def disconnect(self, client_id: str) -> bool | None:
+        ids = [each.id for each in self.clients] + [each.id for each in self.initiators]
+        if client_id not in ids:
+            return None
+        self.clients = [each for each in self.clients if each.id != client_id]
+        self.initiators = [each for each in self.initiators if each.id != client_id]
+        return client_id not in self.slow
 
     def node_status(self, store: StoreStatus) -> NodeStatus:
         return NodeStatus(

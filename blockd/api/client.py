@@ -16,7 +16,9 @@ from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
 from blockd.api.types import (
     ConnectionInfo,
     DamageLocations,
+    Disconnected,
     NodeStatus,
+    NoSuchClient,
     ScrubInfo,
     VersionDiff,
     from_json,
@@ -261,6 +263,19 @@ class Client:
 
     def connections(self) -> list[ConnectionInfo]:
         return _list(ConnectionInfo, self._call("GET", "/v1/connections"))
+
+    def disconnect(self, client_id: str) -> Disconnected:
+        """End a connection or session; returns when it is gone."""
+        if not _in_path(client_id):
+            raise NoSuchClient(client_id or '""')
+        path = "/v1/clients/" + quote(client_id, safe="")
+        return from_json(Disconnected, self._call("DELETE", path))
+
+    def disconnect_all(self, volume: str) -> Disconnected:
+        """The same of all clients of `volume`, or of one of its versions (vol@version)."""
+        return from_json(
+            Disconnected, self._call("DELETE", "/v1/clients", params={"volume": volume})
+        )
 
     # -- iSCSI
 

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from blockd.api.types import NoSuchClient
 from blockd.registry.errors import TargetError
 from volume.errors import VolumeError
 
@@ -52,6 +53,7 @@ HTTP_STATUS = {
     "lun_taken": 409,
     "volume_is_lun": 409,
     "invalid_target": 422,
+    "no_such_client": 404,
 }
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -75,9 +77,12 @@ def error_response(status: int, code: str, message: str) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Make `app` answer its errors in the API's own shape."""
 
+    @app.exception_handler(NoSuchClient)
     @app.exception_handler(TargetError)
     @app.exception_handler(VolumeError)
-    async def on_own_error(request: Request, error: VolumeError | TargetError) -> JSONResponse:
+    async def on_own_error(
+        request: Request, error: NoSuchClient | VolumeError | TargetError
+    ) -> JSONResponse:
         status = HTTP_STATUS.get(error.code, 500)
         if status == 500:
             logger.error("request failed", extra=_fields(request, error.code, error))

@@ -57,3 +57,15 @@ class SessionInfo:
     """Who it proved to be, by CHAP."""
     commands: int
     """That have not been answered."""
+    id: str = ""
+    """What `blockd client disconnect` takes; no other session that is open has it."""
+    volumes: tuple[str, ...] = ()
+    """Behind the units of the target, or vol@version; by name."""
+    age_s: float = 0.0
+    """Since the initiator connected. Counts and bytes are since then, too."""
+    read_count: int = 0
+    read_bytes: int = 0
+    write_count: int = 0
+    write_bytes: int = 0
+    error_count: int = 0
+    """Commands that ended with CHECK CONDITION."""

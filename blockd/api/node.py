@@ -179,3 +179,7 @@ class Node(Protocol):
 
     def sessions(self) -> list[SessionInfo]:
         """The iSCSI sessions that are open now."""
+
+    async def disconnect(self, client_id: str) -> bool | None:
+        """End the connection or session that has this id there: what is in flight is finished
+        first. False: it took too long, and was cut. None: there is none of that id."""

@@ -1,4 +1,4 @@
-"""Values that the control API answers with, beside those of `volume.model`.
+"""Values that the control API answers with, beside those of `volume.model`, and an error.
 
 Plain dataclasses, so that the CLI can read them without loading the server. A field may be added
 within /v1, none is renamed or removed.
@@ -58,6 +58,19 @@ class ConnectionInfo:
     write_count: int
     write_bytes: int
     error_count: int
+    id: str = ""
+    """What `blockd client disconnect` takes; no other connection has it, until a restart."""
+    request_count: int = 0
+    """Of every kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """Clients that have been disconnected."""
+
+    ids: tuple[str, ...]
+    cut: tuple[str, ...]
+    """Those of them that did not finish what was in flight in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +140,17 @@ class DamageLocations:
     locations: tuple[DamageLocation, ...]
     more: bool
     """There are others, which were left out because of the limit."""
+
+
+class NoSuchClient(Exception):
+    """No connection or session that is open has that id."""
+
+    code = "no_such_client"
+
+    def __init__(self, client_id: str) -> None:
+        super().__init__(
+            f"client {client_id}: there is none (any more); `blockd client list` shows who is there"
+        )
 
 
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from blockd.cli import (
     backup,
+    client,
     completion,
     doctor,
     exits,
@@ -33,7 +34,7 @@ from blockd.cli.output import print_error
 ORDER = (
     *("serve", "volume", "snapshot", "target", "space"),
     *("import", "export", "send", "receive", "backup-meta"),
-    *("gc", "scrub", "status", "doctor", "version"),
+    *("gc", "scrub", "status", "client", "doctor", "version"),
 )
 
 
@@ -67,6 +68,7 @@ app.command()(space.space)
 app.add_typer(gc.app, name="gc")
 app.add_typer(scrub.app, name="scrub")
 app.command()(status.status)
+app.add_typer(client.app, name="client")
 app.command()(doctor.doctor)
 app.command()(status.version)
 

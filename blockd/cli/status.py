@@ -3,7 +3,6 @@
 import importlib.metadata
 import platform
 from dataclasses import asdict
-from datetime import timedelta
 
 import typer
 
@@ -12,6 +11,7 @@ from blockd.cli.exits import NO_WRITES
 from blockd.cli.options import ControlOption, JsonOption, connect
 from blockd.cli.output import print_fields, print_json, print_table
 from blockd.cli.target_options import print_sessions
+from blockd.cli.times import duration
 from blockd.sizes import format_size
 
 
@@ -55,7 +55,7 @@ def _fields(node: NodeStatus) -> list[tuple[str, str]]:
     return [
         ("state", state),
         *([] if held_up is None else [("destaging", f"stopped: {held_up}")]),
-        ("version", f"{node.version}, process {node.pid}, up {_duration(node.uptime_s)}"),
+        ("version", f"{node.version}, process {node.pid}, up {duration(node.uptime_s)}"),
         ("nbd", ", ".join(node.nbd) + f" (tls {node.tls})"),
         ("iscsi", _iscsi(node)),
         ("control", node.control),
@@ -67,7 +67,7 @@ def _fields(node: NodeStatus) -> list[tuple[str, str]]:
         ("journal", _of(store.journal_bytes, store.journal_limit)),
         (
             "not destaged",
-            f"{format_size(store.hot_bytes)}, oldest {_duration(store.oldest_hot_age_s)}",
+            f"{format_size(store.hot_bytes)}, oldest {duration(store.oldest_hot_age_s)}",
         ),
         ("packs", f"{store.pack_count}, {format_size(store.pack_bytes)}"),
         ("cache", _of(store.cache_bytes, store.cache_limit)),
@@ -90,7 +90,7 @@ def _print_connections(connections: list[ConnectionInfo]) -> None:
                 " ".join((connection.peer, *connection.names)),
                 connection.export or "(negotiating)",
                 "yes" if connection.tls else "no",
-                _duration(connection.age_s),
+                duration(connection.age_s),
                 str(connection.in_flight),
                 format_size(connection.read_bytes),
                 format_size(connection.write_bytes),
@@ -104,7 +104,3 @@ def _print_connections(connections: list[ConnectionInfo]) -> None:
 
 def _of(part: int, whole: int) -> str:
     return f"{format_size(part)} of {format_size(whole)}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=int(seconds)))

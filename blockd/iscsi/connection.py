@@ -225,7 +225,7 @@ class Connection:
         return None if self._session is None else self._session.nexus
 
     def info(self, tsih: int) -> SessionInfo:
-        logged_in = self._logged_in
+        logged_in, stats = self._logged_in, self.total_stats
         assert logged_in is not None
         return SessionInfo(
             initiator=logged_in.initiator,
@@ -235,6 +235,13 @@ class Connection:
             peer=self.peer,
             user=logged_in.user,
             commands=0 if self.handover is None else self.handover.commands,
+            id=f"iscsi-{tsih}",
+            volumes=tuple(sorted(device.name for device in self._attached)),
+            read_count=stats.reads,
+            read_bytes=stats.read_bytes,
+            write_count=stats.writes,
+            write_bytes=stats.written_bytes,
+            error_count=stats.errors,
         )
 
     def has_tasks(self, unit: LogicalUnit) -> bool:

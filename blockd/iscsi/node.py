@@ -85,7 +85,11 @@ class Node:
 
     def sessions(self) -> list[SessionInfo]:
         """All sessions, in order of login."""
-        return [session.info(tsih) for tsih, session in self._sessions.values()]
+        return [session.info(tsih) for tsih, session in self.open_sessions()]
+
+    def open_sessions(self) -> list[tuple[int, OpenSession]]:
+        """TSIH and session of each, in order of login."""
+        return list(self._sessions.values())
 
     def open(self, candidate: LoggedIn, group: int, session: OpenSession) -> int:
         """Enter a session that has logged in; its TSIH. LoginRefused."""

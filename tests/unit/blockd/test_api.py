@@ -226,6 +226,8 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/status",
         "/v1/health",
         "/v1/connections",
+        "/v1/clients",
+        "/v1/clients/{client_id}",
     }
 
 

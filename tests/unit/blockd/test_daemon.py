@@ -75,6 +75,9 @@ class ScriptedListener:
     def connections(self) -> list[ConnectionInfo]:
         return []
 
+    async def disconnect_id(self, client_id: str) -> bool | None:
+        return None
+
     def reload_tls(self) -> None:
         if self.reload_error:
             raise self.reload_error
