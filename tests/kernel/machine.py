@@ -6,6 +6,7 @@ protocol), so nothing depends on the network that is under test. Every wait has 
 """
 
 import base64
+import contextlib
 import itertools
 import socket
 import subprocess
@@ -74,7 +75,10 @@ class Machine:
         self._log = folder / "kernel.log"
         self._channel_path = folder / "agent"
         self._process: subprocess.Popen[bytes] | None = None
-        self._ready = threading.Event()
+        self._told = threading.Event()
+        """The guest is ready, or gone."""
+        self._ready = False
+        self._receiver: threading.Thread | None = None
         self._jobs: dict[int, Job] = {}
         self._numbers = itertools.count(1)
         self.boot_s = 0.0
@@ -82,7 +86,8 @@ class Machine:
     def start(self) -> None:
         """Returns when scripts can be run."""
         began = time.monotonic()
-        self._ready.clear()
+        self._told.clear()
+        self._ready = False
         with socket.socket(socket.AF_UNIX) as listener:
             self._channel_path.unlink(missing_ok=True)
             listener.bind(str(self._channel_path))
@@ -98,9 +103,12 @@ class Machine:
                 self._channel = listener.accept()[0]
             except TimeoutError:
                 raise GuestError(f"qemu did not start:\n{self._ended()}") from None
-        threading.Thread(target=self._receive, args=(self._channel,), daemon=True).start()
-        if not self._ready.wait(BOOT_S):
-            raise GuestError(f"the guest did not boot in {BOOT_S:.0f} s:\n{self.kernel_log()}")
+        self._receiver = threading.Thread(target=self._receive, args=(self._channel,), daemon=True)
+        self._receiver.start()
+        self._told.wait(BOOT_S)
+        if not self._ready:
+            said = f"{self._ended()}\n{self.kernel_log()}"
+            raise GuestError(f"the guest did not boot in {BOOT_S:.0f} s, or ended:\n{said}")
         self.boot_s = time.monotonic() - began
 
     def _command(self) -> list[str]:
@@ -131,19 +139,24 @@ class Machine:
     def stop(self) -> None:
         """Switch it off. Scripts that run are lost."""
         self._ended()
+        if self._receiver is not None:
+            self._receiver.join(END_S)
 
     def _receive(self, channel: socket.socket) -> None:
-        with channel, channel.makefile("rb") as lines:
+        # A qemu that was killed resets the connection.
+        with channel, channel.makefile("rb") as lines, contextlib.suppress(ConnectionError):
             for line in lines:
                 self._apply(line.decode().split())
         for job in list(self._jobs.values()):  # qemu is gone
             job.answer.set_result((-1, "the guest is gone"))
         self._jobs.clear()
+        self._told.set()
 
     def _apply(self, words: list[str]) -> None:
         match words:
             case ["ready"]:
-                self._ready.set()
+                self._ready = True
+                self._told.set()
             case ["done", number, status, *encoded]:
                 output = base64.b64decode("".join(encoded)).decode(errors="replace")
                 self._jobs.pop(int(number)).answer.set_result((int(status), output))
@@ -155,7 +168,10 @@ class Machine:
         number = next(self._numbers)
         job = self._jobs[number] = Job(self, script, timeout_s)
         encoded = base64.b64encode(script.encode()).decode()
-        self._channel.sendall(f"run {number} {timeout_s:.0f} {encoded}\n".encode())
+        try:
+            self._channel.sendall(f"run {number} {timeout_s:.0f} {encoded}\n".encode())
+        except OSError as error:
+            raise GuestError(f"the guest is gone: {error}\n{self.kernel_log()}") from None
         return job
 
     def run(self, script: str, timeout_s: float = SCRIPT_S) -> str:
