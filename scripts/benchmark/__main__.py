@@ -108,6 +108,10 @@ if __name__ == "__main__":
         import upkeep
 
         upkeep.main(sys.argv[2:], PAGE)
+    elif sys.argv[1:2] == ["restart"]:
+        import restart
+
+        restart.main(sys.argv[2:], PAGE)
     elif sys.argv[1:2] == ["erasure"]:
         from erasure import command as erasure_command
 
