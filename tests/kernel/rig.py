@@ -15,7 +15,7 @@ FIO = (
     "fio --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --randseed=1"
     " --output-format=terse --terse-version=3"
 )
-FIO_S = 240.0
+FIO_S = 600.0
 PROTOCOLS = ("nbd", "nbd-4", "iscsi", "iscsi-digests")
 
 Settings = Mapping[str, str]
@@ -85,7 +85,7 @@ class Rig:
         """Begin to give the device a new connection whenever its connection dies."""
         host, port = self.server.host_port
         watch = f"nbd-reconnect {host} {port} {volume} {index} {dead_s}"
-        job = self.begin(f"{watch} >/tmp/reconnect{index}", timeout_s=600.0)
+        job = self.begin(f"{watch} >/tmp/reconnect{index}", timeout_s=1800.0)
         self.run(f"until grep -q watching /tmp/reconnect{index}; do sleep 0.05; done")
         return job
 
