@@ -18,9 +18,7 @@ from pathlib import Path
 from tests.kernel.image import Image
 
 BOOT_S = 300.0  # 20 s; 72 s were seen at a load of 14 on two cores
-SCRIPT_S = (
-    300.0  # unless a test says otherwise; most take a second, 20 times that where cores are shared
-)
+SCRIPT_S = 300.0  # most take a second, 20 times that where cores are shared
 ANSWER_S = 60.0  # from the end of a script's time to the arrival of its answer
 END_S = 10.0
 MEMORY_MiB = 1024
