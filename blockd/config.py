@@ -3,8 +3,8 @@
 Every value is a field of one of the frozen dataclasses below, and the TOML file has exactly their
 shape (`blockd.toml_decode` says how types are written). The file is the one that `--config` names,
 else `blockd.toml` in the data directory if there is one. `check` refuses what is well-formed and
-still must not be served: a plain-text listener that the network can reach, TLS without keys,
-socket paths that the kernel cannot bind.
+still must not be served: a listener that lets the network in without proof of who it is, TLS
+without keys, socket paths that the kernel cannot bind.
 """
 
 import enum
@@ -165,7 +165,8 @@ class NbdConfig:
     socket: Path | None = None
     """Its path; None is nbd.sock in the data directory."""
     insecure: bool = False
-    """Allows plain-text NBD on addresses that other machines reach."""
+    """Allows addresses that other machines reach in plain text, or by TLS without having to prove
+    who they are."""
     handshake_timeout_s: Seconds = 10.0
     """A client whose negotiation, TLS included, takes longer is cut."""
     reply_timeout_s: Seconds = 0.0
@@ -432,7 +433,7 @@ def load_config(file: Path | None, data: Path | None) -> ServeConfig:
 
 def check(config: ServeConfig) -> None:
     """Refuse settings that must not be served. Raises ConfigError; reads no files."""
-    _check_exposure(config)
+    check_exposure(config)
     _check_limits(config)
     _check_tls(config)
     _check_exports(config)
@@ -444,13 +445,23 @@ def check(config: ServeConfig) -> None:
         raise ConfigError("nbd: neither TCP nor a unix socket is left; nobody could attach")
 
 
-def _check_exposure(config: ServeConfig) -> None:
+def check_exposure(config: ServeConfig) -> None:
+    """Refuse listeners that other machines reach without proving who they are, unless `insecure`
+    says that this is meant. Raises ConfigError."""
     exposed = [str(address) for address in config.nbd.listen if not address.loopback]
-    if exposed and config.tls.mode is not TlsChoice.REQUIRE and not config.nbd.insecure:
-        raise ConfigError(
-            f"nbd: {', '.join(exposed)} can be reached by other machines in plain text; use "
-            "--tls require with --tls-cert and --tls-key, or say --insecure if that is meant"
-        )
+    if exposed and not config.nbd.insecure:
+        if config.tls.mode is not TlsChoice.REQUIRE:
+            raise ConfigError(
+                f"nbd: {', '.join(exposed)} can be reached by other machines in plain text; use "
+                "--tls require with --tls-cert, --tls-key and --tls-client-ca (or --tls-psk), or "
+                "say --insecure if that is meant"
+            )
+        if config.tls.client_ca is None and config.tls.psk is None:
+            raise ConfigError(
+                f"nbd: {', '.join(exposed)} can be reached by other machines, and nobody would "
+                "have to prove who he is: TLS alone proves the server; use --tls-client-ca PEM or "
+                "--tls-psk FILE, or say --insecure if that is meant"
+            )
     iscsi = config.iscsi
     if iscsi.exposed and iscsi.chap is None and not iscsi.insecure:
         raise ConfigError(

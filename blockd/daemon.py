@@ -37,7 +37,7 @@ from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Store
 from blockd.api.server import HttpServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
-from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check
+from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check, check_exposure
 from blockd.device import Exports
 from blockd.metrics import app as metrics
 from blockd.ready import Ready, announced_in
@@ -178,7 +178,7 @@ class Daemon:
         """Serve until a signal. Raises what keeps it from starting; errors carry a `code`."""
         self._handle_signals()
         passed = systemd.take_sockets(os.environ, os.getpid())
-        config = _with_passed(self._config, passed.iscsi)
+        config = _with_passed(self._config, passed)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._watched())
             self._store = await stack.enter_async_context(self._opened_store())
@@ -192,7 +192,7 @@ class Daemon:
             await stack.enter_async_context(self._controlled(passed.control))
             await stack.enter_async_context(self._measured())
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
-            await self._serve()
+            await self._serve(config)
 
     @contextlib.asynccontextmanager
     async def _watched(self) -> AsyncIterator[None]:
@@ -213,7 +213,8 @@ class Daemon:
         finally:
             telling.cancel()
 
-    async def _serve(self) -> None:
+    async def _serve(self, config: ServeConfig) -> None:
+        """`config` has the addresses that are served."""
         if self._stop.is_set():
             return  # a signal came during recovery
         ready = await self._ready()
@@ -221,7 +222,7 @@ class Daemon:
             nbd, iscsi = ",".join(ready.nbd), ",".join(ready.iscsi)
             facts = {"nbd": nbd, "iscsi": iscsi or "-", "volumes": len(ready.volumes)}
             logger.info("serving", extra=facts)
-            _warn_of_exposure(self._config)
+            _warn_of_exposure(config)
             where = ", ".join(each for each in (nbd, iscsi) if each)
             self._notifier.ready(f"serving {len(ready.volumes)} volumes on {where}")
             self._parts.announce(ready)
@@ -385,16 +386,21 @@ async def _stop(listeners: Sequence[AnyListener], drain_s: float) -> None:
     await asyncio.gather(*(listener.stop(drain_s) for listener in listeners))
 
 
-def _with_passed(config: ServeConfig, sockets: list[socket.socket]) -> ServeConfig:
-    """`config` as it is with portals that the service manager has bound. ConfigError: they may not
-    be served like that."""
-    if not sockets:
-        return config
-    names = (sock.getsockname()[:2] for sock in sockets)
-    portals = tuple(PortalAddress(TcpAddress(*name)) for name in names)
-    config = replace(config, iscsi=replace(config.iscsi, listen=portals))
-    check(config)
+def _with_passed(config: ServeConfig, passed: systemd.Passed) -> ServeConfig:
+    """`config` as it is with the addresses that the service manager has bound. ConfigError: they
+    may not be served like that."""
+    if passed.nbd:
+        config = replace(config, nbd=replace(config.nbd, listen=_tcp(passed.nbd)))
+    if passed.iscsi:
+        portals = tuple(PortalAddress(address) for address in _tcp(passed.iscsi))
+        config = replace(config, iscsi=replace(config.iscsi, listen=portals))
+    check_exposure(config)
     return config
+
+
+def _tcp(sockets: Sequence[socket.socket]) -> tuple[TcpAddress, ...]:
+    names = (sock.getsockname()[:2] for sock in sockets if sock.family != socket.AF_UNIX)
+    return tuple(TcpAddress(*name) for name in names)
 
 
 def _make_directory(path: Path) -> None:

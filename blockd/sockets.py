@@ -53,6 +53,8 @@ async def bind_tcp(address: TcpAddress, protocol: str = "nbd") -> list[socket.so
             f"{protocol} address {address}: {error.strerror}; use an address of this machine"
         ) from error
     families = {entry[0]: None for entry in found}
+    if address.loopback:
+        _check_loopback(address, [str(entry[4][0]) for entry in found], protocol)
     targets = list(dict.fromkeys((entry[0], entry[4]) for entry in found))
     for tries_left in reversed(range(FREE_PORT_TRIES if address.port == 0 else 1)):
         try:
@@ -64,6 +66,17 @@ async def bind_tcp(address: TcpAddress, protocol: str = "nbd") -> list[socket.so
                 f"{protocol} address {address}: {error.strerror}; {_way_out(error, protocol)}"
             ) from error
     raise AssertionError("the last try returns or raises")
+
+
+def _check_loopback(address: TcpAddress, hosts: Sequence[str], protocol: str) -> None:
+    """Whoever let `address` pass without authentication counted on it: what "localhost" stands
+    for is up to a file or a name server."""
+    for host in hosts:
+        if not TcpAddress(host, address.port).loopback:
+            raise ListenError(
+                f"{protocol} address {address}: stands for {host} here, which other machines can "
+                f"reach; correct /etc/hosts, or use 127.0.0.1:{address.port}"
+            )
 
 
 def _way_out(error: OSError, protocol: str) -> str:

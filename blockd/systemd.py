@@ -70,7 +70,13 @@ def take_sockets(environ: MutableMapping[str, str], pid: int, first_fd: int = FI
 
 def _private(sock: socket.socket) -> socket.socket:
     if sock.family == socket.AF_UNIX:
-        return sock
+        if os.fsencode(sock.getsockname()).startswith(b"/"):
+            return sock
+        sock.close()
+        raise ActivationError(
+            f"LISTEN_FDNAMES: the socket {CONTROL_NAME!r} has no file, whose mode says who may use "
+            "it: every user of this machine could delete volumes; give it a path"
+        )
     sock.close()
     raise ActivationError(
         f"LISTEN_FDNAMES: the socket {CONTROL_NAME!r} is not a unix socket; whoever reaches "
@@ -100,6 +106,10 @@ def _listening(fd: int) -> socket.socket:
     ):
         sock.close()
         raise ActivationError(f"LISTEN_FDS: descriptor {fd} is not a listening stream socket")
+    if sock.family not in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
+        family = sock.family
+        sock.close()
+        raise ActivationError(f"LISTEN_FDS: descriptor {fd} is of family {family}, not TCP or unix")
     sock.setblocking(False)
     return sock
 

@@ -81,7 +81,7 @@ def serve(
         bool | None,
         typer.Option(
             "--insecure",
-            help="Plain-text NBD, iSCSI without CHAP, metrics, where other machines can reach it.",
+            help="NBD without proof of the client, iSCSI without CHAP, metrics, on a network.",
         ),
     ] = None,
     list_versions: Annotated[

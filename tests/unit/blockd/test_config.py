@@ -10,6 +10,7 @@ from blockd.config import (
     ExportConfig,
     IscsiConfig,
     LogFormat,
+    MetricsConfig,
     NbdConfig,
     PortalAddress,
     ServeConfig,
@@ -302,7 +303,33 @@ def test_tls_that_clients_may_leave_out_protects_nothing() -> None:
     tls = TlsConfig(mode=TlsChoice.ALLOW, cert=Path("c"), key=Path("k"))
     with pytest.raises(ConfigError, match="plain text"):
         check(replace(exposed(), tls=tls))
-    check(replace(exposed(), tls=replace(tls, mode=TlsChoice.REQUIRE)))
+    check(replace(exposed(), tls=replace(tls, mode=TlsChoice.REQUIRE, client_ca=Path("ca"))))
+
+
+def test_tls_that_proves_only_the_server_lets_everybody_in() -> None:
+    tls = TlsConfig(mode=TlsChoice.REQUIRE, cert=Path("c"), key=Path("k"))
+    with pytest.raises(ConfigError, match=r"prove who he is.*--tls-client-ca PEM or --tls-psk"):
+        check(replace(exposed(), tls=tls))
+    check(replace(exposed(insecure=True), tls=tls))
+    check(replace(exposed(), tls=TlsConfig(mode=TlsChoice.REQUIRE, psk=Path("keys"))))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "0.0.0.0", "::", "::ffff:192.0.2.1", "fe80::1%eth0", "192.0.2.1", "127.1"),
+        *("0177.0.0.1", "2130706433", "localhost.example.org", "127.0.0.1.example.org"),
+    ],
+)
+def test_what_is_not_surely_loopback_counts_as_the_network(host: str) -> None:
+    address = TcpAddress(host, 4000)
+    for config in (
+        ServeConfig(nbd=NbdConfig(listen=(address,))),
+        ServeConfig(iscsi=IscsiConfig(listen=(PortalAddress(address),))),
+        ServeConfig(metrics=MetricsConfig(listen=(address,))),
+    ):
+        with pytest.raises(ConfigError, match="can be reached by other machines"):
+            check(config)
 
 
 @pytest.mark.parametrize(

@@ -381,6 +381,18 @@ def test_clients_on_the_network_in_plain_text_are_warned_of(
     assert "nbd in plain text on the network" in caplog.messages
 
 
+@pytest.mark.parametrize(("name", "protocol"), [("nbd", "nbd"), ("iscsi", "iscsi")])
+def test_a_passed_socket_on_the_network_needs_authentication_as_well(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, name: str, protocol: str
+) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as sock:
+        passed = systemd.Passed(**{name: [sock]})
+        monkeypatch.setattr(systemd, "take_sockets", lambda *_: passed)
+        with pytest.raises(ConfigError, match=rf"{protocol}: 0\.0\.0\.0:\d+ can be reached"):
+            stage.run()
+    assert stage.events == []
+
+
 def test_policies_follow_the_configuration() -> None:
     policies = wiring.ConfiguredPolicies({"a": ExportConfig(True, ("host1",), True)})
     assert policies.policy("a") == ExportPolicy(True, ("host1",), True)

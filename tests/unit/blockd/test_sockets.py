@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -49,6 +50,20 @@ def test_taken_port_is_an_error_with_a_way_out() -> None:
 def test_address_of_another_machine_is_an_error(host: str) -> None:
     with pytest.raises(ListenError, match=rf"nbd address {host}:0: .*this machine"):
         run(bind_tcp(TcpAddress(host, 0)))
+
+
+def test_a_localhost_that_other_machines_reach_is_refused() -> None:
+    async def bind() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", 0))]
+
+        with mock.patch.object(type(loop), "getaddrinfo", staticmethod(resolve)):
+            await bind_tcp(TcpAddress("localhost", 0))
+
+    with pytest.raises(ListenError, match=r"localhost:0: stands for 0\.0\.0\.0 here"):
+        run(bind())
 
 
 def test_nothing_stays_bound_when_one_address_fails() -> None:

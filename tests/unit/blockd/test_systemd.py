@@ -52,6 +52,16 @@ def test_a_control_socket_on_the_network_is_refused(pass_fds: Pass) -> None:
             take_sockets(environ, PID, first)
 
 
+def test_a_control_socket_without_a_file_is_refused(pass_fds: Pass) -> None:
+    with socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind("")  # the kernel chooses an abstract name
+        abstract.listen()
+        first = pass_fds(abstract.fileno())
+        environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(PID), "LISTEN_FDNAMES": "control"}
+        with pytest.raises(ActivationError, match="has no file"):
+            take_sockets(environ, PID, first)
+
+
 def test_sockets_are_sorted_by_name(pass_fds: Pass, socket_dir: Path) -> None:
     with (
         listening() as a,
