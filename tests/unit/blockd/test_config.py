@@ -218,7 +218,7 @@ def test_the_command_lines_directory_beats_the_files(file: Path, tmp_path: Path)
         ),
         ("max_payload = 1", "max_payload: no such key; did you mean nbd.max_payload?"),
         ('[exports."vm 1"]\nclient = []', 'did you mean exports."vm 1".clients?'),
-        ("[log]\nzzz = 1", "log.zzz: no such key; valid here: format, level"),
+        ("[log]\nzzz = 1", "log.zzz: no such key; valid here: file, format, level"),
         ("file = 'x'", "file: no such key"),
     ],
 )
