@@ -64,22 +64,42 @@ find_missing_packages() {
     done
 }
 
+refresh_lists() {
+    local as_root=()
+    ((EUID == 0)) || as_root=(sudo -n)
+    quietly "apt-get update" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update
+}
+
 need_packages() {
-    local missing as_root=()
+    local missing
     if ! command -v dpkg-query >/dev/null; then
         say "no dpkg here: make sure that the counterparts of these Debian packages are installed: $*"
         return
     fi
     find_missing_packages "$@"
     ((${#missing[@]})) || return 0
+    local as_root=()
     if ((EUID != 0)); then
         sudo -n true 2>/dev/null ||
             die "missing system packages, install them with: sudo apt-get install ${missing[*]}"
         as_root=(sudo -n)
     fi
-    quietly "apt-get update" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update
+    refresh_lists
     quietly "apt-get install ${missing[*]}" "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y --no-install-recommends "${missing[@]}"
+}
+
+# need_unpacked PACKAGE PROGRAM: a program of a package whose installation would start a service, or
+# bring much along; unpacked below build/, in a folder that is added to PATH.
+need_unpacked() {
+    local folder=$ROOT/build/unpacked/$1
+    if [[ ! -x $folder/$2 ]]; then
+        mkdir -p "$folder"
+        apt-cache show "$1" >/dev/null 2>&1 || refresh_lists
+        quietly "fetching $1 for ${2##*/}" env -C "$folder" sh -c \
+            'apt-get download "$0" && dpkg -x "$0"_*.deb . && rm "$0"_*.deb' "$1"
+    fi
+    PATH=$PATH:$folder/$(dirname "$2")
 }
 
 usable_python() {

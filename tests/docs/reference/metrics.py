@@ -8,7 +8,10 @@ INTRODUCTION = """\
 in the text format of Prometheus or, where the scraper asks for it, OpenMetrics. Beside what stands
 below there are the metrics of the process (`blockd_process_...`). Counters begin at 0 with the
 daemon. A volume has its requests here once a client has opened it; requests for its past versions
-count for the volume."""
+count for the volume.
+
+`packaging/prometheus` has alert rules with their unit tests and an example of a configuration,
+`packaging/grafana/blockd.json` is a dashboard."""
 
 
 def page_text() -> str:

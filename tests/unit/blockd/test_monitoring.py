@@ -1,0 +1,60 @@
+"""promtool takes the alert rules and what is scraped; the dashboard names metrics that there are."""
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from blockd.metrics.catalog import DEFINITIONS
+from tests.clients import FindTool, run_tool
+from tests.fake_node import FakeNode, serving
+
+PACKAGING = Path(__file__).parents[3] / "packaging"
+PROMETHEUS = PACKAGING / "prometheus"
+DASHBOARD = PACKAGING / "grafana" / "blockd.json"
+PROCESS = {"blockd_process_resident_memory_bytes", "blockd_process_cpu_seconds_total"}
+
+
+def told() -> set[str]:
+    """The names of all series of a scrape."""
+    names = set(PROCESS)
+    for each in DEFINITIONS:
+        suffixes = ("_bucket", "_sum", "_count") if each.kind == "histogram" else ("",)
+        names |= {each.exposed + suffix for suffix in suffixes}
+    return names
+
+
+def test_promtool_takes_the_rules_and_the_configuration(client_tool: FindTool) -> None:
+    promtool = client_tool("promtool")
+    run_tool(promtool, "check", "rules", PROMETHEUS / "alerts.yml")
+    run_tool(promtool, "check", "config", PROMETHEUS / "prometheus.yml")
+
+
+@pytest.mark.parametrize("tests", sorted(PROMETHEUS.glob("*_test.yml")), ids=lambda path: path.name)
+def test_the_alerts_fire_when_they_should(client_tool: FindTool, tests: Path) -> None:
+    run_tool(client_tool("promtool"), "test", "rules", tests)
+
+
+def test_promtool_has_nothing_to_say_of_a_scrape(client_tool: FindTool, tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "control.sock")
+    node.store.create_volume("vm1", 1 << 20)
+    device = node.store.get("vm1")
+    assert device is not None
+    node.accounts.of(device, "nbd").record(0, 4096, False, 1000)
+    transport = httpx.HTTPTransport(uds=str(node.control))
+    with serving(node), httpx.Client(transport=transport, base_url="http://blockd") as client:
+        text = client.get("/metrics").text
+    assert run_tool(client_tool("promtool"), "check", "metrics", stdin=text) == ""
+
+
+def test_every_metric_that_the_dashboard_asks_for_is_told() -> None:
+    assert set(re.findall(r"\bblockd_[a-z_]+", DASHBOARD.read_text())) - told() == set()
+
+
+def test_panels_of_the_dashboard_have_queries_and_their_own_place() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert all(panel["targets"] and panel["title"] for panel in panels)
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+    assert len(set(places)) == len(panels) == len({panel["id"] for panel in panels})
