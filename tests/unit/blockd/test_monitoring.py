@@ -1,4 +1,4 @@
-"""promtool takes the alert rules and what is scraped; the dashboard names metrics that there are."""
+"""promtool takes the alert rules and a scrape; the dashboard names metrics that there are."""
 
 import json
 import re
