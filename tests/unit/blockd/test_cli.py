@@ -202,8 +202,8 @@ def test_the_daemon_in_this_directory_is_found(
 def test_the_daemon_of_the_service_manager_is_found(
     node: FakeNode, blockd: Blockd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit = (Path(__file__).parents[3] / "packaging/systemd/blockd.service").read_text()
-    assert f"--control {SERVICE_CONTROL}" in unit
+    units = Path(__file__).parents[3] / "packaging/systemd"
+    assert f"ListenStream={SERVICE_CONTROL}\n" in (units / "blockd-control.socket").read_text()
     monkeypatch.delenv(ENVIRONMENT)
     monkeypatch.setattr("blockd.cli.options.SERVICE_CONTROL", node.control)
     assert blockd("volume", "list").code == 0
