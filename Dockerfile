@@ -37,7 +37,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
     CMD ["blockd", "status"]
 
 # In plain text on the container's own network; who else reaches the ports is decided by -p.
-# For clients on other machines give --tls require with keys, and --iscsi-chap, instead of --insecure.
+# For clients on other machines give --tls require with keys and --tls-client-ca, and --iscsi-chap, instead of --insecure.
 ENTRYPOINT ["blockd"]
 CMD ["serve", "--data", "/data", "--control", "/run/blockd/control.sock", \
     "--nbd", "0.0.0.0:10809", "--iscsi", "0.0.0.0:3260", "--insecure"]
