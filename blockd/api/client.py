@@ -87,6 +87,14 @@ class Client:
     def __exit__(self, *exc: object) -> None:
         self._http.close()
 
+    def metrics(self) -> str:
+        """What Prometheus would be told, in its text format."""
+        with self._failures("GET", "/metrics"):
+            response = self._http.get("/metrics")
+        if response.is_error:
+            _answer(response)  # raises
+        return response.text
+
     # -- volumes
 
     def volumes(self) -> list[VolumeInfo]:

@@ -26,6 +26,7 @@ from blockd.cli import (
     space,
     status,
     target,
+    top,
     transfer,
     volume,
 )
@@ -34,7 +35,7 @@ from blockd.cli.output import print_error
 ORDER = (
     *("serve", "volume", "snapshot", "target", "space"),
     *("import", "export", "send", "receive", "backup-meta"),
-    *("gc", "scrub", "status", "client", "doctor", "version"),
+    *("gc", "scrub", "status", "top", "client", "doctor", "version"),
 )
 
 
@@ -68,6 +69,7 @@ app.command()(space.space)
 app.add_typer(gc.app, name="gc")
 app.add_typer(scrub.app, name="scrub")
 app.command()(status.status)
+app.command()(top.top)
 app.add_typer(client.app, name="client")
 app.command()(doctor.doctor)
 app.command()(status.version)

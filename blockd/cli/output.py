@@ -9,7 +9,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MAX_FITTED_ROWS = 1000  # on a terminal; longer tables are printed as into a pipe
 Row = Sequence[str]
@@ -46,19 +49,25 @@ def _printable(cell: str) -> str:
 
 
 def _print_fitted(columns: Sequence[str], rows: Sequence[Row], right: Sequence[str]) -> None:
-    """A table no wider than the terminal: long cells are folded."""
-    from rich import box
     from rich.console import Console
+
+    Console(highlight=False).print(table(columns, rows, right=right))
+
+
+def table(columns: Sequence[str], rows: Iterable[Row], *, right: Sequence[str] = ()) -> "Table":
+    """As `print_table`, for rich to show no wider than the terminal: long cells are folded."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         justify: Any = "right" if column in right else "left"
-        table.add_column(column, justify=justify, overflow="fold")
+        made.add_column(column, justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: no markup in what clients named
-    Console(highlight=False).print(table)
+        # Text: no markup in what clients named
+        made.add_row(*(Text(_printable(cell)) for cell in row))
+    return made
 
 
 def _print_lines(columns: Sequence[str], rows: Sequence[Row], right: Sequence[str]) -> None:
