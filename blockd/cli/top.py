@@ -45,7 +45,7 @@ _KEYS: dict[SortKey, Callable[[VolumeRates], float | str]] = {
 
 def top(
     interval: Annotated[
-        float, typer.Option(min=0.1, max=3600.0, help="Seconds between two looks.")
+        float, typer.Option(min=0.1, max=3600.0, metavar="SECONDS", help="Between two looks.")
     ] = 2.0,
     sort: Annotated[SortKey, typer.Option(help="What comes first.")] = SortKey.IOPS,
     once: Annotated[
