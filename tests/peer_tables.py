@@ -39,7 +39,7 @@ def _bounds(field: Kind) -> str:
     match field:
         case Int(size, low, high) if low or high is not None:
             most = (1 << 8 * size) - 1 if high is None else high
-            return f"{low} to {_number(most)}"
+            return f"{_number(low)} to {_number(most)}"
         case Text(longest):
             return f"at most {longest} bytes"
         case Many(_, count):
@@ -48,10 +48,11 @@ def _bounds(field: Kind) -> str:
 
 
 def _number(value: int) -> str:
-    power = (value + 1).bit_length() - 1 if value & 1 else value.bit_length() - 1
-    if value > 1 << 20 and value + 1 == 1 << power:
-        return f"2^{power} - 1"
-    return f"2^{power}" if value > 1 << 20 and value == 1 << power else str(value)
+    for more, text in ((0, "2^{}"), (1, "2^{} - 1")):
+        power = value + more
+        if value > 1 << 20 and power & (power - 1) == 0:
+            return text.format(power.bit_length() - 1)
+    return str(value)
 
 
 def codes() -> list[str]:

@@ -13,7 +13,7 @@ from typing_extensions import Buffer
 from transport.errors import BadMessage
 from transport.group.chain import MAX_EPOCHS, BadChain, Chain
 from transport.peer.fields import MAX_SEQ, Int, Many, Raw, Text
-from transport.peer.wire import MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Message
+from transport.peer.wire import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Message
 from volume.layout import CHUNK_ID_LENGTH, KIND_NAMES
 from volume.metastore_records import MAX_VALUE_BYTES
 from volume.model import MAX_CHUNK_SIZE
@@ -21,6 +21,7 @@ from volume.model import MAX_CHUNK_SIZE
 MAX_IDS: Final = 4096  # chunk ids in one HAVE or WANT: 64 bytes of reply for 256 MiB of volume
 MAX_CHUNKS: Final = 256  # in one message; each is a frame
 MAX_RECORDS_BYTES: Final = MAX_FRAME_BYTES
+MIN_ROOM_BYTES: Final = 16 << 20  # the longest message fits
 MAX_NODES: Final = 64  # records in one NODE_LIST
 
 U8 = Annotated[int, Int(1)]
@@ -117,7 +118,7 @@ class Welcome(Message):
     """That both know: only these are used."""
     requests: Annotated[int, Int(4, 1, 65536)]
     """How many requests may be unanswered at once..."""
-    request_bytes: Annotated[int, Int(8, MAX_PAYLOAD_BYTES, 1 << 40)]
+    request_bytes: Annotated[int, Int(8, MIN_ROOM_BYTES, 1 << 40)]
     """...and how many bytes of them and their answers' payload."""
     program: Annotated[str, Text(64)]
 
@@ -459,3 +460,4 @@ ALL: Final[tuple[type[Message], ...]] = (
 )
 KINDS: Final = {kind.TYPE: kind for kind in ALL}
 assert len(KINDS) == len(ALL)
+assert MAX_MESSAGE_BYTES <= MIN_ROOM_BYTES
