@@ -373,7 +373,7 @@ class Store:
         trusted = self._meta.index_trusted(self._boot_id)
         kv = open_index(not trusted)
         self._closers.append(kv.close)
-        if trusted and kv.get(layout.INDEX_KEY_FORMAT) is None:
+        if trusted and not index_left(kv):
             log.warning("the index is gone, although it was closed cleanly")
             trusted = False  # what is trusted is that what was left is whole
         index = ChunkIndex(kv, self._meta.uuid)
@@ -675,6 +675,11 @@ class Store:
         while self._closers:
             with contextlib.suppress(OSError):
                 self._closers.pop()()
+
+
+def index_left(kv: KeyValue) -> bool:
+    """Whether an index was written there, ever."""
+    return kv.get(layout.INDEX_KEY_FORMAT) is not None
 
 
 def holds_data(disk: Disk) -> bool:

@@ -279,6 +279,17 @@ static int fault_at(struct bd_read_fault *fault, uint64_t offset, uint32_t slot,
 }
 
 /* Read an extent from the journal, whole pieces straight into place, each against its checksum. */
+/* The piece `number` of a segment. False when the segment has been begun anew under who asks, which
+ * only a bug can do: a fault then, not a pointer to nowhere. */
+static bool piece_at(struct bd_segment *segment, uint32_t number, struct bd_piece *piece)
+{
+    if (number / BD_PIECE_BLOCK >= BD_PIECE_BLOCKS ||
+        segment->pieces[number / BD_PIECE_BLOCK] == NULL)
+        return false;
+    *piece = *bd_segment_piece(segment, number);
+    return true;
+}
+
 static int read_journal(const struct step *step, uint8_t *data, bool nowait,
                         struct bd_read_fault *fault)
 {
@@ -290,8 +301,9 @@ static int read_journal(const struct step *step, uint8_t *data, bool nowait,
     uint8_t scratch[BD_PAGE];
     while (at < end) {
         uint64_t page = at & ~(uint64_t)(BD_PAGE - 1);
-        struct bd_piece first = *bd_segment_piece(segment, number);
-        if (first.head > at - page || first.length > BD_PAGE - first.head)
+        struct bd_piece first;
+        if (!piece_at(segment, number, &first) || first.head > at - page ||
+            first.length > BD_PAGE - first.head)
             return fault_at(fault, at, segment->slot, (uint64_t)((int64_t)at + shift), false);
         uint64_t piece_start = page + first.head;
         uint64_t piece_end = piece_start + first.length;
@@ -302,8 +314,9 @@ static int read_journal(const struct step *step, uint8_t *data, bool nowait,
             uint64_t run_end = piece_end;
             uint32_t count = 1;
             while (run_end < end) {
-                struct bd_piece more = *bd_segment_piece(segment, number + count);
-                if (more.head != 0 || run_end % BD_PAGE != 0 || run_end + more.length > end)
+                struct bd_piece more;
+                if (!piece_at(segment, number + count, &more) || more.head != 0 ||
+                    run_end % BD_PAGE != 0 || run_end + more.length > end)
                     break;
                 run_end += more.length;
                 count++;

@@ -191,12 +191,12 @@ RULES: Mapping[str, Rule] = {
     "segment used again early": Rule(
         "segments are released after the checkpoint has moved (I2)",
         reuse_early,
-        power_cuts(7),
+        version_power_cuts,
     ),
     "checkpoint before heads": Rule(
         "heads and checkpoint move in one transaction (I2)",
         move_heads_apart,
-        power_cuts(1),
+        power_cuts(2),
     ),
     "head before its pack": Rule(
         "packs are synced before a head names their chunks (I2, I11)",

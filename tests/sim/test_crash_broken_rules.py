@@ -16,6 +16,7 @@ from tests.sim.crash_check import StateFailed, check_named, check_workload
 from tests.sim.crash_window import StateName
 from tests.sim.store_rig import UnsyncedKeyValue
 from tests.sim.test_broken_rules import (
+    Break,
     core,
     index_before_packs,
     move_heads_apart,
@@ -23,7 +24,7 @@ from tests.sim.test_broken_rules import (
     reuse_early,
     unsynced_folders,
 )
-from volume import sites
+from volume import sites, store
 from volume.errors import VolumeError
 from volume.laterkv import LaterKeyValue
 from volume.meta import Meta
@@ -39,6 +40,17 @@ class Broken:
     workload: str
     shows: str
     """A regular expression: what the bad state is reported as."""
+
+
+def taking_any_index(rule: Break) -> Break:
+    """`rule` as well as the check behind it, which makes an index anew that is gone as a whole: the
+    power cuts here leave all of one or nothing."""
+
+    def broken(patch: pytest.MonkeyPatch) -> None:
+        rule(patch)
+        patch.setattr(store, "index_left", lambda _: True)
+
+    return broken
 
 
 BROKEN: Mapping[str, Broken] = {
@@ -61,10 +73,14 @@ BROKEN: Mapping[str, Broken] = {
     "new segments without their folder": Broken(unsynced_folders, "birth-of-a-store", LOST),
     "new packs without their folder": Broken(unsynced_folders, "gc-copies-what-lives", DAMAGED),
     "trust in the index after a power cut": Broken(
-        replaced(Meta, "index_trusted", lambda *_: True), "writes-between-rounds", DAMAGED
+        taking_any_index(replaced(Meta, "index_trusted", lambda *_: True)),
+        "writes-between-rounds",
+        DAMAGED,
     ),
     "index called clean before its sync": Broken(
-        replaced(UnsyncedKeyValue, "sync", lambda *_: None), "closed-and-opened", DAMAGED
+        taking_any_index(replaced(UnsyncedKeyValue, "sync", lambda *_: None)),
+        "closed-and-opened",
+        DAMAGED,
     ),
     "snapshot rows before the journal": Broken(
         replaced(LaterKeyValue, "sync_with", lambda *_: None), "snapshot-of-a-group", LOST
