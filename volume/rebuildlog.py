@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from native import crc32c, decode_segment_header
 from volume import headrecord
 from volume.commits import Commit
-from volume.disk import Disk
+from volume.disk import SECTOR_SIZE, Disk
 from volume.errors import CorruptJournal, UnknownFormat
 from volume.layout import CHUNK_ID_LENGTH, ChunkId
 from volume.points import PointRecord
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _RECORD = struct.Struct("<4s B B H I I Q Q Q Q I I I I")
 _RECORD_BYTES = 64
 _ALIGNMENT = 64
-_SECTOR = 512
 _MAGIC = b"bdJR"
 _VERSION = 1
 _MAX_PAYLOAD = 1 << 20
@@ -178,8 +177,8 @@ def _read(segment: LoggedSegment, data: bytes) -> None:
     position = SEGMENT_HEADER_BYTES
     while True:
         taken = _next(segment, data, position)
-        if not taken and position % _SECTOR:  # after a sync the log goes on at the next sector
-            position += -position % _SECTOR
+        if not taken and position % SECTOR_SIZE:  # after a sync the log goes on at the next sector
+            position += -position % SECTOR_SIZE
             taken = _next(segment, data, position)
         if not taken:
             return

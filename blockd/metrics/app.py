@@ -29,8 +29,8 @@ class _Told(Collector):
 
 
 class Scrapes:
-    """Answers scrapes, one at a time: a second one waits, so that any number of them costs no more
-    than one thread."""
+    """Answers the scrapes of one server, one at a time: a second one waits, so that any number of
+    them takes no more than one thread."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

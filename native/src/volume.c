@@ -278,7 +278,6 @@ static int fault_at(struct bd_read_fault *fault, uint64_t offset, uint32_t slot,
     return -EIO;
 }
 
-/* Read an extent from the journal, whole pieces straight into place, each against its checksum. */
 /* The piece `number` of a segment. False when the segment has been begun anew under who asks, which
  * only a bug can do: a fault then, not a pointer to nowhere. */
 static bool piece_at(struct bd_segment *segment, uint32_t number, struct bd_piece *piece)
@@ -290,6 +289,7 @@ static bool piece_at(struct bd_segment *segment, uint32_t number, struct bd_piec
     return true;
 }
 
+/* Read an extent from the journal, whole pieces straight into place, each against its checksum. */
 static int read_journal(const struct step *step, uint8_t *data, bool nowait,
                         struct bd_read_fault *fault)
 {

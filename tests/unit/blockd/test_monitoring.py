@@ -1,11 +1,13 @@
-"""promtool takes the alert rules and a scrape; the dashboard names metrics that there are."""
+"""promtool takes the alert rules and a scrape; rules and dashboard name metrics that there are."""
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from blockd.metrics.catalog import DEFINITIONS
 from tests.clients import FindTool, run_tool
@@ -26,6 +28,16 @@ def told() -> set[str]:
     return names
 
 
+def named(text: str) -> set[str]:
+    return set(re.findall(r"\bblockd_[a-z_]+", text))
+
+
+def rules() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
 def test_promtool_takes_the_rules_and_the_configuration(client_tool: FindTool) -> None:
     promtool = client_tool("promtool")
     run_tool(promtool, "check", "rules", PROMETHEUS / "alerts.yml")
@@ -35,6 +47,18 @@ def test_promtool_takes_the_rules_and_the_configuration(client_tool: FindTool) -
 @pytest.mark.parametrize("tests", sorted(PROMETHEUS.glob("*_test.yml")), ids=lambda path: path.name)
 def test_the_alerts_fire_when_they_should(client_tool: FindTool, tests: Path) -> None:
     run_tool(client_tool("promtool"), "test", "rules", tests)
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_an_alert_asks_for_what_is_told(rule: dict[str, Any]) -> None:
+    asked = named(rule["expr"])
+    assert asked <= told()
+    assert asked or "up{" in rule["expr"]
+
+
+def test_each_alert_is_tried() -> None:
+    tried = "".join(path.read_text() for path in PROMETHEUS.glob("*_test.yml"))
+    assert set(re.findall(r'alertname="(\w+)"', tried)) == {rule["alert"] for rule in rules()}
 
 
 def test_promtool_has_nothing_to_say_of_a_scrape(client_tool: FindTool, tmp_path: Path) -> None:
@@ -50,7 +74,7 @@ def test_promtool_has_nothing_to_say_of_a_scrape(client_tool: FindTool, tmp_path
 
 
 def test_every_metric_that_the_dashboard_asks_for_is_told() -> None:
-    assert set(re.findall(r"\bblockd_[a-z_]+", DASHBOARD.read_text())) - told() == set()
+    assert named(DASHBOARD.read_text()) - told() == set()
 
 
 def test_panels_of_the_dashboard_have_queries_and_their_own_place() -> None:
