@@ -29,8 +29,8 @@ POLL_S = 0.05
 class Daemon:
     """`options` are those of `blockd serve`; `prefix` is a command that starts it in our place.
 
-    Without settings of its own, space is short when less than `short_percent` of the disk is left:
-    how full the disk of a test machine is must not decide which versions stay.
+    Without settings of its own, space is never short: how full the disk of a test machine is must
+    not decide which versions stay.
     """
 
     def __init__(
@@ -42,7 +42,6 @@ class Daemon:
         prefix: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-        short_percent: int = 0,
     ) -> None:
         self.data = data
         self.options = list(options)
@@ -50,7 +49,6 @@ class Daemon:
         self._listen = list(listen)
         self._prefix = list(prefix)
         self._pass_fds = tuple(pass_fds)
-        self._short_percent = short_percent
         self._environ = {**os.environ, **(environ or {})}
         self._log = data.with_name(data.name + ".stderr")
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,7 +61,7 @@ class Daemon:
         if "--config" in self.options or (self.data / "blockd.toml").exists():
             return ()
         config = self.data.with_name(self.data.name + ".toml")
-        config.write_text(f"[store]\nshort_percent = {self._short_percent}\n")
+        config.write_text("[store]\nshort_percent = 0\n")
         return ("--config", str(config))
 
     def start(self) -> None:

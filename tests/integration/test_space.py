@@ -87,9 +87,15 @@ def test_trim_of_a_gibibyte_shrinks_the_directory(
 def small_server(
     client_tool: FindTool, daemon: StartDaemon, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
-    """A daemon on a disk of 768 MiB with a volume that does not fit."""
+    """A daemon on a disk of 768 MiB with a volume that does not fit.
+
+    What is dead goes at once where space is short, and after the condemn period where it is not:
+    which of the two a trim meets is a matter of moments, so that period is short."""
+    config = tmp_path_factory.mktemp("c") / "blockd.toml"
+    config.write_text("[store]\nshort_percent = 10\ngc_interval_s = 1\ngc_condemn_s = 1\n")
     with small_disk(client_tool, tmp_path_factory.mktemp("s"), 768 * MiB) as mountpoint:
-        server = daemon("--volume", "demo=4G", data=mountpoint / "data", short_percent=10)
+        data = mountpoint / "data"
+        server = daemon("--volume", "demo=4G", "--config", str(config), data=data)
         yield server
         server.discard()
 
