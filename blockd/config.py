@@ -383,6 +383,9 @@ class ServeConfig:
         default_factory=_default_threads, metadata={"default": "as many as cores, at most 4"}
     )
     """Native threads that serve plain reads and writes; 0 has the event loop do all of it."""
+    loop_polling: bool = True
+    """Threads that are asked a little at a time look for the next request up to 0.12 ms before they
+    sleep: the latency of one request halves, for up to half of the cores while clients ask."""
     nbd: NbdConfig = field(default_factory=NbdConfig)
     iscsi: IscsiConfig = field(default_factory=IscsiConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)

@@ -262,7 +262,7 @@ class Daemon:
         if not workers:
             yield None
             return
-        loop = RequestLoop(workers)
+        loop = RequestLoop(workers, polling=self._config.loop_polling)
         loop.start()
         try:
             yield loop

@@ -7,6 +7,7 @@ who does what, and `blockd.client_protocol` how a connection goes over and comes
 """
 
 import asyncio
+import os
 from typing import Protocol, cast
 
 from native import Loop, LoopClient
@@ -24,9 +25,10 @@ class Owner(Protocol):
 class RequestLoop:
     """See the module's text. Made, started and stopped on the event loop's thread."""
 
-    def __init__(self, workers: int, readers: int = READERS) -> None:
-        """OSError when the threads cannot be started."""
-        self.native = Loop(workers, readers)
+    def __init__(self, workers: int, readers: int = READERS, *, polling: bool = True) -> None:
+        """`polling`: they may look at their sockets for a moment before they sleep, on half of the
+        cores at most. OSError when the threads cannot be started."""
+        self.native = Loop(workers, readers, len(os.sched_getaffinity(0)) // 2 if polling else 0)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:

@@ -481,8 +481,10 @@ class LoopClient:
 class Loop:
     """Threads that serve clients' sockets without the interpreter; see src/loop.h."""
 
-    def __init__(self, workers: int, readers: int, /) -> None:
-        """`workers` threads serve (1 to 64), `readers` wait for the disk. OSError, ValueError."""
+    def __init__(self, workers: int, readers: int, pollers: int, /) -> None:
+        """`workers` threads serve (1 to 64), `readers` wait for the disk. While at most `pollers`
+        workers are awake, each looks at its sockets for a moment before it sleeps, where that is
+        worth it (src/polling.h); 0: never. OSError, ValueError."""
 
     def fileno(self) -> int:
         """Readable when `news()` has something."""

@@ -31,7 +31,7 @@ struct served {
 static inline int served_begin(struct served *served)
 {
     if (served->loop == NULL) {
-        served->loop = bd_loop_new(1, 1);
+        served->loop = bd_loop_new(1, 1, 0);
         served->sent = malloc(SERVED_BYTES);
         served->mail = malloc(SERVED_BYTES);
         CHECK(served->loop != NULL && served->sent != NULL && served->mail != NULL);

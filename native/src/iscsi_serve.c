@@ -165,6 +165,10 @@ static enum bd_served serve_round(struct iscsi_client *client, struct bd_worker 
     bd_iscsi_answer(client, &round, arena);
     pthread_mutex_unlock(&base->lock);
     bd_arena_release(arena);
+    uint64_t payload = 0;
+    for (int i = 0; i < round.count; i++)
+        payload += round.actions[i].length;
+    bd_worker_served(worker, (unsigned)round.count, payload);
     if (round.has_written)
         bd_worker_slow_down(base);
     return served;

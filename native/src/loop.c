@@ -10,17 +10,6 @@
 
 #include "jobs.h"
 
-struct bd_loop {
-    struct bd_worker workers[BD_MAX_WORKERS];
-    unsigned worker_count;
-    struct bd_jobs *jobs;
-    int event; /* readable: there is news */
-
-    pthread_mutex_t lock; /* after a client's */
-    struct bd_client *first_told;
-    struct bd_client *last_told;
-};
-
 uint64_t bd_loop_now_ns(void)
 {
     struct timespec now;
@@ -76,7 +65,7 @@ void bd_loop_end(struct bd_loop *loop)
     loop->jobs = NULL;
 }
 
-struct bd_loop *bd_loop_new(unsigned workers, unsigned readers)
+struct bd_loop *bd_loop_new(unsigned workers, unsigned readers, unsigned pollers)
 {
     if (workers < 1 || workers > BD_MAX_WORKERS || readers < 1 || readers > BD_MAX_READERS) {
         errno = EINVAL;
@@ -85,6 +74,7 @@ struct bd_loop *bd_loop_new(unsigned workers, unsigned readers)
     struct bd_loop *loop = calloc(1, sizeof *loop);
     if (loop == NULL)
         return NULL;
+    loop->pollers = pollers;
     /* Signals are for Python's threads. */
     sigset_t all;
     sigset_t before;

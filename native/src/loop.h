@@ -11,6 +11,7 @@
 #define BLOCKD_LOOP_H
 
 #include "client.h"
+#include "polling.h"
 
 enum {
     BD_BATCH = 128,           /* requests of one round */
@@ -20,6 +21,8 @@ enum {
     BD_MAX_WORKERS = 64,
     BD_MAX_READERS = 64,
 };
+
+struct epoll_event;
 
 struct bd_worker {
     struct bd_loop *loop;
@@ -35,6 +38,15 @@ struct bd_worker {
     struct bd_client *first_turn;
     struct bd_client *last_turn;
     unsigned held; /* clients with held_until_ns */
+    struct bd_poll poll;
+    bool awake; /* counted in loop->awake */
+    struct {
+        unsigned requests;
+        uint64_t payload;
+        bool jobs;
+        bool others;                     /* more than one client, or another than the last time */
+    } served;                            /* since it woke up */
+    const struct bd_client *last_served; /* compared only: it may be gone */
 
     pthread_mutex_t lock; /* after a client's */
     struct bd_client *attention;
@@ -42,8 +54,22 @@ struct bd_worker {
     unsigned count; /* clients; under the loop's lock */
 };
 
-/* `workers` threads serve, `readers` wait for the disk. NULL with errno. */
-struct bd_loop *bd_loop_new(unsigned workers, unsigned readers);
+struct bd_loop {
+    struct bd_worker workers[BD_MAX_WORKERS];
+    unsigned worker_count;
+    struct bd_jobs *jobs;
+    int event; /* readable: there is news */
+    unsigned pollers;
+    atomic_uint awake; /* workers that do not sleep */
+
+    pthread_mutex_t lock; /* after a client's */
+    struct bd_client *first_told;
+    struct bd_client *last_told;
+};
+
+/* `workers` threads serve, `readers` wait for the disk. While at most `pollers` workers are awake,
+ * each may keep its core busy for a moment where that saves sleeping. NULL with errno. */
+struct bd_loop *bd_loop_new(unsigned workers, unsigned readers, unsigned pollers);
 
 /* Cut all clients and end all threads. What there is of news stays; adding is over. */
 void bd_loop_end(struct bd_loop *loop);
@@ -65,6 +91,10 @@ int bd_loop_add(struct bd_loop *loop, struct bd_client *client);
 
 /* Between the loop's own files. */
 void *bd_worker_run(void *worker);
+/* epoll_wait, perhaps without sleeping. */
+int bd_worker_wait(struct bd_worker *worker, struct epoll_event *events, int room, int timeout);
+/* The client's lock is held: it has had a round. */
+void bd_worker_turned_to(struct bd_worker *worker, const struct bd_client *client);
 struct bd_jobs *bd_loop_jobs(struct bd_loop *loop);
 void bd_loop_left(struct bd_worker *worker);
 
@@ -74,6 +104,9 @@ void bd_loop_relieve(struct bd_client *client);
 /* An arena for a round whose replies take `bytes`: the worker's own, which nobody else refers to,
  * or a larger one. The caller releases it. NULL when memory runs out. */
 struct bd_arena *bd_worker_arena(struct bd_worker *worker, size_t bytes);
+
+/* A round served so many requests, with so many bytes read and written. On the loop's thread. */
+void bd_worker_served(struct bd_worker *worker, unsigned requests, uint64_t payload);
 
 /* Something was written: when the journal is nearly full, the client's next round has to wait. On
  * the loop's thread, without the lock. */

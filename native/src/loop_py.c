@@ -259,12 +259,13 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     (void)kwargs;
     unsigned int workers;
     unsigned int readers;
-    if (!PyArg_ParseTuple(args, "II:Loop", &workers, &readers))
+    unsigned int pollers;
+    if (!PyArg_ParseTuple(args, "III:Loop", &workers, &readers, &pollers))
         return NULL;
     bd_loop_object *self = (bd_loop_object *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
-    self->loop = bd_loop_new(workers, readers);
+    self->loop = bd_loop_new(workers, readers, pollers);
     if (self->loop == NULL) {
         PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);

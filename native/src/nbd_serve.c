@@ -320,6 +320,7 @@ static enum bd_served serve(struct bd_client *base, struct bd_worker *worker)
     enum bd_served served = gather(client, &round);
     if (round.count > 0) {
         execute(client, worker, &round);
+        bd_worker_served(worker, (unsigned)round.count, round.payload);
         return served == BD_SERVED_STOP ? BD_SERVED_SOME : served;
     }
     if (served == BD_SERVED_SOME) /* not a single one of ours */

@@ -194,6 +194,7 @@ static void serve(struct bd_worker *worker, struct bd_client *client)
         give_back_input(worker, client);
     pthread_mutex_lock(&client->lock);
     bool blocked = served == BD_SERVED_BLOCKED && !bd_client_has_room(client);
+    bd_worker_turned_to(worker, client);
     if (served == BD_SERVED_STOP)
         bd_client_stop(client);
     if (blocked != client->blocked) {
@@ -412,7 +413,7 @@ void *bd_worker_run(void *argument)
         int timeout = go_on_held(worker);
         if (worker->first_turn != NULL)
             timeout = 0;
-        int count = epoll_wait(worker->epoll, events, EVENTS, timeout);
+        int count = bd_worker_wait(worker, events, EVENTS, timeout);
         bool woken = false;
         for (int i = 0; i < count; i++) {
             if (events[i].data.ptr == worker)

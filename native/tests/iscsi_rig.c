@@ -30,7 +30,7 @@ void iscsi_rig_init(struct iscsi_rig *rig, const struct bd_iscsi_terms *terms)
     rig_holes(&rig->store, ISCSI_KNOWN / RIG_CHUNK);
     rig->terms = *terms;
     rig->cmd_sn = FIRST_CMD_SN;
-    rig->loop = bd_loop_new(1, 1);
+    rig->loop = bd_loop_new(1, 1, 1);
     CHECK(rig->loop != NULL);
     int pair[2];
     CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);

@@ -98,7 +98,7 @@ static void test_clients_of_a_thread_take_turns(void)
 {
     int peers[3];
     struct bd_client *clients[3];
-    struct bd_loop *loop = bd_loop_new(1, 1);
+    struct bd_loop *loop = bd_loop_new(1, 1, 1);
     CHECK(loop != NULL);
     order_length = 0;
     clients[0] = close_gate(loop, &peers[0]);
@@ -143,7 +143,7 @@ static void test_a_deep_pipeline_is_served_round_by_round(void)
     put_request(read, BD_NBD_CMD_READ, 7, NUMBER);
     struct rig rig;
     rig_init(&rig, SEGMENT, 2, VOLUME);
-    struct bd_loop *loop = bd_loop_new(1, 1);
+    struct bd_loop *loop = bd_loop_new(1, 1, 1);
     CHECK(loop != NULL);
     int peer;
     struct bd_client *blocker = close_gate(loop, &peer);
@@ -184,7 +184,7 @@ static void test_clients_are_spread_over_the_threads(void)
     enum { WORKERS = 4, CLIENTS = 12 };
     struct bd_client *clients[CLIENTS];
     int peers[CLIENTS];
-    struct bd_loop *loop = bd_loop_new(WORKERS, 1);
+    struct bd_loop *loop = bd_loop_new(WORKERS, 1, 1);
     CHECK(loop != NULL);
     for (int i = 0; i < CLIENTS; i++)
         clients[i] = add(loop, &counted, i, 0, &peers[i]);

@@ -120,7 +120,7 @@ static void test_all_at_once(bool cold)
     for (int slot = 0; slot < RIG_SEGMENTS; slot++)
         rig.files[slot].would_wait = cold;
     rig_holes(&rig, VOLUME / RIG_CHUNK);
-    struct bd_loop *loop = bd_loop_new(WORKERS, READERS);
+    struct bd_loop *loop = bd_loop_new(WORKERS, READERS, 1);
     CHECK(loop != NULL);
     struct bd_nbd_terms terms = {
         .replies = BD_NBD_SIMPLE, .size = VOLUME, .minimum_block = 1, .max_payload = VOLUME};

@@ -37,7 +37,7 @@ static void test_it_keeps_the_offset_of_the_write(enum bd_nbd_replies replies)
     struct rig rig;
     rig_init(&rig, SEGMENT, 2, VOLUME);
     rig.files[0].fail_sync = -EIO;
-    struct bd_loop *loop = bd_loop_new(1, 1);
+    struct bd_loop *loop = bd_loop_new(1, 1, 1);
     CHECK(loop != NULL);
     int pair[2];
     CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);

@@ -66,7 +66,7 @@ def test_clients_that_come_all_at_once_are_all_served() -> None:
 
 def test_news_of_a_client_that_was_let_go_is_nobodys() -> None:
     with serving() as server:
-        loop = Loop(1, 1)
+        loop = Loop(1, 1, 0)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             core = server.volume.core
