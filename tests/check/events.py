@@ -12,6 +12,9 @@
     ["crash", "power"]                      all is gone that was not durable
     ["restart"]                             clients may attach again; operations without an end
                                             have had their chance
+    ["takeover"]                            another node serves now, and all that it has is durable.
+                                            What has no end yet happens no more, but if it did
+                                            happen its reply may still come
     ["state", OF, RUNS]                     the whole volume, sector by sector, while nobody wrote
                                             to it. OF: null, or the NAME of a state
 

@@ -130,6 +130,9 @@ class Judge:
                 self._names[line[1]] = (begin, self._time)
         elif what == "crash":
             self._crashed(line[1])
+        elif what == "takeover":
+            self._end_changes()
+            self._flushed = self._time
         elif what == "state":
             self._state(line[1], line[2])
         elif what != "restart":
@@ -159,15 +162,16 @@ class Judge:
         ended = self._in_flight.pop(operation)
         if error:
             self.report.failed += 1
-            if ended.change is not None:
+            if ended.change is not None and ended.change.crashed == INFINITY:
                 self._unsettled.append(ended.change)
                 self._oldest_failed = min(self._oldest_failed, ended.begin)
         elif ended.change is not None:
-            ended.change.end = self._time
+            # After a takeover the reply was only on its way: it had happened before.
+            ended.change.end = min(self._time, ended.change.crashed)
             ended.change.fua = ended.kind == FUA
             self._registers.acked(ended.change, self._oldest())
             if ended.change.zero:
-                del self._registers.open_zeros[operation]
+                self._registers.open_zeros.pop(operation, None)
         elif ended.kind == FLUSH:
             self._flushed = max(self._flushed, ended.begin)
         else:
@@ -269,16 +273,20 @@ class Judge:
 
     def _crashed(self, kind: str) -> None:
         self.report.crashes += 1
-        cut_off = [ended.change for ended in self._in_flight.values() if ended.change is not None]
-        for change in cut_off + self._unsettled:
-            change.crashed = min(change.crashed, self._time)
+        self._end_changes()
         self._in_flight.clear()
-        self._unsettled.clear()
-        self._oldest_failed = INFINITY
         self._crash = (self._time, kind)
         for name, (begin, end) in self._names.items():
             if end == INFINITY:
                 self._names[name] = (begin, self._time)
+
+    def _end_changes(self) -> None:
+        """What was not acked by now, or failed, has taken effect or never does."""
+        cut_off = [ended.change for ended in self._in_flight.values() if ended.change is not None]
+        for change in cut_off + self._unsettled:
+            change.crashed = min(change.crashed, self._time)
+        self._unsettled.clear()
+        self._oldest_failed = INFINITY
 
     def _state(self, of: str | None, runs: list[Run]) -> None:
         if sum(int(count) for count, _ in runs) != self.log.sectors:
@@ -289,7 +297,8 @@ class Judge:
             verdict = judge_state(self.log, runs, begin, min(end, self._time), crashed=False)
             self._report(of, verdict, runs)
             return
-        if any(ended.change is not None for ended in self._in_flight.values()):
+        changes = [ended.change for ended in self._in_flight.values()]
+        if any(change is not None and change.crashed == INFINITY for change in changes):
             raise ValueError("a state while there are writes in flight")
         crash, self._crash = self._crash, None
         if crash is not None and crash[1] == POWER:

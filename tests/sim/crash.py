@@ -150,6 +150,29 @@ class CrashState:
         return Image(dirs, files, self.point, "killed")
 
 
+def survivors(trace: Trace, rng: random.Random) -> Image:
+    """What a power cut leaves at the end of a trace, drawn from `rng`."""
+    state = CrashState(trace)
+    for op in trace.ops:
+        state.apply(op)
+    kind = rng.random()
+    pending = state.pending()
+    if kind < 0.5:
+        return state.drawn("drawn", rng)
+    if kind < 0.6:
+        return state.image("all lost", ())
+    if kind < 0.7:
+        return state.image("all kept", pending)
+    if kind < 0.85:
+        kept = pending[: rng.randint(0, len(pending))]
+        torn = []
+        if kept:
+            sectors = state.sectors_of(kept[-1])
+            torn = [(kept[-1], sector) for sector in sectors if rng.random() < 0.5]
+        return state.image("prefix", kept, torn)
+    return state.image("random", [each for each in pending if rng.random() < 0.5])
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """How many images one point may cost; each bound is a count of images."""

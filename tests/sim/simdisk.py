@@ -280,6 +280,11 @@ class SimDisk:
         with self._lock:
             self._crash_at = self.op_count + count
 
+    def crash_never(self) -> None:
+        """Take `crash_at` back."""
+        with self._lock:
+            self._crash_at = None
+
     def power_off(self) -> None:
         """Cut the power now. The trace stays readable."""
         with self._lock:

@@ -18,7 +18,7 @@ from blockd.nbd.limits import Limits
 from blockd.registry.targets import TargetRegistry
 from blockd.scheduler import LoopScheduler
 from blockd.wiring import ConfiguredPolicies
-from tests.sim.crash import CrashState
+from tests.sim.crash import survivors
 from tests.sim.image import Image
 from tests.sim.simdisk import DEFAULT_CAPACITY
 from tests.sim.world.disk import Tap, WorldClock, WorldDisk, WorldKeyValue
@@ -236,30 +236,9 @@ class Machine:
         return self.disk.image(), self.meta.snapshot(), self.index.snapshot()
 
     def _unpowered(self) -> tuple[Image, dict[bytes, bytes], dict[bytes, bytes]]:
-        state = CrashState(self.disk.trace)
-        for op in self.disk.trace.ops:
-            state.apply(op)
         self._boots += 1
-        return self._survivors(state), self.meta.durable, self.index.durable
-
-    def _survivors(self, state: CrashState) -> Image:
-        rng = self._random
-        kind = rng.random()
-        pending = state.pending()
-        if kind < 0.5:
-            return state.drawn("drawn", rng)
-        if kind < 0.6:
-            return state.image("all lost", ())
-        if kind < 0.7:
-            return state.image("all kept", pending)
-        if kind < 0.85:
-            kept = pending[: rng.randint(0, len(pending))]
-            torn = []
-            if kept:
-                sectors = state.sectors_of(kept[-1])
-                torn = [(kept[-1], sector) for sector in sectors if rng.random() < 0.5]
-            return state.image("prefix", kept, torn)
-        return state.image("random", [each for each in pending if rng.random() < 0.5])
+        image = survivors(self.disk.trace, self._random)
+        return image, self.meta.durable, self.index.durable
 
     def _leave(self, image: Image, meta: dict[bytes, bytes], index: dict[bytes, bytes]) -> None:
         self._image, self._meta_items, self._index_items = image, dict(meta), dict(index)

@@ -1,4 +1,4 @@
-"""One contract for all MetaStores: the dict twin, LMDB, and a real etcd of three members."""
+"""One contract for all MetaStores: the dict twin, the simulated etcd, LMDB, and a real etcd."""
 
 import os
 import threading
@@ -12,6 +12,8 @@ import pytest
 from tests.clients import FindTool
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from tests.metastore_twin import DictMetaStore
+from tests.sim.cluster.metastore import SimMetaStore
+from tests.sim.cluster.timeline import Timeline
 from transport.etcd.client import EtcdMetaStore, EtcdSettings
 from volume.kv import LmdbKeyValue
 from volume.metastore import (
@@ -46,10 +48,12 @@ def etcd(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield cluster
 
 
-@pytest.fixture(params=["dict", "lmdb", "etcd"])
+@pytest.fixture(params=["dict", "simulated", "lmdb", "etcd"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MetaStore]:
     if request.param == "dict":
         yield DictMetaStore()
+    elif request.param == "simulated":
+        yield SimMetaStore(Timeline(), "contract").view(A)
     elif request.param == "lmdb":
         kv = LmdbKeyValue(tmp_path / "meta", synced=True, map_size=1 << 20)
         yield EmbeddedMetaStore(kv)

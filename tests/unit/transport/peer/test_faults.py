@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.peer_wire import VOLUME, PeerWire, Weather
+from tests.peer_wire import NODE, VOLUME, PeerWire, Weather
 from transport.errors import PeerBusy
 from transport.peer import caller
 from transport.peer import messages as m
@@ -183,7 +183,7 @@ def test_more_than_may_wait_is_refused_at_once() -> None:
     wire = PeerWire(8, Weather(loss=1.0), SMALL)
     for seq in range(1, 17):
         wire.ask(m.Sync(VOLUME, 1, seq))
-    with pytest.raises(PeerBusy, match="peer b: 16 requests wait for it"):
+    with pytest.raises(PeerBusy, match=f"peer {NODE}: 16 requests wait for it"):
         wire.ask(m.Sync(VOLUME, 1, 17))
     wire = PeerWire(8, Weather(loss=1.0), SMALL)
     for seq in range(1, 5):

@@ -1,0 +1,93 @@
+"""One machine of a world: a disk, and a store on it without threads, which crashes lose or leave.
+
+Everything that a store does happens at once, in the event that asked for it; between events the
+machine may lose its power or its process, and within them its power, at any operation of the disk.
+"""
+
+import random
+
+from tests.sim.cluster.timeline import NodeClock
+from tests.sim.crash import survivors
+from tests.sim.image import Image
+from tests.sim.simdisk import SimDisk
+from tests.sim.store_rig import KIB, SEGMENT_BYTES, TracedKeyValue, UnsyncedKeyValue, index_at
+from volume.kv import KeyValue
+from volume.options import StoreOptions
+from volume.scheduler import InlineScheduler
+from volume.store import Store
+
+OPTIONS = StoreOptions(
+    journal_limit=12 * SEGMENT_BYTES,
+    segment_bytes=SEGMENT_BYTES,
+    pack_bytes=48 * KIB,
+    reserve_bytes=0,
+    cache_bytes=64 * KIB,
+    manifest_cache_bytes=16 * KIB,
+    window_bytes=64 * SEGMENT_BYTES,  # members catch up from the log, whatever they missed
+    window_s=3600,
+    history_keep="",
+    compression="none",
+    gc_condemn_s=0.0,
+    damage_patience_s=0.0,
+)
+
+
+class Machine:
+    """Its disk outlives stores; `boot` opens the next one on what the last crash left."""
+
+    def __init__(self, clock: NodeClock, seed: str, options: StoreOptions = OPTIONS) -> None:
+        self.clock = clock
+        self.options = options
+        self.disk = SimDisk()
+        self.store: Store | None = None
+        self._random = random.Random(f"machine:{seed}")
+        self._image = Image()
+        self._meta: dict[bytes, bytes] = {}
+        self._index: dict[bytes, bytes] = {}
+        self._boots = 0
+
+    def boot(self, crash_at: int = 0) -> Store:
+        """Open the store; `crash_at`: as of SimDisk, 0 for none. What `Store` raises, PowerCut."""
+        self.disk = disk = SimDisk(self._image)
+        if crash_at:
+            disk.crash_at(crash_at)
+        self._meta_kv = TracedKeyValue(disk, self._meta)
+        self._index_kv = index = UnsyncedKeyValue(disk, self._index)
+
+        def open_index(fresh: bool) -> KeyValue:
+            if fresh:
+                index.restore({})
+            return index
+
+        self.store = store = Store(
+            *(disk, self.clock, self._meta_kv, open_index, InlineScheduler(), self.options),
+            boot_id=f"boot-{self._boots}",
+        )
+        while store.tend():
+            pass
+        return store
+
+    def kill(self) -> None:
+        """The process is gone; what it wrote is there."""
+        self._image = self.disk.image()
+        self._index = dict(self._index_kv.snapshot())
+        self._left()
+
+    def cut(self) -> None:
+        """The power is gone: of what was not synced any part may be there."""
+        self._boots += 1
+        self._image = survivors(self.disk.trace, self._random)
+        self._index = dict(index_at(self.disk.trace.marks(len(self.disk.trace.ops)), self._index))
+        self._left()
+
+    def _left(self) -> None:
+        self._meta = dict(self._meta_kv.snapshot())
+        self.disk.power_off()
+        self.store = None
+
+    def wipe(self) -> None:
+        """An empty disk is in its place."""
+        self.disk.power_off()
+        self.store = None
+        self._image, self._meta, self._index = Image(), {}, {}
+        self._boots += 1
