@@ -12,7 +12,8 @@
  *   - A core that is polled on is nobody else's. When another thread was given the core meanwhile,
  *     or when nothing comes, more often than it is worth, there is a pause, twice as long each
  * time, up to a quarter of a second.
- *   - Jobs (a sync, a read from the disk) need cores, and take longer: no polling while there are.
+ *   - Jobs (a sync, a read from the disk) need cores, and take longer: no polling while the client
+ *     has any. They do not end the row: between two flushes there are writes.
  *
  * This is only the decision; times are passed in. One worker's, on its thread. */
 #ifndef BLOCKD_POLLING_H
@@ -49,7 +50,7 @@ enum bd_poll_end {
 };
 
 /* A wake-up has been served: so many requests, with so much payload. `alone`: all of the client
- * that was served the last time too, and none of them waits for a job. */
+ * that was served the last time too. */
 void bd_poll_served(struct bd_poll *poll, unsigned requests, uint64_t payload, bool alone);
 
 /* Whether to look before sleeping. */

@@ -63,10 +63,10 @@ int bd_worker_wait(struct bd_worker *worker, struct epoll_event *events, int roo
     int count = 0;
     if (worker->served.requests > 0) {
         bd_poll_served(&worker->poll, worker->served.requests, worker->served.payload,
-                       !worker->served.jobs && !worker->served.others);
-        memset(&worker->served, 0, sizeof worker->served);
-        if (timeout != 0)
+                       !worker->served.others);
+        if (timeout != 0 && !worker->served.jobs)
             count = look(worker, events, room);
+        memset(&worker->served, 0, sizeof worker->served);
     }
     if (count == 0) {
         set_awake(worker, timeout == 0);

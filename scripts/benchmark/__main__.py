@@ -104,6 +104,10 @@ if __name__ == "__main__":
         from iscsi import command as iscsi_command
 
         iscsi_command.main(sys.argv[2:], PAGE)
+    elif sys.argv[1:2] == ["profile"]:
+        import profiles
+
+        profiles.main(sys.argv[2:], PAGE)
     elif sys.argv[1:2] == ["upkeep"]:
         import upkeep
 

@@ -77,6 +77,7 @@ def measure(cell: Cell, server: Running, seconds: int, folder: Path) -> Sample:
             *("fio", f"--name={cell.name}", "--ioengine=nbd", f"--uri={server.uri}"),
             *(f"--rw={cell.rw}", f"--bs={cell.block}", f"--iodepth={cell.depth}"),
             *(f"--numjobs={cell.jobs}", f"--size={size}", "--norandommap", "--randrepeat=0"),
+            "--refill_buffers",  # or chunks of what was written would be the same few bytes
             *((f"--fsync={cell.flush_every}",) if cell.flush_every else ()),
             *("--time_based", f"--runtime={seconds}", "--group_reporting"),
             *("--output-format=json", f"--aux-path={folder}"),
