@@ -15,7 +15,8 @@ gone is found by TCP keepalive or by retransmission giving up.
 
 Closing: last replies, then our end is closed for writing and what still comes is thrown away until
 the peer closes too, at most `LINGER_S`. Closing at once with bytes unread would make the kernel
-reset the connection and take the last replies along.
+reset the connection and take the last replies along. A drain does not wait for a peer that keeps
+its end open: only until its kernel has acknowledged those replies.
 
 A client of whom only plain requests are expected may be served by the request loop meanwhile
 (`blockd.request_loop`), without a byte passing through here:
@@ -47,6 +48,7 @@ from blockd.accounts import Accounts
 from blockd.device import BlockDevice
 from blockd.log_limiter import LogLimiter
 from blockd.request_loop import RequestLoop
+from blockd.sockets import unacknowledged
 from native import Account, LoopClient, Request
 from volume.sites import rare
 
@@ -54,7 +56,8 @@ RECEIVE_BYTES = 256 << 10  # room offered to one recv: two batches of 32 writes 
 RARE_BYTES = 7  # as much, for a test rig: less than any header
 WRITE_HIGH_BYTES = 4 << 20  # unsent replies of one client beyond which its requests wait
 WRITE_LOW_BYTES = 1 << 20
-LINGER_S = 2.0  # how long a closed client may take to close its end
+LINGER_S = 2.0  # how long a closed client may take to close its end, or to take more replies
+LINGER_LOOK_S = 0.1  # how often that is looked at
 
 # Bytes nobody wants land here, and ciphertext: both loops call buffer_updated() right after the
 # recv() into get_buffer(), so one buffer serves all connections of a process's one event loop.
@@ -275,8 +278,10 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         """Finish what is in flight, then close; what comes meanwhile is refused. With nothing in
         flight the connection closes at once: to a client that can reconnect an error is an answer,
         and it would hand it on to its file system, while a close makes it try again."""
-        if not self._draining and not self._closing:
-            self._draining = True
+        if self._draining:
+            return
+        self._draining = True
+        if not self._closing:
             self._guarded(self._begin_drain)
 
     def abort(self) -> None:
@@ -537,15 +542,27 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         else:
             self._transport.write_eof()
             self._transport.resume_reading()
-        self._timer = self._loop.call_later(LINGER_S, self._linger_over, self.unsent_bytes)
+        self._linger(self._untaken(), 0.0)
 
-    def _linger_over(self, unsent_before: int) -> None:
+    def _untaken(self) -> int:
+        """Bytes of replies that have not arrived at the peer's machine."""
+        return self.unsent_bytes + unacknowledged(self._transport)
+
+    def _linger(self, untaken: int, idle_s: float) -> None:
+        """The peer has had `idle_s` in which it took nothing of what was `untaken`."""
+        self._timer = self._loop.call_later(
+            LINGER_LOOK_S, self._lingered, untaken, idle_s + LINGER_LOOK_S
+        )
+
+    def _lingered(self, untaken_before: int, idle_s: float) -> None:
         """Replies that a slow client still takes may take their time."""
-        unsent = self.unsent_bytes
-        if 0 < unsent < unsent_before:
-            self._timer = self._loop.call_later(LINGER_S, self._linger_over, unsent)
-        else:
+        untaken = self._untaken()
+        if untaken < untaken_before:
+            idle_s = 0.0
+        if idle_s >= LINGER_S or (self._draining and not untaken):
             self._transport.abort()
+        else:
+            self._linger(untaken, idle_s)
 
     def _handshake_expired(self) -> None:
         self._dropped(f"{self.unopened} within {self._book.handshake_timeout_s:g} s")

@@ -15,6 +15,7 @@ The store's calls wait for disks and are made in threads; everything else happen
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import os
@@ -441,9 +442,11 @@ def _allow_many_files() -> None:
 
 
 def run(config: ServeConfig, parts: Parts) -> None:
-    """Serve until a signal, on a loop of its own. Raises what kept it from starting."""
+    """Serve until a signal, on a loop of its own, and be ready for the end of the process. Raises
+    what kept it from starting."""
     _allow_many_files()
     sites.arm_from(os.environ)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Daemon(config, parts).run())
+    gc.freeze()  # the interpreter's last look for cycles takes longer than all that went before

@@ -9,11 +9,13 @@ is replaced only when it is a socket and nobody answers on it.
 import asyncio
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import socket
 import stat
 import struct
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +30,7 @@ KEEPALIVE_IDLE_S = 60  # below the 5 minutes after which common firewalls forget
 KEEPALIVE_INTERVAL_S = 15
 KEEPALIVE_PROBES = 4  # a vanished client is noticed two minutes after its last sign of life
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred
+_COUNT = struct.Struct("i")
 
 
 class ListenError(Exception):
@@ -219,6 +222,19 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
         return "unix"
     name = transport.get_extra_info("peername")
     return str(TcpAddress(*name[:2])) if name else "unknown"
+
+
+def unacknowledged(transport: asyncio.BaseTransport) -> int:
+    """Bytes that the kernel has of `transport` and the peer's kernel has not acknowledged, the end
+    of the stream counting as one. 0 for unix sockets, whose peers have what was sent, and for one
+    that is closed."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX or sock.fileno() < 0:
+        return 0
+    with contextlib.suppress(OSError):
+        raw = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(_COUNT.size))  # SIOCOUTQ: tcp(7)
+        return int(_COUNT.unpack(raw)[0])
+    return 0
 
 
 def bound_name(sock: socket.socket) -> str:

@@ -43,6 +43,9 @@ class SimSocket:
     def getsockname(self) -> tuple[str, int]:
         return self._name
 
+    def fileno(self) -> int:
+        return -1
+
     def setsockopt(self, *_: object) -> None:
         pass
 

@@ -1,5 +1,6 @@
 """The listener with real sockets: who is served, who is cut, what a stop waits for."""
 
+import asyncio
 import logging
 import socket
 import stat
@@ -9,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from blockd.client_protocol import WRITE_HIGH_BYTES
+from blockd import client_protocol
+from blockd.client_protocol import LINGER_S, WRITE_HIGH_BYTES
 from blockd.config import TcpAddress
 from blockd.device import Done
 from blockd.listener import ListenError
 from blockd.log_limiter import BURST
 from blockd.nbd import wire
 from blockd.nbd.limits import Limits
+from blockd.sockets import unacknowledged
 from native import Request
 from tests.clients import FindTool, run_tool
 from tests.fakes import MemoryDevice
@@ -312,6 +315,57 @@ def test_stop_waits_for_requests_in_flight(loop: str) -> None:
         assert client.read_reply().error == 0
         assert client.at_eof()
         client.close()
+        stopping.result(5.0)
+
+
+@every_loop
+def test_stop_does_not_wait_for_clients_that_keep_their_end_open(
+    loop: str, socket_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They have all their replies, and nothing is gained by waiting for more from them."""
+    path = str(socket_dir / "nbd.sock")
+    with serving(loop, tcp=[TcpAddress("127.0.0.1", 0)], unix=Path(path)) as served:
+        clients = [NbdClient(address) for address in (served.address, path) * 2]
+        for client in clients:
+            client.greet()
+            client.go("disk")
+            assert client.read(0, 512) == bytes(512)
+        for leaving in clients[:2]:
+            leaving.send_disconnect()
+            assert leaving.at_eof()
+        with caplog.at_level(logging.WARNING):
+            served.stop(LINGER_S - 0.5)
+        assert served.listener.client_count == 0
+        assert not caplog.records, "they had to be cut"
+        for client in clients:
+            assert client.at_eof()
+            client.close()
+
+
+@every_loop
+def test_stop_waits_for_replies_that_have_not_arrived(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = MemoryDevice(size=4 * MIB)
+    looks = 0
+
+    def look(transport: asyncio.BaseTransport) -> int:
+        nonlocal looks
+        looks += 1
+        return unacknowledged(transport)
+
+    monkeypatch.setattr(client_protocol, "unacknowledged", look)
+    monkeypatch.setattr(client_protocol, "LINGER_LOOK_S", 0.001)
+    with serving(loop, device=device) as served, served.attached() as slow:
+        slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        for offset in range(0, device.size, MIB):
+            slow.send_request(wire.CMD_READ, offset, MIB)
+        served.until(lambda: sum(seen.length for seen in device.seen) == device.size)
+        stopping = served.begin(served.listener.stop(20.0))
+        served.until(lambda: looks > 10)
+        for _ in range(0, device.size, MIB):
+            assert slow.read_reply().data == bytes(MIB)
+        assert slow.at_eof()
         stopping.result(5.0)
 
 

@@ -9,7 +9,14 @@ import pytest
 
 from blockd import sockets
 from blockd.config import TcpAddress
-from blockd.sockets import ListenError, UnixListener, bind_tcp, bound_name, tune
+from blockd.sockets import (
+    ListenError,
+    UnixListener,
+    bind_tcp,
+    bound_name,
+    tune,
+    unacknowledged,
+)
 from tests.aio import run
 
 
@@ -157,3 +164,27 @@ def test_tcp_clients_get_no_nagle_and_keepalive() -> None:
             return found
 
     assert run(options()) == [1, 1, 60, 15, 4]
+
+
+def transport_of(sock: socket.socket) -> asyncio.BaseTransport:
+    return asyncio.BaseTransport({"socket": sock})
+
+
+def test_bytes_for_which_the_peer_has_no_room_are_unacknowledged() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.connect(listening.getsockname())
+        sock, _ = listening.accept()
+        with sock:
+            assert unacknowledged(transport_of(sock)) == 0
+            sock.setblocking(False)
+            sent = sock.send(bytes(1 << 20))
+            assert 0 < unacknowledged(transport_of(sock)) <= sent
+        assert unacknowledged(transport_of(sock)) == 0  # it is closed
+
+
+def test_a_unix_socket_has_nothing_unacknowledged() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        one.send(bytes(4096))
+        assert unacknowledged(transport_of(one)) == 0
