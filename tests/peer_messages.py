@@ -15,6 +15,7 @@ from transport.peer.messages import (
     Chunks,
     Hello,
     Log,
+    Looked,
     Sealed,
     Welcome,
 )
@@ -68,6 +69,14 @@ def _acks() -> st.SearchStrategy[Message]:
     return st.builds(lambda epoch, pair: Ack(epoch, pair[1], pair[0]), epochs, seqs)
 
 
+def _looks() -> st.SearchStrategy[Message]:
+    def looked(values: dict[str, Any]) -> Message:
+        durable, received = sorted((values["durable"], values["received"]))
+        return Looked(**{**values, "durable": durable, "received": received})
+
+    return _fields(Looked).map(looked)
+
+
 def _appends() -> st.SearchStrategy[Message]:
     def append(values: dict[str, Any], records: bytes) -> Message:
         first, last = sorted((values["first_seq"], values["last_seq"]))
@@ -83,15 +92,16 @@ def _logs() -> st.SearchStrategy[Message]:
 
 
 def _seals() -> st.SearchStrategy[Message]:
-    def sealed(epoch: int, start: int, steps: list[tuple[int, int]]) -> Message:
+    def sealed(epoch: int, quiet: int, start: int, steps: list[tuple[int, int]]) -> Message:
         ends, at = [], (0, start)
         for epochs, seqs in steps:
             at = (at[0] + epochs, at[1] + seqs)
             ends.append(at)
-        return Sealed(epoch, start, tuple(ends))
+        return Sealed(epoch, quiet, start, tuple(ends))
 
     steps = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 99)), max_size=MAX_EPOCHS)
-    return st.builds(sealed, st.integers(1, 1 << 40), st.integers(0, 1 << 40), steps)
+    quiet = st.integers(0, (1 << 32) - 1)
+    return st.builds(sealed, st.integers(1, 1 << 40), quiet, st.integers(0, 1 << 40), steps)
 
 
 def _chunks(kind: Callable[..., Message], least: int) -> st.SearchStrategy[Message]:
@@ -109,6 +119,7 @@ _TOGETHER: dict[type[Message], Callable[[], st.SearchStrategy[Message]]] = {
     Ack: _acks,
     Append: _appends,
     Log: _logs,
+    Looked: _looks,
     Sealed: _seals,
     Chunks: lambda: _chunks(Chunks, 1),
     ChunkList: lambda: _chunks(ChunkList, 0),

@@ -300,6 +300,8 @@ class Sealed(Message):
     TYPE = 21
     epoch: Epoch
     """Below which it takes no record."""
+    quiet_ms: U32
+    """So long ago it last answered a primary of the volume (transport/group/lease.py), at most."""
     start: Seq
     ends: Annotated[tuple[tuple[int, int], ...], Many((Int(8), Int(8)), MAX_EPOCHS)]
     """(epoch, seq of its last record), see transport/group/chain.py."""
@@ -361,6 +363,46 @@ class Close(Request):
     """The primary goes: nothing more comes in this epoch."""
 
     TYPE = 24
+    ANSWER = Ack
+    volume: Uuid
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Looked(Message):
+    """How the volume is there, at this moment: decides nothing."""
+
+    TYPE = 26
+    epoch: Seq
+    """Open there; 0 before the first."""
+    promise: Seq
+    """Below which it takes no record."""
+    received: Seq
+    durable: Seq
+    quiet_ms: U32
+    """As in SEALED."""
+    serving: Bool
+    """It is the primary, with a lease."""
+
+    def check(self) -> None:
+        if self.durable > self.received:
+            raise BadMessage(f"Looked: {self.durable} records synced of {self.received}")
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Request):
+    """How is the volume? Changes nothing."""
+
+    TYPE = 25
+    ANSWER = Looked
+    volume: Uuid
+
+
+@dataclass(frozen=True, slots=True)
+class Take(Request):
+    """Become the volume's primary: I, who am it in this epoch, agree. Answered when it is open."""
+
+    TYPE = 27
     ANSWER = Ack
     volume: Uuid
     epoch: Epoch
@@ -456,6 +498,7 @@ ALL: Final[tuple[type[Message], ...]] = (
     *(Hello, Welcome, Ping, Pong, Error, Cancel, Bye),
     *(Status, NodeStatus, Nodes, NodeList, Join, Joined),
     *(Open, Ack, Append, Sync, Seal, Sealed, ReadLog, Log, Close),
+    *(Look, Looked, Take),
     *(Have, Want, Chunks, Stored, Get, ChunkList),
 )
 KINDS: Final = {kind.TYPE: kind for kind in ALL}

@@ -23,6 +23,7 @@ from transport.peer.messages import (
     Have,
     Hello,
     Log,
+    Looked,
     Ping,
     Request,
     Sealed,
@@ -124,8 +125,9 @@ def test_what_is_not_known_is_refused() -> None:
 def test_fields_that_contradict_each_other_are_neither_sent_nor_taken() -> None:
     wrong: list[tuple[Message, str]] = [
         (Ack(1, 5, 6), "6 records synced of 5"),
+        (Looked(1, 1, 5, 6, 0, 0), "6 records synced of 5"),
         (Append(VOLUME, 1, 9, 8, (b"r",)), "records 9 to 8"),
-        (Sealed(4, 0, ((2, 10), (1, 11))), "epoch 1 ends at 11"),
+        (Sealed(4, 0, 0, ((2, 10), (1, 11))), "epoch 1 ends at 11"),
         (Hello(VOLUME, VOLUME, 2, 1, 0, 0, ""), "contradict"),
         (Hello(VOLUME, VOLUME, 1, 1, 0, 4, ""), "contradict"),
         (Chunks(((ID, 1, 0, 10),), (b"x" * 11,)), "more bytes than it has"),
