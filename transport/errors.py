@@ -4,6 +4,11 @@
       BadMessage       bytes of a peer that are no message; ends its session
       PeerBusy         more requests wait for a peer than its policy lets wait
       PeerFailed       a request ended without an answer: refused, too late, or the peer is gone
+      UnknownPeer      there is no such node in the cluster, as far as this one knows
+      CannotListen     an address cannot be bound
+      BadIdentity      the file that says which node this is cannot be used (keys.py)
+      BadToken         a text that is no token to join with (join.py)
+      CannotJoin       the cluster has not taken the node, and why (join.py)
       WrongMap         a change of the device map that cannot be made (devicemap.py)
       TooFewDomains    fewer failure domains than shards of a pack (placement.py)
       MoveOvertaken    a pack's row is not what a move was planned for (shardmoves.py)
@@ -51,3 +56,48 @@ class PeerFailed(TransportError):
         super().__init__(f"peer {peer}: {reason}")
         self.reason = reason
         self.refused = refused
+
+
+class UnknownPeer(TransportError):
+    """Nothing was queued."""
+
+    code = "unknown_peer"
+
+    def __init__(self, node: bytes) -> None:
+        super().__init__(f"node {node.hex()} is not in the cluster, as far as this node knows")
+
+
+class CannotListen(TransportError):
+    """Nobody can connect."""
+
+    code = "cannot_listen"
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(
+            f"peer address {address}: {reason}; end what listens there, or change cluster.listen"
+        )
+
+
+class BadToken(TransportError):
+    """A text that is not a token, or not a whole one. It is not shown: it may be half of one."""
+
+    code = "bad_token"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"join token: {what}; make one with `blockd cluster token`")
+
+
+class CannotJoin(TransportError):
+    """The cluster has not answered that the node is in it. To be tried again with the same data
+    directory: should it be in it after all, that is found out."""
+
+    code = "cannot_join"
+
+
+class BadIdentity(TransportError):
+    """It is not guessed which node a data directory is."""
+
+    code = "bad_identity"
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path}: {what}")
