@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 DEFAULT_DATA = Path("blockd-data")
 DEFAULT_NBD_PORT = 10809
 DEFAULT_ISCSI_PORT = 3260
+DEFAULT_PEER_PORT = 10811
+MAX_ADVERTISED = 8  # addresses of a node, each of so many characters: what its record takes
+MAX_ADVERTISED_CHARS = 128
 CONFIG_NAME = "blockd.toml"
 CONTROL_NAME = "control.sock"
 NBD_SOCKET_NAME = "nbd.sock"
@@ -101,6 +104,23 @@ class TcpAddress:
             return ipaddress.ip_address(self.host.split("%")[0]).is_loopback
         except ValueError:
             return False
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is every interface, and so none that one can connect to."""
+        return self.host in ("", "0.0.0.0", "::")
+
+    @property
+    def numeric(self) -> str | None:
+        """The host as a numeric address, "" for every interface; None when it is a name."""
+        host = {"": "", "localhost": "127.0.0.1"}.get(self.host)
+        if host is not None:
+            return host
+        try:
+            ipaddress.ip_address(self.host.split("%")[0])
+        except ValueError:
+            return None
+        return self.host
 
 
 def parse_address(text: str) -> TcpAddress:
@@ -298,20 +318,13 @@ class StoreConfig:
     """Open although flushed records of the journal are damaged: what follows them is dropped."""
 
 
-class MetaStoreChoice(enum.StrEnum):
-    EMBEDDED = "embedded"
-    """In the data directory, by itself."""
-    ETCD = "etcd"
-
-
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
-    """[cluster]: where nodes agree on who may write a volume."""
+    """[cluster]: this node is one of several. `blockd cluster` makes it one."""
 
-    metastore: MetaStoreChoice = MetaStoreChoice.EMBEDDED
-    """Embedded for a single node; the daemon serves no other kind yet."""
-    endpoints: tuple[str, ...] = ()
-    """Of etcd: http://host:port or https://host:port, all of one cluster."""
+    etcd: tuple[str, ...] = ()
+    """Where nodes agree on who may do what: http://host:port or https://host:port, all of one
+    etcd. Without it a daemon is a node by itself."""
     prefix: str = "blockd/"
     """Before all keys in etcd."""
     ca: Path | None = None
@@ -320,6 +333,17 @@ class ClusterConfig:
     """Whom etcd is to take us for."""
     password_file: Path | None = None
     """First line: the user's password."""
+    listen: tuple[Address, ...] = ()
+    """Where other nodes connect: numeric addresses, an empty host for every interface. What comes
+    and goes there is encrypted, and only nodes of the cluster are let in."""
+    advertise: tuple[Address, ...] = ()
+    """Where others reach that, numeric and best first; those of `listen` if nothing is said."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What other nodes are told."""
+        found = self.advertise or self.listen
+        return tuple(str(replace(each, host=each.numeric or each.host)) for each in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -526,19 +550,38 @@ def _check_exports(config: ServeConfig) -> None:
 
 
 def _check_cluster(cluster: ClusterConfig) -> None:
-    if cluster.metastore is MetaStoreChoice.EMBEDDED:
-        if cluster.endpoints:
-            raise ConfigError('cluster: endpoints are of no use without metastore = "etcd"')
+    if not cluster.etcd:
+        if cluster.listen or cluster.advertise:
+            raise ConfigError('cluster: listen is of no use without etcd = ["http://host:2379"]')
         return
-    if not cluster.endpoints:
-        raise ConfigError('cluster: metastore "etcd" needs endpoints = ["http://host:2379", ...]')
-    for endpoint in cluster.endpoints:
+    for endpoint in cluster.etcd:
         if _ETCD_ENDPOINT.fullmatch(endpoint) is None:
-            raise ConfigError(f"cluster: endpoint {endpoint!r} is not http(s)://host:port")
+            raise ConfigError(f"cluster: etcd {endpoint!r} is not http(s)://host:port")
     if not cluster.prefix.endswith("/"):
         raise ConfigError(f"cluster: prefix {cluster.prefix!r} has to end with '/'")
     if (cluster.user is None) != (cluster.password_file is None):
         raise ConfigError("cluster: user and password_file go together")
+    _check_peers(cluster)
+
+
+def _check_peers(cluster: ClusterConfig) -> None:
+    if not cluster.listen:
+        example = f'listen = ["192.0.2.1:{DEFAULT_PEER_PORT}"]'
+        raise ConfigError(f"cluster: other nodes have to reach this one: {example}")
+    for address in (*cluster.listen, *cluster.advertise):
+        if address.numeric is None:
+            raise ConfigError(f"cluster: {address}: write a numeric address, not a name")
+    if not cluster.advertise and any(each.everywhere for each in cluster.listen):
+        example = f'advertise = ["192.0.2.1:{cluster.listen[0].port}"]'
+        raise ConfigError(f"cluster: listening everywhere; say where others reach it: {example}")
+    if len(cluster.addresses) > MAX_ADVERTISED:
+        raise ConfigError(f"cluster: {len(cluster.addresses)} addresses, above {MAX_ADVERTISED}")
+    for address in (*cluster.listen, *cluster.advertise):
+        if address.port == 0:
+            raise ConfigError(f"cluster: {address}: port 0 would be another one at each start")
+    for address in cluster.advertise:
+        if address.everywhere or len(str(address)) > MAX_ADVERTISED_CHARS:
+            raise ConfigError(f"cluster: advertise {address}: nobody can connect to that")
 
 
 def check_socket_path(path: Path, option: str) -> None:

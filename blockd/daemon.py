@@ -1,9 +1,9 @@
 """Composition root: store, listeners and control API on one uvloop, from start to drain.
 
-    start   open the store (recovers) -> create missing volumes -> targets -> control API
-            -> NBD and iSCSI -> ready
+    start   open the store (recovers) -> create missing volumes -> targets -> cluster, if it is in
+            one -> control API -> NBD and iSCSI -> ready
     stop    NBD and iSCSI stop taking clients and drain, together -> control API
-            -> the request loop ends -> the store closes (checkpoint)
+            -> peers are told good-bye -> the request loop ends -> the store closes (checkpoint)
 
 The first SIGINT or SIGTERM drains for `drain_s` at most; a second one cuts that short; a third ends
 the process on the spot, which the journal makes as safe as kill -9. Signals during recovery take
@@ -35,7 +35,7 @@ from blockd import logs, systemd
 from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
-from blockd.api.node import Store
+from blockd.api.node import Cluster, Store
 from blockd.api.server import HttpServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check, check_exposure
@@ -83,6 +83,15 @@ class IscsiListener(AnyListener, Protocol):
     async def disconnect_id(self, client_id: str) -> bool | None: ...
 
 
+class ClusterNode(Cluster, Protocol):
+    """What the daemon needs of `blockd.cluster.node.ClusterNode`; calls wait."""
+
+    @property
+    def listening(self) -> tuple[str, ...]: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
 OpenStore = Callable[[ServeConfig, LoopScheduler], Store]
 OpenTargets = Callable[[ServeConfig, Store], TargetRegistry]
 Sockets = list[socket.socket]
@@ -90,6 +99,8 @@ MakeListener = Callable[[ServeConfig, Exports, Sockets, RequestLoop | None, Acco
 MakeIscsi = Callable[
     [ServeConfig, TargetRegistry, Sockets, RequestLoop | None, Accounts], IscsiListener
 ]
+
+MakeCluster = Callable[[ServeConfig, Store, str], ClusterNode | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +111,7 @@ class Parts:
     open_targets: OpenTargets
     make_listener: MakeListener
     make_iscsi: MakeIscsi
+    make_cluster: MakeCluster
     reload: Callable[[], ServeConfig]
     announce: Callable[[Ready], None]
     ready_file: Path | None = None
@@ -122,6 +134,7 @@ class Daemon:
         self._listener: Listener | None = None
         self._iscsi: IscsiListener | None = None
         self._accounts: Accounts | None = None
+        self._cluster: ClusterNode | None = None
         self._metrics: tuple[str, ...] = ()
 
     # -- what the control API sees (blockd.api.node.Node) --------------------------------------
@@ -140,6 +153,10 @@ class Daemon:
     def accounts(self) -> Accounts:
         assert self._accounts is not None
         return self._accounts
+
+    @property
+    def cluster(self) -> Cluster | None:
+        return self._cluster
 
     def connections(self) -> list[ConnectionInfo]:
         assert self._listener is not None
@@ -188,6 +205,7 @@ class Daemon:
             self._targets = await asyncio.to_thread(parts.open_targets, config, self.store)
             loop = await stack.enter_async_context(self._request_loop())
             self._accounts = accounts = Accounts(self.store)
+            self._cluster = await stack.enter_async_context(self._clustered())
             self._listener = parts.make_listener(config, self.store, passed.nbd, loop, accounts)
             self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi, loop, accounts)
             await stack.enter_async_context(self._controlled(passed.control))
@@ -244,7 +262,21 @@ class Daemon:
             auto_targets=self.targets.auto,
             iscsi_chap=bool(self.targets.discovery.chap),
             metrics=self._metrics,
+            peers=() if self._cluster is None else self._cluster.listening,
         )
+
+    @contextlib.asynccontextmanager
+    async def _clustered(self) -> AsyncIterator[ClusterNode | None]:
+        make = self._parts.make_cluster
+        node = await asyncio.to_thread(make, self._config, self.store, self._version)
+        if node is None:
+            yield None
+            return
+        try:
+            await asyncio.to_thread(node.start)
+            yield node
+        finally:
+            await asyncio.to_thread(node.stop)
 
     @contextlib.asynccontextmanager
     async def _opened_store(self) -> AsyncIterator[Store]:

@@ -20,7 +20,6 @@ from pathlib import Path
 from blockd.config import (
     ClusterConfig,
     IscsiConfig,
-    MetaStoreChoice,
     ServeConfig,
     TlsChoice,
     TlsConfig,
@@ -106,8 +105,9 @@ def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> 
     if settings.tls.mode is not TlsChoice.OFF:
         findings += _tls(settings.tls, machine)
     findings += _chap(settings.iscsi)
-    if settings.cluster.metastore is MetaStoreChoice.ETCD and settings.cluster.endpoints:
+    if settings.cluster.etcd:
         findings += _etcd(settings.cluster)
+        findings.append(_node(data))
     findings += [_module(name, purpose, machine) for name, purpose in MODULES.items()]
     findings += [_tool(tool, package, machine) for tool, package in TOOLS.items()]
     return findings
@@ -316,6 +316,20 @@ def _etcd(cluster: ClusterConfig) -> Iterator[Finding]:
         yield Finding("etcd", level, message, fix)
     if cluster.password_file is not None:
         yield _secret("etcd password", cluster.password_file)
+
+
+def _node(data: Path) -> Finding:
+    from transport.errors import TransportError
+    from transport.keys import read_identity
+
+    try:
+        identity = read_identity(data)
+    except (TransportError, OSError) as error:
+        return Finding("node", FAIL, str(error), "correct the file or its permissions")
+    if identity is None or not identity.joined:
+        what = f"{data} is not in a cluster yet"
+        return Finding("node", WARN, what, "blockd cluster init NAME, or join TOKEN")
+    return Finding("node", OK, f"{identity.name} of cluster {identity.cluster_id}")
 
 
 def _secret(name: str, path: Path) -> Finding:

@@ -31,9 +31,7 @@ def etcd_settings(cluster: ClusterConfig) -> EtcdSettings:
             tls = ssl.create_default_context(cafile=str(cluster.ca))
         except OSError as error:  # ssl.SSLError is one
             raise ConfigError(f"cluster: ca {cluster.ca}: {error}") from error
-    return EtcdSettings(
-        cluster.endpoints, cluster.prefix, user=cluster.user, password=password, tls=tls
-    )
+    return EtcdSettings(cluster.etcd, cluster.prefix, user=cluster.user, password=password, tls=tls)
 
 
 def look_at_etcd(cluster: ClusterConfig) -> Iterator[Line]:
@@ -46,7 +44,7 @@ def look_at_etcd(cluster: ClusterConfig) -> Iterator[Line]:
     try:
         for endpoint, version in store.versions():
             if version is None:
-                way_out = "start that member, or correct cluster.endpoints"
+                way_out = "start that member, or correct cluster.etcd"
                 yield False, f"{endpoint} does not answer", way_out
             elif fault := known_faults(version):
                 yield False, f"{endpoint}: {fault}", f"upgrade etcd {version}"

@@ -26,6 +26,8 @@ class Ready:
     """Whether these ask for CHAP."""
     metrics: tuple[str, ...] = ()
     """Where a server of its own has /metrics."""
+    peers: tuple[str, ...] = ()
+    """Where other nodes of the cluster connect."""
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "volumes": dict(self.volumes), "pid": os.getpid()}

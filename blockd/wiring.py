@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blockd.accounts import Accounts
 from blockd.api.node import Store
@@ -21,6 +21,9 @@ from blockd.scheduler import LoopScheduler
 from blockd.tls import TlsProvider
 from volume.options import StoreOptions
 from volume.store import Store as VolumeStore
+
+if TYPE_CHECKING:
+    from blockd.cluster.node import ClusterNode
 
 
 def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
@@ -46,6 +49,16 @@ def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
     }
     options = StoreOptions(**{name: value for name, value in given.items() if value is not None})
     return VolumeStore.open(config.data.absolute(), options, scheduler)
+
+
+def make_cluster(config: ServeConfig, store: Store, version: str) -> "ClusterNode | None":
+    """The node of a cluster that this daemon is, not started; None when it is by itself: then
+    nothing of peers is loaded. Reads files. ConfigError, TransportError, OSError."""
+    if not config.cluster.etcd:
+        return None
+    from blockd.cluster.node import ClusterNode
+
+    return ClusterNode(config, store, version)
 
 
 class ConfiguredPolicies:

@@ -13,6 +13,7 @@ from pathlib import Path
 from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
+from blockd.api.node import Cluster
 from blockd.api.server import HttpServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.registry.targets import TargetRegistry
@@ -33,6 +34,7 @@ class FakeNode:
         self.control = control
         self.clients: list[ConnectionInfo] = []
         self.initiators: list[SessionInfo] = []
+        self.cluster: Cluster | None = None
         self.slow: set[str] = set()
         """Ids of clients that do not finish in time."""
 
@@ -43,6 +45,7 @@ class FakeNode:
         self.accounts = Accounts(self.store)
         self.clients = []
         self.initiators = []
+        self.cluster = None
         self.slow = set()
 
     def connections(self) -> list[ConnectionInfo]:

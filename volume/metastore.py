@@ -37,6 +37,7 @@ from volume.metastore_records import (
     ClusterRecord,
     GroupState,
     Heartbeat,
+    JoinRecord,
     NameRecord,
     NodeRecord,
     Record,
@@ -197,6 +198,12 @@ class ClusterRecords:
     def nodes(self) -> Iterator[Stored[NodeRecord]]:
         return self._all(NodeRecord)
 
+    def join_token(self, public_key: str) -> Stored[JoinRecord] | None:
+        return self._read(JoinRecord, JoinRecord.prefix + public_key)
+
+    def join_tokens(self) -> Iterator[Stored[JoinRecord]]:
+        return self._all(JoinRecord)
+
     def volumes(self) -> Iterator[Stored[VolumeGroup]]:
         """All volumes, with tombstones."""
         return self._all(VolumeGroup)
@@ -210,9 +217,9 @@ class ClusterRecords:
 
     # -- changing
 
-    def found(self, cluster: ClusterRecord) -> Transaction:
-        """Make the cluster, if there is none."""
-        return self._transaction([(None, cluster)])
+    def found(self, cluster: ClusterRecord, *first: NodeRecord) -> Transaction:
+        """Make the cluster with its first node, if there is none."""
+        return self._transaction([(None, cluster), *((None, node) for node in first)])
 
     def raise_map(
         self, old: Stored[ClusterRecord], *rows: tuple[Stored[Any] | None, Record]
@@ -223,6 +230,16 @@ class ClusterRecords:
 
     def add_node(self, node: NodeRecord) -> Transaction:
         return self._transaction([(None, node)])
+
+    def invite(self, token: JoinRecord) -> Transaction:
+        return self._transaction([(None, token)])
+
+    def uninvite(self, token: Stored[JoinRecord]) -> Transaction:
+        return self._transaction([(token, None)])
+
+    def join_node(self, token: Stored[JoinRecord], node: NodeRecord) -> Transaction:
+        """Use the token up and add the node: both or nothing."""
+        return self._transaction([(token, None), (None, node)])
 
     def change_node(self, old: Stored[NodeRecord], new: NodeRecord) -> Transaction:
         return self._transaction([(old, new)])

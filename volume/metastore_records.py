@@ -13,6 +13,7 @@ in two ways). What fails is `CorruptRecord`, never a guess.
 | --- | --- | --- |
 | `cluster` | `ClusterRecord` | identity, epoch of the device map |
 | `node/<node id>` | `NodeRecord` | addresses and public key of a node |
+| `join/<public key>` | `JoinRecord` | a token to join with that nobody has used |
 | `volume/<volume id>` | `VolumeGroup` | who may write a volume, in which epoch |
 | `name/<volume name>` | `NameRecord` | keeps names unique: which volume has it |
 | `beat/<node id>` | `Heartbeat` | a hint that a node lives; decides nothing |
@@ -151,6 +152,35 @@ class NodeRecord:
             fields.matching("name", _LABEL),
             fields.texts("addresses", _ADDRESS, 1, MAX_ADDRESSES),
             fields.matching("public_key", _HASH),
+            fields.id("token"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRecord:
+    """Who shows the secret key of this may become a node, once. The secret is in the token only."""
+
+    public_key: str
+    """CURVE, 64 hex digits."""
+    expires_s: int
+    """Since 1970, by the clock of the node that is asked."""
+    token: str = ""
+
+    prefix: ClassVar[str] = "join/"
+    max_bytes: ClassVar[int] = MAX_VALUE_BYTES
+
+    @property
+    def key(self) -> str:
+        return self.prefix + self.public_key
+
+    def fields(self) -> dict[str, Any]:
+        return {"public_key": self.public_key, "expires_s": self.expires_s}
+
+    @classmethod
+    def parse(cls, fields: "Fields") -> "JoinRecord":
+        return cls(
+            fields.matching("public_key", _HASH),
+            fields.number("expires_s"),
             fields.id("token"),
         )
 

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blockd.api import (
     backup,
+    cluster,
     connections,
     errors,
     scrub,
@@ -53,6 +54,7 @@ def create_app(node: Node, version: str) -> FastAPI:
         status,
         connections,
         targets,
+        cluster,
     ):
         app.include_router(noun.router(node), prefix="/v1", responses=default)
     app.add_route(metrics.PATH, metrics.Scrapes(node).answer)  # no part of /v1: not JSON

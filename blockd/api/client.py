@@ -14,12 +14,14 @@ from urllib.parse import quote
 
 from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
 from blockd.api.types import (
+    ClusterInfo,
     ConnectionInfo,
     DamageLocations,
     Disconnected,
     NodeStatus,
     NoSuchClient,
     ScrubInfo,
+    TokenInfo,
     VersionDiff,
     from_json,
 )
@@ -284,6 +286,15 @@ class Client:
         return from_json(
             Disconnected, self._call("DELETE", "/v1/clients", params={"volume": volume})
         )
+
+    # -- cluster
+
+    def cluster(self) -> ClusterInfo:
+        return from_json(ClusterInfo, self._call("GET", "/v1/cluster"))
+
+    def make_token(self, ttl_s: int) -> TokenInfo:
+        body = {"ttl_s": ttl_s}
+        return from_json(TokenInfo, self._call("POST", "/v1/cluster/tokens", json=body))
 
     # -- iSCSI
 

@@ -13,8 +13,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from blockd.api.types import NoSuchClient
+from blockd.api.types import NoCluster, NoSuchClient
 from blockd.registry.errors import TargetError
+from transport.errors import TransportError
 from volume.errors import VolumeError
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ HTTP_STATUS = {
     "volume_is_lun": 409,
     "invalid_target": 422,
     "no_such_client": 404,
+    "no_cluster": 409,
+    "cannot_join": 409,
 }
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -78,10 +81,13 @@ def install(app: FastAPI) -> None:
     """Make `app` answer its errors in the API's own shape."""
 
     @app.exception_handler(NoSuchClient)
+    @app.exception_handler(NoCluster)
+    @app.exception_handler(TransportError)
     @app.exception_handler(TargetError)
     @app.exception_handler(VolumeError)
     async def on_own_error(
-        request: Request, error: NoSuchClient | VolumeError | TargetError
+        request: Request,
+        error: NoSuchClient | NoCluster | TransportError | VolumeError | TargetError,
     ) -> JSONResponse:
         status = HTTP_STATUS.get(error.code, 500)
         if status == 500:

@@ -9,7 +9,7 @@ from typing import IO, Protocol
 
 from blockd.accounts import Accounts
 from blockd.api.iscsi_types import SessionInfo
-from blockd.api.types import ConnectionInfo, NodeStatus
+from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
 from blockd.device import Exports, LastingDevice
 from blockd.registry.targets import TargetRegistry
 from volume.gc import GcReport, GcStatus
@@ -160,8 +160,20 @@ class Store(Exports, Protocol):
     def close(self) -> None: ...
 
 
+class Cluster(Protocol):
+    """The cluster as its node knows it; calls wait, for other threads or for etcd."""
+
+    def info(self) -> ClusterInfo: ...
+    def make_token(self, ttl_s: int) -> TokenInfo:
+        """For one node. VolumeError, TransportError."""
+
+
 class Node(Protocol):
     """The daemon as its control API sees it."""
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """None for a node by itself."""
 
     @property
     def store(self) -> Store: ...

@@ -142,6 +142,70 @@ class DamageLocations:
     """There are others, which were left out because of the limit."""
 
 
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """A node of the cluster, and how the node that is asked stands with it."""
+
+    node: str
+    """Its id, 32 hex digits."""
+    name: str
+    addresses: tuple[str, ...]
+    """Where its peers reach it, HOST:PORT, best first."""
+    me: bool
+    """Whether it is the one that was asked."""
+    connected: bool
+    """Whether it can be asked things."""
+    since_s: float
+    """For how long that has been so."""
+    reason: str
+    """Why it is not connected; empty when it is, or nothing is known yet."""
+    slow: bool
+    """Whether a request to it has been unanswered for too long."""
+    asks_us: bool
+    """Whether it has a session with this node, in which it can ask things."""
+    unanswered: int
+    """Requests to it that have not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """A cluster as one of its nodes sees it."""
+
+    cluster: str
+    """Its id, 32 hex digits."""
+    node: str
+    """Id of the node that was asked."""
+    name: str
+    """Of that node."""
+    listen: tuple[str, ...]
+    """Where it takes connections of other nodes, HOST:PORT."""
+    problem: str
+    """Why what is shown may be old, or this node is not in the cluster; empty when all is well."""
+    refused: int
+    """Connections that were not let in, since the start."""
+    nodes: tuple[PeerInfo, ...]
+    """By name."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """What one node needs to join: as secret as a password until it is used."""
+
+    token: str
+    expires_ns: int
+
+
+class NoCluster(Exception):
+    """The daemon is a node by itself."""
+
+    code = "no_cluster"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this daemon is in no cluster: its configuration has no [cluster] (docs/cluster.md)"
+        )
+
+
 class NoSuchClient(Exception):
     """No connection or session that is open has that id."""
 

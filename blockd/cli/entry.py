@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from blockd.cli import (
     backup,
     client,
+    cluster,
     completion,
     doctor,
     exits,
@@ -35,7 +36,7 @@ from blockd.cli.output import print_error
 ORDER = (
     *("serve", "volume", "snapshot", "target", "space"),
     *("import", "export", "send", "receive", "backup-meta"),
-    *("gc", "scrub", "status", "top", "client", "doctor", "version"),
+    *("cluster", "gc", "scrub", "status", "top", "client", "doctor", "version"),
 )
 
 
@@ -71,6 +72,7 @@ app.add_typer(scrub.app, name="scrub")
 app.command()(status.status)
 app.command()(top.top)
 app.add_typer(client.app, name="client")
+app.add_typer(cluster.app, name="cluster")
 app.command()(doctor.doctor)
 app.command()(status.version)
 

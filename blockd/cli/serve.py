@@ -18,7 +18,6 @@ from blockd.cli.options import UsageError, size_argument
 from blockd.config import (
     LogFormat,
     LogLevel,
-    MetaStoreChoice,
     ServeConfig,
     TlsChoice,
     check,
@@ -27,7 +26,6 @@ from blockd.config import (
     parse_portal,
 )
 from blockd.sizes import format_size
-from blockd.toml_decode import ConfigError
 
 if TYPE_CHECKING:
     from blockd.ready import Ready
@@ -125,11 +123,10 @@ def serve(
     if check_config:
         _report_valid(settings, as_json)
         return
-    if settings.cluster.metastore is MetaStoreChoice.ETCD:
-        raise ConfigError(
-            'cluster: metastore "etcd": a daemon serves as a single node for now, and would not '
-            "ask etcd who may write; remove the setting (`blockd doctor` can judge an etcd already)"
-        )
+    if settings.cluster.etcd:
+        from blockd.cluster.identity import node_identity
+
+        node_identity(settings)  # or else a store would be made in what is to be no node
     from blockd import daemon, logs, wiring
 
     logs.setup(settings.log)
@@ -138,6 +135,7 @@ def serve(
         open_targets=wiring.open_targets,
         make_listener=wiring.make_listener,
         make_iscsi=wiring.make_iscsi,
+        make_cluster=wiring.make_cluster,
         reload=lambda: options.over(load_config(config, data)),
         announce=_print_json if as_json else _print_text,
         ready_file=ready_file,
@@ -246,6 +244,7 @@ def _print_text(ready: "Ready") -> None:
     lines += [f"  iscsi    {address}" for address in ready.iscsi]
     lines.append(f"  control  {ready.control}")
     lines += [f"  metrics  http://{address}/metrics" for address in ready.metrics]
+    lines += [f"  peers    {address}" for address in ready.peers]
     if not ready.volumes:
         where = f" --control {ready.control}"
         lines += ["", f"no volumes yet; make one: blockd volume create NAME 10G{where}"]

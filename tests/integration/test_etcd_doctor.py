@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from blockd.config import ClusterConfig, MetaStoreChoice, ServeConfig
+from blockd.config import ClusterConfig, ServeConfig
 from blockd.doctor import FAIL, OK, WARN, Finding, Machine, examine
 from tests.clients import FindTool
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
@@ -22,7 +22,6 @@ def etcd(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def look(tmp_path: Path, *endpoints: str, password_file: Path | None = None) -> list[Finding]:
     cluster = ClusterConfig(
-        MetaStoreChoice.ETCD,
         endpoints,
         user=None if password_file is None else "blockd",
         password_file=password_file,

@@ -228,6 +228,8 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/connections",
         "/v1/clients",
         "/v1/clients/{client_id}",
+        "/v1/cluster",
+        "/v1/cluster/tokens",
     }
 
 

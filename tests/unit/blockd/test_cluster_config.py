@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from blockd.config import ClusterConfig, MetaStoreChoice, ServeConfig, check, load_config
+from blockd.config import ClusterConfig, ServeConfig, TcpAddress, check, load_config
 from blockd.toml_decode import ConfigError
 from tests.command import Blockd
 
-ETCD = MetaStoreChoice.ETCD
 GOOD = "http://10.0.0.1:2379"
+HERE = TcpAddress("10.0.0.1", 10811)
 
 
 def test_every_setting_can_be_written(tmp_path: Path) -> None:
@@ -17,36 +17,55 @@ def test_every_setting_can_be_written(tmp_path: Path) -> None:
     file.write_text(
         f"""
 [cluster]
-metastore = "etcd"
-endpoints = ["{GOOD}", "https://[::1]:2379"]
+etcd = ["{GOOD}", "https://[::1]:2379"]
 prefix = "b1/"
 ca = "ca.pem"
 user = "blockd"
 password_file = "secret"
+listen = [":10811", "[fd00::1]:10811"]
+advertise = ["192.0.2.1:10811"]
 """
     )
     config = load_config(file, None)
     assert config.cluster == ClusterConfig(
-        ETCD,
         (GOOD, "https://[::1]:2379"),
         "b1/",
         tmp_path / "ca.pem",
         "blockd",
         tmp_path / "secret",
+        (TcpAddress("", 10811), TcpAddress("fd00::1", 10811)),
+        (TcpAddress("192.0.2.1", 10811),),
     )
     check(config)
+    assert config.cluster.addresses == ("192.0.2.1:10811",)
+
+
+def test_others_are_told_where_it_listens() -> None:
+    cluster = ClusterConfig((GOOD,), listen=(HERE, TcpAddress("fd00::1", 10811)))
+    check(ServeConfig(cluster=cluster))
+    assert cluster.addresses == ("10.0.0.1:10811", "[fd00::1]:10811")
 
 
 @pytest.mark.parametrize(
     ("cluster", "why"),
     [
-        (ClusterConfig(ETCD), "needs endpoints"),
-        (ClusterConfig(endpoints=(GOOD,)), "of no use"),
-        (ClusterConfig(ETCD, ("10.0.0.1:2379",)), "is not http"),
-        (ClusterConfig(ETCD, (GOOD + "/",)), "is not http"),
-        (ClusterConfig(ETCD, ("http://u:p@h:1",)), "is not http"),
-        (ClusterConfig(ETCD, (GOOD,), ""), "has to end with"),
-        (ClusterConfig(ETCD, (GOOD,), user="u"), "go together"),
+        (ClusterConfig(listen=(HERE,)), "of no use"),
+        (ClusterConfig(("10.0.0.1:2379",), listen=(HERE,)), "is not http"),
+        (ClusterConfig((GOOD + "/",), listen=(HERE,)), "is not http"),
+        (ClusterConfig(("http://u:p@h:1",), listen=(HERE,)), "is not http"),
+        (ClusterConfig((GOOD,), "", listen=(HERE,)), "has to end with"),
+        (ClusterConfig((GOOD,), user="u", listen=(HERE,)), "go together"),
+        (ClusterConfig((GOOD,)), r"have to reach this one: listen = \["),
+        (ClusterConfig((GOOD,), listen=(TcpAddress("node1", 1),)), "numeric address"),
+        (
+            ClusterConfig((GOOD,), listen=(HERE,), advertise=(TcpAddress("node1", 1),)),
+            "numeric address",
+        ),
+        (ClusterConfig((GOOD,), listen=(TcpAddress("", 7),)), r"advertise = \[\"192.0.2.1:7\"\]"),
+        (ClusterConfig((GOOD,), listen=(TcpAddress("0.0.0.0", 7),)), "say where others reach it"),
+        (ClusterConfig((GOOD,), listen=(TcpAddress("10.0.0.1", 0),)), "port 0"),
+        (ClusterConfig((GOOD,), listen=(HERE,), advertise=(TcpAddress("::", 1),)), "nobody can"),
+        (ClusterConfig((GOOD,), listen=(HERE,), advertise=(HERE,) * 9), "9 addresses, above 8"),
     ],
 )
 def test_what_cannot_work_is_refused(cluster: ClusterConfig, why: str) -> None:
@@ -54,11 +73,11 @@ def test_what_cannot_work_is_refused(cluster: ClusterConfig, why: str) -> None:
         check(ServeConfig(cluster=cluster))
 
 
-def test_serve_does_not_pretend_to_ask_etcd(tmp_path: Path, blockd: Blockd) -> None:
+def test_serve_does_not_begin_alone_what_is_to_be_a_node(tmp_path: Path, blockd: Blockd) -> None:
     file = tmp_path / "blockd.toml"
-    file.write_text(f'data = "data"\n[cluster]\nmetastore = "etcd"\nendpoints = ["{GOOD}"]\n')
+    file.write_text(f'data = "data"\n[cluster]\netcd = ["{GOOD}"]\nlisten = ["127.0.0.1:10811"]\n')
     result = blockd("serve", "--config", str(file))
-    assert result.code != 0
-    assert "single node" in result.err
-    assert not (tmp_path / "data").exists()
+    assert result.code == 2
+    assert "blockd cluster init" in result.err
+    assert not (tmp_path / "data" / "journal").exists()
     assert blockd("serve", "--config", str(file), "--check-config").code == 0

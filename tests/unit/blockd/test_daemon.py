@@ -139,6 +139,7 @@ class Stage:
             open_targets=wiring.open_targets,
             make_listener=self._listen,
             make_iscsi=self._listen_iscsi,
+            make_cluster=wiring.make_cluster,
             reload=lambda: self.reloaded,
             announce=announce,
             ready_file=self.ready_file,
@@ -213,6 +214,7 @@ def test_the_ready_file_is_there_while_it_serves(stage: Stage) -> None:
         "auto_targets": True,
         "iscsi_chap": False,
         "metrics": [],
+        "peers": [],
         "pid": os.getpid(),
     }
     assert not stage.ready_file.exists()

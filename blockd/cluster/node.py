@@ -1,0 +1,196 @@
+"""One node of a cluster inside the daemon: its identity, its sessions, what it answers.
+
+    start   the identity is read, the peer port is bound, then peers and members have a thread each
+    stop    peers are told good-bye, workers and etcd's connections end
+
+Whatever else nodes do together plugs in here: handlers by `sessions.serve`, requests by
+`sessions.ask` (all of that on the sessions' own thread), and `later` for answers that wait for a
+disk or for etcd. What the daemon's users are told comes from any thread.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from blake3 import blake3
+
+from blockd.api.node import Store
+from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
+from blockd.cluster.identity import node_identity
+from blockd.cluster.membership import Members, Membership
+from blockd.config import ServeConfig
+from blockd.doctor_etcd import etcd_settings
+from transport.errors import TransportError
+from transport.etcd.client import EtcdMetaStore
+from transport.join import Door
+from transport.peer import messages as m
+from transport.peer.wire import Message
+from transport.sessions import Answer, Guest, Me, Peer, PeerState, Sessions, error
+from volume.errors import VolumeError
+from volume.metastore import ClusterRecords
+
+logger = logging.getLogger(__name__)
+
+WORKERS: Final = 4  # threads for what waits: etcd, the store's status
+
+
+class ClusterNode:
+    """The node that the data directory of `config` is. ConfigError when it is none."""
+
+    def __init__(self, config: ServeConfig, store: Store, version: str) -> None:
+        self.identity = node_identity(config)
+        self.store = store
+        self._config = config.cluster
+        self._program = f"blockd {version}"
+        self._started = time.monotonic()
+        self._metastore = EtcdMetaStore(etcd_settings(config.cluster))
+        self.records = ClusterRecords(self._metastore, lambda: os.urandom(16).hex())
+        me = Me(self.identity.node, self.identity.cluster, self.identity.keys, self._program)
+        self.sessions = Sessions(me, ask_gate=lambda key: self.membership.look(key))
+        self.membership = Membership(
+            self.records, self.identity, config.cluster.addresses, self._learn
+        )
+        self._door = Door(self.records, self.identity)
+        self._workers = ThreadPoolExecutor(WORKERS, "blockd-cluster")
+        self.listening: tuple[str, ...] = ()
+
+    def start(self) -> None:
+        """Bind the peer port and begin. CannotListen. etcd need not answer for that."""
+        for address in self._config.listen:
+            host = address.numeric
+            assert host is not None  # `config.check` has seen to that
+            self.listening += (self.sessions.listen(host, address.port),)
+        sessions = self.sessions
+        sessions.serve(m.Status, lambda _, __, answer: self.later(self._status, answer))
+        sessions.serve(m.Nodes, self._nodes)
+        sessions.serve(m.Join, self._join, guests=True)
+        sessions.start()
+        self.membership.start()
+        facts = {"node": self.identity.name, "listen": ",".join(self.listening)}
+        logger.info("node of a cluster", extra=facts)
+
+    def stop(self) -> None:
+        """Every request of ours and of others ends. Idempotent."""
+        self.membership.stop()
+        self.sessions.stop()
+        self._workers.shutdown()
+        self._metastore.close()
+
+    # -- for whoever plugs in
+
+    def work(self, call: Callable[[], None]) -> None:
+        """Have `call`, which may wait, called by a worker. It must not raise."""
+        self._workers.submit(call)
+
+    def later(self, make: Callable[[], Message], answer: Answer) -> None:
+        """Answer with what `make` gives, which may wait and raise; errors become ERROR FAILED."""
+
+        def call() -> None:
+            try:
+                answer(make())
+            except (VolumeError, TransportError, OSError) as problem:
+                answer(error(m.Code.FAILED, str(problem)))
+            except Exception as problem:  # of one request; the node goes on
+                logger.exception("request of a peer failed")
+                answer(error(m.Code.FAILED, f"{type(problem).__name__}: {problem}"))
+
+        self.work(call)
+
+    # -- what people are told; any thread, waits
+
+    def info(self) -> ClusterInfo:
+        """The nodes of the cluster, and how this one stands with them."""
+        members = self.membership.members
+        states = {each.peer.node: each for each in self.sessions.result_of(self.sessions.states)}
+        nodes = [self._shown(peer, states.get(peer.node)) for peer in members.peers]
+        return ClusterInfo(
+            cluster=self.identity.cluster_id,
+            node=self.identity.node_id,
+            name=self.identity.name,
+            listen=self.listening,
+            problem=members.problem,
+            refused=self.sessions.refused,
+            nodes=tuple(sorted(nodes, key=lambda each: each.name)),
+        )
+
+    def make_token(self, ttl_s: int) -> TokenInfo:
+        """A token for one node to join with. VolumeError, TransportError."""
+        token = self._door.make_token(ttl_s, self._config.addresses)
+        self.membership.look()
+        return TokenInfo(token.text(), token.expires_s * 1_000_000_000)
+
+    def _shown(self, peer: Peer, state: PeerState | None) -> PeerInfo:
+        me = peer.node == self.identity.node
+        return PeerInfo(
+            node=peer.node.hex(),
+            name=peer.name,
+            addresses=peer.addresses,
+            me=me,
+            connected=me or (state is not None and state.connected),
+            since_s=time.monotonic() - self._started if state is None else state.since_s,
+            reason="" if state is None else state.reason,
+            slow=state is not None and state.slow,
+            asks_us=state is not None and state.asks_us,
+            unanswered=0 if state is None else state.unanswered,
+        )
+
+    # -- members
+
+    def _learn(self, members: Members, asked: frozenset[bytes]) -> None:
+        def apply() -> None:
+            self.sessions.know(members.peers, members.guests)
+            for key in asked:
+                self.sessions.admit(key)
+
+        self.sessions.post(apply)
+
+    # -- what it answers
+
+    def _status(self) -> m.NodeStatus:
+        status = self.store.status()
+        return m.NodeStatus(
+            state=status.state,
+            program=self._program,
+            uptime_s=int(time.monotonic() - self._started),
+            volumes=status.volume_count,
+            journal_bytes=status.journal_bytes,
+            free_bytes=status.disk_free_bytes,
+            nodes=_digest(self.membership.members),
+        )
+
+    def _nodes(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
+        assert isinstance(message, m.Nodes)
+        after = message.after.hex()
+        behind = [each for each in self.membership.members.nodes if each.record.node_id > after]
+        texts = tuple(each.row.value.decode() for each in behind[: m.MAX_NODES])
+        answer(m.NodeList(texts, int(len(behind) > m.MAX_NODES)))
+
+    def _join(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
+        assert isinstance(who, Guest)
+        assert isinstance(message, m.Join)
+        guest, join = who, message
+
+        def take() -> Message:
+            reply = self._door.take(guest.key, join)
+            logger.info(
+                "node joins" if isinstance(reply, m.Joined) else "node may not join",
+                extra={"peer": join.name, "node": join.node.hex()},
+            )
+            return reply
+
+        def answered(reply: Message) -> None:
+            answer(reply)
+            self.membership.look()  # the gate has to know the node's own key
+
+        self.later(take, answered)
+
+
+def _digest(members: Members) -> int:
+    """Of all rows of nodes: the same where the same is known."""
+    hashed = blake3()
+    for each in members.nodes:
+        hashed.update(each.row.value)
+    return int.from_bytes(hashed.digest()[:8], "little")

@@ -1,0 +1,94 @@
+"""`blockd cluster token` and `show` against a real control API."""
+
+from dataclasses import replace
+
+import pytest
+
+from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
+from blockd.cli import exits
+from tests.command import Blockd
+from tests.fake_node import FakeNode
+from volume.metastore import MetaStoreUnavailable
+
+N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
+N2 = replace(N1, node="2" * 32, name="n2", me=False, asks_us=True)
+INFO = ClusterInfo("c" * 32, "1" * 32, "n1", ("10.0.0.1:10811",), "", 3, (N1, N2))
+
+
+class FakeCluster:
+    """Satisfies blockd.api.node.Cluster."""
+
+    def __init__(self) -> None:
+        self.shown = INFO
+        self.ttl_s = 0
+        self.error: Exception | None = None
+
+    def info(self) -> ClusterInfo:
+        return self.shown
+
+    def make_token(self, ttl_s: int) -> TokenInfo:
+        if self.error:
+            raise self.error
+        self.ttl_s = ttl_s
+        return TokenInfo("blockd-join-1-abc", 1_800_000_000 * 10**9)
+
+
+@pytest.fixture
+def cluster(node: FakeNode) -> FakeCluster:
+    made = FakeCluster()
+    node.cluster = made
+    return made
+
+
+def test_nodes_are_shown_with_how_we_stand_with_them(cluster: FakeCluster, blockd: Blockd) -> None:
+    lost = replace(N2, connected=False, asks_us=False, since_s=5.0, reason="lost: it broke")
+    slow = replace(N2, name="n3", slow=True)
+    cluster.shown = replace(INFO, nodes=(N1, lost, slow), problem="etcd: nobody answers")
+    lines = [" ".join(line.split()) for line in blockd("cluster", "show").out.splitlines()]
+    assert lines[:5] == [
+        "cluster " + "c" * 32,
+        f"node n1 ({'1' * 32})",
+        "listens 10.0.0.1:10811",
+        "problem etcd: nobody answers",
+        "refused 3 connections",
+    ]
+    assert lines[7:] == [
+        "n1 11111111 10.0.0.1:10811 this node 0:01:01 -",
+        "n2 22222222 10.0.0.1:10811 not connected, does not ask us 5.0 s lost: it broke",
+        "n3 22222222 10.0.0.1:10811 slow 0:01:01 -",
+    ]
+
+
+def test_programs_are_told_the_same(cluster: FakeCluster, blockd: Blockd) -> None:
+    told = blockd("cluster", "show", "--json").json
+    assert (told["cluster"], told["refused"]) == ("c" * 32, 3)
+    assert [each["name"] for each in told["nodes"]] == ["n1", "n2"]
+
+
+def test_a_token_alone_is_on_standard_output(cluster: FakeCluster, blockd: Blockd) -> None:
+    done = blockd("cluster", "token", "--ttl", "10m")
+    assert done.out == "blockd-join-1-abc\n"
+    assert "until 2027-01-15T08:00:00Z" in done.err
+    assert cluster.ttl_s == 600
+
+
+@pytest.mark.parametrize("ttl", ["30s", "90d", "soon"])
+def test_a_time_that_makes_no_sense_is_refused(
+    cluster: FakeCluster, blockd: Blockd, ttl: str
+) -> None:
+    done = blockd("cluster", "token", "--ttl", ttl)
+    assert (done.code, done.out) == (exits.USAGE, "")
+
+
+def test_without_etcd_there_is_no_token(cluster: FakeCluster, blockd: Blockd) -> None:
+    cluster.error = MetaStoreUnavailable("etcd: nobody answers")
+    done = blockd("cluster", "token")
+    assert (done.code, done.out) == (exits.FAILED, "")
+    assert "nobody answers" in done.err
+
+
+@pytest.mark.parametrize("command", ["token", "show"])
+def test_a_single_node_says_that_it_is_one(node: FakeNode, blockd: Blockd, command: str) -> None:
+    done = blockd("cluster", command)
+    assert done.code == exits.CONFLICT
+    assert "in no cluster" in done.err
