@@ -1,0 +1,60 @@
+"""scripts/serve --cluster: three nodes and an etcd come up, and all of it ends with a signal."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blockd.api.client import Client
+from tests.clients import FindTool
+from tests.daemon import STOP_S
+from tests.peer_nodes import until
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder: Path, log: Path, etcd: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, str(ROOT / "scripts" / "clustering"), "3", "--data", str(folder)]
+    path = f"{os.path.dirname(etcd)}:{os.environ['PATH']}"
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, "PATH": path}, cwd=ROOT
+        )
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def test_three_nodes_come_up_and_end_and_come_up_again(
+    client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    etcd = client_tool("etcd")
+    folder = tmp_path_factory.mktemp("c")
+    log = folder.with_suffix(".log")
+    for life in (1, 2):
+        process = start(folder, log, etcd)
+        try:
+            until(
+                lambda life=life, process=process: (  # type: ignore[misc]
+                    log.read_text().count("Ctrl-C ends") == life or process.poll() is not None
+                ),
+                "it is up",
+            )
+            assert process.poll() is None, log.read_text()
+            started = children(process.pid)
+            assert len(started) == 4
+            with Client(folder / "n2" / "control.sock") as client:
+                shown = client.cluster()
+            assert [each.name for each in shown.nodes if each.connected] == ["n1", "n2", "n3"]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(3 * STOP_S) == 0, log.read_text()
+            assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(3 * STOP_S)
