@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from blockd.cli.options import ControlOption, JsonOption, UsageError, connect
-from blockd.cli.output import print_json
+from blockd.cli.output import counted, print_json
 from blockd.config import CONTROL_NAME
 from blockd.sizes import format_size
 
@@ -54,8 +54,9 @@ def backup_meta(
     if as_json:
         print_json({**asdict(info), "path": str(path), "removed": [str(each) for each in removed]})
         return
+    what = f"{counted(info.volumes, 'volume')}, {counted(info.snapshots, 'snapshot')}"
     print(
-        f"{path}: {info.volumes} volumes, {info.snapshots} snapshots, {format_size(info.length)}; "
+        f"{path}: {what}, {format_size(info.length)}; "
         "it has the secrets of targets, keep it private"
     )
     for each in removed:

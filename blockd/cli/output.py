@@ -31,6 +31,11 @@ def _plain(value: object) -> object:
     return value
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 volume", "2 volumes": for nouns that take an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Row], *, right: Sequence[str] = ()) -> None:
     """`rows` under the names `columns`; those in `right` are right-aligned.
 

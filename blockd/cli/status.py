@@ -9,7 +9,7 @@ import typer
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.cli.exits import NO_WRITES
 from blockd.cli.options import ControlOption, JsonOption, connect
-from blockd.cli.output import print_fields, print_json, print_table
+from blockd.cli.output import counted, print_fields, print_json, print_table
 from blockd.cli.target_options import print_sessions
 from blockd.cli.times import duration
 from blockd.sizes import format_size
@@ -52,6 +52,7 @@ def _fields(node: NodeStatus) -> list[tuple[str, str]]:
     store = node.store
     state = store.state if store.reason is None else f"{store.state}: {store.reason}"
     held_up = store.destage_held_up
+    sessions = counted(node.session_count, "iscsi session")
     return [
         ("state", state),
         *([] if held_up is None else [("destaging", f"stopped: {held_up}")]),
@@ -61,7 +62,7 @@ def _fields(node: NodeStatus) -> list[tuple[str, str]]:
         ("control", node.control),
         ("data", f"{store.path} ({store.uuid})"),
         ("volumes", str(store.volume_count)),
-        ("connections", f"{node.connection_count} nbd, {node.session_count} iscsi sessions"),
+        ("connections", f"{node.connection_count} nbd, {sessions}"),
         ("space left", _of(store.space_left_bytes, store.disk_total_bytes)),
         ("disk free", _of(store.disk_free_bytes, store.disk_total_bytes)),
         ("journal", _of(store.journal_bytes, store.journal_limit)),

@@ -16,7 +16,7 @@ from blockd.api.iscsi_types import LunInfo, TargetInfo
 from blockd.cli import target_access, target_luns
 from blockd.cli.completion import complete_version
 from blockd.cli.options import ControlOption, JsonOption, connect
-from blockd.cli.output import print_fields, print_json, print_table
+from blockd.cli.output import counted, print_fields, print_json, print_table
 from blockd.cli.target_options import NameArgument, full_name, print_sessions
 from blockd.sizes import format_size
 
@@ -65,7 +65,7 @@ def create(
         made = client.create_target(
             full_name(name), alias=alias or "", redirect=redirect or None, luns=lun or ()
         )
-    _report(made, f"created target {made.name}, {len(made.luns)} LUN(s)", as_json)
+    _report(made, f"created target {made.name}, {counted(len(made.luns), 'LUN')}", as_json)
 
 
 @app.command("list")
@@ -180,9 +180,9 @@ def _access(target: TargetInfo) -> str:
     """In a word each: what an initiator has to be, come from, and know."""
     parts = []
     if target.initiators:
-        parts.append(f"{len(target.initiators)} initiator(s)")
+        parts.append(counted(len(target.initiators), "initiator"))
     if target.addresses:
-        parts.append(f"{len(target.addresses)} network(s)")
+        parts.append(counted(len(target.addresses), "network"))
     if target.chap_users:
         parts.append("mutual CHAP" if target.mutual_user else "CHAP")
     return ", ".join(parts) or "all"

@@ -17,7 +17,7 @@ from blockd.cli.options import (
     complete_volume,
     connect,
 )
-from blockd.cli.output import print_fields, print_json, print_table
+from blockd.cli.output import counted, print_fields, print_json, print_table
 from blockd.cli.progress import waiting
 from blockd.cli.refs import version_of
 from blockd.cli.timeline import draw, shows_unicode
@@ -247,7 +247,6 @@ def _print_diff(found: VersionDiff) -> None:
     if not found.extent_count:
         print(f"{found.old} and {found.new} have the same contents")
         return
-    extents = "extent" if found.extent_count == 1 else "extents"
     changed = f"{format_size(found.changed_bytes)} ({found.changed_bytes} bytes)"
     size = format_size(max(found.old_size, found.new_size))
-    print(f"{found.extent_count} {extents}, {changed} of {size} differ")
+    print(f"{counted(found.extent_count, 'extent')}, {changed} of {size} differ")

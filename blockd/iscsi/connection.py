@@ -173,7 +173,9 @@ class Connection:
 
     def eof(self) -> None:
         """No more bytes come."""
-        self._close("the initiator closed the connection", clean=self._session is None)
+        # open-iscsi ends its discovery like that, without a logout.
+        clean = self._logged_in is None or self._logged_in.discovery
+        self._close("the initiator closed the connection", clean=clean)
 
     def drain(self) -> None:
         """The server stops: ask the initiator to log out (11.9), and close when it is idle."""

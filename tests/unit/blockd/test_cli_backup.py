@@ -73,7 +73,7 @@ def test_a_copy_says_what_it_is_and_is_private(
     out = tmp_path / "copy.mdb"
     result = blockd("backup-meta", "--data", str(stored), "--out", str(out))
     assert result.code == 0
-    assert "1 volumes, 1 snapshots" in result.out
+    assert ": 1 volume, 1 snapshot, " in result.out
     assert out.stat().st_mode & 0o777 == 0o600
     assert look_at(out).volumes == 1
     assert [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []

@@ -36,7 +36,7 @@ def test_the_prefix_is_the_engines() -> None:
 
 def test_a_target_is_created_by_its_short_name(node: FakeNode, blockd: Blockd) -> None:
     result = blockd("target", "create", "db", "--lun", "vm1", "--lun", "vm2", "--alias", "a db")
-    assert result == Result(0, f"created target {DB}, 2 LUN(s)\n", "")
+    assert result == Result(0, f"created target {DB}, 2 LUNs\n", "")
     assert node.targets.named(DB).target.alias == "a db"
 
 

@@ -89,6 +89,18 @@ def test_discovery_lists_targets_and_takes_no_commands() -> None:
     assert asked(host, pdu.NOP_OUT).opcode == pdu.NOP_IN
 
 
+@pytest.mark.parametrize("discovery", [True, False])
+def test_who_leaves_without_a_logout_is_complained_of_unless_it_was_discovery(
+    discovery: bool,
+) -> None:
+    host = World().initiator()
+    host.log_in(discovery=discovery)
+    host.connection.eof()
+    host.run()
+    assert host.closed is not None
+    assert host.closed.clean is discovery
+
+
 def test_discovery_shows_only_what_may_be_logged_in_to() -> None:
     from blockd.iscsi.targets import Access
 
