@@ -21,8 +21,13 @@ from step 2. Out of space: `abandon`, then gc, then again. Nothing is lost meanw
 the journal. One thread runs rounds and gc; see `volume.chunks` for who else may read.
 
 Damaged data does not stop a round: see `volume.builder`. What is lost by it is said in the log, and
-known to scrub from then on. A damaged manifest node does, for all volumes, until it is repaired:
-`held_up` says whose it is, for whoever asks how the store is.
+known to scrub from then on. A damaged manifest node below a write does stop its volume: that one
+is *stuck*, `held_up` says so, and it is tried again at intervals, until it is repaired, restored or
+deleted. Meanwhile rounds are of the other volumes. They move heads and settle points, but neither
+the checkpoint nor a place where a replay may begin: both say that everything before them is in
+chunks. So a crash leaves the log from the old checkpoint on, of which the replay skips what the
+heads have already; and the log from there on stays, for as long as a volume is stuck.
+`volume.upkeep` says how much that may be.
 
 A volume whose head was replaced (a restore) while its hot map was frozen gets a version of what was
 frozen, since the log after the cut will only be read from the cut on; its head stays as it is. A
@@ -53,6 +58,9 @@ from volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 1.0  # before a volume that is stuck is tried again; then twice as long, up to
+RETRY_MAX_S = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Built:
@@ -78,6 +86,10 @@ class _Round:
     volumes: list[tuple[Volume, int, int]]
     others: list[Volume]
     """Those that had nothing to freeze."""
+    whole: bool
+    """Nobody was left out: what is hot before the cut is in it."""
+    again: bool = False
+    """It is of a volume that is stuck, alone."""
 
 
 @dataclass(slots=True)
@@ -85,18 +97,41 @@ class _Results:
     heads: list[_Built]
     settled: dict[tuple[int, int], VersionRow]
     """Points (volume number, seq) that are in chunks now."""
+    stuck: dict[Volume, str]
+    """Volumes that cannot be built, and why."""
+
+    @property
+    def got_through(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.heads or self.settled or not self.stuck)
+
+
+@dataclass(slots=True)
+class _Stuck:
+    """A volume that is frozen and cannot be built."""
+
+    round: _Round
+    """Of it alone, at the cut where it was frozen."""
+    why: str
+    wait_s: float
+    again_at: float
+    """When it is tried again, monotonic."""
+
+    @property
+    def volume(self) -> Volume:
+        return self.round.volumes[0][0]
 
 
 @dataclass(frozen=True, slots=True)
 class HeldUp:
-    """Why no round gets through."""
+    """A volume that is not destaged."""
 
+    number: int
     name: str
-    """Of the volume whose tree cannot be built."""
     why: str
 
     def __str__(self) -> str:
-        return f"volume {self.name} holds up all volumes: {self.why}"
+        return f"volume {self.name} is not destaged: {self.why}"
 
 
 class Destager:
@@ -135,21 +170,35 @@ class Destager:
         self._lost: list[Lost] = []
         self._head_in: dict[int, int] = {}  # volume number -> sequence that has a HEAD, or later
         self._round: _Round | None = None
+        self._stuck: list[_Stuck] = []
         self.rounds = 0
         self.unsettled = 0
         """Points that the last round could not build."""
-        self.held_up: HeldUp | None = None
-        """What the last round met; None again when one has got through."""
+        self.held_up: tuple[HeldUp, ...] = ()
+        """Volumes that rounds leave out."""
+        self.passed: Checkpoint | None = None
+        """The last cut before which everything but stuck volumes is in chunks; None when that is
+        the checkpoint."""
 
     def run(self, volumes: Callable[[], list[Volume]]) -> bool:
-        """One round over whatever is hot in `volumes()`; whether there was anything.
+        """One round over whatever is hot in `volumes()`; whether anything came of it. Volumes that
+        are stuck are left out, or tried again when that is due.
 
-        OutOfSpace: the round stands and is tried again by the next call. CorruptData: likewise; a
-        manifest node below a write is damaged. OSError: the disk failed; seal."""
-        current = self._round or self._freeze(volumes)
+        OutOfSpace: the round stands and is tried again by the next call. CorruptData: likewise.
+        OSError: the disk failed; seal."""
+        did = False
+        for stuck in [each for each in self._stuck if self._is_due(each)]:
+            did = self._try_again(stuck) or did
+        current = self._round = self._round or self._freeze(volumes)
         if current is None:
-            return False
+            return did
         fail_point("destage.frozen")
+        results = self._carry_out(current)
+        self._round = None
+        return did or results.got_through
+
+    def _carry_out(self, current: _Round) -> _Results:
+        """Steps 2 to 6. Whatever is raised, nothing has come of it."""
         try:
             results = self._build(current)
             fail_point("destage.built")
@@ -159,16 +208,76 @@ class Destager:
         except Exception:  # whatever it was (a shrink under its hands, too): it starts again here
             self._chunks.abandon()
             raise
-        self._commit(current, results)
+        whole = current.whole and not results.stuck
+        if results.got_through:
+            self._commit(current, results, whole=whole)
+        self._note_stuck(current, results.stuck)
+        if not current.again:
+            self.passed = None if whole else current.checkpoint
+        if whole:
+            self._freed(self._journal.release(current.checkpoint.lsn))
+        return results
+
+    # -- volumes that are stuck
+
+    def is_stuck(self, volume: Volume) -> bool:
+        return any(each.volume is volume for each in self._stuck)
+
+    @property
+    def retry_due(self) -> bool:
+        """Whether a stuck volume is to be tried again."""
+        return any(self._is_due(each) for each in self._stuck)
+
+    def _is_due(self, stuck: _Stuck) -> bool:
+        return stuck.volume.deleted or self._clock.monotonic() >= stuck.again_at
+
+    def _try_again(self, stuck: _Stuck) -> bool:
+        """Whether it has got through, or need not any more."""
+        results = self._carry_out(stuck.round)
+        if results.stuck:
+            stuck.why = results.stuck[stuck.volume]
+            self._tell_stuck()
+            stuck.wait_s = min(2 * stuck.wait_s, RETRY_MAX_S)
+            stuck.again_at = self._clock.monotonic() + stuck.wait_s
+            return False
+        self._stuck.remove(stuck)
+        self._tell_stuck()
+        log.info("destaging goes on volume=%s", stuck.volume.name)
         return True
 
+    def _note_stuck(self, current: _Round, found: dict[Volume, str]) -> None:
+        """They stay frozen at the cut of this round."""
+        for volume, seq, size in current.volumes:
+            if volume in found and not self.is_stuck(volume):
+                at = (current.checkpoint, current.time_ns)
+                alone = _Round(*at, [(volume, seq, size)], [], whole=False, again=True)
+                again_at = self._clock.monotonic() + RETRY_S
+                self._stuck.append(_Stuck(alone, found[volume], RETRY_S, again_at))
+                log.error("destaging is held up volume=%s error=%s", volume.name, found[volume])
+        self._tell_stuck()
+
+    def _stuck_numbers(self) -> set[int]:
+        return {each.volume.record.number for each in self._stuck}
+
+    def _tell_stuck(self) -> None:
+        self.held_up = tuple(
+            HeldUp(each.volume.record.number, each.volume.name, each.why) for each in self._stuck
+        )
+
+    # -- the steps
+
     def _freeze(self, volumes: Callable[[], list[Volume]]) -> _Round | None:
-        """All volumes, also those that seem cold: a write may come in before the cut is made."""
+        """All volumes but those that are stuck, also those that seem cold: a write may come in
+        before the cut is made."""
         with self._control:
-            everyone = volumes()
-            full = self._journal.state()[4]  # without anything hot: their volumes are gone
-            hot = any(volume.core.state()[4] for volume in everyone)
-            if not full and not hot and not self._history.points:
+            everyone = [volume for volume in volumes() if not self.is_stuck(volume)]
+            points = self._history.points
+            if self._stuck:
+                numbers = self._stuck_numbers()
+                due = any(number not in numbers for number, _ in list(points))
+            else:  # a journal without anything hot: its volumes are gone, or were stuck
+                due = bool(points or self._journal.state()[4] or self.passed)
+            if not due and not any(volume.core.state()[4] for volume in everyone):
                 return None
             cut, seqs = self._journal.freeze([volume.core for volume in everyone])
             changed, others = [], []
@@ -179,14 +288,15 @@ class Destager:
                     volume.core.commit(volume.head().generation)  # nothing was frozen
                     others.append(volume)
             checkpoint = Checkpoint(*cut, self._segment_bytes)
-            self._round = _Round(checkpoint, self._clock.now_ns(), changed, others)
-        return self._round
+            whole = not self._stuck
+            return _Round(checkpoint, self._clock.now_ns(), changed, others, whole)
 
     def _build(self, current: _Round) -> _Results:
         """Step 2 for each volume that still exists, points first."""
         self._lost = []
-        settled = self._settle_points(current)
+        settled = {} if current.again else self._settle_points(current)
         heads = []
+        stuck: dict[Volume, str] = {}
         for volume, seq, size in current.volumes:
             if self._meta.numbered(volume.record.number) is None:
                 continue
@@ -194,8 +304,8 @@ class Destager:
                 heads.append(self._build_head(volume, seq, size, current, settled))
             except CorruptData as error:
                 if not volume.deleted:
-                    self._note_held_up(HeldUp(volume.name, str(error)))
-                    raise
+                    stuck[volume] = str(error)
+                    continue
                 log.error(
                     "the state before a restore cannot be kept volume=%s seq=%d error=%s",
                     *(volume.name, seq, error),
@@ -204,24 +314,24 @@ class Destager:
             key = (built.row.number, built.row.seq)
             if key in self._history.points:
                 settled[key] = built.row
-        return _Results(heads, settled)
-
-    def _note_held_up(self, found: HeldUp) -> None:
-        if found != self.held_up:
-            log.error("destaging is held up volume=%s error=%s", found.name, found.why)
-        self.held_up = found
+        return _Results(heads, settled, stuck)
 
     def _settle_points(self, current: _Round) -> dict[tuple[int, int], VersionRow]:
-        """Versions for the points before the cut, but for those at the cut itself."""
+        """Versions for the points before the cut, but for those at the cut itself, and those of
+        volumes that are stuck: they would be built over the same damage."""
         settled: dict[tuple[int, int], VersionRow] = {}
         self.unsettled = 0
         groups: dict[tuple[int, int], list[tuple[VolumeRecord, VersionRow]]] = {}
         bases: dict[int, list[int]] = {}
+        stuck = self._stuck_numbers()
         at_cut = {(volume.record.number, seq) for volume, seq, _ in current.volumes}
         for number, seq in sorted(self._history.points - at_cut):
             record = self._meta.numbered(number)
             point = self._history.point(number, seq)
             if record is None or point is None or point.lsn >= current.checkpoint.lsn:
+                continue
+            if number in stuck:
+                self.unsettled += 1
                 continue
             version = self._history.version(number, seq)
             if version is not None:
@@ -350,34 +460,36 @@ class Destager:
         )
         return row, commit
 
-    def _commit(self, current: _Round, results: _Results) -> None:
+    def _commit(self, current: _Round, results: _Results, *, whole: bool) -> None:
+        """`whole`: everything before the cut is in chunks, so the checkpoint moves there."""
         now_ns = self._clock.now_ns()
         for each in results.heads:
             self._append_head(each, now_ns)
-        for volume in current.others:
-            self._append_head_again(volume, current.checkpoint.sequence, now_ns)
-        self._forget_gone(len(current.volumes) + len(current.others))
+        if whole:
+            for volume in current.others:
+                self._append_head_again(volume, current.checkpoint.sequence, now_ns)
+            self._forget_gone(len(current.volumes) + len(current.others))
         fail_point("destage.heads-appended")
         self._journal.sync()
         fail_point("destage.heads-synced")
-        cut = current.checkpoint
         with self._control:  # a record that somebody just read would come back with the old head
             known = [each for each in results.heads if self._known(each.row)]
             heads = {each.row.number: each.head for each in known if not each.volume.deleted}
             settled = [row for row in results.settled.values() if self._known(row)]
-            puts = {
-                **versions_put([*(each.row for each in known), *settled]),
-                **round_put(
+            puts = versions_put([*(each.row for each in known), *settled])
+            checkpoint = self._meta.checkpoint
+            assert checkpoint is not None, "an open store has one"
+            if whole:
+                cut, checkpoint = current.checkpoint, current.checkpoint.encode()
+                puts |= round_put(
                     RoundRow(cut.lsn, cut.sequence, cut.position, cut.chain, current.time_ns)
-                ),
-            }
+                )
             gone = [point_key(*key) for key in results.settled]
-            self._meta.move_heads(heads, cut.encode(), puts, gone)
+            self._meta.move_heads(heads, checkpoint, puts, gone)
             fail_point("destage.moved")
             self._history.points.difference_update(results.settled)
-            self._round = self.held_up = None
             for volume, _, _ in current.volumes:
-                if not volume.deleted:
+                if not volume.deleted and volume not in results.stuck:
                     volume.move_head(self._meta.numbered(volume.record.number) or volume.record)
         for each in results.heads:
             volume = each.volume
@@ -386,7 +498,6 @@ class Destager:
         self._tell_lost()
         self.rounds += 1
         fail_point("destage.done")
-        self._freed(self._journal.release(cut.lsn))
 
     def _tell_lost(self) -> None:
         for lost in self._lost:

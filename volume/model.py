@@ -55,7 +55,7 @@ class StoreStatus:
     journal_bytes: int
     """Journal bytes that hold records not yet in chunks."""
     journal_limit: int
-    """Most that the journal may hold before writers wait."""
+    """Most that the journal may hold before writers wait; more while a volume is not destaged."""
     hot_bytes: int
     oldest_hot_age_s: float
     """Age of the oldest write that is in the journal only; 0.0 when there is none."""
@@ -70,8 +70,8 @@ class StoreStatus:
     space_short_bytes: int
     """Space is short when less than this is left: versions without a name give way."""
     destage_held_up: str | None = None
-    """Which volume's damage keeps all volumes from being destaged, and what it is: the journal
-    fills until writers wait. None: rounds get through."""
+    """Which volumes are not destaged, and for which damage. The others are, but the journal keeps
+    what all of them write: in the end writers wait. None: all of them are destaged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,8 @@ class SegmentPool:
         self._sequence = 0  # of the segment that was written when one was begun last
         self._looked_at = clock.monotonic()
         self._hurried = False
+        self.lent = 0
+        """Segments that the journal may have beyond its limit (`volume.upkeep`)."""
 
     @property
     def count(self) -> int:
@@ -251,7 +253,7 @@ class SegmentPool:
         """Use a segment again, or remove it when the journal has enough without it."""
         file = self._files[held.slot]
         enough = self._journal.state()[3] >= self._ready_target
-        if self.live_count > self._geometry.max_segments or (shrink and enough):
+        if self.live_count > self._max_segments or (shrink and enough):
             self._remove(held)
             return
         with self._lock:
@@ -280,9 +282,13 @@ class SegmentPool:
         """Segments that the journal writes, or has ready."""
         return len(self._files) - len(self._held)
 
+    @property
+    def _max_segments(self) -> int:
+        return self._geometry.max_segments + self.lent
+
     def can_grow(self) -> bool:
         """Whether another segment is allowed, and the disk has comfortable room for it."""
-        if self.live_count >= self._geometry.max_segments:
+        if self.live_count >= self._max_segments:
             return False
         if self.live_count < 2:
             return True  # without one there is no service at all

@@ -20,6 +20,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -440,6 +441,13 @@ class Store:
                 )
             self._history.drop_snapshots(names)
             self._history.drop_points(lost)
+            self._meta.put_rows(  # in chunks before the checkpoint got there: that is kept
+                versions_put(
+                    replace(row, lsn=next_lsn - 1)
+                    for row in self._history.versions(volume.record.number)
+                    if row.lsn >= next_lsn
+                )
+            )
         rounds = list(self._history.rounds())
         self._history.put_round(
             RoundRow(
@@ -613,7 +621,7 @@ class Store:
             synced_lsn=synced_lsn,
             checkpoint_lsn=checkpoint.lsn - 1,
             journal_bytes=self.upkeep.journal_bytes(),
-            journal_limit=self._geometry.limit,
+            journal_limit=self._geometry.limit + self._pool.lent * self._geometry.segment_bytes,
             hot_bytes=self.upkeep.hot_bytes(),
             oldest_hot_age_s=(
                 0.0 if hot_since is None else round(self._clock.monotonic() - hot_since, 3)
@@ -626,7 +634,7 @@ class Store:
             disk_total_bytes=self._disk.total_bytes(),
             space_left_bytes=self._space.left_bytes,
             space_short_bytes=self._space.short_bytes,
-            destage_held_up=None if held_up is None else str(held_up),
+            destage_held_up="; ".join(map(str, held_up)) or None,
         )
 
     def counters(self) -> StoreCounters:

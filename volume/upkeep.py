@@ -6,6 +6,19 @@ Two threads (`volume.background`) call `tend` and `destage_if_due`; tests and si
 
 How far back single writes can be gone to is `volume.window`'s, which versions stay is
 `volume.thinning`'s: this only says when they look.
+
+A volume that is stuck (`volume.destager`) keeps the log from the place on where its oldest write is
+that is not in chunks, whoever wrote what comes behind it. Nothing of it may be dropped, and nobody
+is refused for it; so
+
+    what it keeps is lent to the journal, beyond its limit: as many segments as the journal may
+    have, taken from the share of the any-write window, while space is not short. Writers notice
+    nothing, whichever volume they write to.
+    When that is used up, the journal fills as it does when the disk is too slow: writers of all
+    volumes are slowed down from 60 % on, and in the end wait. None gets an error.
+
+So the log, the hot maps over it and the time of a replay have a bound (twice the usual one), and an
+operator has until then to repair, restore or delete the volume.
 """
 
 import logging
@@ -256,7 +269,8 @@ class Upkeep:
         if failed and parts.seal.reason is None:  # an append failed: only its writer was told
             parts.seal.close(OSError(failed, os.strerror(failed)))
         self.refresh_space()
-        fill = 1.0 if rare("backlog.delayed") else self.journal_bytes() / parts.geometry.limit
+        parts.pool.lent = self._lent_segments()
+        fill = 1.0 if rare("backlog.delayed") else self._fill()
         parts.backlog.delay_s = delay_for(fill)
         parts.journal.set_delay(int(parts.backlog.delay_s * 1e9))
         try:
@@ -310,8 +324,11 @@ class Upkeep:
 
     def _destage_due(self) -> bool:
         parts, options = self._parts, self._parts.options
-        states = [volume.core.state() for volume in parts.catalog.all()]
+        volumes = [each for each in parts.catalog.all() if not parts.destager.is_stuck(each)]
+        states = [volume.core.state() for volume in volumes]
         now = parts.clock.monotonic()
+        if parts.destager.retry_due:
+            return True
         if not parts.history.points:
             self._points_at = now + POINT_DELAY_S
         if self._wanted or now >= self._points_at:
@@ -320,10 +337,11 @@ class Upkeep:
         lsn = parts.journal.state()[0]
         if lsn != self._seen_lsn:
             self._seen_lsn, self._seen_at = lsn, now
-        filled = self.journal_bytes() >= options.destage_fill * parts.geometry.limit
+        filled = self._passed_bytes() >= options.destage_fill * parts.geometry.limit
         if not any(state[4] for state in states):
             self.hot_since = None
-            return filled and parts.journal.state()[4] > 0  # segments of volumes that are gone
+            # segments of volumes that are gone
+            return filled and parts.journal.state()[4] > 0 and not parts.destager.held_up
         if self.hot_since is None:
             self.hot_since = now
         return (
@@ -340,8 +358,7 @@ class Upkeep:
             return
         parts = self._parts
         worked_s = parts.clock.monotonic() - self._rested_at
-        room = self.journal_bytes() < REST_FILL * parts.geometry.limit
-        if room and not self._calls and self._busy():
+        if self._fill() < REST_FILL and not self._calls and self._busy():
             self._no_rest.wait(min(worked_s, MAX_REST_S))
         self._rested_at = parts.clock.monotonic()
 
@@ -389,7 +406,8 @@ class Upkeep:
             raise
         self._rounds_without_space = 0
         self.hot_since = None
-        self.collector.note_change()
+        if did:
+            self.collector.note_change()
         if parts.history.points:  # those that could not be built; or they came meanwhile
             self._points_at = parts.clock.monotonic() + (
                 POINT_RETRY_S if parts.destager.unsettled else POINT_DELAY_S
@@ -410,12 +428,14 @@ class Upkeep:
         """Wait until a point is in chunks, or is not there any more, or `timeout_s` is over. From
         any other thread.
 
-        Raises what a round failed with, when that happens again and again."""
+        Raises what a round failed with, when that happens again and again; CorruptData when the
+        volume is stuck."""
         parts = self._parts
         key = (number, seq)
         if not self._workers:
             for _ in range(2):  # a round that stands, and the one that has the point
                 if key in parts.history.points:
+                    self._check_not_stuck(number)
                     self.destage()
             return
         with self._progress:
@@ -432,6 +452,7 @@ class Upkeep:
                     lambda: key not in parts.history.points, min(DESTAGE_INTERVAL_S, left_s)
                 )
                 parts.seal.check()
+                self._check_not_stuck(number)
                 if self._failures >= failures + SETTLE_FAILURES and self._failure is not None:
                     raise self._failure
                 if parts.destager.rounds > rounds + 1 and parts.destager.unsettled:
@@ -440,6 +461,11 @@ class Upkeep:
                     )
             if key in parts.history.points:
                 raise StoreClosing
+
+    def _check_not_stuck(self, number: int) -> None:
+        for held_up in self._parts.destager.held_up:
+            if held_up.number == number:
+                raise CorruptData(str(held_up))
 
     def _wait_for_round(self, reached: Callable[[], bool], timeout_s: float) -> None:
         """Until `reached()`, or a round has done something or failed, or the time is over. Rounds
@@ -616,6 +642,29 @@ class Upkeep:
         """Bytes of the journal that hold what is not in chunks."""
         _, _, _, _, full, position, _ = self._parts.journal.state()
         return full * self._parts.geometry.segment_bytes + position
+
+    def _passed_bytes(self) -> int:
+        """Bytes of the log since the last cut, before which all but stuck volumes is in chunks."""
+        passed = self._parts.destager.passed
+        if passed is None:
+            return self.journal_bytes()
+        _, sequence, position, _ = self._parts.journal.cut()
+        return (sequence - passed.sequence) * self._parts.geometry.segment_bytes + position
+
+    def _lent_segments(self) -> int:
+        """Segments that the journal may have beyond its limit: what stuck volumes keep of it."""
+        parts = self._parts
+        passed = parts.destager.passed
+        if passed is None or parts.space.short:
+            return 0
+        kept = parts.journal.state()[4] - (parts.journal.cut()[1] - passed.sequence)
+        return max(0, min(kept, parts.window_segments, parts.geometry.max_segments))
+
+    def _fill(self) -> float:
+        """How much of the journal's limit is used, by what is not lent to it."""
+        geometry = self._parts.geometry
+        lent_bytes = self._parts.pool.lent * geometry.segment_bytes
+        return (self.journal_bytes() - lent_bytes) / geometry.limit
 
     def hot_bytes(self) -> int:
         return sum(volume.core.state()[3] for volume in self._parts.catalog.all())

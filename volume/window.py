@@ -76,7 +76,8 @@ class Window:
     def trim(self) -> int:
         """Let old segments go that the window does not want any more; how many."""
         window_s = self._window_s()
-        keep = self._segments if window_s and not self._space.short else 0
+        share = max(0, self._segments - self._pool.lent)
+        keep = share if window_s and not self._space.short else 0
         first = next(self._history.rounds(), None)
         expired = self._pool.expire(
             keep,

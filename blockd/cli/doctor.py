@@ -122,7 +122,7 @@ def _daemon(places: list[Path]) -> "Finding":
     held_up = node.store.destage_held_up
     if node.store.state == "ok" and held_up is not None:
         fix = "put the pack back from a copy, or restore or delete the volume: docs/gc-and-scrub.md"
-        return Finding("daemon", FAIL, f"{here[0]}: nothing is destaged: {held_up}", fix)
+        return Finding("daemon", FAIL, f"{here[0]}: {held_up}", fix)
     if node.store.state == "ok":
         return Finding("daemon", OK, f"{here[0]}: process {node.pid}, version {node.version}")
     fix = "make room" if node.store.state == "full" else "check the disk, then doctor --unseal"

@@ -55,7 +55,7 @@ def _fields(node: NodeStatus) -> list[tuple[str, str]]:
     sessions = counted(node.session_count, "iscsi session")
     return [
         ("state", state),
-        *([] if held_up is None else [("destaging", f"stopped: {held_up}")]),
+        *([] if held_up is None else [("destaging", f"held up: {held_up}")]),
         ("version", f"{node.version}, process {node.pid}, up {duration(node.uptime_s)}"),
         ("nbd", ", ".join(node.nbd) + f" (tls {node.tls})"),
         ("iscsi", _iscsi(node)),

@@ -157,7 +157,7 @@ DEFINITIONS: Final = (
     Definition("store_state", "gauge", "1 for the state that it is in.", _states, ("state",)),
     _gauge(
         "destage_held_up",
-        "1: damage keeps all volumes from being destaged.",
+        "1: damage keeps a volume from being destaged, and the journal from being freed.",
         lambda f: float(f.store.destage_held_up is not None),
     ),
     _counter("journal_records", "Records in the journal, ever.", lambda f: f.store.lsn - 1),

@@ -6,9 +6,11 @@ first part (`Workload.before`) is not cut short: when it ends everything is dura
 begins.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from unittest import mock
 
 from native import OP_FLUSH, OP_WRITE, Request
 from tests.sim.faults import Fault, Stall
@@ -16,6 +18,8 @@ from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL
 from tests.sim.trace import Trace
 from tests.sim.versions_life import Known, VersionsLife
 from tests.sim.versions_model import Pending, VolumeModel, stamped
+from volume.builder import BuildInput, Built
+from volume.errors import CorruptManifest
 from volume.options import StoreOptions
 from volume.store import Store
 
@@ -118,6 +122,20 @@ class CatalogueLife(VersionsLife):
         finally:
             faults.clear()
         assert len(faults.fired) == fired + 1, "the round has synced no pack"
+
+    @contextlib.contextmanager
+    def stuck(self, volume: VolumeModel) -> Iterator[None]:
+        """Until the block ends, the tree of a volume cannot be built upon."""
+        builder = self.rig.store._destager._builder
+        build = builder.build
+
+        def refuse(given: BuildInput) -> Built:
+            if given.name == volume.name:
+                raise CorruptManifest("a node is damaged")
+            return build(given)
+
+        with mock.patch.object(builder, "build", refuse):
+            yield
 
     def wait(self, seconds: float) -> None:
         """Let time go on, and upkeep look at it."""

@@ -11,6 +11,7 @@ from tests.sim.catalogue.life import (
     two_volumes,
     written,
 )
+from volume.destager import RETRY_MAX_S
 
 CATALOGUE = Catalogue()
 add = CATALOGUE.add
@@ -97,6 +98,21 @@ def round_of_two_volumes(life: CatalogueLife) -> None:
     """Both heads move together."""
     life.write(life.v, 0, CHUNK)
     life.write(life.model.named("w"), CHUNK, CHUNK)
+    life.destage()
+
+
+@add(240, two_volumes)
+def rounds_beside_a_volume_that_is_stuck(life: CatalogueLife) -> None:
+    """A node below one of them cannot be read for a while. Heads of the other one move, and the
+    checkpoint does not; then it passes both."""
+    other = life.model.named("w")
+    with life.stuck(life.v):
+        life.write(other, CHUNK, CHUNK)
+        life.destage()
+        life.write(life.v, 3 * CHUNK, 1024)
+        life.write(other, 0, 1024)
+        life.destage()
+    life.wait(RETRY_MAX_S)
     life.destage()
 
 

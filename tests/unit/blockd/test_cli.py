@@ -234,10 +234,10 @@ def test_a_sealed_store_fails_status(node: FakeNode, blockd: Blockd) -> None:
 
 def test_status_says_what_holds_up_destaging(node: FakeNode, blockd: Blockd) -> None:
     assert "destaging" not in blockd("status").out
-    node.store.held_up = "volume vm1 holds up all volumes: manifest node 3f"
+    node.store.held_up = "volume vm1 is not destaged: manifest node 3f"
     result = blockd("status")
     assert result.code == 0
-    assert "destaging     stopped: volume vm1 holds up all volumes: manifest" in result.out
+    assert "destaging     held up: volume vm1 is not destaged: manifest node" in result.out
     assert blockd("status", "--json").json["store"]["destage_held_up"] == node.store.held_up
 
 
@@ -277,8 +277,8 @@ def test_doctor_sees_the_daemon(node: FakeNode, blockd: Blockd) -> None:
     assert "4711" in findings["daemon"]["message"]
 
 
-def test_doctor_fails_when_nothing_is_destaged(node: FakeNode, blockd: Blockd) -> None:
-    node.store.held_up = "volume vm1 holds up all volumes: manifest node 3f"
+def test_doctor_fails_when_a_volume_is_not_destaged(node: FakeNode, blockd: Blockd) -> None:
+    node.store.held_up = "volume vm1 is not destaged: manifest node 3f"
     result = blockd("doctor", "--json")
     assert result.code == exits.FAILED
     [found] = [each for each in result.json if each["check"] == "daemon"]
