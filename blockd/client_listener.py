@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 from blockd.accounts import Accounts
 from blockd.client_protocol import ClientProtocol
 from blockd.config import TcpAddress
+from blockd.limits import RateLimits
 from blockd.log_limiter import LogLimiter
 from blockd.request_loop import RequestLoop
 from blockd.sockets import BACKLOG, UnixListener, bind_tcp, bound_name, peer_name, tune
@@ -55,18 +56,21 @@ class ClientListener(Generic[P]):
         reply_timeout_s: float,
         request_loop: RequestLoop | None = None,
         accounts: Accounts | None = None,
+        rate_limits: RateLimits | None = None,
     ) -> None:
         """Nothing is bound yet. `adopted` sockets listen already and belong to the listener now.
 
         `reply_timeout_s` cuts a client that takes none of its replies for so long although more
         than the write buffer's bound of them wait; 0 lets it stay, see `blockd.client_protocol`.
-        `request_loop` runs for longer than this listener. `accounts` are shared by listeners.
+        `request_loop` runs for longer than this listener. `accounts` and `rate_limits` are
+        shared by listeners.
         """
         self.limiter = LogLimiter(logging.getLogger(type(self).__module__))
         self.handshake_timeout_s = handshake_timeout_s
         self.reply_timeout_s = reply_timeout_s
         self.request_loop = request_loop
         self.accounts = accounts or Accounts()
+        self.rate_limits = rate_limits or RateLimits()
         self._tcp = list(tcp)
         self._unix = unix
         self._unix_mode = unix_mode

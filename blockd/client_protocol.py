@@ -46,9 +46,11 @@ from typing_extensions import Buffer
 
 from blockd.accounts import Accounts
 from blockd.device import BlockDevice
+from blockd.limits import RateLimits
 from blockd.log_limiter import LogLimiter
 from blockd.request_loop import RequestLoop
 from blockd.sockets import unacknowledged
+from blockd.throttle import Throttle
 from native import Account, LoopClient, Request
 from volume.sites import rare
 
@@ -106,6 +108,9 @@ class Host(Protocol[C_contra, E_co]):
     @property
     def accounts(self) -> Accounts: ...
     @property
+    def rate_limits(self) -> RateLimits: ...
+
+    @property
     def request_loop(self) -> RequestLoop | None:
         """Where clients can be handed over to."""
 
@@ -145,6 +150,7 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         self._loop_done = False  # it gave the socket back, for good
         self._mail_waits = False  # it has requests that the engine had no room for
         self._quiet_intervals = 0  # calls of trim() since the last byte came
+        self.throttle = Throttle(self._loop, time.monotonic_ns, host.rate_limits.of)
         self._timer: asyncio.TimerHandle | None = None  # handshake, then linger
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -193,6 +199,9 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
 
     def _handed_back(self, client: LoopClient) -> None:
         """The loop has stopped; what is left over goes to the engine next."""
+
+    def _paid(self, client: LoopClient) -> None:
+        """Of what the loop has left to the engine, some need not wait for limits again."""
 
     # What operators see.
 
@@ -261,6 +270,7 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = self._closing = True
+        self.throttle.drop()
         for timer in (self._timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
@@ -330,6 +340,7 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         if self._served is not None:
             self._served.stop()  # and then again
             return
+        self.throttle.open()
         self.engine.drain()
         self._run()
 
@@ -448,6 +459,7 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
             return
         self._mail_waits = self._write_paused or not self.engine.wants_input
         if not self._mail_waits and (mail := served.take_mail()):
+            self._paid(served)
             self.engine.feed(mail)
             self._run_again()
 
@@ -477,6 +489,7 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         if unsent:  # before anything that the engine says: it may begin in the middle of a reply
             self._transport.write(unsent)
         if received := served.take_mail() + received:
+            self._paid(served)
             self.engine.feed(received)
         if self._draining:
             self._begin_drain()
@@ -494,7 +507,7 @@ class ClientProtocol(asyncio.BufferedProtocol, Generic[E]):
         account = self._account(device)
         self.in_flight += len(batch)
         account.begin(batch, time.monotonic_ns())
-        device.submit(batch, partial(self._done, account))
+        self.throttle.submit(device, batch, partial(self._done, account))
 
     def _done(self, account: Account, requests: list[Request]) -> None:
         """A device gives back finished requests: during submit() or later, on the loop."""

@@ -40,6 +40,7 @@ from blockd.api.server import HttpServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check, check_exposure
 from blockd.device import Exports
+from blockd.limits import RateLimits
 from blockd.metrics import app as metrics
 from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
@@ -95,9 +96,11 @@ class ClusterNode(Cluster, Protocol):
 OpenStore = Callable[[ServeConfig, LoopScheduler], Store]
 OpenTargets = Callable[[ServeConfig, Store], TargetRegistry]
 Sockets = list[socket.socket]
-MakeListener = Callable[[ServeConfig, Exports, Sockets, RequestLoop | None, Accounts], Listener]
+MakeListener = Callable[
+    [ServeConfig, Exports, Sockets, RequestLoop | None, Accounts, RateLimits], Listener
+]
 MakeIscsi = Callable[
-    [ServeConfig, TargetRegistry, Sockets, RequestLoop | None, Accounts], IscsiListener
+    [ServeConfig, TargetRegistry, Sockets, RequestLoop | None, Accounts, RateLimits], IscsiListener
 ]
 
 MakeCluster = Callable[[ServeConfig, Store, str], ClusterNode | None]
@@ -136,6 +139,7 @@ class Daemon:
         self._accounts: Accounts | None = None
         self._cluster: ClusterNode | None = None
         self._metrics: tuple[str, ...] = ()
+        self._rate_limits: RateLimits | None = None
 
     # -- what the control API sees (blockd.api.node.Node) --------------------------------------
 
@@ -157,6 +161,11 @@ class Daemon:
     @property
     def cluster(self) -> Cluster | None:
         return self._cluster
+
+    @property
+    def rate_limits(self) -> RateLimits:
+        assert self._rate_limits is not None
+        return self._rate_limits
 
     def connections(self) -> list[ConnectionInfo]:
         assert self._listener is not None
@@ -204,10 +213,12 @@ class Daemon:
             parts = self._parts
             self._targets = await asyncio.to_thread(parts.open_targets, config, self.store)
             loop = await stack.enter_async_context(self._request_loop())
-            self._accounts = accounts = Accounts(self.store)
+            self._accounts = Accounts(self.store)
+            self._rate_limits = await asyncio.to_thread(RateLimits, self.store)
             self._cluster = await stack.enter_async_context(self._clustered())
-            self._listener = parts.make_listener(config, self.store, passed.nbd, loop, accounts)
-            self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi, loop, accounts)
+            shared = loop, self._accounts, self._rate_limits
+            self._listener = parts.make_listener(config, self.store, passed.nbd, *shared)
+            self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi, *shared)
             await stack.enter_async_context(self._controlled(passed.control))
             await stack.enter_async_context(self._measured())
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))

@@ -100,6 +100,7 @@ def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> 
     findings += _data_directory(data, machine)
     if data.is_dir():
         findings += [_owners(data), _lock(data, machine), _format(data), _free_space(data)]
+        findings += _limits(data)
         findings.append(_journal(data, settings.store.journal_limit))
     findings.append(_native())
     if settings.tls.mode is not TlsChoice.OFF:
@@ -225,6 +226,24 @@ def _meta(data: Path, rebuild: str) -> Finding:
         fix = f"check the disk, then: blockd doctor --unseal --data {data}"
         return Finding("format", FAIL, f"{data} is sealed: {meta.sealed_reason}", fix)
     return Finding("format", OK, f"store {meta.uuid.hex()}, opened {meta.node_epoch} times")
+
+
+def _limits(data: Path) -> Iterator[Finding]:
+    """Rows of limits that cannot be read; what is wrong with meta/ as a whole, "format" says."""
+    try:
+        from blockd.doctor_limits import unreadable_limits
+
+        if not (data / "meta" / "data.mdb").is_file():
+            return
+        unreadable = unreadable_limits(data / "meta")
+    except (ImportError, VolumeError, OSError):
+        return
+    for volume, reason in unreadable:
+        message = f"those of volume {volume} cannot be read, nothing is limited: {reason}"
+        fix = f"set them again while the daemon runs: blockd volume limit {volume} --iops N"
+        yield Finding("limits", WARN, message, f"{fix} (or --none)")
+    if not unreadable:
+        yield Finding("limits", OK, "all can be read")
 
 
 def _free_space(data: Path) -> Finding:

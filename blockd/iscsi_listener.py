@@ -28,6 +28,7 @@ from blockd.iscsi.limits import Limits
 from blockd.iscsi.node import Node, OpenSession
 from blockd.iscsi.targets import Portal, Target, Targets
 from blockd.iscsi_protocol import IscsiProtocol
+from blockd.limits import RateLimits
 from blockd.request_loop import RequestLoop
 from blockd.sockets import bound_name
 from blockd.workers import Done, Workers
@@ -81,6 +82,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         max_open_versions: int = MAX_OPEN_VERSIONS,
         request_loop: RequestLoop | None = None,
         accounts: Accounts | None = None,
+        rate_limits: RateLimits | None = None,
     ) -> None:
         """As `ClientListener`; each adopted socket is a portal group of its own."""
         limits = limits or Limits()
@@ -92,8 +94,9 @@ class IscsiListener(ClientListener[IscsiProtocol]):
             reply_timeout_s=reply_timeout_s,
             request_loop=request_loop,
             accounts=accounts,
+            rate_limits=rate_limits,
         )
-        self.node = Node(targets, limits, self.accounts)
+        self.node = Node(targets, limits, self.accounts, self.rate_limits)
         self._targets = targets
         self._groups_left = portal_groups(portals)  # of addresses that are not bound yet
         self._groups = list(range(1, len(adopted) + 1))  # of sockets, in order
@@ -173,6 +176,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         host = str(peer[0]) if peer else ""
         engine = Connection(self.node, self._arrived_at(transport), host, client.peer)
         engine.wake = client.wake
+        engine.held = client.throttle
         engine.may_leave = self.request_loop is not None
         return engine
 

@@ -164,6 +164,7 @@ class IscsiProtocol(ClientProtocol[Connection]):
         assert in_loop is not None
         self._away = self._in_loop = None
         if self._broken or self._lost or client.was_cut:
+            iscsi_state(client)  # places that it has are given up
             away.lost(client.counters())
         else:
             asked = in_loop.interrupted or client.was_asked
@@ -200,7 +201,8 @@ class IscsiProtocol(ClientProtocol[Connection]):
         while (event := engine.next_event()) is not None:
             any_event = True
             if isinstance(event, Submit):
-                self._submit(event.device, event.batch)
+                if event.batch:  # they may all have been aborted
+                    self._submit(event.device, event.batch)
             elif isinstance(event, Work):
                 self._begin_work(event)
             elif isinstance(event, LookUp):

@@ -18,6 +18,7 @@ from blockd.api.types import ConnectionInfo
 from blockd.client_listener import DEFAULT_UNIX_MODE, ClientListener
 from blockd.config import TcpAddress
 from blockd.device import Exports, Versions
+from blockd.limits import RateLimits
 from blockd.nbd.access import Policies, TlsMode
 from blockd.nbd.connection import Connection
 from blockd.nbd.limits import Limits
@@ -56,6 +57,7 @@ class NbdListener(ClientListener[NbdProtocol]):
         max_open_versions: int = MAX_OPEN_VERSIONS,
         request_loop: RequestLoop | None = None,
         accounts: Accounts | None = None,
+        rate_limits: RateLimits | None = None,
     ) -> None:
         """Nothing is bound yet. `adopted` sockets listen already and belong to the listener now.
 
@@ -77,6 +79,7 @@ class NbdListener(ClientListener[NbdProtocol]):
             reply_timeout_s=reply_timeout_s,
             request_loop=request_loop,
             accounts=accounts,
+            rate_limits=rate_limits,
         )
         self._exports = exports
         self._policies = policies

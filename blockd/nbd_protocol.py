@@ -83,6 +83,7 @@ class NbdProtocol(ClientProtocol[Connection]):
         return to.native.add_nbd(
             terms.core,
             self._account(self._device),
+            self._book.rate_limits.of(self._device),
             self._transport.get_extra_info("socket").fileno(),
             terms.replies,
             terms.size,
@@ -95,6 +96,10 @@ class NbdProtocol(ClientProtocol[Connection]):
 
     def _handed_back(self, client: LoopClient) -> None:
         self.engine.served(client.counters())
+
+    def _paid(self, client: LoopClient) -> None:
+        if self._device is not None:
+            self.throttle.paid(self._device, client.take_paid())
 
     def _direct(self) -> bool:
         return self.tls is None

@@ -12,6 +12,7 @@ from blockd.device import Exports
 from blockd.iscsi.limits import Limits as IscsiLimits
 from blockd.iscsi.targets import Access
 from blockd.iscsi_listener import IscsiListener
+from blockd.limits import RateLimits
 from blockd.listener import NbdListener
 from blockd.nbd.access import ExportPolicy, TlsMode
 from blockd.nbd.limits import Limits
@@ -85,6 +86,7 @@ def make_listener(
     adopted: list[socket.socket],
     request_loop: RequestLoop | None = None,
     accounts: Accounts | None = None,
+    rate_limits: RateLimits | None = None,
 ) -> NbdListener:
     """The NBD listener; sockets from the service manager take the place of configured ones."""
     nbd = config.nbd
@@ -108,6 +110,7 @@ def make_listener(
         list_versions=nbd.list_versions,
         request_loop=request_loop,
         accounts=accounts,
+        rate_limits=rate_limits,
     )
 
 
@@ -134,6 +137,7 @@ def make_iscsi(
     adopted: list[socket.socket],
     request_loop: RequestLoop | None = None,
     accounts: Accounts | None = None,
+    rate_limits: RateLimits | None = None,
 ) -> IscsiListener:
     """The iSCSI listener; sockets from the service manager take the place of configured ones."""
     iscsi = config.iscsi
@@ -151,4 +155,5 @@ def make_iscsi(
         reply_timeout_s=iscsi.reply_timeout_s,
         request_loop=request_loop,
         accounts=accounts,
+        rate_limits=rate_limits,
     )

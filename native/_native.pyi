@@ -84,6 +84,38 @@ class Account:
     def end(self, requests: list[Request], now_ns: int, /) -> None:
         """Record these, which their device has finished, and which `begin` was given before."""
 
+LIMIT_MAX_RATE: Final = 10**12
+LIMIT_MAX_BURST_NS: Final = 3600 * 10**9
+
+class Limit:
+    """How much the clients of one volume may ask for, all together. src/limit.h says how it is
+    reckoned. Thread-safe, beside the threads of a Loop too. Times are CLOCK_MONOTONIC."""
+
+    def __init__(self) -> None:
+        """Nothing is limited."""
+
+    is_set: bool
+    """Whether anything is limited."""
+
+    def set(
+        self, rates: tuple[int, int, int, int, int, int], burst_ns: int, now_ns: int, /
+    ) -> None:
+        """Per second, at most LIMIT_MAX_RATE: operations, reads, writes, bytes, bytes read, bytes
+        written; 0 does not limit. After a pause as much as leaks in `burst_ns` may come at once. At
+        once for all clients. ValueError."""
+
+    def held(self) -> tuple[int, int, int]:
+        """Requests that wait now; that had to wait and went on, ever; for how many nanoseconds.
+        Those behind them in line, which have not asked, are not counted."""
+
+class Reservation:
+    """The place of the next request of one client of a Limit. Given up when it is freed."""
+
+    def __init__(self, limit: Limit, /) -> None: ...
+    def ask(self, op: int, length: int, now_ns: int, /) -> int:
+        """Whether a request may go on: 0, and then it has; else when to ask again for the same one,
+        0.1 s from now at the latest. A place that was kept for another request is given up."""
+
 def crc32c(data: Buffer, crc: int = 0) -> int:
     """CRC-32C of `data`, continuing from `crc`: crc32c(b, crc32c(a)) == crc32c(a + b)."""
 
@@ -460,6 +492,10 @@ class LoopClient:
     def take_mail(self) -> bytes:
         """The requests that the loop leaves to its owner, as they came, each of them whole."""
 
+    def take_paid(self) -> tuple[int, int, int, int]:
+        """Of the mail taken up to now, and not told yet, what limits have let go on: reads, their
+        bytes, writes (trims and zeroes among them), their bytes. These do not ask again."""
+
     def send(self, buffers: Sequence[Buffer], /) -> int:
         """Send, in order, between the loop's own replies; what the socket does not take is kept,
         copied. Returns `unsent`. Nothing happens after `stopped` or `cut()`."""
@@ -496,6 +532,7 @@ class Loop:
         self,
         core: VolumeCore,
         account: Account | None,
+        limit: Limit | None,
         fd: int,
         replies: int,
         size: int,
@@ -509,7 +546,8 @@ class Loop:
         """Serve an NBD client in its transmission phase, on a duplicate of the non-blocking socket
         `fd`; nobody else may read or write it until the client has stopped. `replies` is one of
         NBD_*; `size` bytes of `core` and blocks of `minimum_block` (a power of two) are what it
-        was told. What is served counts in `account`. `input`: bytes that were received behind the
+        was told. What is served counts in `account`, and
+        is held back by `limit`. `input`: bytes that were received behind the
         last request. OSError, ValueError."""
 
     def close(self) -> list[LoopClient]:
@@ -519,13 +557,14 @@ ISCSI_COLLECTING: Final = 0
 ISCSI_MAILED: Final = 2
 ISCSI_FAILED: Final = 3
 ISCSI_UNSYNCED: Final = 4
+ISCSI_WAITING: Final = 5
 
 def iscsi_add(
     loop: Loop,
     fd: int,
     terms: tuple[int, int, int, int, int, bool, bool, bool, bool, int],
     numbers: tuple[int, int, int, int],
-    luns: Sequence[tuple[int, VolumeCore, Account | None, int, int, bool]],
+    luns: Sequence[tuple[int, VolumeCore, Account | None, Limit | None, int, int, bool]],
     commands: Sequence[
         tuple[bytes, Buffer, int, int, bool, int, Sequence[tuple[int, int, int, int]]]
     ],
@@ -538,11 +577,12 @@ def iscsi_add(
     `terms`: MaxRecvDataSegmentLength of the initiator and ours, MaxBurstLength, FirstBurstLength,
     MaxOutstandingR2T (at most 16), InitialR2T, ImmediateData, header digest, data digest, bytes of
     data-out that may be asked for at a time. `numbers`: ExpCmdSN, MaxCmdSN, the next StatSN, the
-    next target transfer tag. `luns`: number (below 256), core, account, size and block size in
-    bytes, whether it is read-only; of units that nothing is out of the ordinary of. `commands`,
-    WRITEs that collect their data: BHS, the bytes that came, how many came or were asked for, R2Ts
-    sent, whether Data-Outs come that nobody asked for, how many came, and the R2Ts not answered
-    (TTT, next byte, end, next DataSN). ValueError for one that cannot be served. OSError."""
+    next target transfer tag. `luns`: number (below 256), core, account, limit, size and block
+    size in bytes, whether it is read-only; of units that nothing is out of the ordinary of.
+    `commands`, WRITEs that collect their data: BHS, the bytes that came, how many came or were
+    asked for, R2Ts sent, whether Data-Outs come that nobody asked for, how many came, and the R2Ts
+    that are not answered (TTT, next byte, end, next DataSN). ValueError for one that cannot be
+    served. OSError."""
 
 def iscsi_interrupt(client: LoopClient, /) -> None:
     """`client.stop()`, and wait until no command begins any more: for as long as what has come
@@ -556,12 +596,25 @@ def iscsi_state(
     client: LoopClient, /
 ) -> tuple[
     tuple[int, int, int, int],
-    list[tuple[int, bytes, bytes, int, int, bool, int, list[tuple[int, int, int, int]]]],
+    list[
+        tuple[
+            int,
+            bytes,
+            bytes,
+            int,
+            int,
+            bool,
+            int,
+            list[tuple[int, int, int, int]],
+            Reservation | None,
+        ]
+    ],
 ]:
     """The numbers, and the commands that were begun and not answered, as `iscsi_add` takes them
     behind their state: ISCSI_COLLECTING; ISCSI_MAILED and ISCSI_FAILED, which are to be carried
-    out; ISCSI_UNSYNCED, of which a flush is left. To be asked for before `leftover()`. RuntimeError
-    unless `stopped`."""
+    out; ISCSI_UNSYNCED, of which a flush is left; ISCSI_WAITING, for the limits of its volume, with
+    its place there, if it has one. To be asked for once, before `leftover()`. RuntimeError unless
+    `stopped`."""
 
 def iscsi_open(client: LoopClient, lun: int = -1, /) -> int:
     """Commands that were begun and not answered, of one unit or of all."""

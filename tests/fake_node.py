@@ -16,6 +16,7 @@ from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Cluster
 from blockd.api.server import HttpServer, listen_unix
 from blockd.api.types import ConnectionInfo, NodeStatus
+from blockd.limits import RateLimits
 from blockd.registry.targets import TargetRegistry
 from tests.fake_store import FakeStore
 from volume.model import StoreStatus
@@ -31,6 +32,7 @@ class FakeNode:
         self.store = FakeStore()
         self.targets = TargetRegistry(self.store)
         self.accounts = Accounts(self.store)
+        self.rate_limits = RateLimits(self.store)
         self.control = control
         self.clients: list[ConnectionInfo] = []
         self.initiators: list[SessionInfo] = []
@@ -43,6 +45,7 @@ class FakeNode:
         self.store.reset()
         self.targets = TargetRegistry(self.store)
         self.accounts = Accounts(self.store)
+        self.rate_limits = RateLimits(self.store)
         self.clients = []
         self.initiators = []
         self.cluster = None

@@ -33,6 +33,7 @@ from volume.model import (
     VolumeInfo,
 )
 from volume.scrub import Location, ScrubStatus
+from volume.states import Damaged
 
 NO_SPACE_USED = SpaceReport((), (), 0, 0, 0, 0, 0)
 NO_SCRUB_YET = ScrubStatus(
@@ -131,7 +132,7 @@ class FakeStore:
         old.retired = True
         self.devices[old.uuid.hex()] = MemoryDevice(name)
 
-    def kept(self, prefix: str) -> dict[str, bytes]:
+    def kept(self, prefix: str, damaged: Damaged | None = None) -> dict[str, bytes]:
         return {name: value for name, value in self.states.items() if name.startswith(prefix)}
 
     def keep(self, name: str, value: bytes | None) -> None:

@@ -386,3 +386,14 @@ def in_transmission(address: str, export: str, kind: str = "simple") -> NbdClien
         client.extended_headers()
     client.go(export)
     return client
+
+
+def good_replies(client: NbdClient) -> int:
+    """How many replies come until the server closes; each of them is a good one."""
+    count = 0
+    while True:
+        try:
+            succeeded(client.read_reply())
+        except (EOFError, ConnectionResetError):
+            return count
+        count += 1

@@ -36,6 +36,7 @@ from volume import layout
 from volume.framing import corrupt_value, framed, text, unframed, unpacked, unpacked_key
 from volume.laterkv import LaterKeyValue
 from volume.layout import ZERO_ID, ChunkId
+from volume.states import Damaged, states
 
 MAX_KEEP_LENGTH = 64  # bytes of a policy's text
 _U32 = layout.META_NUMBER_KEY
@@ -349,11 +350,9 @@ class History:
         else:
             self._kv.update({key: framed(state)})
 
-    def states(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        """All states whose name starts with `prefix`."""
-        start = len(layout.META_PREFIX_STATE)
-        for key, value in self._kv.items(layout.META_PREFIX_STATE + prefix.encode()):
-            yield text(key, key[start:]), unframed(key, value)
+    def states(self, prefix: str, damaged: Damaged | None = None) -> Iterator[tuple[str, bytes]]:
+        """See `volume.states`."""
+        return states(self._kv, prefix, damaged)
 
     # -- a volume as a whole
 

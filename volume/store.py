@@ -72,6 +72,7 @@ from volume.sites import fail_point
 from volume.snapshots import Snapshots
 from volume.space import SpaceGuard
 from volume.spacereport import SpaceReporter
+from volume.states import Damaged
 from volume.transfers import Transfers
 from volume.upkeep import Upkeep, Upkept
 from volume.versions import Versions
@@ -549,9 +550,9 @@ class Store:
 
     # -- what those around the store keep in it
 
-    def kept(self, prefix: str) -> dict[str, bytes]:
-        """What `keep` was given, under names that start with `prefix`."""
-        return dict(self._history.states(prefix))
+    def kept(self, prefix: str, damaged: Damaged | None = None) -> dict[str, bytes]:
+        """What `keep` was given, under names that start with `prefix`; see `volume.states`."""
+        return dict(self._history.states(prefix, damaged))
 
     def keep(self, name: str, value: bytes | None) -> None:
         """Keep opaque bytes under a name; None forgets them. Durable on return. StoreSealed,

@@ -14,6 +14,7 @@ from blockd.api import (
     cluster,
     connections,
     errors,
+    limits,
     scrub,
     snapshots,
     space,
@@ -45,6 +46,7 @@ def create_app(node: Node, version: str) -> FastAPI:
     app.add_middleware(Boundary)
     for noun in (
         volumes,
+        limits,
         snapshots,
         versions,
         space,

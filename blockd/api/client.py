@@ -8,11 +8,13 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
+from blockd.api.limit_types import LimitsStatus, VolumeLimits
 from blockd.api.types import (
     ClusterInfo,
     ConnectionInfo,
@@ -113,6 +115,14 @@ class Client:
     def resize_volume(self, name: str, size: int, *, force: bool = False) -> VolumeInfo:
         body = {"size": size, "force": force}
         return from_json(VolumeInfo, self._call("PATCH", _path(name), json=body))
+
+    def limits(self, name: str) -> LimitsStatus:
+        return from_json(LimitsStatus, self._call("GET", f"{_path(name)}/limits"))
+
+    def set_limits(self, name: str, limits: VolumeLimits) -> LimitsStatus:
+        """All of them, durably and at once."""
+        body = asdict(limits)
+        return from_json(LimitsStatus, self._call("PUT", f"{_path(name)}/limits", json=body))
 
     def rename_volume(self, name: str, new_name: str) -> VolumeInfo:
         return from_json(VolumeInfo, self._call("PATCH", _path(name), json={"name": new_name}))

@@ -11,6 +11,7 @@ from blockd.accounts import Accounts
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
 from blockd.device import Exports, LastingDevice
+from blockd.limits import RateLimits
 from blockd.registry.targets import TargetRegistry
 from volume.gc import GcReport, GcStatus
 from volume.model import (
@@ -27,6 +28,7 @@ from volume.model import (
     VolumeInfo,
 )
 from volume.scrub import Location, ScrubStatus
+from volume.states import Damaged
 
 
 class Snapshots(Protocol):
@@ -91,8 +93,8 @@ class Store(Exports, Protocol):
 
     def get(self, name: str) -> LastingDevice | None: ...
     def open_version(self, name: str) -> LastingDevice: ...
-    def kept(self, prefix: str) -> dict[str, bytes]:
-        """What `keep` was given, under names that start with `prefix`."""
+    def kept(self, prefix: str, damaged: Damaged | None = None) -> dict[str, bytes]:
+        """What `keep` was given, under names that start with `prefix`; see `volume.states`."""
 
     def keep(self, name: str, value: bytes | None) -> None:
         """Keep opaque bytes under a name, as "iscsi/..."; None forgets them."""
@@ -179,6 +181,8 @@ class Node(Protocol):
     def store(self) -> Store: ...
     @property
     def targets(self) -> TargetRegistry: ...
+    @property
+    def rate_limits(self) -> RateLimits: ...
 
     @property
     def accounts(self) -> Accounts: ...

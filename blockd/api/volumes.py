@@ -81,7 +81,10 @@ def router(node: Node) -> APIRouter:
     ) -> None:
         if not force and (users := _targets_of(node, name)):
             raise VolumeIsLun(name, users)
+        device = store.get(name) if name else None
         await asyncio.to_thread(store.delete_volume, name, force=force)
+        if device is not None:
+            await asyncio.to_thread(node.rate_limits.forget, device)
 
     return routes
 

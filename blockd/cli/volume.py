@@ -1,6 +1,7 @@
 """`blockd volume ...`: create, list, show, resize, rename, delete.
 
-Past versions (log, history, restore, clone, diff) are in `blockd.cli.versions`.
+Past versions (log, history, restore, clone, diff) are in `blockd.cli.versions`, `limit` is in
+`blockd.cli.limit`.
 """
 
 import enum
@@ -14,6 +15,7 @@ from blockd import attach, iscsi_attach
 from blockd.api.client import Client
 from blockd.api.iscsi_types import TargetInfo
 from blockd.api.types import NodeStatus
+from blockd.cli.limit import limit, limit_fields
 from blockd.cli.options import (
     ControlOption,
     JsonOption,
@@ -114,13 +116,19 @@ def show(name: NameArgument, control: ControlOption = None, as_json: JsonOption 
         info = client.volume(name)
         policy = client.history(name)
         schedule = client.schedule(name)
+        limits = client.limits(name)
         if as_json:
-            plans = {"history": asdict(policy), "schedule": schedule and asdict(schedule)}
+            plans = {
+                "history": asdict(policy),
+                "schedule": schedule and asdict(schedule),
+                "limits": asdict(limits.limits),
+            }
             print_json({**asdict(info), **plans})
             return
         node = client.status()
         target = _own_target(client, info.name, node)
-    print_fields([*_fields(info), *history_fields(policy), _schedule_field(schedule)])
+    plan = [*limit_fields(limits), *history_fields(policy), _schedule_field(schedule)]
+    print_fields([*_fields(info), *plan])
     print()
     for line in _attach_lines(info.name, node):
         print(line)
@@ -177,7 +185,7 @@ def delete(
         print(f"deleted volume {name}")
 
 
-for command in (log, restore, clone, diff, history):
+for command in (limit, log, restore, clone, diff, history):
     app.command()(command)
 
 

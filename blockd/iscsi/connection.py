@@ -27,6 +27,7 @@ from blockd.iscsi import pdu, text
 from blockd.iscsi.command import Command
 from blockd.iscsi.events import Close, Event, LookUp
 from blockd.iscsi.handover import Begun, Elsewhere, Handover, Numbers, Offer
+from blockd.iscsi.held import Held, NothingHeld
 from blockd.iscsi.limits import MAX_LOGIN_DATA
 from blockd.iscsi.login import LoggedIn, Login, Refused
 from blockd.iscsi.management import Management
@@ -56,6 +57,8 @@ class Connection:
         """`portal`: where the initiator arrived; `peer_address`: its host; `peer`: for people."""
         self.stats = Stats()
         self.wake: Callable[[], None] = _nothing
+        self.held: Held = NothingHeld()
+        """Somebody may be there who has requests wait for limits; set before the login is over."""
         self.may_leave = False
         """Somebody is there to whom a session can be handed over."""
         self.peer = peer or peer_address
@@ -97,7 +100,9 @@ class Connection:
     def wants_input(self) -> bool:
         if self.elsewhere or not self._listening:
             return False
-        return self.handover is None or not (self.handover.waits and self._may_go)
+        return self.handover is None or not (
+            self.handover.waits and self._may_go and not self.held.is_slow
+        )
 
     @property
     def _listening(self) -> bool:
@@ -449,7 +454,9 @@ class Connection:
         self._session = Session(
             *(logged_in, device, nexus, self._node.limits, self.stats, self._out, self._events),
             lambda: self.wake(),
+            self.held,
             self._node.accounts,
+            self._node.rate_limits,
         )
         self.handover = Handover(self._session)
         if logged_in.target is not None:

@@ -26,12 +26,16 @@ from blockd.scsi.disk import finished
 from blockd.scsi.task import Countdown, Single
 from native import (
     ISCSI_COLLECTING,
+    ISCSI_FAILED,
+    ISCSI_MAILED,
     ISCSI_UNSYNCED,
     OP_FLUSH,
     OP_READ,
     OP_WRITE,
     Account,
+    Limit,
     Request,
+    Reservation,
     VolumeCore,
 )
 
@@ -49,10 +53,10 @@ LUNS: Final = 256  # that the loop knows; others stay here
 Numbers = tuple[int, int, int, int]
 """ExpCmdSN, MaxCmdSN, next StatSN, next target transfer tag."""
 Terms = tuple[int, int, int, int, int, bool, bool, bool, bool, int]
-Served = tuple[int, VolumeCore, Account, int, int, bool]
+Served = tuple[int, VolumeCore, Account, Limit, int, int, bool]
 Bursts = list[tuple[int, int, int, int]]
 Collecting = tuple[bytes, bytearray, int, int, bool, int, Bursts]
-Begun = tuple[int, bytes, bytes, int, int, bool, int, Bursts]
+Begun = tuple[int, bytes, bytes, int, int, bool, int, Bursts, Reservation | None]
 """As `native.iscsi_add` takes them, and `native.iscsi_state` gives them."""
 
 
@@ -141,7 +145,7 @@ class Handover:
         session = self._session
         return [
             (
-                *(lun, unit.device.core, session.account(unit)),
+                *(lun, unit.device.core, session.account(unit), session.limit(unit)),
                 *(unit.device.size, unit.block_size, unit.read_only),
             )
             for lun, unit in session.device.units.items()
@@ -240,6 +244,7 @@ class Handover:
         self._catch_up()
         for command, what in commands:
             if not command.aborted:
+                _keep_place(session, command, what)
                 _go_on(session, command, what)
 
     def lost(self, counters: tuple[int, ...]) -> None:
@@ -301,7 +306,7 @@ def _collecting(command: Command, luns: list[Served]) -> Collecting | None:
 
 def _command(session: "Session", begun: Begun) -> Command:
     """Enter a command of the loop's into the book."""
-    state, bhs, data, asked, r2t_sn, unsolicited, unsolicited_sn, bursts = begun
+    state, bhs, data, asked, r2t_sn, unsolicited, unsolicited_sn, bursts, _ = begun
     _, flags, _, lun_field, itt, edtl, _, _, cdb = pdu.SCSI_COMMAND_BHS.unpack(bhs)
     command = Command(itt, lun_field, lun_field[1], flags, edtl, cdb, counted=True)
     unit = command.unit = session.device.units.get(lun_field[1])
@@ -326,6 +331,20 @@ def _command(session: "Session", begun: Begun) -> Command:
     if bursts:
         session.room.take(command, command.collect - command.got)
     return command
+
+
+def _keep_place(session: "Session", command: Command, begun: Begun) -> None:
+    """What limits have let go on does not wait again, and what waits keeps its place."""
+    state, reservation = begun[0], begun[-1]
+    prepared = command.prepared
+    if type(prepared) is not Single:
+        return
+    if reservation is not None:
+        session.held.adopt(prepared.device, reservation)
+    elif state in (ISCSI_FAILED, ISCSI_MAILED):
+        request, reads = prepared.request, prepared.request.op == OP_READ
+        counts = (1, request.length, 0, 0) if reads else (0, 0, 1, request.length)
+        session.held.paid(prepared.device, counts)
 
 
 def _go_on(session: "Session", command: Command, begun: Begun) -> None:

@@ -22,6 +22,7 @@ from blockd.iscsi import login
 from blockd.iscsi.limits import Limits
 from blockd.iscsi.login import LoggedIn, LoginRefused
 from blockd.iscsi.targets import Target, Targets
+from blockd.limits import RateLimits
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.task import Countdown
 
@@ -72,11 +73,16 @@ class Node:
     """See the module's text."""
 
     def __init__(
-        self, targets: Targets, limits: Limits | None = None, accounts: Accounts | None = None
+        self,
+        targets: Targets,
+        limits: Limits | None = None,
+        accounts: Accounts | None = None,
+        rate_limits: RateLimits | None = None,
     ) -> None:
         self.targets = targets
         self.limits = limits or Limits()
         self.accounts = accounts or Accounts()
+        self.rate_limits = rate_limits or RateLimits()
         self._sessions: dict[SessionName, tuple[int, OpenSession]] = {}
         self._leaving: dict[SessionName, int] = {}  # how many have commands in a device
         self._held: dict[SessionName, OpenSession] = {}  # wait for these

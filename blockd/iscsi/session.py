@@ -27,18 +27,20 @@ from blockd.iscsi import pdu, replies
 from blockd.iscsi.command import Command, extended_cdb
 from blockd.iscsi.data_out import DataOut
 from blockd.iscsi.events import Event, Submit, Work
+from blockd.iscsi.held import Held
 from blockd.iscsi.limits import MAX_IMMEDIATE, Limits
 from blockd.iscsi.login import LoggedIn
 from blockd.iscsi.room import Room
 from blockd.iscsi.sending import ProtocolError, Sender
 from blockd.iscsi.stats import Stats
 from blockd.iscsi.text import Parameters
+from blockd.limits import RateLimits
 from blockd.scsi import task
 from blockd.scsi.disk import plain
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.target import TargetDevice, decode_lun
 from blockd.scsi.task import GOOD, Prepared, Result, Single, Task
-from native import OP_OTHER, OP_READ, OP_WRITE, Account, Request
+from native import OP_OTHER, OP_READ, OP_WRITE, Account, Limit, Request
 
 if TYPE_CHECKING:
     from blockd.scsi.unit import LogicalUnit
@@ -64,11 +66,16 @@ class Session:
         out: list[Buffer],
         events: deque[Event],
         wake: Callable[[], None],
+        held: Held,
         accounts: Accounts,
+        rate_limits: RateLimits,
     ) -> None:
-        """`wake` is called when something is to be done that did not come of a call."""
+        """`wake` is called when something is to be done that did not come of a call. `held`: where
+        requests wait for limits that were submitted."""
         self._wake = wake
+        self.held = held
         self._accounts = accounts
+        self._rate_limits = rate_limits
         self.device = device
         self.nexus = nexus
         self.stats = stats
@@ -314,6 +321,10 @@ class Session:
         """Where what is asked of that unit counts."""
         return self._accounts.of(unit.device, PROTOCOL)
 
+    def limit(self, unit: "LogicalUnit") -> Limit:
+        """What holds back what is asked of that unit."""
+        return self._rate_limits.of(unit.device)
+
     def submit(self) -> None:
         """At the end of a round: what has gathered goes to the devices."""
         if self._batches:
@@ -456,15 +467,19 @@ class Session:
         return len(remaining)
 
     def _is_out(self, command: Command) -> bool:
-        """Take back the requests that have not left yet; whether anything else of it is out."""
-        for batch in self._batches.values():
+        """Take back the requests that have not left yet; whether anything else of it is out. What
+        waits for limits comes back soon."""
+        leaving = [each.batch for each in self._events if isinstance(each, Submit)]
+        for batch in [*self._batches.values(), *leaving]:
             kept = [each for each in batch if self._owners[each.cookie] is not command]
             command.in_flight -= len(batch) - len(kept)
             batch[:] = kept
         self._batches = {device: batch for device, batch in self._batches.items() if batch}
+        owners = self._owners
+        self.held.recall(lambda request: owners.get(request.cookie) is command)
         if not command.in_flight:
-            for cookie in [key for key, owner in self._owners.items() if owner is command]:
-                del self._owners[cookie]
+            for cookie in [key for key, owner in owners.items() if owner is command]:
+                del owners[cookie]
         return command.in_flight > 0
 
     def _came_back(self, command: Command) -> None:

@@ -65,12 +65,15 @@ def _gauge(name: str, help_: str, value: Callable[[Facts], float | None]) -> Def
 
 
 def _by_volume(
-    name: str, help_: str, value: Callable[[Facts], Iterable[tuple[str, float]]]
+    name: str,
+    help_: str,
+    value: Callable[[Facts], Iterable[tuple[str, float]]],
+    kind: str = "gauge",
 ) -> Definition:
     def samples(facts: Facts) -> list[Sample]:
         return [((volume,), number) for volume, number in value(facts)]
 
-    return Definition(name, "gauge", help_, samples, ("volume",))
+    return Definition(name, kind, help_, samples, ("volume",))
 
 
 def _by_account(name: str, help_: str, value: Callable[[VolumeCounts], float]) -> Definition:
@@ -136,6 +139,23 @@ DEFINITIONS: Final = (
     ),
     _by_volume("nbd_connections", "Open NBD connections.", lambda f: f.connections.items()),
     _gauge("iscsi_sessions", "Open iSCSI sessions.", lambda f: f.node.session_count),
+    _by_volume(
+        "limit_waiting",
+        "Requests at the head of a client's line that wait for limits of their volume.",
+        lambda f: ((volume, waiting) for volume, waiting, _, _ in f.held),
+    ),
+    _by_volume(
+        "limit_held_requests",
+        "Requests that waited there, and went on.",
+        lambda f: ((volume, count) for volume, _, count, _ in f.held),
+        "counter",
+    ),
+    _by_volume(
+        "limit_held_seconds",
+        "How long these waited, all together.",
+        lambda f: ((volume, ns / 1e9) for volume, _, _, ns in f.held),
+        "counter",
+    ),
     # -- volumes
     _by_volume(
         "volume_size_bytes", "Size of a volume.", lambda f: ((v.name, v.size) for v in f.volumes)

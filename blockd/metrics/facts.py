@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from blockd.accounts import Accounts
 from blockd.api.node import Node, Store
 from blockd.api.types import NodeStatus
+from blockd.limits import RateLimits
 from volume.gc import GcStatus
 from volume.model import StoreCounters, StoreStatus, VolumeInfo
 from volume.scrub import ScrubStatus
@@ -38,6 +39,8 @@ class Facts:
     gc: GcStatus
     scrub: ScrubStatus
     counts: list[VolumeCounts]
+    held: list[tuple[str, int, int, int]]
+    """As `blockd.limits.RateLimits.held`."""
 
     @property
     def store(self) -> StoreStatus:
@@ -52,6 +55,7 @@ class _StoreFacts:
     gc: GcStatus
     scrub: ScrubStatus
     counts: list[VolumeCounts]
+    held: list[tuple[str, int, int, int]]
 
 
 async def gather(node: Node) -> Facts:
@@ -59,7 +63,7 @@ async def gather(node: Node) -> Facts:
     connections = Counter(
         each.export.partition("@")[0] for each in node.connections() if each.export is not None
     )
-    found = await asyncio.to_thread(_ask, node.store, node.accounts)
+    found = await asyncio.to_thread(_ask, node.store, node.accounts, node.rate_limits)
     return Facts(
         node=node.node_status(found.status),
         connections=connections,
@@ -68,10 +72,11 @@ async def gather(node: Node) -> Facts:
         gc=found.gc,
         scrub=found.scrub,
         counts=found.counts,
+        held=found.held,
     )
 
 
-def _ask(store: Store, accounts: Accounts) -> _StoreFacts:
+def _ask(store: Store, accounts: Accounts, rate_limits: RateLimits) -> _StoreFacts:
     counts = []
     for volume, protocol, account in accounts.all():
         requests, length = account.in_flight()
@@ -83,4 +88,5 @@ def _ask(store: Store, accounts: Accounts) -> _StoreFacts:
         gc=store.gc_status(),
         scrub=store.scrub_status(),
         counts=counts,
+        held=rate_limits.held(),
     )

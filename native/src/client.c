@@ -253,6 +253,11 @@ void bd_client_mail(struct bd_client *client, const uint8_t *data, size_t length
     bd_loop_tell(client);
 }
 
+void bd_client_paid(struct bd_client *client, enum bd_op op, uint64_t length)
+{
+    bd_tally_count(&client->paid, op, length);
+}
+
 bool bd_client_has_room(const struct bd_client *client)
 {
     return client->unsent <= BD_OUTPUT_HIGH && client->mail_length <= BD_MAIL_HIGH &&

@@ -28,6 +28,7 @@
 #include <sys/uio.h>
 
 #include "account.h"
+#include "limit.h"
 #include "volume.h"
 
 enum {
@@ -104,6 +105,7 @@ struct bd_job {
     uint64_t cookie;
     uint64_t arrived_ns;
     uint32_t flags;
+    bool paid; /* limits have let it go on */
     uint8_t header[64];
 };
 
@@ -111,6 +113,7 @@ struct bd_client {
     const struct bd_protocol *protocol;
     struct bd_volume *volume;
     struct bd_account *account; /* where requests count, for protocols with one volume; or NULL */
+    struct bd_limit *limit;     /* what holds these back; or NULL */
     struct bd_loop *loop;
     struct bd_worker *worker;
     void *owner; /* the glue's */
@@ -139,11 +142,15 @@ struct bd_client {
         size_t left; /* 0: it is there, and the protocol is to set `at` to NULL */
     } direct;
     size_t most; /* bytes of the next request that a receive takes at the most; 0: what fits in */
-    uint64_t held_until_ns; /* monotonic: the journal is nearly full, and writers slow down */
+    /* Both monotonic; 0: not so. */
+    uint64_t held_until_ns; /* nothing is received or served: the journal is nearly full, or the
+                               volume's limits are reached */
+    uint64_t due_ns;        /* when to serve again, whether or not more has come until then */
     struct bd_client *next; /* of its worker's clients */
     struct bd_client *previous;
     struct bd_client *next_turn; /* of those with complete requests left */
     bool has_turn;
+    struct bd_reservation reservation; /* with `limit`, of the request at the start of the input */
 
     pthread_mutex_t lock;
     bool blocked;   /* the last round ended BD_SERVED_BLOCKED, or the client is held */
@@ -162,6 +169,7 @@ struct bd_client {
     uint8_t *mail;
     size_t mail_length;
     size_t mail_capacity;
+    struct bd_tally paid; /* of the mail: requests that limits have let go on */
     unsigned jobs;
     uint64_t job_bytes;
     struct bd_tally counters; /* of what was served here, since the hand-over */
@@ -194,6 +202,10 @@ void bd_client_send(struct bd_client *client, struct iovec *pieces, int count,
 
 /* Add a request's bytes to the mail for Python. Memory that runs out cuts the client. */
 void bd_client_mail(struct bd_client *client, const uint8_t *data, size_t length);
+
+/* Of the mail that was added last, a request has been let go on by the limits: whoever gets it does
+ * not ask again. */
+void bd_client_paid(struct bd_client *client, enum bd_op op, uint64_t length);
 
 /* Whether output, mail and jobs leave room for another round. */
 bool bd_client_has_room(const struct bd_client *client);

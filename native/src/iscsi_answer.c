@@ -18,18 +18,6 @@ static struct bd_volume *volume_of(const struct iscsi_client *client, uint8_t lu
     return client->luns[lun].volume;
 }
 
-static enum bd_op op_of(const struct bd_action *action)
-{
-    switch (action->kind) {
-    case BD_ACTION_READ:
-        return BD_OP_READ;
-    case BD_ACTION_WRITE:
-        return BD_OP_WRITE;
-    default:
-        return BD_OP_FLUSH;
-    }
-}
-
 static void carry_out_run(const struct bd_iscsi_lun *lun, struct bd_action *actions, int count,
                           uint64_t now_ns)
 {
@@ -38,7 +26,7 @@ static void carry_out_run(const struct bd_iscsi_lun *lun, struct bd_action *acti
     for (int i = 0; i < count; i++)
         if (actions[i].kind != BD_ACTION_NONE) {
             requests++;
-            payload += bd_payload(op_of(&actions[i]), actions[i].length);
+            payload += bd_payload(bd_iscsi_op(&actions[i]), actions[i].length);
         }
     bd_account_enter(lun->account, requests, payload);
     bd_batch_execute(lun->volume, actions, count, now_ns);
@@ -72,7 +60,8 @@ static struct bd_iscsi_command *keep(struct iscsi_client *client, const struct i
                                      const struct bd_action *action, uint64_t arrived_ns)
 {
     if (item->command != NULL) {
-        item->command->arrived_ns = arrived_ns;
+        if (item->command->arrived_ns == 0)
+            item->command->arrived_ns = arrived_ns;
         return item->command;
     }
     struct bd_iscsi_command *command = bd_iscsi_command_new(client, item->bhs, item->lun, action);
@@ -126,6 +115,15 @@ static void begin_job(struct iscsi_client *client, struct bd_iscsi_command *comm
         bd_iscsi_fail(client, command, sync ? BD_ISCSI_UNSYNCED : BD_ISCSI_FAILED);
 }
 
+/* A command that outlived its round is answered. */
+static void served(struct iscsi_client *client, const struct bd_iscsi_command *command)
+{
+    struct bd_tally tally = {0};
+    bd_tally_count(&tally, bd_iscsi_op(&command->action), command->action.length);
+    bd_loop_served(&client->base, client->luns[command->lun].account, &tally,
+                   bd_loop_monotonic_ns() - command->arrived_ns);
+}
+
 static void answer_item(struct iscsi_output *output, struct iscsi_round *round, int which,
                         struct bd_tally *tally)
 {
@@ -136,7 +134,10 @@ static void answer_item(struct iscsi_output *output, struct iscsi_round *round, 
     if (item->is_ping) {
         bd_iscsi_put_nop_in(output, item, at);
     } else if (action->state == BD_ACTION_DONE && action->status == 0) {
-        bd_tally_count(tally, op_of(action), action->length);
+        if (item->command != NULL && item->command->arrived_ns != 0)
+            served(client, item->command); /* it waited for longer than the others */
+        else
+            bd_tally_count(tally, bd_iscsi_op(action), action->length);
         if (action->kind == BD_ACTION_READ)
             bd_iscsi_put_data_in(output, item->itt, action->data, (size_t)action->length,
                                  action->data + action->length);
@@ -194,15 +195,6 @@ void bd_iscsi_answer(struct iscsi_client *client, struct iscsi_round *round, str
     if ((round->asks || client->held < held) && !client->base.stopping)
         ask(&output);
     bd_iscsi_flush(&output);
-}
-
-/* A command that outlived its round is answered. */
-static void served(struct iscsi_client *client, const struct bd_iscsi_command *command)
-{
-    struct bd_tally tally = {0};
-    bd_tally_count(&tally, op_of(&command->action), command->action.length);
-    bd_loop_served(&client->base, client->luns[command->lun].account, &tally,
-                   bd_loop_monotonic_ns() - command->arrived_ns);
 }
 
 void bd_iscsi_put_read(struct iscsi_client *client, struct bd_iscsi_command *command, uint8_t *data,

@@ -145,9 +145,15 @@ struct bd_iscsi_numbers bd_iscsi_client_numbers(struct bd_client *base)
     return numbers;
 }
 
-const struct bd_iscsi_command *bd_iscsi_client_commands(struct bd_client *base)
+struct bd_iscsi_command *bd_iscsi_client_commands(struct bd_client *base)
 {
     return iscsi_client(base)->first_command;
+}
+
+struct bd_limit *bd_iscsi_client_limit(struct bd_client *base,
+                                       const struct bd_iscsi_command *command)
+{
+    return iscsi_client(base)->luns[command->lun].limit;
 }
 
 unsigned bd_iscsi_client_open(struct bd_client *base, int lun)

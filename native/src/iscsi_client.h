@@ -23,7 +23,8 @@ struct iscsi_client {
     struct bd_iscsi_numbers numbers;
     struct bd_iscsi_command *first_command; /* in the order in which they came */
     struct bd_iscsi_command *last_command;
-    uint64_t held; /* bytes of commands that are charged */
+    uint64_t held;    /* bytes of commands that are charged */
+    unsigned waiting; /* commands in BD_ISCSI_WAITING */
 };
 
 static inline struct iscsi_client *iscsi_client(struct bd_client *client)
@@ -53,7 +54,7 @@ struct iscsi_item {
 struct iscsi_round {
     int count;
     size_t out_bytes;
-    uint64_t arrived_ns; /* of the first item */
+    uint64_t arrived_ns; /* of the first PDU; 0: none came. Commands that waited have their own */
     bool has_written;
     bool asks; /* commands want R2Ts */
     struct iscsi_item items[BD_BATCH];
@@ -90,6 +91,8 @@ void bd_iscsi_put_read(struct iscsi_client *client, struct bd_iscsi_command *com
 
 /* iscsi_command.c */
 
+/* What an action is to accounts and limits. */
+enum bd_op bd_iscsi_op(const struct bd_action *action);
 /* The action of a SCSI Command that is served here, where `lun` says; false for any other. Its data
  * is not looked at. */
 bool bd_iscsi_decode(const struct iscsi_client *client, const uint8_t *bhs, uint8_t *lun,
@@ -119,6 +122,26 @@ enum iscsi_taken bd_iscsi_take_data(struct iscsi_client *client, struct iscsi_ro
 bool bd_iscsi_begin_landing(struct iscsi_client *client, const struct iscsi_pdu *pdu, size_t have);
 /* All of it has landed. */
 void bd_iscsi_end_landing(struct iscsi_client *client, struct iscsi_round *round);
+
+/* The round has room for one more command, with its reply. */
+bool bd_iscsi_has_place(const struct iscsi_client *client, const struct iscsi_round *round,
+                        const struct bd_action *action);
+/* A command of the book that is to be carried out in the round. */
+void bd_iscsi_add_command(struct iscsi_client *client, struct iscsi_round *round,
+                          struct bd_iscsi_command *command);
+
+/* iscsi_hold.c; all with the lock held */
+
+/* Whether the limits of its volume let a command go on that is whole; else base.due_ns says when to
+ * look again, and it is to wait. */
+bool bd_iscsi_may_go(struct iscsi_client *client, uint8_t lun, const struct bd_action *action,
+                     struct bd_reservation *reservation);
+void bd_iscsi_wait(struct iscsi_client *client, struct bd_iscsi_command *command,
+                   const struct bd_reservation *reservation);
+/* See to there being another round, when this one lets nobody go. */
+void bd_iscsi_look_again(struct iscsi_client *client);
+/* Add those to the round whose time has come. */
+void bd_iscsi_let_go(struct iscsi_client *client, struct iscsi_round *round);
 
 /* iscsi_reply.c */
 

@@ -6,6 +6,7 @@
 
 #include "account_py.h"
 #include "iscsi_serve.h"
+#include "limit_py.h"
 #include "loop_py.h"
 #include "volume_py.h"
 
@@ -45,19 +46,22 @@ static bool terms_of(PyObject *tuple, struct bd_iscsi_terms *terms)
     return good;
 }
 
-/* One of (lun, core, account, size, block_size, read_only); core and account are in `kept` then. */
+/* One of (lun, core, account, limit, size, block_size, read_only); the objects are in `kept` then.
+ */
 static bool take_lun(PyObject *tuple, struct bd_iscsi_lun *luns, PyObject *kept)
 {
     unsigned int lun;
     PyObject *core;
     PyObject *counted;
     struct bd_account *account;
+    PyObject *limited;
+    struct bd_limit *limit;
     unsigned long long size;
     unsigned int block_size;
     int read_only;
-    if (!PyArg_ParseTuple(tuple, "IO!OKIp:lun", &lun, &bd_volume_type, &core, &counted, &size,
-                          &block_size, &read_only) ||
-        bd_account_of(counted, &account) < 0)
+    if (!PyArg_ParseTuple(tuple, "IO!OOKIp:lun", &lun, &bd_volume_type, &core, &counted, &limited,
+                          &size, &block_size, &read_only) ||
+        bd_account_of(counted, &account) < 0 || bd_limit_of(limited, &limit) < 0)
         return false;
     if (lun >= BD_ISCSI_LUNS || block_size == 0 || (block_size & (block_size - 1)) != 0) {
         PyErr_SetString(PyExc_ValueError, "iscsi_add: no such unit");
@@ -65,10 +69,12 @@ static bool take_lun(PyObject *tuple, struct bd_iscsi_lun *luns, PyObject *kept)
     }
     luns[lun] = (struct bd_iscsi_lun){.volume = ((bd_volume_object *)core)->volume,
                                       .account = account,
+                                      .limit = limit,
                                       .size = size,
                                       .block_shift = (uint32_t)__builtin_ctz(block_size),
                                       .read_only = read_only != 0};
-    return PyList_Append(kept, core) == 0 && PyList_Append(kept, counted) == 0;
+    return PyList_Append(kept, core) == 0 && PyList_Append(kept, counted) == 0 &&
+           PyList_Append(kept, limited) == 0;
 }
 
 static bool take_luns(PyObject *sequence, struct bd_iscsi_lun *luns, PyObject *kept)
@@ -239,17 +245,29 @@ static PyObject *bursts_of(const struct bd_iscsi_command *command)
     return list;
 }
 
-static PyObject *command_of(const struct bd_iscsi_command *command)
+/* The place of a command that waits for limits goes along; None for others. */
+static PyObject *place_of(struct bd_client *client, struct bd_iscsi_command *command)
+{
+    if (!command->reservation.made)
+        return Py_NewRef(Py_None);
+    return bd_reservation_move(bd_iscsi_client_limit(client, command), &command->reservation);
+}
+
+static PyObject *command_of(struct bd_client *client, struct bd_iscsi_command *command)
 {
     PyObject *bursts = bursts_of(command);
-    if (bursts == NULL)
+    PyObject *place = place_of(client, command);
+    if (bursts == NULL || place == NULL) {
+        Py_XDECREF(bursts);
+        Py_XDECREF(place);
         return NULL;
+    }
     Py_ssize_t length = command->action.data == NULL ? 0 : (Py_ssize_t)command->got;
-    return Py_BuildValue("(iy#y#IIOIN)", (int)command->state, (const char *)command->bhs,
+    return Py_BuildValue("(iy#y#IIOINN)", (int)command->state, (const char *)command->bhs,
                          (Py_ssize_t)BD_ISCSI_BHS,
                          length > 0 ? (const char *)command->action.data : "", length,
                          command->asked, command->r2t_sn, command->unsolicited ? Py_True : Py_False,
-                         command->unsolicited_sn, bursts);
+                         command->unsolicited_sn, bursts, place);
 }
 
 static PyObject *iscsi_state(PyObject *module, PyObject *object)
@@ -265,9 +283,9 @@ static PyObject *iscsi_state(PyObject *module, PyObject *object)
     if (bd_iscsi_client_unwind(client) < 0)
         return PyErr_NoMemory();
     PyObject *list = PyList_New(0);
-    const struct bd_iscsi_command *command = bd_iscsi_client_commands(client);
+    struct bd_iscsi_command *command = bd_iscsi_client_commands(client);
     for (; list != NULL && command != NULL; command = command->next) {
-        PyObject *tuple = command_of(command);
+        PyObject *tuple = command_of(client, command);
         if (tuple == NULL || PyList_Append(list, tuple) < 0)
             Py_CLEAR(list);
         Py_XDECREF(tuple);
@@ -312,7 +330,8 @@ int bd_iscsi_register(PyObject *module)
     if (PyModule_AddIntConstant(module, "ISCSI_COLLECTING", BD_ISCSI_COLLECTING) < 0 ||
         PyModule_AddIntConstant(module, "ISCSI_MAILED", BD_ISCSI_MAILED) < 0 ||
         PyModule_AddIntConstant(module, "ISCSI_FAILED", BD_ISCSI_FAILED) < 0 ||
-        PyModule_AddIntConstant(module, "ISCSI_UNSYNCED", BD_ISCSI_UNSYNCED) < 0)
+        PyModule_AddIntConstant(module, "ISCSI_UNSYNCED", BD_ISCSI_UNSYNCED) < 0 ||
+        PyModule_AddIntConstant(module, "ISCSI_WAITING", BD_ISCSI_WAITING) < 0)
         return -1;
     return PyModule_AddFunctions(module, functions);
 }

@@ -56,6 +56,10 @@ void bd_iscsi_command_end(struct iscsi_client *client, struct bd_iscsi_command *
         before->next = command->next;
     if (client->last_command == command)
         client->last_command = before;
+    if (command->state == BD_ISCSI_WAITING) {
+        client->luns[command->lun].waiting--;
+        client->waiting--;
+    }
     bd_iscsi_command_release(client, command);
     free(command->action.data);
     free(command);
@@ -69,11 +73,20 @@ struct bd_iscsi_command *bd_iscsi_command_of(struct iscsi_client *client, uint32
     return command;
 }
 
-/* Its data is whole: an item of the round. */
-static void add_collected(struct iscsi_client *client, struct iscsi_round *round,
+bool bd_iscsi_has_place(const struct iscsi_client *client, const struct iscsi_round *round,
+                        const struct bd_action *action)
+{
+    if (action->kind != BD_ACTION_READ)
+        return round->count < BD_BATCH;
+    size_t out_bytes = bd_iscsi_data_in_bytes(client, (size_t)action->length);
+    return round->count == 0 ||
+           (round->count < BD_BATCH && round->out_bytes + out_bytes <= BD_ROUND_BYTES);
+}
+
+void bd_iscsi_add_command(struct iscsi_client *client, struct iscsi_round *round,
                           struct bd_iscsi_command *command)
 {
-    command->asks = false;
+    enum bd_action_kind kind = command->action.kind;
     command->state = BD_ISCSI_UNDER_WAY;
     round->items[round->count] = (struct iscsi_item){.bhs = command->bhs,
                                                      .command = command,
@@ -81,9 +94,23 @@ static void add_collected(struct iscsi_client *client, struct iscsi_round *round
                                                      .lun = command->lun,
                                                      .out_at = round->out_bytes};
     round->actions[round->count] = command->action;
-    round->out_bytes += bd_iscsi_short_bytes(client, 0);
-    round->has_written = true;
+    round->out_bytes += kind == BD_ACTION_READ
+                            ? bd_iscsi_data_in_bytes(client, (size_t)command->action.length)
+                            : bd_iscsi_short_bytes(client, 0);
+    round->has_written |= kind == BD_ACTION_WRITE;
     round->count++;
+}
+
+/* Its data is whole: an item of the round, if the limits of its volume let it. */
+static void add_collected(struct iscsi_client *client, struct iscsi_round *round,
+                          struct bd_iscsi_command *command)
+{
+    struct bd_reservation reservation = {0};
+    command->asks = false;
+    if (bd_iscsi_may_go(client, command->lun, &command->action, &reservation))
+        bd_iscsi_add_command(client, round, command);
+    else
+        bd_iscsi_wait(client, command, &reservation);
 }
 
 static bool good_unsolicited(const struct iscsi_client *client,

@@ -72,6 +72,18 @@ static bool decode_cdb(const uint8_t *cdb, uint64_t *lba, uint64_t *count, uint8
     return cdb[group] == 0 && cdb[control] == 0;
 }
 
+enum bd_op bd_iscsi_op(const struct bd_action *action)
+{
+    switch (action->kind) {
+    case BD_ACTION_READ:
+        return BD_OP_READ;
+    case BD_ACTION_WRITE:
+        return BD_OP_WRITE;
+    default:
+        return BD_OP_FLUSH;
+    }
+}
+
 /* A volume that was resized has initiators to be told so first. */
 static uint64_t size_of(const struct bd_volume *volume)
 {
@@ -148,6 +160,21 @@ static enum iscsi_taken collect(struct iscsi_client *client, struct iscsi_round 
     return ISCSI_TAKEN;
 }
 
+/* A command that came whole waits for the limits. False when memory runs out. */
+static bool put_aside(struct iscsi_client *client, const struct iscsi_pdu *pdu, uint8_t lun,
+                      const struct bd_action *action, const struct bd_reservation *reservation)
+{
+    struct bd_iscsi_command *command = bd_iscsi_command_new(client, pdu->bhs, lun, action);
+    if (command == NULL)
+        return false;
+    if (action->kind == BD_ACTION_WRITE) {
+        memcpy(command->action.data, action->data, (size_t)action->length);
+        command->got = command->asked = (uint32_t)action->length;
+    }
+    bd_iscsi_wait(client, command, reservation);
+    return true;
+}
+
 enum iscsi_taken bd_iscsi_take_command(struct iscsi_client *client, struct iscsi_round *round,
                                        const struct iscsi_pdu *pdu)
 {
@@ -162,7 +189,7 @@ enum iscsi_taken bd_iscsi_take_command(struct iscsi_client *client, struct iscsi
     size_t out_bytes = bd_iscsi_short_bytes(client, 0);
     if (action.kind == BD_ACTION_READ) {
         out_bytes = bd_iscsi_data_in_bytes(client, (size_t)action.length);
-        if (round->count > 0 && round->out_bytes + out_bytes > BD_ROUND_BYTES)
+        if (!bd_iscsi_has_place(client, round, &action))
             return ISCSI_FULL;
     }
     if (action.kind == BD_ACTION_WRITE) {
@@ -175,11 +202,17 @@ enum iscsi_taken bd_iscsi_take_command(struct iscsi_client *client, struct iscsi
             return taken;
         }
         action.data = (uint8_t *)(uintptr_t)pdu->data;
-        round->has_written = true;
     } else if (pdu->length > 0) {
         return ISCSI_RARE;
     }
-    add_item(round, pdu, &action, out_bytes)->lun = lun;
+    struct bd_reservation reservation = {0};
+    if (!bd_iscsi_may_go(client, lun, &action, &reservation)) {
+        if (!put_aside(client, pdu, lun, &action, &reservation))
+            return ISCSI_RARE;
+    } else {
+        add_item(round, pdu, &action, out_bytes)->lun = lun;
+        round->has_written |= action.kind == BD_ACTION_WRITE;
+    }
     client->numbers.exp_cmd_sn++;
     return ISCSI_TAKEN;
 }

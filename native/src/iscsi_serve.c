@@ -43,11 +43,11 @@ static enum bd_served frame(struct iscsi_client *client, struct iscsi_pdu *pdu, 
 {
     struct bd_client *base = &client->base;
     const struct bd_iscsi_terms *terms = &client->terms;
-    const uint8_t *at = base->input.data + base->input.start;
     size_t have = base->input.end - base->input.start;
     base->need = BD_ISCSI_BHS;
     if (have < BD_ISCSI_BHS)
         return BD_SERVED_ALL;
+    const uint8_t *at = base->input.data + base->input.start;
     uint32_t lengths = bd_get_be32(at + BD_ISCSI_AT_LENGTHS);
     if (lengths > terms->our_max_recv) /* or there is an AHS */
         return BD_SERVED_STOP;
@@ -102,9 +102,10 @@ static void expect(struct iscsi_client *client)
 static enum bd_served gather(struct iscsi_client *client, struct iscsi_round *round)
 {
     struct bd_client *base = &client->base;
+    bd_iscsi_let_go(client, round);
     if (base->direct.at != NULL) {
-        if (base->direct.left > 0)
-            return BD_SERVED_ALL;
+        if (base->direct.left > 0 || round->count == BD_BATCH)
+            return base->direct.left > 0 ? BD_SERVED_ALL : BD_SERVED_SOME;
         bd_iscsi_end_landing(client, round);
         round->arrived_ns = bd_client_arrival_ns(base, base->input.start);
     }
@@ -114,7 +115,6 @@ static enum bd_served gather(struct iscsi_client *client, struct iscsi_round *ro
         enum bd_served framed = frame(client, &pdu, &whole);
         if (framed != BD_SERVED_SOME)
             return framed;
-        bool begins = round->count == 0;
         enum iscsi_taken taken = take(client, round, &pdu);
         if (taken == ISCSI_RARE)
             return BD_SERVED_STOP;
@@ -122,7 +122,7 @@ static enum bd_served gather(struct iscsi_client *client, struct iscsi_round *ro
             return BD_SERVED_SOME;
         base->input.start += whole;
         base->need = 0;
-        if (begins && round->count > 0)
+        if (round->arrived_ns == 0)
             round->arrived_ns = bd_client_arrival_ns(base, base->input.start);
     }
     return BD_SERVED_SOME;
@@ -141,6 +141,7 @@ static enum bd_served serve_round(struct iscsi_client *client, struct bd_worker 
     struct iscsi_round round;
     round.count = 0;
     round.out_bytes = 0;
+    round.arrived_ns = 0;
     round.has_written = round.asks = false;
     pthread_mutex_lock(&base->lock);
     bool stopping = base->stopping;
@@ -149,6 +150,8 @@ static enum bd_served serve_round(struct iscsi_client *client, struct bd_worker 
     if (!stopping && room) {
         served = gather(client, &round);
         expect(client);
+    } else {
+        bd_iscsi_look_again(client);
     }
     pthread_mutex_unlock(&base->lock);
     if (stopping || !room)

@@ -33,6 +33,8 @@ enum {
 struct bd_iscsi_lun {
     struct bd_volume *volume;   /* NULL: no unit, or none that is served here */
     struct bd_account *account; /* or NULL */
+    struct bd_limit *limit;     /* or NULL */
+    unsigned waiting;           /* commands in BD_ISCSI_WAITING; ours */
     uint64_t size;              /* as initiators know it */
     uint32_t block_shift;
     bool read_only;
@@ -72,6 +74,8 @@ enum bd_iscsi_state {
     BD_ISCSI_MAILED, /* Python reads for it; as FAILED when the client stops before that is done */
     BD_ISCSI_FAILED, /* to be carried out again by the engine, with all of its data */
     BD_ISCSI_UNSYNCED, /* the same; what it writes is in the journal, and a flush is missing */
+    BD_ISCSI_WAITING,  /* for its volume's limits, with all of its data; when the client stops
+                          before its time, the engine has it wait */
 };
 
 /* A command that did not end in the round in which it came. */
@@ -79,7 +83,8 @@ struct bd_iscsi_command {
     struct bd_iscsi_command *next;
     uint8_t bhs[BD_ISCSI_BHS];
     enum bd_iscsi_state state;
-    uint64_t arrived_ns; /* the last of its data */
+    uint64_t arrived_ns;               /* the last of its data */
+    struct bd_reservation reservation; /* WAITING: when its time is */
     uint32_t itt;
     uint8_t lun;
     struct bd_action action; /* its `data` is the command's own, with WRITE */
@@ -126,7 +131,10 @@ bool bd_iscsi_client_is(const struct bd_client *client);
 bool bd_iscsi_client_stopped(struct bd_client *client);
 int bd_iscsi_client_unwind(struct bd_client *client);
 struct bd_iscsi_numbers bd_iscsi_client_numbers(struct bd_client *client);
-const struct bd_iscsi_command *bd_iscsi_client_commands(struct bd_client *client);
+struct bd_iscsi_command *bd_iscsi_client_commands(struct bd_client *client);
+/* The limit of the volume of a command. */
+struct bd_limit *bd_iscsi_client_limit(struct bd_client *client,
+                                       const struct bd_iscsi_command *command);
 
 /* Commands of all units, or of one (`lun`), that were begun and not answered. */
 unsigned bd_iscsi_client_open(struct bd_client *client, int lun);

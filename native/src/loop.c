@@ -38,7 +38,7 @@ static void close_worker(struct bd_worker *worker)
 /* 0 or -errno; what there is is closed by close_worker in any case. */
 static int open_worker(struct bd_loop *loop, struct bd_worker *worker)
 {
-    *worker = (struct bd_worker){.loop = loop, .epoll = -1, .wake = -1};
+    *worker = (struct bd_worker){.loop = loop, .epoll = -1, .wake = -1, .wake_ns = UINT64_MAX};
     pthread_mutex_init(&worker->lock, NULL);
     worker->epoll = epoll_create1(EPOLL_CLOEXEC);
     worker->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -37,7 +37,7 @@ struct bd_worker {
     struct bd_client *clients;
     struct bd_client *first_turn;
     struct bd_client *last_turn;
-    unsigned held; /* clients with held_until_ns */
+    uint64_t wake_ns; /* the earliest held_until_ns and due_ns of any client, or earlier */
     struct bd_poll poll;
     bool awake; /* counted in loop->awake */
     struct {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "account_py.h"
+#include "limit_py.h"
 #include "locks.h"
 #include "nbd_serve.h"
 #include "volume_py.h"
@@ -88,6 +89,22 @@ static PyObject *client_take_mail(PyObject *object, PyObject *unused)
     PyObject *bytes = PyBytes_FromStringAndSize((const char *)mail, (Py_ssize_t)length);
     free(mail);
     return bytes;
+}
+
+/* take_paid() -> (reads, bytes of reads, writes and what counts as these, bytes of writes) */
+static PyObject *client_take_paid(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct bd_client *client = bd_loop_client_of(object);
+    bd_lock(&client->lock);
+    struct bd_tally paid = client->paid;
+    client->paid = (struct bd_tally){0};
+    pthread_mutex_unlock(&client->lock);
+    uint64_t writes =
+        paid.requests[BD_OP_WRITE] + paid.requests[BD_OP_UNMAP] + paid.requests[BD_OP_WRITE_ZEROES];
+    return Py_BuildValue("(KKKK)", (unsigned long long)paid.requests[BD_OP_READ],
+                         (unsigned long long)paid.bytes[BD_OP_READ], (unsigned long long)writes,
+                         (unsigned long long)paid.bytes[BD_OP_WRITE]);
 }
 
 /* send(buffers) -> bytes that are unsent now */
@@ -221,6 +238,7 @@ static PyObject *client_owner(PyObject *object, void *closure)
 
 static PyMethodDef client_methods[] = {
     {"take_mail", client_take_mail, METH_NOARGS, NULL},
+    {"take_paid", client_take_paid, METH_NOARGS, NULL},
     {"send", client_send, METH_O, NULL},
     {"stop", client_stop, METH_NOARGS, NULL},
     {"cut", client_cut, METH_NOARGS, NULL},
@@ -354,13 +372,16 @@ static PyObject *loop_close(PyObject *object, PyObject *unused)
     return news;
 }
 
-/* add_nbd(core, account, fd, replies, size, minimum_block, max_payload, read_only, input, owner) */
+/* add_nbd(core, account, limit, fd, replies, size, minimum_block, max_payload, read_only, input,
+ * owner) */
 static PyObject *loop_add_nbd(PyObject *object, PyObject *args)
 {
     bd_loop_object *self = (bd_loop_object *)object;
     PyObject *core;
     PyObject *counted;
     struct bd_account *account;
+    PyObject *limited;
+    struct bd_limit *limit;
     int fd;
     unsigned int replies;
     unsigned long long size;
@@ -369,9 +390,10 @@ static PyObject *loop_add_nbd(PyObject *object, PyObject *args)
     int read_only;
     Py_buffer input;
     PyObject *owner;
-    if (!is_open(self) || !PyArg_ParseTuple(args, "O!OiIKIIpy*O:add_nbd", &bd_volume_type, &core,
-                                            &counted, &fd, &replies, &size, &minimum_block,
-                                            &max_payload, &read_only, &input, &owner))
+    if (!is_open(self) ||
+        !PyArg_ParseTuple(args, "O!OOiIKIIpy*O:add_nbd", &bd_volume_type, &core, &counted, &limited,
+                          &fd, &replies, &size, &minimum_block, &max_payload, &read_only, &input,
+                          &owner))
         return NULL;
     PyObject *added = NULL;
     PyObject *kept = NULL;
@@ -384,8 +406,8 @@ static PyObject *loop_add_nbd(PyObject *object, PyObject *args)
     if (replies > BD_NBD_EXTENDED || minimum_block == 0 ||
         (minimum_block & (minimum_block - 1)) != 0 || max_payload == 0 || max_payload > 64 << 20)
         PyErr_SetString(PyExc_ValueError, "add_nbd: no such terms");
-    else if (bd_account_of(counted, &account) == 0 &&
-             (kept = PyTuple_Pack(2, core, counted)) != NULL)
+    else if (bd_account_of(counted, &account) == 0 && bd_limit_of(limited, &limit) == 0 &&
+             (kept = PyTuple_Pack(3, core, counted, limited)) != NULL)
         copy = bd_loop_duplicate(fd);
     if (copy >= 0) {
         struct bd_client *client = bd_nbd_client_new(((bd_volume_object *)core)->volume, copy,
@@ -395,6 +417,7 @@ static PyObject *loop_add_nbd(PyObject *object, PyObject *args)
             PyErr_NoMemory();
         } else {
             client->account = account;
+            client->limit = limit;
             added = bd_loop_client_add(self, client, kept, owner);
         }
     }

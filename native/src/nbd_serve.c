@@ -30,6 +30,7 @@ struct round {
     size_t read_bytes;
     uint64_t payload;    /* bytes, read and written */
     uint64_t arrived_ns; /* of the first request */
+    bool limited;        /* the limits were asked */
     struct request requests[BD_BATCH];
     struct bd_action actions[BD_BATCH];
 };
@@ -138,6 +139,15 @@ static enum bd_served leave(struct bd_client *base, const struct nbd_client *cli
     return BD_SERVED_ALL;
 }
 
+/* Whether the volume's limits keep a request, and what is behind it, where they are. */
+static bool held_back(struct nbd_client *client, const struct request *request, uint64_t now_ns)
+{
+    struct bd_client *base = &client->base;
+    base->held_until_ns = bd_limit_ask(base->limit, &base->reservation, op_of(request->command),
+                                       request->length, now_ns);
+    return base->held_until_ns != 0;
+}
+
 /* What the input holds, up to the end of a round. SOME: the round is full, or a request for Python
  * is next; STOP: what is next ends the loop's part. */
 static enum bd_served gather(struct nbd_client *client, struct round *round)
@@ -147,6 +157,8 @@ static enum bd_served gather(struct nbd_client *client, struct round *round)
     size_t at = base->input.start;
     size_t end = base->input.end;
     base->need = header;
+    round->limited = bd_limit_is_set(base->limit) || base->reservation.made;
+    uint64_t now_ns = round->limited ? bd_loop_monotonic_ns() : 0;
     while (round->count < BD_BATCH) {
         struct request *request = &round->requests[round->count];
         struct bd_action *action = &round->actions[round->count];
@@ -158,6 +170,7 @@ static enum bd_served gather(struct nbd_client *client, struct round *round)
             return leave(base, client, request, end - at);
         request->at = at;
         request->bytes = header;
+        size_t reply_bytes = 0;
         if (action->kind == BD_ACTION_WRITE) {
             request->bytes += (size_t)request->length;
             if (end - at < request->bytes) {
@@ -166,11 +179,13 @@ static enum bd_served gather(struct nbd_client *client, struct round *round)
             }
             action->data = base->input.data + at + header;
         } else if (action->kind == BD_ACTION_READ) {
-            size_t bytes = bd_nbd_data_header(client->terms.replies) + (size_t)request->length;
-            if (round->count > 0 && round->read_bytes + bytes > BD_ROUND_BYTES)
+            reply_bytes = bd_nbd_data_header(client->terms.replies) + (size_t)request->length;
+            if (round->count > 0 && round->read_bytes + reply_bytes > BD_ROUND_BYTES)
                 return BD_SERVED_SOME;
-            round->read_bytes += bytes;
         }
+        if (round->limited && held_back(client, request, now_ns))
+            return BD_SERVED_SOME;
+        round->read_bytes += reply_bytes;
         at += request->bytes;
         base->input.start = at;
         if (round->count == 0)
@@ -221,8 +236,8 @@ static void encode_sync(const struct nbd_client *client, const struct request *r
     bd_put_be64(at + 16, request->offset);
 }
 
-static bool begin_job(struct nbd_client *client, const struct request *request, bool sync,
-                      uint64_t arrived_ns)
+static bool begin_job(struct nbd_client *client, const struct round *round,
+                      const struct request *request, bool sync)
 {
     struct bd_client *base = &client->base;
     struct bd_job job = {.account = base->account,
@@ -231,8 +246,9 @@ static bool begin_job(struct nbd_client *client, const struct request *request, 
                          .length = request->length,
                          .data_at = BD_NBD_DATA_HEADER,
                          .cookie = request->cookie,
-                         .arrived_ns = arrived_ns,
-                         .flags = request->command};
+                         .arrived_ns = round->arrived_ns,
+                         .flags = request->command,
+                         .paid = round->limited};
     if (sync)
         encode_sync(client, request, job.header);
     else
@@ -259,14 +275,17 @@ static void answer(struct nbd_client *client, struct round *round, struct bd_are
             else
                 bd_nbd_put_done(&output, request->cookie, request->offset);
         } else if (action->state == BD_ACTION_WAIT_SYNC) {
-            ours = begin_job(client, request, true, round->arrived_ns);
+            ours = begin_job(client, round, request, true);
         } else if (action->state == BD_ACTION_WAIT_READ) {
-            ours = begin_job(client, request, false, round->arrived_ns);
+            ours = begin_job(client, round, request, false);
         } else {
             ours = false;
         }
-        if (!ours)
+        if (!ours) {
             bd_client_mail(base, base->input.data + request->at, request->bytes);
+            if (round->limited)
+                bd_client_paid(base, op_of(request->command), request->length);
+        }
     }
     bd_client_send(base, output.pieces, output.count, arena);
     bd_loop_served(base, base->account, &tally, bd_loop_monotonic_ns() - round->arrived_ns);
@@ -323,7 +342,7 @@ static enum bd_served serve(struct bd_client *base, struct bd_worker *worker)
         bd_worker_served(worker, (unsigned)round.count, round.payload);
         return served == BD_SERVED_STOP ? BD_SERVED_SOME : served;
     }
-    if (served == BD_SERVED_SOME) /* not a single one of ours */
+    if (served == BD_SERVED_SOME && base->held_until_ns == 0) /* not a single one of ours */
         mail_next(client);
     return served;
 }
@@ -333,6 +352,8 @@ static void finish(struct bd_client *base, struct bd_job *job)
     struct nbd_client *client = nbd_client(base);
     if (job->status < 0) {
         bd_client_mail(base, job->header, header_bytes(client));
+        if (job->paid) /* a sync goes on as a WRITE of nothing */
+            bd_client_paid(base, op_of(job->flags), job->kind == BD_JOB_READ ? job->length : 0);
         return;
     }
     struct bd_nbd_output output;

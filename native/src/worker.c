@@ -39,8 +39,11 @@ struct bd_arena *bd_worker_arena(struct bd_worker *worker, size_t bytes)
 void bd_worker_slow_down(struct bd_client *client)
 {
     uint64_t delay_ns = atomic_load(&client->volume->journal->delay_ns);
-    if (delay_ns > 0)
-        client->held_until_ns = bd_loop_monotonic_ns() + delay_ns;
+    if (delay_ns == 0)
+        return;
+    uint64_t until_ns = bd_loop_monotonic_ns() + delay_ns;
+    if (until_ns > client->held_until_ns) /* a limit may hold it already */
+        client->held_until_ns = until_ns;
 }
 
 void bd_loop_attend(struct bd_client *client)
@@ -175,25 +178,27 @@ static bool make_room(struct bd_worker *worker, struct bd_client *client)
     return true;
 }
 
-static void hold(struct bd_worker *worker, struct bd_client *client)
+static void wake_at(struct bd_worker *worker, uint64_t ns)
 {
-    worker->held++;
-    pthread_mutex_lock(&client->lock);
-    client->blocked = true;
-    bd_loop_watch(client);
-    pthread_mutex_unlock(&client->lock);
+    if (ns != 0 && ns < worker->wake_ns)
+        worker->wake_ns = ns;
 }
 
 /* One round of serving, and what follows from it. */
 static void serve(struct bd_worker *worker, struct bd_client *client)
 {
     enum bd_served served = BD_SERVED_ALL;
-    if (client->input.start < client->input.end || client->direct.at != NULL)
+    bool was_due = client->due_ns != 0;
+    client->due_ns = 0;
+    if (client->input.start < client->input.end || client->direct.at != NULL || was_due)
         served = client->protocol->serve(client, worker);
     if (client->input.data != NULL && client->input.start == client->input.end)
         give_back_input(worker, client);
+    bool held = client->held_until_ns != 0;
+    wake_at(worker, client->held_until_ns);
+    wake_at(worker, client->due_ns);
     pthread_mutex_lock(&client->lock);
-    bool blocked = served == BD_SERVED_BLOCKED && !bd_client_has_room(client);
+    bool blocked = held || (served == BD_SERVED_BLOCKED && !bd_client_has_room(client));
     bd_worker_turned_to(worker, client);
     if (served == BD_SERVED_STOP)
         bd_client_stop(client);
@@ -202,9 +207,7 @@ static void serve(struct bd_worker *worker, struct bd_client *client)
         bd_loop_watch(client);
     }
     pthread_mutex_unlock(&client->lock);
-    if (client->held_until_ns != 0)
-        hold(worker, client);
-    else if (served == BD_SERVED_SOME || (served == BD_SERVED_BLOCKED && !blocked))
+    if (!blocked && (served == BD_SERVED_SOME || served == BD_SERVED_BLOCKED))
         give_turn(worker, client);
 }
 
@@ -300,10 +303,8 @@ static void leave(struct bd_worker *worker, struct bd_client *client)
     client->registered = false;
     client->stopped = true;
     forget_turn(worker, client);
-    if (client->held_until_ns != 0) {
-        client->held_until_ns = 0;
-        worker->held--;
-    }
+    client->held_until_ns = client->due_ns = 0;
+    bd_limit_give_up(client->limit, &client->reservation);
     if (client->previous != NULL)
         client->previous->next = client->next;
     else
@@ -352,30 +353,43 @@ static void attend_all(struct bd_worker *worker)
     }
 }
 
-/* Let those go on whose time is over; the milliseconds until the next one's, or -1. */
+/* Let a client go on whose time has come. */
+static void go_on(struct bd_worker *worker, struct bd_client *client)
+{
+    client->held_until_ns = 0;
+    pthread_mutex_lock(&client->lock);
+    bool stopping = client->stopping;
+    pthread_mutex_unlock(&client->lock);
+    if (!stopping)
+        serve(worker, client);
+}
+
+/* The same for all of them, when that of any has come; the milliseconds until the next one's, or
+ * -1. */
 static int go_on_held(struct bd_worker *worker)
 {
-    if (worker->held == 0)
+    if (worker->wake_ns == UINT64_MAX)
         return -1;
     uint64_t now = bd_loop_monotonic_ns();
-    uint64_t next = UINT64_MAX;
-    struct bd_client *client = worker->clients;
-    while (client != NULL) {
-        struct bd_client *following = client->next;
-        if (client->held_until_ns != 0 && client->held_until_ns <= now) {
-            client->held_until_ns = 0;
-            worker->held--;
-            pthread_mutex_lock(&client->lock);
-            bool stopping = client->stopping;
-            pthread_mutex_unlock(&client->lock);
-            if (!stopping)
-                serve(worker, client);
+    if (worker->wake_ns <= now) {
+        worker->wake_ns = UINT64_MAX;
+        struct bd_client *client = worker->clients;
+        while (client != NULL) {
+            struct bd_client *following = client->next;
+            uint64_t held = client->held_until_ns;
+            uint64_t due = client->due_ns;
+            if (held != 0 ? held <= now : due != 0 && due <= now) {
+                go_on(worker, client);
+            } else {
+                wake_at(worker, held);
+                wake_at(worker, due);
+            }
+            client = following;
         }
-        if (client->held_until_ns != 0 && client->held_until_ns < next)
-            next = client->held_until_ns;
-        client = following;
     }
-    return next == UINT64_MAX ? -1 : (int)((next - now) / 1000000 + 1);
+    if (worker->wake_ns == UINT64_MAX)
+        return -1;
+    return worker->wake_ns <= now ? 0 : (int)((worker->wake_ns - now) / 1000000 + 1);
 }
 
 static void take_turns(struct bd_worker *worker)

@@ -207,6 +207,7 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/targets/{name}/luns/{lun}",
         "/v1/volumes",
         "/v1/volumes/{name}",
+        "/v1/volumes/{name}/limits",
         "/v1/volumes/{volume}/snapshots/{name}",
         "/v1/volumes/{volume}/schedule",
         "/v1/volumes/{volume}/log",

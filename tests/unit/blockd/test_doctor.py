@@ -16,13 +16,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from blockd.api.limit_types import VolumeLimits, encode
 from blockd.cli import exits
 from blockd.config import IscsiConfig, ServeConfig, StoreConfig, TlsChoice, TlsConfig
 from blockd.doctor import FAIL, MODULES, OK, TOOLS, WARN, Finding, Machine, examine
 from blockd.toml_decode import ConfigError
 from native import OP_WRITE, Request
 from tests.command import Blockd
+from volume import layout
 from volume.disk import SystemClock
+from volume.framing import framed
 from volume.kv import LmdbKeyValue
 from volume.meta import Meta
 from volume.store import META_MAP_BYTES, Store
@@ -141,6 +144,24 @@ def test_a_sealed_store_is_found_without_a_daemon(data: Path, machine: Machine) 
     assert "EIO while writing" in finding.message
     assert finding.fix
     assert f"blockd doctor --unseal --data {data}" in finding.fix
+
+
+@pytest.mark.parametrize("broken", ["row", "checksum"])
+def test_limits_that_cannot_be_read_are_found(data: Path, machine: Machine, broken: str) -> None:
+    assert look("limits", data, machine).level == OK
+    with meta(data) as records:
+        volume = records.create(
+            "vm1", uuid=bytes(16), size=1 << 20, block_size=512, chunk_size=65536, created_ns=0
+        )
+        value = framed(b"{" if broken == "row" else encode(VolumeLimits(iops=5)))
+        value = value if broken == "row" else value[:-1] + bytes([value[-1] ^ 1])
+        key = layout.META_PREFIX_STATE + b"limits/" + volume.uuid.hex().encode()
+        records.put_rows({key: value})
+    finding = look("limits", data, machine)
+    assert finding.level == WARN
+    assert "those of volume vm1 cannot be read, nothing is limited" in finding.message
+    assert finding.fix
+    assert "blockd volume limit vm1" in finding.fix
 
 
 def test_a_store_of_another_version_fails(data: Path, machine: Machine) -> None:

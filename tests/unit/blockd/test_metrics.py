@@ -1,5 +1,6 @@
 """What a scrape tells, in which format, and that its parts agree."""
 
+import time
 from pathlib import Path
 
 import httpx
@@ -7,10 +8,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from blockd.api.limit_types import VolumeLimits
 from blockd.config import MetricsConfig, ServeConfig, TcpAddress, check
 from blockd.metrics.catalog import BOUNDS, DEFINITIONS
 from blockd.toml_decode import ConfigError
-from native import OP_READ, OP_WRITE
+from native import OP_READ, OP_WRITE, Reservation
 from tests.fake_node import FakeNode, serving
 
 MS = 1_000_000
@@ -66,6 +68,7 @@ def test_every_metric_of_the_table_is_scraped(node: FakeNode) -> None:
     device = node.store.get("vm1")
     assert device is not None
     node.accounts.of(device, "nbd")
+    node.rate_limits.set("vm1", VolumeLimits(iops=5))
     text = scrape(node).text
     never_yet = {"blockd_gc_last_end_age_seconds", "blockd_scrub_last_end_timestamp_seconds"}
     by_connection = {"blockd_nbd_connections"}
@@ -74,6 +77,27 @@ def test_every_metric_of_the_table_is_scraped(node: FakeNode) -> None:
         assert f"# HELP {each.exposed} " in text
         if each.exposed not in never_yet | by_connection:
             assert {each.exposed, each.exposed + "_count"} & told, each.name
+
+
+def test_what_limits_have_held_back_is_told(node: FakeNode) -> None:
+    node.store.create_volume("vm1", 1 << 20)
+    node.store.create_volume("vm2", 1 << 20)
+    node.rate_limits.set("vm1", VolumeLimits(iops=1, burst_s=0.01))
+    device = node.store.get("vm1")
+    assert device is not None
+    limit = node.rate_limits.of(device)
+    now_ns = time.monotonic_ns()
+    mine, other = Reservation(limit), Reservation(limit)
+    assert mine.ask(OP_READ, 1, now_ns) == 0
+    assert mine.ask(OP_READ, 1, now_ns) != 0
+    assert other.ask(OP_READ, 1, now_ns) != 0
+    assert mine.ask(OP_READ, 1, now_ns + 1000 * MS) == 0
+    found = samples(scrape(node).text)
+    vm1 = (("volume", "vm1"),)
+    assert found["blockd_limit_waiting", vm1] == 1
+    assert found["blockd_limit_held_requests_total", vm1] == 1
+    assert found["blockd_limit_held_seconds_total", vm1] == pytest.approx(1.0)
+    assert ("blockd_limit_waiting", (("volume", "vm2"),)) not in found
 
 
 def test_openmetrics_is_served_to_who_asks_for_it(node: FakeNode) -> None:

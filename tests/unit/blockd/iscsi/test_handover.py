@@ -8,13 +8,24 @@ from typing import cast
 
 import pytest
 
+from blockd.device import BlockDevice
 from blockd.iscsi import pdu
 from blockd.iscsi.connection import Connection
 from blockd.iscsi.handover import FIRST_RUN, LONGEST_RUN, Begun, Handover, Offer
 from blockd.iscsi.limits import Limits
 from blockd.scsi import sense
 from blockd.scsi.task import CHECK_CONDITION, GOOD
-from native import ISCSI_COLLECTING, ISCSI_FAILED, ISCSI_MAILED, ISCSI_UNSYNCED, VolumeCore
+from native import (
+    ISCSI_COLLECTING,
+    ISCSI_FAILED,
+    ISCSI_MAILED,
+    ISCSI_UNSYNCED,
+    ISCSI_WAITING,
+    Limit,
+    Request,
+    Reservation,
+    VolumeCore,
+)
 from tests.iscsi_initiator import Initiator, World
 
 BLOCK = 512
@@ -123,7 +134,7 @@ def bhs_of(cdb: bytes, itt: int, length: int) -> bytes:
 
 
 def begun(state: int, cdb: bytes, itt: int, length: int, data: bytes = b"") -> Begun:
-    return state, bhs_of(cdb, itt, length), data, len(data), 0, False, 0, []
+    return state, bhs_of(cdb, itt, length), data, len(data), 0, False, 0, [], None
 
 
 # -- going
@@ -151,7 +162,8 @@ def test_the_terms_are_those_of_the_session(world: World) -> None:
     assert offer.numbers == (one.cmd_sn, sender.max_cmd_sn, sender.stat_sn, 0)
     device = world.rig.device
     account = world.node.accounts.of(device, "iscsi")
-    assert offer.luns == [(0, device.core, account, device.size, BLOCK, False)]  # type: ignore[attr-defined]
+    limit = world.node.rate_limits.of(device)
+    assert offer.luns == [(0, device.core, account, limit, device.size, BLOCK, False)]  # type: ignore[attr-defined]
     assert offer.commands == []
 
 
@@ -400,10 +412,8 @@ def test_a_write_that_collects_is_completed_here(world: World) -> None:
     data = bytes(range(256)) * 6
     offer = one.leave()
     bursts = [(20, 512, 1024, 1), (21, 1024, 1536, 0)]
-    one.come_back(
-        offer,
-        (ISCSI_COLLECTING, bhs_of(write_10(0, 3), 7, 1536), data[:512], 1536, 2, False, 0, bursts),
-    )
+    bhs = bhs_of(write_10(0, 3), 7, 1536)
+    one.come_back(offer, (ISCSI_COLLECTING, bhs, data[:512], 1536, 2, False, 0, bursts, None))
     one.feed(one.data_out(7, 20, 512, data[512:1024], data_sn=1))
     one.feed(one.data_out(7, 21, 1024, data[1024:]))
     answer = one.one()
@@ -435,6 +445,50 @@ def test_what_was_not_done_is_done_here(world: World, state: int) -> None:
     assert {each.residual for each in answers.values()} == {0}
     assert answers[8].data == data
     assert world.rig.device.read(2 * BLOCK, BLOCK) == data
+
+
+class Held:
+    """Where requests would wait for limits; records what it is told of."""
+
+    is_slow = False
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def recall(self, concerns: Callable[[Request], bool]) -> None:
+        raise AssertionError("nothing is aborted")
+
+    def paid(self, device: BlockDevice, counts: tuple[int, int, int, int]) -> None:
+        self.told.append((device, counts))
+
+    def adopt(self, device: BlockDevice, reservation: Reservation) -> None:
+        self.told.append((device, reservation))
+
+
+def test_what_waited_keeps_its_place_and_what_went_on_is_paid_for(world: World) -> None:
+    one = Host(world, isid=bytes(5) + bytes((1,)))
+    held = one.engine.held = Held()
+    one.engine.may_leave = True
+    one.log_in()
+    one.ask(TEST_UNIT_READY)
+    one.read_plainly(FIRST_RUN)
+    place, device = Reservation(Limit()), world.rig.device
+    first = (*begun(ISCSI_WAITING, write_10(3, 1), 9, BLOCK, b"w" * BLOCK)[:-1], place)
+    one.come_back(
+        one.leave(),
+        begun(ISCSI_FAILED, write_10(2, 1), 7, BLOCK, b"y" * BLOCK),
+        begun(ISCSI_MAILED, read_10(2, 2), 8, 2 * BLOCK),
+        cast(Begun, first),
+        begun(ISCSI_WAITING, b"\x35" + bytes(9), 10, 0),
+        begun(ISCSI_UNSYNCED, write_10(2, 1), 11, BLOCK),
+    )
+    assert held.told == [
+        (device, (0, 0, 1, BLOCK)),
+        (device, (1, 2 * BLOCK, 0, 0)),
+        (device, place),
+    ]
+    assert [each.bhs[3] for each in one.take()] == [GOOD] * 5
+    assert device.read(3 * BLOCK, BLOCK) == b"w" * BLOCK
 
 
 def test_what_is_out_of_the_ordinary_does_not_stop_what_was_begun_before(world: World) -> None:

@@ -70,7 +70,9 @@ def test_news_of_a_client_that_was_let_go_is_nobodys() -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             core = server.volume.core
-            client = loop.add_nbd(core, None, ours.fileno(), 0, SIZE, 1, MIB, False, DISC, None)
+            client = loop.add_nbd(
+                core, None, None, ours.fileno(), 0, SIZE, 1, MIB, False, DISC, None
+            )
             assert select.select([loop], [], [], TIMEOUT_S)[0]
             assert loop.news() == [client]
             assert client.stopped
