@@ -133,6 +133,10 @@ def decode(codec: int, stored: Buffer, raw_length: int, /) -> bytes:
     """The `raw_length` bytes that were encoded. Releases the GIL. ValueError when `stored`, which
     may hold anything, is not exactly that; also for an unknown codec."""
 
+def error_seals(error: int, /) -> bool:
+    """Whether a change of a file that fails with this errno means that the disk cannot be trusted
+    any more; src/disk_error.h has the table. For whatever is no sync: those always do."""
+
 ERASURE_MAX_SHARDS: Final = 20
 ERASURE_PATTERNS: Final = 32
 """Patterns of loss whose tables an ErasureCode keeps."""

@@ -2,13 +2,14 @@
 
 They only decide when; what they do are plain methods of the store, which tests and simulations
 call by hand. A failure that means the disk cannot be trusted seals the store; running out of space
-does not.
+does not, nor what the kernel refuses for other reasons (`volume.diskerror`): it is tried again.
 """
 
 import logging
 import threading
 from collections.abc import Callable
 
+from volume.diskerror import seals
 from volume.errors import CorruptData, OutOfSpace, StoreClosing, StoreSealed, VolumeError
 
 log = logging.getLogger(__name__)
@@ -84,9 +85,12 @@ class Worker:
                 self._complain("failed", error)
                 wait_s = RETRY_S
             except OSError as error:
-                self._failed(error)
-                self._ended()
-                return
+                if seals(error):
+                    self._failed(error)
+                    self._ended()
+                    return
+                self._complain("refused", error)
+                wait_s = RETRY_S
             except Exception:
                 log.exception("%s failed", self._name)
                 wait_s = RETRY_S

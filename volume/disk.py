@@ -22,6 +22,7 @@ from typing import Protocol
 
 from typing_extensions import Buffer
 
+from volume.diskerror import SyncFailed
 from volume.sites import rare
 
 DIRECT_ALIGNMENT = 4096  # of reads past the page cache; no disk of today wants more
@@ -38,7 +39,7 @@ class File(Protocol):
         """Write all of `data` at `offset` or raise; returns its length. Not durable."""
 
     def sync(self) -> None:
-        """Make the contents durable (fdatasync). After an error never call it again: seal."""
+        """Make the contents durable (fdatasync). SyncFailed: never call it again, seal."""
 
     def size(self) -> int: ...
     def truncate(self, size: int) -> None: ...
@@ -66,7 +67,8 @@ class Disk(Protocol):
 
     def rename(self, old: str, new: str) -> None: ...
     def unlink(self, path: str) -> None: ...
-    def sync_dir(self, path: str) -> None: ...
+    def sync_dir(self, path: str) -> None:
+        """Make durable which files folder `path` has. SyncFailed: seal."""
 
     def free_bytes(self) -> int:
         """Bytes that can still be allocated on the file system that holds the directory."""
@@ -117,7 +119,10 @@ class PosixFile:
         return done
 
     def sync(self) -> None:
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise SyncFailed(error.errno, error.strerror) from error
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
@@ -218,6 +223,8 @@ class PosixDisk:
         fd = os.open(self.root / path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
+        except OSError as error:
+            raise SyncFailed(error.errno, error.strerror, path) from error
         finally:
             os.close(fd)
 

@@ -25,6 +25,7 @@ from typing import Protocol
 
 import lmdb
 
+from volume.diskerror import SyncFailed
 from volume.errors import CorruptData, OutOfSpace, VolumeError
 from volume.lmdbroom import NO_SPACE_ERRNOS, FileRoom, Tree, pages_of_update
 from volume.sites import rare
@@ -296,7 +297,7 @@ class LmdbKeyValue:
         if code in NO_SPACE_ERRNOS or (code == errno.EIO and not room):
             return OutOfSpace(f"{self.path}: {error}; free some space on that file system")
         if code > 0:
-            return OSError(code, os.strerror(code), str(self.path))
+            return SyncFailed(code, os.strerror(code), str(self.path))  # of its update, or so
         if code < 0:
             return CorruptData(f"{self.path}: {error}; `blockd doctor` tells what can be rebuilt")
         return VolumeError(f"{self.path}: {error}")

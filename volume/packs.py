@@ -34,6 +34,7 @@ Pack numbers are not used again: the highest one stays on disk until there is a 
 
 What the disk refuses
 - No space: OutOfSpace. The append did not happen, all before it stands, and it can be tried again.
+- What the kernel refuses for another reason than the disk (`volume.diskerror`): OSError, likewise.
 - Any other error while writing, and every error of a sync: OSError, and from then on StoreSealed.
   What the disk holds is no longer known; it is never tried again.
 - A pack that is not what was written: CorruptPack, CorruptChunk, UnknownFormat.
@@ -51,6 +52,7 @@ from native import crc32c
 from volume import layout, packfile
 from volume.adoption import SyncedPlaces, entries_left
 from volume.disk import Disk, File
+from volume.diskerror import seals
 from volume.errors import CorruptChunk, CorruptPack, OutOfSpace, StoreSealed
 from volume.index import Place
 from volume.layout import ChunkId
@@ -210,11 +212,13 @@ class Packs:
         if self._tail is None and number == max(self._sizes):
             self.begin()
         with self._lock:
-            del self._sizes[number]
+            size = self._sizes.pop(number)
         self._files.drop(number)
         try:
             self._disk.unlink(self._files.path(number))
         except OSError as error:
+            with self._lock:
+                self._sizes[number] = size
             self._refused(error, self._files.path(number))
 
     def sync_folder(self) -> None:
@@ -430,11 +434,13 @@ class Packs:
             raise StoreSealed(self._failed)
 
     def _refused(self, error: OSError, path: str) -> NoReturn:
-        """A write failed: lack of space passes, anything else does not."""
+        """A change failed: lack of space passes, as does what `seals` does not tell of."""
         if error.errno in NO_SPACE_ERRNOS:
             raise OutOfSpace(
                 f"{path}: {error.strerror}; free space on the file system of the data directory"
             ) from error
+        if not seals(error):
+            raise error
         self._fail(error, path)
 
     def _fail(self, error: OSError, path: str) -> NoReturn:

@@ -34,6 +34,7 @@ from volume.checkpoint import Checkpoint, first_checkpoint
 from volume.chunks import ChunkStore
 from volume.destager import Destager
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
+from volume.diskerror import seals
 from volume.errors import CorruptData, DirectoryLocked, JournalFull, MetaLost, StoreSealed
 from volume.flusher import Flusher
 from volume.gc import GcReport, GcStatus
@@ -666,7 +667,10 @@ class Store:
             try:
                 self._leave_clean()
             except OSError as error:
-                self._seal.close(error)
+                if seals(error) or self._journal.state()[2]:  # the latter: its sync failed
+                    self._seal.close(error)
+                else:
+                    log.error("not closed cleanly, the next start has more to do error=%s", error)
         self._close_all()
 
     def _leave_clean(self) -> None:

@@ -41,6 +41,7 @@ from volume.changes import ChangeTracker
 from volume.chunks import ChunkStore
 from volume.destager import Destager
 from volume.disk import Clock
+from volume.diskerror import seals
 from volume.errors import (
     CorruptData,
     NoSuchVersion,
@@ -273,12 +274,14 @@ class Upkeep:
         fill = 1.0 if rare("backlog.delayed") else self._fill()
         parts.backlog.delay_s = delay_for(fill)
         parts.journal.set_delay(int(parts.backlog.delay_s * 1e9))
+        made, refused = False, None
         try:
             made = parts.pool.tend()
         except OSError as error:
-            if error.errno not in NO_SPACE_ERRNOS:  # without space the journal stays as it is
+            if seals(error):
                 raise
-            made = False
+            if error.errno not in NO_SPACE_ERRNOS:  # without space the journal stays as it is
+                refused = error
         if parts.backlog.count and (parts.journal.state()[3] > 1 or parts.space.full):
             parts.backlog.wake()
         now = parts.clock.monotonic()
@@ -292,6 +295,8 @@ class Upkeep:
         if now - self._released_at >= RELEASE_INTERVAL_S and not self._busy():
             self._released_at = now
             parts.chunks.index.release_memory()
+        if refused is not None:
+            raise refused
         return made
 
     def _tend_all(self) -> bool:
@@ -401,7 +406,7 @@ class Upkeep:
             parts.backlog.wake()
             self._tell(error)
             raise
-        except VolumeError as error:
+        except (VolumeError, OSError) as error:
             self._tell(error)
             raise
         self._rounds_without_space = 0
@@ -492,8 +497,8 @@ class Upkeep:
     def submit(self, call: Callable[[], T]) -> T:
         """Run `call` on the destager's thread, between rounds and slices of gc. From any other.
 
-        What it raises is raised here; an OSError seals the store as well. StoreSealed when it was
-        sealed before the call's turn came."""
+        What it raises is raised here; an OSError may seal the store as well (`volume.diskerror`).
+        StoreSealed when it was sealed before the call's turn came."""
         if not self._workers:
             return call()
         future: Future[T] = Future()

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "crc32c.h"
+#include "disk_error.h"
 #include "locks.h"
 #include "sites.h"
 #include "tap.h"
@@ -200,14 +201,20 @@ static void begin_group(struct bd_journal *journal)
     group->payload_bytes = 0;
 }
 
+/* After a write that failed with -errno, which is returned. */
+static int write_failed(struct bd_journal *journal, int error)
+{
+    if (bd_error_seals(-error) && journal->sealed == 0)
+        journal->sealed = -error; /* what the disk holds is no longer known */
+    return error;
+}
+
 static int fail_group(struct bd_journal *journal, int error)
 {
     struct bd_group *group = &journal->group;
     for (int i = 0; i < group->count; i++)
         if (group->entries[i].status != NULL)
             *group->entries[i].status = error;
-    if (error == -EIO && journal->sealed == 0)
-        journal->sealed = EIO; /* the device is failing: what it holds is no longer known */
     group->count = 0;
     return error;
 }
@@ -241,7 +248,7 @@ int bd_journal_commit(struct bd_journal *journal)
     if (error < 0) {
         if (journal->stale_end < group->position)
             journal->stale_end = group->position;
-        return fail_group(journal, error);
+        return fail_group(journal, write_failed(journal, error));
     }
 
     segment->dirty = true;
@@ -284,7 +291,7 @@ static int end_segment(struct bd_journal *journal)
     struct iovec iov = {nothing, sizeof nothing};
     int error = segment->file.ops->pwritev(&segment->file, &iov, 1, journal->position);
     if (error < 0)
-        return error;
+        return write_failed(journal, error);
     segment->dirty = true;
     journal->stale_end = 0;
     return 0;
@@ -320,10 +327,8 @@ static int rotate(struct bd_journal *journal, bool has_payload)
     bd_fail_point(BD_SITE_JOURNAL_ROTATE_BEFORE);
     error = next->file.ops->pwritev(&next->file, &iov, 1, 0);
     bd_fail_point(BD_SITE_JOURNAL_ROTATE_AFTER);
-    if (error == -EIO && journal->sealed == 0)
-        journal->sealed = EIO; /* as after a record that cannot be written */
     if (error < 0)
-        return error;
+        return write_failed(journal, error);
     journal->ready_head = (journal->ready_head + 1) % BD_MAX_SLOTS;
     journal->ready_count--;
     if (journal->current != NULL) {

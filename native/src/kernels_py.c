@@ -2,10 +2,12 @@
 #include "kernels_py.h"
 
 #include <errno.h>
+#include <limits.h>
 
 #include "blocks.h"
 #include "codec.h"
 #include "crc32c.h"
+#include "disk_error.h"
 
 enum { RELEASE_GIL_ABOVE = 32 * 1024 }; /* below, handing the GIL over costs more than the work */
 
@@ -129,9 +131,20 @@ static PyObject *py_decode(PyObject *self, PyObject *args)
     return codec_error(error, codec);
 }
 
+/* error_seals(errno) -> bool */
+static PyObject *py_error_seals(PyObject *self, PyObject *number)
+{
+    (void)self;
+    long error = PyLong_AsLong(number);
+    if (error == -1 && PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(error < 0 || error > INT_MAX || bd_error_seals((int)error));
+}
+
 static PyMethodDef kernel_methods[] = {
     {"decode", py_decode, METH_VARARGS, NULL},
     {"encode", py_encode, METH_VARARGS, NULL},
+    {"error_seals", py_error_seals, METH_O, NULL},
     {"crc32c", py_crc32c, METH_VARARGS, NULL},
     {"crc32c_pages", py_crc32c_pages, METH_VARARGS, NULL},
     {"is_zero", py_is_zero, METH_VARARGS, NULL},

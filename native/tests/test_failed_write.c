@@ -47,16 +47,40 @@ static void test_the_tail_stays_in_place(void)
     rig_destroy(&rig);
 }
 
-static void test_an_io_error_seals(void)
+static void test_a_failing_disk_seals(int error)
 {
     struct rig rig;
     rig_init(&rig, SEGMENT, 2, VOLUME);
     rig_write(&rig, 0, 4096, 1);
-    fail_next(&rig, 0, -EIO, 0);
-    failing_write(&rig, 0, 4096, 2, -EIO);
-    CHECK_EQ(rig.journal->sealed, EIO);
+    fail_next(&rig, 0, -error, 0);
+    failing_write(&rig, 0, 4096, 2, -error);
+    CHECK_EQ(rig.journal->sealed, error);
     failing_write(&rig, 0, 4096, 2, -EIO);
     rig_expect(&rig, 0, 4096, 1);
+    rig_destroy(&rig);
+}
+
+static void test_a_failing_disk_seals_before_a_segment_is_begun(int error)
+{
+    struct rig rig;
+    rig_init(&rig, SEGMENT, 2, VOLUME);
+    fail_next(&rig, 0, -error, 0);
+    failing_write(&rig, 0, 4096, 2, -error);
+    CHECK_EQ(rig.journal->sealed, error);
+    rig_destroy(&rig);
+}
+
+static void test_what_is_refused_seals_nothing(int error)
+{
+    struct rig rig;
+    rig_init(&rig, SEGMENT, 2, VOLUME);
+    rig_write(&rig, 0, 4096, 1);
+    fail_next(&rig, 0, -error, 0);
+    failing_write(&rig, 0, 4096, 2, -error);
+    rig_expect(&rig, 0, 4096, 1);
+    rig_write(&rig, 0, 4096, 3);
+    rig_restart(&rig);
+    rig_expect(&rig, 0, 4096, 3);
     rig_destroy(&rig);
 }
 
@@ -144,7 +168,14 @@ static void test_a_header_that_cannot_be_written_begins_no_segment(void)
 int main(void)
 {
     test_the_tail_stays_in_place();
-    test_an_io_error_seals();
+    static const int failing[] = {EIO, EROFS, ENXIO, ENODEV, EUCLEAN, ESTALE, EINVAL};
+    for (size_t i = 0; i < sizeof failing / sizeof *failing; i++) {
+        test_a_failing_disk_seals(failing[i]);
+        test_a_failing_disk_seals_before_a_segment_is_begun(failing[i]);
+    }
+    static const int refused[] = {ENOSPC, EDQUOT, EFBIG, EACCES, EPERM, ENOMEM, EAGAIN};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        test_what_is_refused_seals_nothing(refused[i]);
     test_a_sync_after_a_failed_write_keeps_the_log_whole();
     test_a_new_segment_after_a_failed_write_keeps_the_log_whole();
     test_a_repeated_write_does_not_revive_what_failed_behind_it();

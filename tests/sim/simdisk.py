@@ -24,6 +24,7 @@ from tests.sim import trace
 from tests.sim.faults import Action, Fail, FaultScript, Lie, Misdirect, ShortWrite, Stall
 from tests.sim.image import PAGE_SIZE, Contents, Image
 from volume.disk import SECTOR_SIZE
+from volume.diskerror import SyncFailed
 
 DEFAULT_CAPACITY = 1 << 30  # bytes; larger than any simulated store should grow
 
@@ -197,9 +198,9 @@ class SimDisk:
         upto = len(self.trace.ops)
         try:
             action = self._enter("sync_dir", path)
-        except OSError:
+        except OSError as error:
             self._done(trace.SyncDir(path, upto, "failed"))
-            raise
+            raise SyncFailed(error.errno, error.strerror, path) from error
         with self._powered():
             self._check_dir(path)
             self._done(trace.SyncDir(path, upto, "lied" if isinstance(action, Lie) else "ok"))
@@ -242,9 +243,9 @@ class SimDisk:
         upto = len(self.trace.ops)
         try:
             action = self._enter("sync", inode.path)
-        except OSError:
+        except OSError as error:
             self._done(trace.Sync(inode.number, upto, "failed"))
-            raise
+            raise SyncFailed(error.errno, error.strerror, inode.path) from error
         outcome: trace.SyncOutcome = "lied" if isinstance(action, Lie) else "ok"
         self._done(trace.Sync(inode.number, upto, outcome))
 

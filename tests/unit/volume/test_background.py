@@ -1,9 +1,11 @@
+import errno
 import logging
 from threading import Event
 
 import pytest
 
 from volume.background import Worker
+from volume.diskerror import SyncFailed, seals
 from volume.errors import CorruptChunk, OutOfSpace, StoreClosing, StoreSealed, VolumeError
 
 
@@ -35,7 +37,9 @@ class Calls:
         (VolumeError("something else"), "failed, trying again error=something else"),
         (StoreClosing(), None),
         (StoreSealed("a sync failed"), None),
-        (OSError(5, "broken"), None),  # who seals says so
+        (OSError(errno.EACCES, "Permission denied"), "refused, trying again error=[Errno 13]"),
+        (OSError(errno.EIO, "broken"), None),  # who seals says so
+        (SyncFailed(errno.ENOSPC, "no space"), None),
     ],
 )
 def test_a_worker_says_what_is_wrong_and_nothing_when_the_store_ends(
@@ -48,4 +52,4 @@ def test_a_worker_says_what_is_wrong_and_nothing_when_the_store_ends(
         assert not caplog.records
     else:
         assert said in caplog.text
-    assert calls.sealed == ([error] if isinstance(error, OSError) else [])
+    assert calls.sealed == ([error] if isinstance(error, OSError) and seals(error) else [])
