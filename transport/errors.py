@@ -9,6 +9,8 @@
       BadIdentity      the file that says which node this is cannot be used (keys.py)
       BadToken         a text that is no token to join with (join.py)
       CannotJoin       the cluster has not taken the node, and why (join.py)
+      NoSuchNode       there is no node of that name in the cluster (join.py)
+      NodeNeeded       a node that volumes still have as a member is not removed (join.py)
       WrongMap         a change of the device map that cannot be made (devicemap.py)
       TooFewDomains    fewer failure domains than shards of a pack (placement.py)
       MoveOvertaken    a pack's row is not what a move was planned for (shardmoves.py)
@@ -18,6 +20,8 @@ Damaged shards are damaged data: `CorruptShard` (shardfile.py) and `StripeLost` 
 
 Each message names the peer or the message, the value and the way out.
 """
+
+from collections.abc import Sequence
 
 
 class TransportError(Exception):
@@ -92,6 +96,25 @@ class CannotJoin(TransportError):
     directory: should it be in it after all, that is found out."""
 
     code = "cannot_join"
+
+
+class NoSuchNode(TransportError):
+    code = "no_such_node"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"node {name}: there is none; `blockd cluster show` has their names")
+
+
+class NodeNeeded(TransportError):
+    """Without it, these volumes would have fewer copies than they say."""
+
+    code = "node_needed"
+
+    def __init__(self, name: str, volumes: Sequence[str]) -> None:
+        shown = ", ".join(volumes[:5]) + (", ..." if len(volumes) > 5 else "")
+        super().__init__(
+            f"node {name} is a member of volumes: {shown}; give them another one first"
+        )
 
 
 class BadIdentity(TransportError):

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from native import crc32c
-from transport.errors import BadToken, CannotJoin
+from transport.errors import BadToken, CannotJoin, NodeNeeded, NoSuchNode
 from transport.keys import KEY_BYTES, Identity, KeyPair, new_key_pair, pair_of
 from transport.peer import caller
 from transport.peer import messages as m
@@ -48,6 +48,7 @@ from volume.metastore_records import (
     MAX_ADDRESSES,
     ClusterRecord,
     CorruptRecord,
+    GroupState,
     JoinRecord,
     NodeRecord,
     decode,
@@ -209,6 +210,27 @@ def found(records: ClusterRecords, identity: Identity, addresses: Sequence[str])
     mine = records.node(me.node_id)
     if mine is None or mine.record.public_key != node.public_key:
         raise CannotJoin(f"node {me.name} was removed from the cluster, or has another key there")
+
+
+def remove(records: ClusterRecords, name: str) -> None:
+    """Take a node out of the cluster: durable, and each other node learns of it. NoSuchNode,
+    NodeNeeded, MetaStoreUnavailable, CorruptRecord.
+
+    Volumes are looked at before, not in the same transaction: whoever makes it a member at this
+    very moment has one that nobody reaches, as after a failure of its machine."""
+    node = next((each for each in records.nodes() if each.record.name == name), None)
+    if node is None:
+        raise NoSuchNode(name)
+    groups = (each.record for each in records.volumes())
+    needed = [
+        each.name
+        for each in groups
+        if node.record.node_id in each.members and each.state is not GroupState.DELETED
+    ]
+    if needed:
+        raise NodeNeeded(name, needed)
+    if isinstance(settled(records, records.remove_node(node)), Lost):
+        raise MetaStoreUnavailable(f"node {name} was changed meanwhile; say it again")
 
 
 def settled(records: ClusterRecords, transaction: Transaction) -> Done | Lost:

@@ -28,6 +28,7 @@ from blockd.api.types import (
     from_json,
 )
 from blockd.registry.errors import NoSuchTarget
+from transport.errors import NoSuchNode
 from volume.errors import NoSuchVersion, NoSuchVolume
 from volume.model import (
     HistoryPolicy,
@@ -305,6 +306,11 @@ class Client:
     def make_token(self, ttl_s: int) -> TokenInfo:
         body = {"ttl_s": ttl_s}
         return from_json(TokenInfo, self._call("POST", "/v1/cluster/tokens", json=body))
+
+    def remove_node(self, name: str) -> None:
+        if not _in_path(name):
+            raise NoSuchNode(name or '""')
+        self._call("DELETE", "/v1/cluster/nodes/" + quote(name, safe=""))
 
     # -- iSCSI
 

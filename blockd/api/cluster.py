@@ -1,4 +1,4 @@
-"""/v1/cluster: the nodes of the cluster, and tokens for those that are to join."""
+"""/v1/cluster: the nodes of the cluster, tokens for those that are to join, and the way out."""
 
 import asyncio
 
@@ -35,5 +35,10 @@ def router(node: Node) -> APIRouter:
     async def make_token(body: NewToken) -> TokenInfo:
         """Let one more node join, once; it is noted in etcd, without its secret."""
         return await asyncio.to_thread(cluster().make_token, body.ttl_s)
+
+    @routes.delete("/cluster/nodes/{name}", status_code=204)
+    async def remove(name: str) -> None:
+        """Take a node out: it is cut off within seconds. Refused while volumes have it."""
+        await asyncio.to_thread(cluster().remove, name)
 
     return routes

@@ -57,6 +57,8 @@ HTTP_STATUS = {
     "no_such_client": 404,
     "no_cluster": 409,
     "cannot_join": 409,
+    "no_such_node": 404,
+    "node_needed": 409,
 }
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}

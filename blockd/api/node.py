@@ -169,6 +169,9 @@ class Cluster(Protocol):
     def make_token(self, ttl_s: int) -> TokenInfo:
         """For one node. VolumeError, TransportError."""
 
+    def remove(self, name: str) -> None:
+        """Take a node out of the cluster. VolumeError, TransportError."""
+
 
 class Node(Protocol):
     """The daemon as its control API sees it."""

@@ -153,6 +153,25 @@ def token(
 
 
 @app.command()
+def remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the node, as `show` has it.")],
+    control: ControlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a node out of the cluster: the others cut it off within seconds.
+
+    It need not run. Refused while volumes have it as a member. Its data directory stays as it is;
+    to use it anew as a node, remove node.json there and join again.
+    """
+    with connect(control) as client:
+        client.remove_node(name)
+    if as_json:
+        print_json({"removed": name})
+    else:
+        print(f"node {name} is removed")
+
+
+@app.command()
 def show(control: ControlOption = None, as_json: JsonOption = False) -> None:
     """Show the nodes of the cluster, and which of them this node is connected to."""
     with connect(control) as client:

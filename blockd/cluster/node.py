@@ -25,7 +25,7 @@ from blockd.config import ServeConfig
 from blockd.doctor_etcd import etcd_settings
 from transport.errors import TransportError
 from transport.etcd.client import EtcdMetaStore
-from transport.join import Door
+from transport.join import Door, remove
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from transport.sessions import Answer, Guest, Me, Peer, PeerState, Sessions, error
@@ -121,6 +121,11 @@ class ClusterNode:
         token = self._door.make_token(ttl_s, self._config.addresses)
         self.membership.look()
         return TokenInfo(token.text(), token.expires_s * 1_000_000_000)
+
+    def remove(self, name: str) -> None:
+        """Take a node out of the cluster. VolumeError, TransportError."""
+        remove(self.records, name)
+        self.membership.look()
 
     def _shown(self, peer: Peer, state: PeerState | None) -> PeerInfo:
         me = peer.node == self.identity.node

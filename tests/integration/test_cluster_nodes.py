@@ -1,6 +1,5 @@
 """Real daemons as nodes of a cluster, with a real etcd: made, joined, seen, killed, removed."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -10,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from blockd.api.types import ClusterInfo
+from blockd.config import load_config
 from tests.clients import FindTool
 from tests.daemon import CLI_S, Daemon
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from tests.peer_nodes import until
-from transport.etcd.client import EtcdMetaStore, EtcdSettings
 from transport.keys import read_identity
-from volume.metastore import ClusterRecords, Done
 
 CONFIG = """\
 [store]
@@ -43,8 +41,6 @@ class Nodes:
         self._etcd = etcd
         self._prefix = prefix
         self.daemons: dict[str, Daemon] = {}
-        store = EtcdMetaStore(EtcdSettings(etcd.endpoints, prefix=prefix + "/"))
-        self.records = ClusterRecords(store, lambda: os.urandom(16).hex())
 
     def data(self, name: str) -> Path:
         """A data directory with its configuration."""
@@ -99,7 +95,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, etcd: EtcdCluster) -> Iterat
     for name, daemon in made.daemons.items():
         daemon.discard()
         print(f"--- stderr of {name}\n{daemon.stderr()}")
-    made.records.store.close()
 
 
 def good(done: "subprocess.CompletedProcess[str]") -> str:
@@ -110,22 +105,23 @@ def good(done: "subprocess.CompletedProcess[str]") -> str:
 def table(nodes: Nodes, at: str) -> list[str]:
     """The rows of `blockd cluster show`."""
     lines = nodes.daemons[at].run("cluster", "show").decode().splitlines()
-    return lines[-3:]
+    return lines[lines.index("") + 2 :]
 
 
-def three(nodes: Nodes) -> Nodes:
-    good(nodes.init("n1"))
-    nodes.start("n1")
-    for name in ("n2", "n3"):
-        good(nodes.join(name, nodes.token("n1")))
+def up(nodes: Nodes, *names: str) -> None:
+    """All of them are started, have joined and are connected."""
+    first, *others = names
+    good(nodes.init(first))
+    nodes.start(first)
+    for name in others:
+        good(nodes.join(name, nodes.token(first)))
         nodes.start(name)
-    for name in ("n1", "n2", "n3"):
-        until(lambda name=name: nodes.connected(name) == {"n1", "n2", "n3"}, name)  # type: ignore[misc]
-    return nodes
+    for name in names:
+        until(lambda name=name: nodes.connected(name) == set(names), name)  # type: ignore[misc]
 
 
 def test_three_nodes_join_by_tokens_and_are_connected(nodes: Nodes) -> None:
-    three(nodes)
+    up(nodes, "n1", "n2", "n3")
     shown = nodes.daemons["n2"].run_json("cluster", "show")
     assert (shown["name"], shown["problem"]) == ("n2", "")
     assert all(each["reason"] == "" for each in shown["nodes"])
@@ -139,27 +135,32 @@ def test_three_nodes_join_by_tokens_and_are_connected(nodes: Nodes) -> None:
     until(lambda: nodes.connected("n3") == {"n1", "n2", "n3"}, "n3 sees all")
 
 
-def test_a_node_that_is_killed_is_shown_with_since_when(nodes: Nodes) -> None:
-    three(nodes)
+def test_a_node_that_is_killed_is_shown_with_the_reason(nodes: Nodes) -> None:
+    up(nodes, "n1", "n2")
     nodes.daemons["n2"].kill()
-    until(lambda: nodes.connected("n1") == {"n1", "n3"}, "n2 is gone")
-    gone = next(each for each in nodes.show("n1").nodes if each.name == "n2")
+    until(lambda: nodes.connected("n1") == {"n1"}, "n2 is gone")
+    gone = nodes.show("n1").nodes[1]
     assert gone.reason
     assert not gone.asks_us
     assert "not connected, does not ask us" in table(nodes, "n1")[1]
 
 
 def test_a_node_that_is_removed_is_cut_off(nodes: Nodes) -> None:
-    three(nodes)
-    identity = read_identity(nodes.data("n3"))
-    assert identity is not None
-    stored = nodes.records.node(identity.node_id)
-    assert stored is not None
-    assert isinstance(nodes.records.commit(nodes.records.remove_node(stored)), Done)
-    for name in ("n1", "n2"):
-        until(lambda name=name: len(nodes.show(name).nodes) == 2, "it is known no more")  # type: ignore[misc]
-    until(lambda: "removed" in nodes.show("n3").problem, "it knows itself")
-    assert nodes.connected("n1") == {"n1", "n2"}
+    up(nodes, "n1", "n2")
+    nodes.daemons["n1"].run("cluster", "remove", "n2")
+    until(lambda: len(nodes.show("n1").nodes) == 1, "it is known no more")
+    until(lambda: "removed" in nodes.show("n2").problem, "it knows itself")
+    assert nodes.show("n2").nodes == ()
+    assert nodes.daemons["n2"].stop() == 0
+
+
+def test_a_port_that_is_taken_stops_the_start_and_is_named(nodes: Nodes) -> None:
+    good(nodes.init("n1"))
+    (listen,) = load_config(None, nodes.data("n1")).cluster.listen
+    with socket.create_server((listen.host, listen.port)):
+        done = nodes.run("serve", "--nbd", "127.0.0.1:0", "--data", str(nodes.data("n1")))
+    assert done.returncode == 1
+    assert f"peer address {listen}: Address already in use" in done.stderr
 
 
 def test_sessions_go_on_without_etcd(
@@ -169,12 +170,8 @@ def test_sessions_go_on_without_etcd(
     with etcd_cluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 1) as etcd:
         nodes = Nodes(folder, etcd, "b")
         try:
-            good(nodes.init("n1"))
-            nodes.start("n1")
-            good(nodes.join("n2", nodes.token("n1")))
-            nodes.start("n2")
+            up(nodes, "n1", "n2")
             both = {"n1", "n2"}
-            until(lambda: nodes.connected("n1") == both == nodes.connected("n2"), "both")
             etcd.kill(0)
             until(lambda: "etcd" in nodes.show("n1").problem, "it is noticed")
             assert nodes.connected("n1") == both == nodes.connected("n2")
@@ -186,7 +183,6 @@ def test_sessions_go_on_without_etcd(
         finally:
             for daemon in nodes.daemons.values():
                 daemon.discard()
-            nodes.records.store.close()
 
 
 # -- commands

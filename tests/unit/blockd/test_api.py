@@ -231,6 +231,7 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/clients/{client_id}",
         "/v1/cluster",
         "/v1/cluster/tokens",
+        "/v1/cluster/nodes/{name}",
     }
 
 

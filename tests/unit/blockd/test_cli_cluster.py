@@ -8,6 +8,7 @@ from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.cli import exits
 from tests.command import Blockd
 from tests.fake_node import FakeNode
+from transport.errors import NodeNeeded, NoSuchNode
 from volume.metastore import MetaStoreUnavailable
 
 N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
@@ -21,6 +22,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.shown = INFO
         self.ttl_s = 0
+        self.removed: list[str] = []
         self.error: Exception | None = None
 
     def info(self) -> ClusterInfo:
@@ -31,6 +33,11 @@ class FakeCluster:
             raise self.error
         self.ttl_s = ttl_s
         return TokenInfo("blockd-join-1-abc", 1_800_000_000 * 10**9)
+
+    def remove(self, name: str) -> None:
+        if self.error:
+            raise self.error
+        self.removed.append(name)
 
 
 @pytest.fixture
@@ -87,8 +94,22 @@ def test_without_etcd_there_is_no_token(cluster: FakeCluster, blockd: Blockd) ->
     assert "nobody answers" in done.err
 
 
-@pytest.mark.parametrize("command", ["token", "show"])
-def test_a_single_node_says_that_it_is_one(node: FakeNode, blockd: Blockd, command: str) -> None:
-    done = blockd("cluster", command)
+def test_a_node_is_removed_by_its_name(cluster: FakeCluster, blockd: Blockd) -> None:
+    assert blockd("cluster", "remove", "n2").out == "node n2 is removed\n"
+    assert cluster.removed == ["n2"]
+    cluster.error = NodeNeeded("n2", ["vm1", "vm2"])
+    refused = blockd("cluster", "remove", "n2")
+    assert refused.code == exits.CONFLICT
+    assert "is a member of volumes: vm1, vm2" in refused.err
+    cluster.error = NoSuchNode("n9")
+    assert blockd("cluster", "remove", "n9").code == exits.NOT_FOUND
+    assert blockd("cluster", "remove", "a/b").code == exits.NOT_FOUND
+
+
+@pytest.mark.parametrize("command", [("token",), ("show",), ("remove", "n2")])
+def test_a_single_node_says_that_it_is_one(
+    node: FakeNode, blockd: Blockd, command: tuple[str, ...]
+) -> None:
+    done = blockd("cluster", *command)
     assert done.code == exits.CONFLICT
     assert "in no cluster" in done.err

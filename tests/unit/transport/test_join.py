@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.metastore_twin import DictMetaStore
 from tests.peer_nodes import QUICK, PeerNode
-from transport.errors import BadToken, CannotJoin
-from transport.join import MARK, MAX_TOKENS, Door, Token, join, parse_token
+from transport.errors import BadToken, CannotJoin, NodeNeeded, NoSuchNode
+from transport.join import MARK, MAX_TOKENS, Door, Token, join, parse_token, remove
 from transport.keys import Identity, new_identity, new_key_pair
 from transport.peer import messages as m
 from transport.sessions import Answer, Guest, Me, Peer, Sessions
@@ -25,7 +25,7 @@ from volume.metastore import (
     Unavailable,
     Unknown,
 )
-from volume.metastore_records import NodeRecord, decode
+from volume.metastore_records import GroupState, Mode, NodeRecord, VolumeGroup, decode
 
 CLUSTER = "c" * 32
 HERE = ("127.0.0.1:7",)
@@ -205,6 +205,27 @@ def test_names_keys_and_ids_are_given_once(rig: Rig, second: Identity) -> None:
         assert refused.code == m.Code.REFUSED
         assert why in refused.text
     assert (rig.tokens(), rig.nodes()) == (1, {"first"})
+
+
+# -- the way out
+
+
+def test_a_node_that_volumes_need_is_not_removed(rig: Rig, second: Identity) -> None:
+    rig.take(rig.door.make_token(TTL_S, HERE), second)
+    node = second.node_id
+    group = VolumeGroup(
+        *("7" * 32, "vm1", 1, node, (node,), 1, 1, Mode.MIRROR, None, "main", GroupState.OPEN)
+    )
+    assert isinstance(rig.records.commit(rig.records.create_volume(group)), Done)
+    with pytest.raises(NodeNeeded, match="node second is a member of volumes: vm1"):
+        remove(rig.records, "second")
+    stored = rig.records.volume_named("vm1")
+    assert stored is not None
+    assert isinstance(rig.records.commit(rig.records.delete_volume(stored)), Done)
+    remove(rig.records, "second")
+    assert rig.nodes() == {"first"}
+    with pytest.raises(NoSuchNode, match="node second: there is none"):
+        remove(rig.records, "second")
 
 
 # -- over sockets
