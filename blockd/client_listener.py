@@ -26,7 +26,7 @@ from blockd.config import TcpAddress
 from blockd.limits import RateLimits
 from blockd.log_limiter import LogLimiter
 from blockd.request_loop import RequestLoop
-from blockd.sockets import BACKLOG, UnixListener, bind_tcp, bound_name, peer_name, tune
+from blockd.sockets import BACKLOG, UnixListener, bind_tcp, bound_name, peer_of, tune
 
 logger = logging.getLogger(__name__)
 
@@ -204,12 +204,12 @@ class ClientListener(Generic[P]):
                 logging.WARNING,
                 "too many connections",
                 f"{self.protocol_name} client turned away, too many connections",
-                peer=peer_name(transport),
+                peer=peer_of(transport),
                 limit=self._max_connections,
             )
             return False
         tune(transport)
-        client.peer = peer_name(transport)
+        client.peer = str(peer_of(transport))
         self._entered += 1
         client.number = self._entered
         self._clients[client] = None

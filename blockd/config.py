@@ -376,6 +376,9 @@ class ControlConfig:
 
     socket: Path | None = None
     """Its path."""
+    group: str | None = None
+    """Name or number of a group whose members may use it as well: its mode is 0660 then, else 0600.
+    They may do everything to every volume. The directory of `socket` has to let them in."""
 
 
 @dataclass(frozen=True, slots=True)

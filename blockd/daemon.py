@@ -16,6 +16,7 @@ The store's calls wait for disks and are made in threads; everything else happen
 import asyncio
 import contextlib
 import gc
+import grp
 import importlib.metadata
 import logging
 import os
@@ -36,7 +37,7 @@ from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Cluster, Store
-from blockd.api.server import HttpServer, listen_unix
+from blockd.api.server import HttpServer
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check, check_exposure
 from blockd.device import Exports
@@ -46,13 +47,14 @@ from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
 from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
-from blockd.sockets import bind_tcp
+from blockd.sockets import CONTROL, UnixListener, bind_tcp
 from blockd.toml_decode import ConfigError
 from volume import sites
 from volume.model import StoreStatus
 
 logger = logging.getLogger(__name__)
 
+MAX_GID = (1 << 32) - 2  # the last one means "no group"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -350,10 +352,10 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _controlled(self, sockets: list[socket.socket]) -> AsyncIterator[None]:
-        path = self._config.control_socket
-        owned = not sockets
-        if owned:
-            sockets = [listen_unix(path)]
+        owned = None
+        if not sockets:
+            owned = listen_for_control(self._config)
+            sockets = [owned.sock]
         self._control = os.fsdecode(sockets[0].getsockname())
         server = HttpServer(create_app(self, self._version), sockets, "control API")
         try:
@@ -361,9 +363,8 @@ class Daemon:
             yield
         finally:
             await server.stop()
-            if owned:
-                with contextlib.suppress(OSError):  # gone, or the disk takes no changes any more
-                    path.unlink()
+            if owned is not None:
+                owned.remove()
 
     @contextlib.asynccontextmanager
     async def _measured(self) -> AsyncIterator[None]:
@@ -424,6 +425,21 @@ class Daemon:
             logger.warning("settings need a restart", extra={"changed": ",".join(changed)})
         self._config = kept
         logger.info("reloaded", extra={"level": config.log.level})
+
+
+def listen_for_control(config: ServeConfig) -> UnixListener:
+    """The socket of the control API: its user's alone, or a group's as well. ListenError,
+    ConfigError."""
+    path, name = config.control_socket, config.control.group
+    if name is None:
+        return UnixListener(path, 0o600, use=CONTROL)
+    try:
+        group = int(name) if name.isascii() and name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"control: group {name!r}: there is none of that name here") from None
+    if group > MAX_GID:
+        raise ConfigError(f"control: group {name}: a number of a group is at most {MAX_GID}")
+    return UnixListener(path, 0o660, use=CONTROL, group=group)
 
 
 async def _stop(listeners: Sequence[AnyListener], drain_s: float) -> None:

@@ -102,6 +102,7 @@ def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> 
         findings += [_owners(data), _lock(data, machine), _format(data), _free_space(data)]
         findings += _limits(data)
         findings.append(_journal(data, settings.store.journal_limit))
+        findings += _sockets(settings, data)
     findings.append(_native())
     if settings.tls.mode is not TlsChoice.OFF:
         findings += _tls(settings.tls, machine)
@@ -277,6 +278,24 @@ def _journal(data: Path, limit: int | None) -> Finding:
             "lower store.journal_limit",
         )
     return Finding("journal", OK, f"{format_size(used)} in segments")
+
+
+def _sockets(settings: ServeConfig, data: Path) -> Iterator[Finding]:
+    """Whether the unix sockets are where nobody else could put one."""
+    try:
+        from blockd.sockets import CONTROL, NBD, ListenError, check_directory
+    except ImportError:
+        return  # `_native` has the reason
+    user = data.stat().st_uid
+    for path, use in ((settings.control_socket, CONTROL), (settings.nbd_socket, NBD)):
+        if path is None:
+            continue
+        try:
+            check_directory(path, use, user)
+        except ListenError as error:
+            yield Finding(f"{use.name} socket", FAIL, str(error), f"see {use.option}")
+        else:
+            yield Finding(f"{use.name} socket", OK, f"nobody else may write to {path.parent}")
 
 
 def _native() -> Finding:

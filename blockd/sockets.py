@@ -17,7 +17,9 @@ import stat
 import struct
 import termios
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from blockd.config import TcpAddress
 
@@ -133,34 +135,90 @@ def _bind_one(family: int, target: tuple[object, ...]) -> socket.socket:
     return sock
 
 
+@dataclass(frozen=True, slots=True)
+class UnixUse:
+    """What a unix socket is for."""
+
+    name: str
+    """For errors and the log: "nbd", "control"."""
+    option: str
+    """That names its path on the command line."""
+    shared_directory: bool
+    """Whether it may lie in a directory like /tmp, where nobody removes another's files, but
+    anybody may be there first with that name."""
+
+
+NBD: Final = UnixUse("nbd", "--nbd-socket", shared_directory=True)
+CONTROL: Final = UnixUse("control", "--control", shared_directory=False)
+
+
+def check_directory(path: Path, use: UnixUse, user: int) -> None:
+    """Whether `user` alone, or root, may put a socket at `path`: whoever may rename files in its
+    directory may listen in his place. Raises ListenError."""
+    folder, what = path.parent, f"{use.name} socket {path}"
+    way_out = f"choose another path with {use.option} PATH"
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise ListenError(
+            f"{what}: {folder}: {error.strerror}; the directory must exist and be writable, "
+            f"or {way_out}"
+        ) from error
+    if status.st_uid not in (0, user):
+        raise ListenError(
+            f"{what}: {folder} belongs to user {status.st_uid}, who could put a socket of his own "
+            f"there; run as that user, or {way_out}"
+        )
+    sticky = bool(status.st_mode & stat.S_ISVTX) and use.shared_directory
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+        raise ListenError(
+            f"{what}: others may write to {folder} (mode {stat.S_IMODE(status.st_mode):04o}), and "
+            f"put a socket of their own there; run: chmod go-w {folder}, or {way_out}"
+        )
+
+
 class UnixListener:
     """A bound and listening unix socket. `sock` belongs to it until `remove`."""
 
-    def __init__(self, path: Path, mode: int) -> None:
-        """Bind `path` with permissions `mode`. Raises ListenError."""
+    def __init__(
+        self, path: Path, mode: int = 0o600, *, use: UnixUse = NBD, group: int | None = None
+    ) -> None:
+        """Bind `path` with permissions `mode`; the file is of `group`, if there is one, before
+        anybody can connect. Raises ListenError, also for a directory in which others could put a
+        socket of their own in its place."""
+        self._use = use
         if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-            raise ListenError(
-                f"nbd socket {path}: longer than the {MAX_SOCKET_PATH} bytes that the kernel "
-                "takes; choose a shorter path with --nbd-socket PATH"
+            raise self._error(
+                path,
+                f"longer than the {MAX_SOCKET_PATH} bytes that the kernel takes; "
+                f"choose a shorter path with {use.option} PATH",
             )
-        _remove_stale(path)
+        check_directory(path, use, os.geteuid())
+        self._remove_stale(path)
         self.path = path
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             # Linux takes the new file's mode from the socket, so nobody can slip in before chmod;
             # chmod is for what the umask took away.
-            os.fchmod(self.sock.fileno(), mode)
+            os.fchmod(self.sock.fileno(), mode if group is None else 0o600)
             self.sock.bind(os.fspath(path))
+            if group is not None:
+                self._give_to(path, group)
             os.chmod(path, mode)
             self.sock.listen(BACKLOG)
             # Held open, so that its inode number cannot become another file's.
             self._file: int | None = os.open(path, os.O_PATH | os.O_NOFOLLOW)
         except OSError as error:
             self.sock.close()
-            raise ListenError(
-                f"nbd socket {path}: {error.strerror}; the directory must exist and be writable, "
-                "or choose another path with --nbd-socket PATH"
+            raise self._error(
+                path,
+                f"{error.strerror}; the directory must exist and be writable, "
+                f"or choose another path with {use.option} PATH",
             ) from error
+        except ListenError:
+            self.sock.close()
+            path.unlink(missing_ok=True)
+            raise
 
     def remove(self) -> None:
         """Take the file away, unless another server has put its own there since."""
@@ -172,30 +230,49 @@ class UnixListener:
         os.close(self._file)
         self._file = None
 
+    def _error(self, path: Path, text: str) -> ListenError:
+        return ListenError(f"{self._use.name} socket {path}: {text}")
 
-def _remove_stale(path: Path) -> None:
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ListenError(
-                f"nbd socket {path}: a file that is not a socket is there; "
-                "move it away or choose another path with --nbd-socket PATH"
-            )
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-            probe.connect(os.fspath(path))
-    except FileNotFoundError:
-        return
-    except ConnectionRefusedError:
-        logger.info("stale nbd socket replaced", extra={"path": path})
-        path.unlink(missing_ok=True)
-        return
-    except BlockingIOError:
-        pass  # its backlog is full: very much alive
-    except OSError as error:
-        raise ListenError(f"nbd socket {path}: {error.strerror}; choose another path") from error
-    raise ListenError(
-        f"nbd socket {path}: another server answers there; "
-        "stop it or choose another path with --nbd-socket PATH"
-    )
+    def _give_to(self, path: Path, group: int) -> None:
+        try:
+            os.chown(path, -1, group)
+        except OSError as error:
+            raise self._error(
+                path,
+                f"cannot be given to group {group}: {error.strerror}; the daemon's user has to be "
+                "a member of it",
+            ) from error
+        folder = path.parent.stat()
+        of_group = stat.S_IXGRP if folder.st_gid == group else stat.S_IXOTH
+        if not folder.st_mode & of_group:
+            facts = {"path": path, "group": group, "way_out": f"another path by {self._use.option}"}
+            logger.warning("socket out of reach of its group", extra=facts)
+
+    def _remove_stale(self, path: Path) -> None:
+        try:
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise self._error(
+                    path,
+                    "a file that is not a socket is there; "
+                    f"move it away or choose another path with {self._use.option} PATH",
+                )
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+                probe.connect(os.fspath(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            logger.info(f"stale {self._use.name} socket replaced", extra={"path": path})
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # its backlog is full: very much alive
+        except OSError as error:
+            raise self._error(path, f"{error.strerror}; choose another path") from error
+        raise self._error(
+            path,
+            "another server answers there; "
+            f"stop it or choose another path with {self._use.option} PATH",
+        )
 
 
 def tune(transport: asyncio.BaseTransport) -> None:
@@ -211,17 +288,33 @@ def tune(transport: asyncio.BaseTransport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def peer_name(transport: asyncio.BaseTransport) -> str:
-    """The client for logs and operators: HOST:PORT, or unix:pid=PID,uid=UID."""
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a socket. `str` is for logs and operators: HOST:PORT, or
+    unix:pid=PID,uid=UID, or what is known of that."""
+
+    address: TcpAddress | None = None
+    pid: int | None = None
+    uid: int | None = None
+    """As the kernel saw them when the client connected to a unix socket."""
+    unix: bool = False
+
+    def __str__(self) -> str:
+        if self.unix:
+            return "unix" if self.pid is None else f"unix:pid={self.pid},uid={self.uid}"
+        return "unknown" if self.address is None else str(self.address)
+
+
+def peer_of(transport: asyncio.BaseTransport) -> Peer:
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family == socket.AF_UNIX:
         with contextlib.suppress(OSError):
             raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
             pid, uid, _ = _PEERCRED.unpack(raw)
-            return f"unix:pid={pid},uid={uid}"
-        return "unix"
+            return Peer(pid=pid, uid=uid, unix=True)
+        return Peer(unix=True)
     name = transport.get_extra_info("peername")
-    return str(TcpAddress(*name[:2])) if name else "unknown"
+    return Peer(TcpAddress(*name[:2]) if name else None)
 
 
 def unacknowledged(transport: asyncio.BaseTransport) -> int:

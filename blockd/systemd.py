@@ -70,8 +70,9 @@ def take_sockets(environ: MutableMapping[str, str], pid: int, first_fd: int = FI
 
 def _private(sock: socket.socket) -> socket.socket:
     if sock.family == socket.AF_UNIX:
-        if os.fsencode(sock.getsockname()).startswith(b"/"):
-            return sock
+        path = os.fsencode(sock.getsockname())
+        if path.startswith(b"/"):
+            return _closed_to_others(sock, os.fsdecode(path))
         sock.close()
         raise ActivationError(
             f"LISTEN_FDNAMES: the socket {CONTROL_NAME!r} has no file, whose mode says who may use "
@@ -81,6 +82,22 @@ def _private(sock: socket.socket) -> socket.socket:
     raise ActivationError(
         f"LISTEN_FDNAMES: the socket {CONTROL_NAME!r} is not a unix socket; whoever reaches "
         "the control API may delete volumes, so it is not for networks"
+    )
+
+
+def _closed_to_others(sock: socket.socket, path: str) -> socket.socket:
+    """What a socket unit makes is open to all unless it says SocketMode."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return sock  # moved away, or not in our namespace: whoever did that has a reason
+    if not mode & stat.S_IWOTH:
+        return sock
+    sock.close()
+    raise ActivationError(
+        f"LISTEN_FDNAMES: the socket {CONTROL_NAME!r}, {path}, has mode {stat.S_IMODE(mode):04o}: "
+        "every user of this machine could delete volumes; set SocketMode=0600, or SocketMode=0660 "
+        "and SocketGroup=, in the socket unit"
     )
 
 

@@ -14,10 +14,11 @@ from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Cluster
-from blockd.api.server import HttpServer, listen_unix
+from blockd.api.server import HttpServer
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.limits import RateLimits
 from blockd.registry.targets import TargetRegistry
+from blockd.sockets import CONTROL, UnixListener
 from tests.fake_store import FakeStore
 from volume.model import StoreStatus
 
@@ -90,11 +91,13 @@ def serving(node: FakeNode) -> Iterator[None]:
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        server = HttpServer(create_app(node, VERSION), [listen_unix(node.control)], "control API")
+        listener = UnixListener(node.control, use=CONTROL)
+        server = HttpServer(create_app(node, VERSION), [listener.sock], "control API")
         await server.start()
         started.set()
         await stop.wait()
         await server.stop()
+        listener.remove()
         await loop.shutdown_default_executor()
 
     def run() -> None:

@@ -29,6 +29,7 @@ from blockd.metrics import app as metrics
 
 logger = logging.getLogger(__name__)
 
+READING = frozenset(("GET", "HEAD", "OPTIONS"))
 MAX_BODY_BYTES = 64 * 1024  # the longest sensible request, a name and a few numbers, takes 300
 
 
@@ -67,6 +68,7 @@ class Boundary:
     """The layer around the routes: requests larger than the bound end here, and so do our own bugs.
 
     A bug is logged once, with its traceback, and answered with 500; the daemon goes on serving.
+    What may have changed something is logged when it is over, with who asked for it.
     Answers say how long they took (Server-Timing), so that a slow caller can be told from a slow
     daemon.
     """
@@ -80,9 +82,12 @@ class Boundary:
         started = False
         began = time.perf_counter()
         stream = _is_stream(scope)
+        status = 0
 
         async def sending(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
+            if message["type"] == "http.response.start":
+                status = message["status"]
             if stream and message["type"] == "http.response.start":
                 # The rest of the body, as long as it may be, would be read and thrown away.
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
@@ -101,14 +106,31 @@ class Boundary:
         except ClientDisconnect:
             pass  # in the middle of its request: nobody is left to be answered
         except HTTPException as error:
-            response = errors.error_response(error.status_code, "body_too_large", error.detail)
+            status = error.status_code
+            response = errors.error_response(status, "body_too_large", error.detail)
             await response(scope, receive, send)
         except Exception:  # the request's task ends here
             logger.exception("request crashed", extra={"path": scope["path"]})
             if not started:
+                status = 500
                 message = "the daemon failed on this request; its log has the details"
                 response = errors.error_response(500, "internal_error", message)
                 await response(scope, receive, send)
+        finally:
+            if scope["method"] not in READING:
+                _log_change(scope, status)
+
+
+def _log_change(scope: Scope, status: int) -> None:
+    """The path tells what it was about; bodies and queries may have secrets."""
+    peer = scope.get("client")
+    facts = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status or "none",  # the caller has left
+        "peer": peer[0] if peer else "unknown",
+    }
+    logger.info("control request", extra=facts)
 
 
 def _is_stream(scope: Scope) -> bool:

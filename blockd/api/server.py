@@ -1,67 +1,31 @@
-"""uvicorn on sockets that are bound already, inside a loop that somebody else runs.
-
-The control socket's file is mode 0600 before anybody can connect (between bind and listen). A
-socket file that nobody listens on is left over from a crash and is replaced; one that answers
-belongs to another daemon and is not touched.
-"""
+"""uvicorn on sockets that are bound already, inside a loop that somebody else runs."""
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import socket
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from blockd.toml_decode import ConfigError
+from blockd.sockets import peer_of
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 64
 MAX_REQUESTS = 64  # at once; the CLI makes one
 STOP_S = 2.0  # what requests in progress get to finish when the daemon stops
 STOP_LOOK_S = 0.005  # how often a stop looks whether they have
 TICK_S = 1.0  # the date of replies is in seconds
 
 
-def listen_unix(path: Path) -> socket.socket:
-    """A listening stream socket at `path`, mode 0600. Raises ConfigError with the way out."""
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.bind(os.fspath(path))
-        path.chmod(0o600)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"control socket {path}: {error.strerror}") from error
-    return sock
+class _Protocol(H11Protocol):
+    """Requests know who made them: `client` in their scope is `blockd.sockets.Peer`, as text."""
 
-
-def _remove_stale(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ConfigError(f"control socket {path}: {error.strerror}") from error
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"control socket {path}: a file is in the way; give another --control")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        code = probe.connect_ex(os.fspath(path))
-    if code != errno.ECONNREFUSED:
-        raise ConfigError(
-            f"control socket {path}: another process listens there; stop it or give another "
-            "--control"
-        )
-    path.unlink()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.client = (str(peer_of(transport)), 0)
 
 
 class _Server(uvicorn.Server):
@@ -126,7 +90,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 self._app,
-                http="h11",
+                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,  # records go to the root logger

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import logging
+import os
 import signal
-import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ import pytest
 from blockd.api.app import MAX_BODY_BYTES, create_app
 from blockd.api.client import ApiError, Client, NoDaemon
 from blockd.api.errors import HTTP_STATUS
-from blockd.api.server import HttpServer, listen_unix
+from blockd.api.server import HttpServer
 from blockd.api.types import ConnectionInfo, from_json
-from blockd.toml_decode import ConfigError
+from blockd.sockets import CONTROL, ListenError, UnixListener
 from tests.fake_node import VERSION, FakeNode, serving
 from volume import errors
 from volume.errors import NoSuchVolume, OutOfSpace, StoreSealed, VolumeError
@@ -286,37 +287,36 @@ def test_the_socket_is_private(node: FakeNode) -> None:
     assert stat.S_IMODE(node.control.stat().st_mode) == 0o600
 
 
-def test_a_stale_socket_is_replaced(socket_dir: Path) -> None:
-    path = socket_dir / "stale"
-    with socket.socket(socket.AF_UNIX) as crashed:
-        crashed.bind(str(path))
-    listen_unix(path).close()
-
-
 def test_a_live_socket_is_left_alone(node: FakeNode) -> None:
-    with pytest.raises(ConfigError, match="another process listens"):
-        listen_unix(node.control)
+    with pytest.raises(ListenError, match=r"control socket .*: another server answers"):
+        UnixListener(node.control, use=CONTROL)
     with Client(node.control) as client:
         assert client.volumes() == []
 
 
-def test_a_file_in_the_way_is_left_alone(socket_dir: Path) -> None:
-    path = socket_dir / "precious"
-    path.write_text("data")
-    with pytest.raises(ConfigError, match="a file is in the way"):
-        listen_unix(path)
-    assert path.read_text() == "data"
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        listen_unix(tmp_path / "none" / "s")
+def test_who_changes_something_is_in_the_log(
+    node: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "blockd.api.app"), Client(node.control) as client:
+        client.create_volume("a", 1 << 20)
+        client.volumes()
+        with pytest.raises(ApiError):
+            client.delete_volume("b")
+    told = [
+        (record.__dict__["method"], record.__dict__["path"], record.__dict__["status"])
+        for record in caplog.records
+        if record.message == "control request"
+    ]
+    assert told == [("POST", "/v1/volumes", 201), ("DELETE", "/v1/volumes/b", 404)]
+    peers = {record.__dict__["peer"] for record in caplog.records if "peer" in record.__dict__}
+    assert peers == {f"unix:pid={os.getpid()},uid={os.getuid()}"}
 
 
 def test_the_server_leaves_signals_alone(socket_dir: Path) -> None:
     async def handlers() -> tuple[object, object]:
         node = FakeNode(socket_dir / "s")
-        server = HttpServer(create_app(node, VERSION), [listen_unix(node.control)], "control API")
+        listener = UnixListener(node.control, use=CONTROL)
+        server = HttpServer(create_app(node, VERSION), [listener.sock], "control API")
         before = signal.getsignal(signal.SIGTERM)
         await server.start()
         during = signal.getsignal(signal.SIGTERM)
@@ -345,5 +345,5 @@ def connection() -> ConnectionInfo:
 
 def test_two_servers_cannot_share_a_node(node: FakeNode) -> None:
     other = FakeNode(node.control)
-    with pytest.raises(AssertionError, match="another process listens"), serving(other):
+    with pytest.raises(AssertionError, match="another server answers"), serving(other):
         pass

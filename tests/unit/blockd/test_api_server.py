@@ -9,7 +9,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from blockd.api import server
-from blockd.api.server import HttpServer, listen_unix
+from blockd.api.server import HttpServer
+from blockd.sockets import CONTROL, UnixListener
 from tests import aio
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: blockd\r\n\r\n"
@@ -34,7 +35,9 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self.app = App()
         self.path = folder / "control.sock"
-        self.server = HttpServer(self.app, [listen_unix(self.path)], "control API")
+        self.server = HttpServer(
+            self.app, [UnixListener(self.path, use=CONTROL).sock], "control API"
+        )
 
     async def begin(self) -> None:
         await self.server.start()
@@ -104,7 +107,7 @@ def test_a_stream_that_does_not_end_is_cut_and_not_completed(
 
 def test_a_server_that_never_started_closes_its_sockets(socket_dir: Path) -> None:
     served = App()
-    sock = listen_unix(socket_dir / "control.sock")
+    sock = UnixListener(socket_dir / "control.sock", use=CONTROL).sock
     aio.run(HttpServer(served, [sock], "control API").stop())
     with pytest.raises(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as client:
         client.connect(str(socket_dir / "control.sock"))

@@ -297,7 +297,7 @@ def test_a_control_socket_in_use_stops_the_start(stage: Stage, socket_dir: Path)
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
-        with pytest.raises(ConfigError, match="another process listens"):
+        with pytest.raises(ListenError, match=r"control socket .*: another server answers"):
             stage.run()
     assert path.exists()
     assert stage.store.closed

@@ -1,6 +1,7 @@
 """How sockets are bound and tuned, and what an operator reads when they cannot be."""
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 from unittest import mock
@@ -10,6 +11,8 @@ import pytest
 from blockd import sockets
 from blockd.config import TcpAddress
 from blockd.sockets import (
+    CONTROL,
+    NBD,
     ListenError,
     UnixListener,
     bind_tcp,
@@ -143,6 +146,73 @@ def test_path_too_long_for_the_kernel_is_an_error(socket_dir: Path) -> None:
 def test_missing_folder_is_an_error(socket_dir: Path) -> None:
     with pytest.raises(ListenError, match="No such file or directory; the directory must exist"):
         UnixListener(socket_dir / "none" / "s", 0o600)
+
+
+def test_a_file_in_the_way_is_left_alone(socket_dir: Path) -> None:
+    path = socket_dir / "precious"
+    path.write_text("data")
+    with pytest.raises(ListenError, match="not a socket is there"):
+        UnixListener(path, use=CONTROL)
+    assert path.read_text() == "data"
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+def test_a_directory_that_others_may_write_to_is_refused(socket_dir: Path, mode: int) -> None:
+    folder = socket_dir / "open"
+    folder.mkdir()
+    folder.chmod(mode)
+    for use in (NBD, CONTROL):
+        with pytest.raises(ListenError, match=f"others may write to {folder} .mode 0{mode:o}"):
+            UnixListener(folder / "s", use=use)
+    assert not (folder / "s").exists()
+
+
+def test_a_shared_directory_will_do_for_nbd_and_not_for_control(socket_dir: Path) -> None:
+    folder = socket_dir / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    listener = UnixListener(folder / "s")
+    listener.sock.close()
+    listener.remove()
+    with pytest.raises(ListenError, match=r"control socket .*chmod go-w .*--control PATH"):
+        UnixListener(folder / "s", use=CONTROL)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory away")
+def test_a_directory_of_somebody_else_is_refused(socket_dir: Path) -> None:
+    folder = socket_dir / "theirs"
+    folder.mkdir(0o755)
+    os.chown(folder, 12345, -1)
+    with pytest.raises(ListenError, match="belongs to user 12345"):
+        UnixListener(folder / "s", use=CONTROL)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may give a file to any group")
+def test_a_socket_is_given_to_a_group(socket_dir: Path) -> None:
+    listener = UnixListener(socket_dir / "s", 0o660, use=CONTROL, group=12345)
+    status = (socket_dir / "s").stat()
+    assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o660)
+    listener.sock.close()
+    listener.remove()
+
+
+def test_a_group_that_the_daemon_is_no_member_of_is_refused(socket_dir: Path) -> None:
+    with (
+        mock.patch("os.chown", side_effect=PermissionError(1, "Operation not permitted")),
+        pytest.raises(ListenError, match=r"cannot be given to group 12345: .* be a member of it"),
+    ):
+        UnixListener(socket_dir / "s", 0o660, use=CONTROL, group=12345)
+    assert not (socket_dir / "s").exists()
+
+
+def test_a_group_that_cannot_enter_the_directory_is_told_of(
+    socket_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    socket_dir.chmod(0o700)
+    listener = UnixListener(socket_dir / "s", 0o660, use=CONTROL, group=os.getegid())
+    listener.sock.close()
+    listener.remove()
+    assert "socket out of reach of its group" in caplog.text
 
 
 def test_tcp_clients_get_no_nagle_and_keepalive() -> None:

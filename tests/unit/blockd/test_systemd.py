@@ -62,6 +62,17 @@ def test_a_control_socket_without_a_file_is_refused(pass_fds: Pass) -> None:
             take_sockets(environ, PID, first)
 
 
+def test_a_control_socket_that_is_open_to_all_is_refused(pass_fds: Pass, socket_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as a:
+        a.bind(f"{socket_dir}/control")
+        (socket_dir / "control").chmod(0o666)
+        a.listen()
+        first = pass_fds(a.fileno())
+        environ = {"LISTEN_FDS": "1", "LISTEN_PID": str(PID), "LISTEN_FDNAMES": "control"}
+        with pytest.raises(ActivationError, match=r"mode 0666.* SocketMode=0600"):
+            take_sockets(environ, PID, first)
+
+
 def test_sockets_are_sorted_by_name(pass_fds: Pass, socket_dir: Path) -> None:
     with (
         listening() as a,
