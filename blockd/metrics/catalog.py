@@ -17,6 +17,7 @@ from prometheus_client.core import (
     Metric,
 )
 
+from blockd.api.types import PeerInfo
 from blockd.metrics.facts import Facts, OpCounts, VolumeCounts
 from native import ACCOUNT_BOUNDS_NS, ACCOUNT_OPS
 
@@ -74,6 +75,14 @@ def _by_volume(
         return [((volume,), number) for volume, number in value(facts)]
 
     return Definition(name, kind, help_, samples, ("volume",))
+
+
+def _by_peer(name: str, help_: str, value: Callable[[PeerInfo], float]) -> Definition:
+    def samples(facts: Facts) -> list[Sample]:
+        nodes = () if facts.cluster is None else facts.cluster.nodes
+        return [((each.name,), value(each)) for each in nodes if not each.me]
+
+    return Definition(name, "gauge", help_, samples, ("peer",))
 
 
 def _by_account(name: str, help_: str, value: Callable[[VolumeCounts], float]) -> Definition:
@@ -281,6 +290,29 @@ DEFINITIONS: Final = (
         "scrub_last_end_timestamp_seconds",
         "When the last whole pass ended.",
         lambda f: _seconds(f.scrub.finished_ns),
+    ),
+    # -- the cluster
+    _by_peer(
+        "peer_connected",
+        "1 for a node of the cluster that this one can ask things, else 0.",
+        lambda each: float(each.connected),
+    ),
+    _by_peer("peer_slow", "1 while it leaves a request unanswered.", lambda each: float(each.slow)),
+    _by_peer(
+        "peer_requests",
+        "Requests to it that have not ended.",
+        lambda each: float(each.unanswered),
+    ),
+    Definition(
+        "peer_refused_connections",
+        "counter",
+        "Connections to the port for peers that were not let in.",
+        lambda f: [] if f.cluster is None else [((), float(f.cluster.refused))],
+    ),
+    _gauge(
+        "cluster_problem",
+        "1 while etcd cannot be read, or this node is not in its cluster.",
+        lambda f: None if f.cluster is None else float(bool(f.cluster.problem)),
     ),
     # -- the daemon
     _gauge("uptime_seconds", "Since the daemon was started.", lambda f: f.node.uptime_s),

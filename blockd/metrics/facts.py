@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from blockd.accounts import Accounts
-from blockd.api.node import Node, Store
-from blockd.api.types import NodeStatus
+from blockd.api.node import Cluster, Node, Store
+from blockd.api.types import ClusterInfo, NodeStatus
 from blockd.limits import RateLimits
+from transport.errors import TransportError
 from volume.gc import GcStatus
 from volume.model import StoreCounters, StoreStatus, VolumeInfo
 from volume.scrub import ScrubStatus
@@ -41,6 +42,8 @@ class Facts:
     counts: list[VolumeCounts]
     held: list[tuple[str, int, int, int]]
     """As `blockd.limits.RateLimits.held`."""
+    cluster: ClusterInfo | None
+    """None for a node by itself, and for one whose sessions have ended."""
 
     @property
     def store(self) -> StoreStatus:
@@ -56,6 +59,7 @@ class _StoreFacts:
     scrub: ScrubStatus
     counts: list[VolumeCounts]
     held: list[tuple[str, int, int, int]]
+    cluster: ClusterInfo | None
 
 
 async def gather(node: Node) -> Facts:
@@ -63,7 +67,8 @@ async def gather(node: Node) -> Facts:
     connections = Counter(
         each.export.partition("@")[0] for each in node.connections() if each.export is not None
     )
-    found = await asyncio.to_thread(_ask, node.store, node.accounts, node.rate_limits)
+    asked = (node.store, node.accounts, node.rate_limits, node.cluster)
+    found = await asyncio.to_thread(_ask, *asked)
     return Facts(
         node=node.node_status(found.status),
         connections=connections,
@@ -73,10 +78,13 @@ async def gather(node: Node) -> Facts:
         scrub=found.scrub,
         counts=found.counts,
         held=found.held,
+        cluster=found.cluster,
     )
 
 
-def _ask(store: Store, accounts: Accounts, rate_limits: RateLimits) -> _StoreFacts:
+def _ask(
+    store: Store, accounts: Accounts, rate_limits: RateLimits, cluster: Cluster | None
+) -> _StoreFacts:
     counts = []
     for volume, protocol, account in accounts.all():
         requests, length = account.in_flight()
@@ -89,4 +97,12 @@ def _ask(store: Store, accounts: Accounts, rate_limits: RateLimits) -> _StoreFac
         scrub=store.scrub_status(),
         counts=counts,
         held=rate_limits.held(),
+        cluster=_cluster(cluster),
     )
+
+
+def _cluster(cluster: Cluster | None) -> ClusterInfo | None:
+    try:
+        return None if cluster is None else cluster.info()
+    except (TransportError, TimeoutError):  # it ends
+        return None

@@ -1,6 +1,7 @@
 """`blockd doctor` on a real etcd of an old release, and on one that is not there."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from blockd.doctor import FAIL, OK, WARN, Finding, Machine, examine
 from tests.clients import FindTool
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from transport.etcd.releases import known_faults
+from transport.keys import identity_path, new_identity, write_identity
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -43,6 +45,22 @@ def test_an_endpoint_that_does_not_answer_is_named(etcd: EtcdCluster, tmp_path: 
     _, silent, quorum = look(tmp_path, *etcd.endpoints, NOBODY)
     assert (silent.level, silent.message) == (WARN, f"{NOBODY} does not answer")
     assert quorum.level == OK
+
+
+def test_whether_it_is_a_node_is_told(tmp_path: Path) -> None:
+    data = tmp_path / "none"
+    cluster = ClusterConfig((NOBODY,))
+    config = ServeConfig(data=data, cluster=cluster)
+
+    def told() -> Finding:
+        return next(each for each in examine(config, data, Machine()) if each.check == "node")
+
+    assert (told().level, told().fix) == (WARN, "blockd cluster init NAME, or join TOKEN")
+    data.mkdir()
+    write_identity(data, replace(new_identity("c" * 32, "n1"), joined=True))
+    assert (told().level, told().message) == (OK, f"n1 of cluster {'c' * 32}")
+    identity_path(data).chmod(0o644)
+    assert told().level == FAIL
 
 
 def test_without_any_etcd_the_quorum_is_missed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a scrape tells, in which format, and that its parts agree."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ from blockd.config import MetricsConfig, ServeConfig, TcpAddress, check
 from blockd.metrics.catalog import BOUNDS, DEFINITIONS
 from blockd.toml_decode import ConfigError
 from native import OP_READ, OP_WRITE, Reservation
+from tests.fake_cluster import INFO, N2, FakeCluster
 from tests.fake_node import FakeNode, serving
 
 MS = 1_000_000
@@ -69,6 +71,7 @@ def test_every_metric_of_the_table_is_scraped(node: FakeNode) -> None:
     assert device is not None
     node.accounts.of(device, "nbd")
     node.rate_limits.set("vm1", VolumeLimits(iops=5))
+    node.cluster = FakeCluster()
     text = scrape(node).text
     never_yet = {"blockd_gc_last_end_age_seconds", "blockd_scrub_last_end_timestamp_seconds"}
     by_connection = {"blockd_nbd_connections"}
@@ -77,6 +80,20 @@ def test_every_metric_of_the_table_is_scraped(node: FakeNode) -> None:
         assert f"# HELP {each.exposed} " in text
         if each.exposed not in never_yet | by_connection:
             assert {each.exposed, each.exposed + "_count"} & told, each.name
+
+
+def test_peers_are_told_by_name_and_only_where_there_is_a_cluster(node: FakeNode) -> None:
+    assert "blockd_peer_connected{" not in scrape(node).text
+    node.cluster = cluster = FakeCluster()
+    gone = replace(N2, connected=False, unanswered=3)
+    cluster.shown = replace(INFO, nodes=(INFO.nodes[0], gone), problem="etcd: nobody answers")
+    found = samples(scrape(node).text)
+    n2 = (("peer", "n2"),)
+    assert found["blockd_peer_connected", n2] == 0
+    assert found["blockd_peer_requests", n2] == 3
+    assert found["blockd_peer_refused_connections_total", ()] == 3
+    assert found["blockd_cluster_problem", ()] == 1
+    assert not any(labels == (("peer", "n1"),) for _, labels in found)
 
 
 def test_what_limits_have_held_back_is_told(node: FakeNode) -> None:

@@ -1,0 +1,33 @@
+"""A cluster of two nodes as its node tells of it, without sockets."""
+
+from dataclasses import replace
+
+from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
+
+N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
+N2 = replace(N1, node="2" * 32, name="n2", me=False, asks_us=True)
+INFO = ClusterInfo("c" * 32, "1" * 32, "n1", ("10.0.0.1:10811",), "", 3, (N1, N2))
+
+
+class FakeCluster:
+    """Satisfies blockd.api.node.Cluster."""
+
+    def __init__(self) -> None:
+        self.shown = INFO
+        self.ttl_s = 0
+        self.removed: list[str] = []
+        self.error: Exception | None = None
+
+    def info(self) -> ClusterInfo:
+        return self.shown
+
+    def make_token(self, ttl_s: int) -> TokenInfo:
+        if self.error:
+            raise self.error
+        self.ttl_s = ttl_s
+        return TokenInfo("blockd-join-1-abc", 1_800_000_000 * 10**9)
+
+    def remove(self, name: str) -> None:
+        if self.error:
+            raise self.error
+        self.removed.append(name)
