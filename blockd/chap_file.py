@@ -1,15 +1,14 @@
 """Files of CHAP users, lines of user:secret; empty lines and those that begin with # say nothing.
 
-A file that others than its owner can read is refused, as its content lets one read every volume.
+`blockd.secrets` says who may own and read them.
 """
 
-import os
-import stat
 from pathlib import Path
 
 from blockd.iscsi.targets import Credentials
 from blockd.registry.errors import InvalidTarget
 from blockd.registry.stored import check_credentials
+from blockd.secrets import read_secret
 from blockd.toml_decode import ConfigError
 
 MAX_BYTES = 1 << 20
@@ -44,14 +43,6 @@ def read_mutual_chap(path: Path) -> Credentials:
 
 def _lines(path: Path) -> list[str]:
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(MAX_BYTES)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a file of CHAP users") from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path}: others may read it; say chmod 600 {path}")
-    try:
-        return data.decode().splitlines()
+        return read_secret(path, "chap file", MAX_BYTES).decode().splitlines()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text") from error

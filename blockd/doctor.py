@@ -6,6 +6,7 @@ the way out. All checks work while the daemon runs and while it does not. What a
 warning at most: attaching may happen on other machines.
 """
 
+import contextlib
 import os
 import shutil
 import stat
@@ -104,15 +105,31 @@ def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> 
         findings.append(_journal(data, settings.store.journal_limit))
         findings += _sockets(settings, data)
     findings.append(_native())
-    if settings.tls.mode is not TlsChoice.OFF:
-        findings += _tls(settings.tls, machine)
-    findings += _chap(settings.iscsi)
-    if settings.cluster.etcd:
-        findings += _etcd(settings.cluster)
-        findings.append(_node(data))
+    with _as_owner(data, machine):
+        if settings.tls.mode is not TlsChoice.OFF:
+            findings += _tls(settings.tls, machine)
+        findings += _chap(settings.iscsi)
+        if settings.cluster.etcd:
+            findings += _etcd(settings.cluster)
+            findings.append(_node(data))
     findings += [_module(name, purpose, machine) for name, purpose in MODULES.items()]
     findings += [_tool(tool, package, machine) for tool, package in TOOLS.items()]
     return findings
+
+
+@contextlib.contextmanager
+def _as_owner(data: Path, machine: Machine) -> Iterator[None]:
+    """Root may read every file of secrets, and owns none of those that are the daemon's: look at
+    them as the user whom the data directory belongs to."""
+    owner = data.stat().st_uid if machine.uid == 0 and data.is_dir() else machine.uid
+    if owner == machine.uid:
+        yield
+        return
+    os.seteuid(owner)
+    try:
+        yield
+    finally:
+        os.seteuid(machine.uid)
 
 
 def _configuration(config: ServeConfig | ConfigError) -> Finding:
@@ -319,12 +336,12 @@ def _tls(tls: TlsConfig, machine: Machine) -> Iterator[Finding]:
         yield Finding("tls", FAIL, str(error), "correct the [tls] settings or the file")
         return
     if tls.cert:
-        yield _secret("tls key", tls.key or tls.cert)
+        yield Finding("tls key", OK, f"{tls.key or tls.cert} is private")
         yield _certificate("tls certificate", tls.cert, machine)
     if tls.client_ca:
         yield _certificate("tls client authority", tls.client_ca, machine)
     if tls.psk:
-        yield _secret("tls pre-shared keys", tls.psk)
+        yield Finding("tls pre-shared keys", OK, f"{tls.psk} is private")
 
 
 def _chap(iscsi: IscsiConfig) -> Iterator[Finding]:
@@ -352,8 +369,6 @@ def _etcd(cluster: ClusterConfig) -> Iterator[Finding]:
     for well, message, fix in look_at_etcd(cluster):
         level = FAIL if well is None else OK if well else WARN
         yield Finding("etcd", level, message, fix)
-    if cluster.password_file is not None:
-        yield _secret("etcd password", cluster.password_file)
 
 
 def _node(data: Path) -> Finding:
@@ -368,17 +383,6 @@ def _node(data: Path) -> Finding:
         what = f"{data} is not in a cluster yet"
         return Finding("node", WARN, what, "blockd cluster init NAME, or join TOKEN")
     return Finding("node", OK, f"{identity.name} of cluster {identity.cluster_id}")
-
-
-def _secret(name: str, path: Path) -> Finding:
-    try:
-        mode = path.stat().st_mode
-        path.open("rb").close()
-    except OSError as error:
-        return Finding(name, FAIL, f"{path}: {error.strerror}", "name a file that can be read")
-    if mode & 0o077:
-        return Finding(name, WARN, f"{path} can be read by others", f"chmod 600 {path}")
-    return Finding(name, OK, f"{path} is private")
 
 
 def _certificate(name: str, path: Path, machine: Machine) -> Finding:

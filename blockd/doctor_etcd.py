@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from blockd.config import ClusterConfig
+from blockd.secrets import read_secret
 from blockd.toml_decode import ConfigError
 from transport.etcd.client import EtcdMetaStore, EtcdSettings
 from transport.etcd.releases import known_faults
 from volume.metastore import MetaStoreUnavailable
 from volume.metastore_records import ClusterRecord
 
-MAX_PASSWORD_BYTES = 1024
+MAX_PASSWORD_BYTES = 4096  # of the file; far above any password
 
 Line = tuple[bool | None, str, str | None]
 """Whether it is well (None: it cannot be used at all), what was seen, the way out."""
@@ -64,8 +65,8 @@ def _quorum(store: EtcdMetaStore) -> Line:
 
 
 def _first_line(path: Path) -> str:
+    text = read_secret(path, "cluster: password_file", MAX_PASSWORD_BYTES)
     try:
-        with path.open("rb") as file:
-            return file.readline(MAX_PASSWORD_BYTES).decode().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cluster: password_file {path}: {error}") from error
+        return text.partition(b"\n")[0].decode().rstrip("\r")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cluster: password_file {path}: not UTF-8 text") from error

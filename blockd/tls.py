@@ -14,7 +14,6 @@ Sessions are never resumed: a ticket would outlive a withdrawn certificate or ke
 import binascii
 import logging
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from typing_extensions import Buffer
 
 from blockd.nbd.access import TlsIdentity
+from blockd.secrets import SecretError, read_secret
 from native import _tls
 from native._tls import TlsError
 
@@ -41,6 +41,7 @@ TLS12_CIPHERS = (
 # 4.2.11), and with a certificate at hand OpenSSL would rather drop the PSK than the cipher.
 TLS13_SUITES = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"
 MAX_PSK_FILE = 4 << 20  # bytes: some 50,000 clients; more than that is not a key file
+MAX_KEY_FILE = 1 << 20  # bytes: a private key has some 3 KiB, certificates may be beside it
 MIN_PSK_KEY = 16  # bytes: a shorter key can be searched for, with one recorded handshake
 MAX_PSK_KEY = 256  # bytes, OpenSSL's bound
 MAX_PSK_IDENTITY = 128  # bytes, RFC 4279 5.3
@@ -65,7 +66,7 @@ class TlsSettings:
     client_ca: Path | None = None
     """Clients must show a certificate signed by one of these (or a PSK)."""
     psk_file: Path | None = None
-    """Lines of identity:hexkey; readable by its owner only."""
+    """Lines of identity:hexkey."""
     min_version: str = "1.2"
 
 
@@ -167,20 +168,15 @@ def _file_state(path: Path) -> tuple[int, int, int, int] | None:
 
 def _context(settings: TlsSettings) -> _tls.Context:
     version = _check(settings)
-    for path in _paths(settings):
-        try:
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            raise TlsConfigError(
-                f"tls file {path}: {error.strerror}; check the path and its permissions"
-            ) from error
-    psk = None if settings.psk_file is None else read_psk_file(settings.psk_file)
+    for path in (settings.certificate, settings.client_ca):
+        _check_readable(path)
     key = settings.key or settings.certificate
+    pem = None if key is None else _secret(key, "tls key", MAX_KEY_FILE)
+    psk = None if settings.psk_file is None else read_psk_file(settings.psk_file)
     try:
         return _tls.Context(
             certificate=_text(settings.certificate),
-            key=_text(key),
+            key=pem,
             client_ca=_text(settings.client_ca),
             psk=psk,
             min_version=version,
@@ -195,6 +191,26 @@ def _context(settings: TlsSettings) -> _tls.Context:
             f"tls {step} {path_of.get(step)}: {reason}; it "
             + (hint if step == "key" else "must be a PEM file of one or more certificates")
         ) from error
+
+
+def _check_readable(path: Path | None) -> None:
+    """Of files that are no secret; OpenSSL does not say well what keeps it from reading."""
+    if path is None:
+        return
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise TlsConfigError(
+            f"tls file {path}: {error.strerror}; check the path and its permissions"
+        ) from error
+
+
+def _secret(path: Path, what: str, max_bytes: int) -> bytes:
+    try:
+        return read_secret(path, what, max_bytes)
+    except SecretError as error:
+        raise TlsConfigError(str(error)) from error
 
 
 def _text(path: Path | None) -> str | None:
@@ -226,17 +242,9 @@ def _check(settings: TlsSettings) -> int:
 def read_psk_file(path: Path) -> dict[bytes, bytes]:
     """Identities and keys of a GnuTLS key file: lines of identity:hexkey, where an identity that
     begins with # is itself in hex. Raises TlsConfigError, which never shows a key."""
-    with path.open("rb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & 0o077:
-            raise TlsConfigError(
-                f"psk file {path}: mode {mode:04o} opens it to others; run: chmod 600 {path}"
-            )
-        text = file.read(MAX_PSK_FILE + 1)
-    if len(text) > MAX_PSK_FILE:
-        raise TlsConfigError(f"psk file {path}: larger than {MAX_PSK_FILE} bytes; split it up")
     keys: dict[bytes, bytes] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = _secret(path, "psk file", MAX_PSK_FILE).splitlines()
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -21,14 +21,15 @@ class TlsError(Exception):
 class Context:
     """Keys and rules for many sessions. Files are PEM and read once, here.
 
-    `certificate` and `key` go together. With `client_ca` a client must show a certificate that
-    this CA signed, unless it is keyed by PSK. `psk` maps identities to keys and is copied.
-    `ciphers` is OpenSSL's list for TLS 1.2, `suites` the one for TLS 1.3, in the server's order.
+    `certificate` and `key` go together; `key` is no path but PEM text, borrowed for the call, with
+    a private key somewhere in it. With `client_ca` a client must show a certificate that this CA
+    signed, unless it is keyed by PSK. `psk` maps identities to keys and is copied. `ciphers` is
+    OpenSSL's list for TLS 1.2, `suites` the one for TLS 1.3, in the server's order.
     """
     def __new__(
         cls,
         certificate: str | None,
-        key: str | None,
+        key: bytes | None,
         client_ca: str | None,
         psk: dict[bytes, bytes] | None,
         min_version: int,

@@ -14,6 +14,7 @@ from blockd.api.iscsi_types import TargetInfo
 from blockd.cli.options import ControlOption, JsonOption, UsageError, connect
 from blockd.cli.output import print_json
 from blockd.cli.target_options import NameArgument, full_name, short_name
+from blockd.secrets import read_secret
 
 MAX_SECRET_BYTES = 4096  # of a file; far above any secret, stops on what is none
 
@@ -83,7 +84,9 @@ def set_secret(
     user: Annotated[str, typer.Option(metavar="USER", help="The CHAP name.")],
     secret_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Read the secret here; one newline at its end is none."),
+        typer.Option(
+            metavar="FILE", help="Read the secret here (mode 0600); one newline at its end is none."
+        ),
     ] = None,
     secret_stdin: Annotated[
         bool, typer.Option("--secret-stdin", help="Read it from standard input.")
@@ -125,8 +128,7 @@ def _secret(user: str, file: Path | None, from_stdin: bool) -> str:
     if file is not None and from_stdin:
         raise UsageError("chap set: give --secret-file or --secret-stdin, not both")
     if file is not None:
-        with file.open("rb") as stream:
-            return _text(stream.read(MAX_SECRET_BYTES + 1), str(file))
+        return _text(read_secret(file, "secret file", MAX_SECRET_BYTES), str(file))
     if from_stdin:
         return _text(sys.stdin.buffer.read(MAX_SECRET_BYTES + 1), "standard input")
     if not sys.stdin.isatty():

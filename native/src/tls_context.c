@@ -5,8 +5,12 @@
  */
 #include "tls.h"
 
+#include <openssl/bio.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <string.h>
+
+#define BD_MAX_KEY_BYTES (16 << 20) /* OpenSSL counts them in an int */
 
 static bool fail(const char *step)
 {
@@ -46,13 +50,25 @@ static int no_passphrase(char *buffer, int size, int writing, void *data)
     return -1;
 }
 
-static bool load_certificate(SSL_CTX *ctx, const char *certificate, const char *key)
+/* From memory: the caller has checked who may read the file that these bytes are from. */
+static bool load_key(SSL_CTX *ctx, const char *pem, Py_ssize_t length)
+{
+    BIO *bio = BIO_new_mem_buf(pem, (int)length);
+    EVP_PKEY *key = bio == NULL ? NULL : PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL);
+    bool fine = key != NULL && SSL_CTX_use_PrivateKey(ctx, key) == 1;
+    EVP_PKEY_free(key);
+    BIO_free(bio);
+    return fine || fail("key");
+}
+
+static bool load_certificate(SSL_CTX *ctx, const char *certificate, const char *key,
+                             Py_ssize_t key_length)
 {
     SSL_CTX_set_default_passwd_cb(ctx, no_passphrase);
     if (SSL_CTX_use_certificate_chain_file(ctx, certificate) != 1)
         return fail("certificate");
-    if (SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1)
-        return fail("key");
+    if (!load_key(ctx, key, key_length))
+        return false;
     if (SSL_CTX_check_private_key(ctx) != 1)
         return fail("key");
     return true;
@@ -87,8 +103,8 @@ static bool check_psk(PyObject *psk)
 }
 
 static bool set_up_context(bd_tls_context *self, const char *certificate, const char *key,
-                           const char *client_ca, int min_version, const char *ciphers,
-                           const char *suites)
+                           Py_ssize_t key_length, const char *client_ca, int min_version,
+                           const char *ciphers, const char *suites)
 {
     ERR_clear_error();
     self->ctx = SSL_CTX_new(TLS_server_method());
@@ -111,7 +127,7 @@ static bool set_up_context(bd_tls_context *self, const char *certificate, const 
         return fail("ciphers");
     if (SSL_CTX_set_ciphersuites(self->ctx, suites) != 1)
         return fail("suites");
-    if (certificate != NULL && !load_certificate(self->ctx, certificate, key))
+    if (certificate != NULL && !load_certificate(self->ctx, certificate, key, key_length))
         return false;
     if (client_ca != NULL && !load_client_ca(self->ctx, client_ca))
         return false;
@@ -125,13 +141,19 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     static char *names[] = {"certificate", "key",     "client_ca", "psk",
                             "min_version", "ciphers", "suites",    NULL};
     const char *certificate, *key, *client_ca, *ciphers, *suites;
+    Py_ssize_t key_length;
     PyObject *psk;
     int min_version;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "zzzOiss:Context", names, &certificate, &key,
-                                     &client_ca, &psk, &min_version, &ciphers, &suites))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "zz#zOiss:Context", names, &certificate, &key,
+                                     &key_length, &client_ca, &psk, &min_version, &ciphers,
+                                     &suites))
         return NULL;
     if ((certificate == NULL) != (key == NULL)) {
         PyErr_SetString(PyExc_ValueError, "certificate and key go together");
+        return NULL;
+    }
+    if (key_length > BD_MAX_KEY_BYTES) {
+        PyErr_Format(PyExc_ValueError, "key: longer than %d bytes", BD_MAX_KEY_BYTES);
         return NULL;
     }
     if (psk != Py_None && (!PyDict_Check(psk) || !check_psk(psk))) {
@@ -147,7 +169,8 @@ static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         Py_DECREF(self);
         return NULL;
     }
-    if (!set_up_context(self, certificate, key, client_ca, min_version, ciphers, suites)) {
+    if (!set_up_context(self, certificate, key, key_length, client_ca, min_version, ciphers,
+                        suites)) {
         Py_DECREF(self);
         return NULL;
     }

@@ -101,9 +101,9 @@ class Machine:
             "keys.psk": made.psk,
         }.items():
             (keys / name).symlink_to(path)
-        (keys / "chap").write_text(CHAP + "\n")
-        (keys / "chap").chmod(0o600)
-        (keys / "host1.secret").write_text(CHAP.partition(":")[2] + "\n")
+        for name, text in {"chap": CHAP, "host1.secret": CHAP.partition(":")[2]}.items():
+            (keys / name).touch(mode=0o600)
+            (keys / name).write_text(text + "\n")
 
     def _program(self, name: str, text: str) -> None:
         path = self.folder / "bin" / name

@@ -8,6 +8,7 @@ import pytest
 
 from blockd.config import ClusterConfig, ServeConfig
 from blockd.doctor import FAIL, OK, WARN, Finding, Machine, examine
+from blockd.doctor_etcd import etcd_settings
 from tests.clients import FindTool
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from transport.etcd.releases import known_faults
@@ -75,14 +76,31 @@ def test_a_password_file_that_cannot_be_read_fails(tmp_path: Path) -> None:
     assert all(each.fix for each in found)
 
 
-def test_a_password_file_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "mode", "says"),
+    [
+        (b"secret\n", 0o644, "mode 0644 opens it to others; run: chmod 600"),
+        (b"s" * 4097, 0o600, "longer than 4096 bytes"),
+        (b"\xff\xff", 0o600, "not UTF-8 text"),
+    ],
+)
+def test_a_password_file_that_is_unfit_fails(
+    tmp_path: Path, content: bytes, mode: int, says: str
+) -> None:
     path = tmp_path / "password"
-    path.write_text("secret\n")
-    path.chmod(0o644)
-    (finding,) = [
-        each for each in look(tmp_path, NOBODY, password_file=path) if "password" in each.check
-    ]
-    assert finding.level == WARN
+    path.write_bytes(content)
+    path.chmod(mode)
+    (finding,) = look(tmp_path, NOBODY, password_file=path)
+    assert finding.level == FAIL
+    assert finding.message.startswith(f"cluster: password_file {path}: {says}")
+
+
+def test_the_first_line_of_a_password_file_counts(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.touch(mode=0o600)
+    path.write_text("secret\r\nfor etcd\n")
+    cluster = ClusterConfig(etcd=(NOBODY,), user="us", password_file=path)
+    assert etcd_settings(cluster).password == "secret"
 
 
 def test_a_machine_without_etcd_is_not_asked_for_one(tmp_path: Path) -> None:

@@ -124,6 +124,29 @@ raise AssertionError("a client without a certificate was served")
     run_libnbd(tls_uri(server, f"tls-certificates={keys.folder}"), WRITE_AND_READ)
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o602])
+def test_a_server_key_that_others_get_at_is_not_served(
+    daemon: StartDaemon, keys: Keys, certificates: list[str], tmp_path: Path, mode: int
+) -> None:
+    key = tmp_path / "server-key.pem"
+    key.touch(mode=0o600)
+    key.write_bytes((keys.folder / "server-key.pem").read_bytes())
+    options = ["--volume", "demo=64M", "--tls", "require", *certificates[:2], "--tls-key", str(key)]
+    key.chmod(mode)
+    server = daemon(*options, start=False)
+    for more in ([], ["--check-config"]):
+        done = finish_tool(*server.command(), *more)
+        assert done.returncode == 2
+        assert f"mode {mode:04o} opens it to others; run: chmod 600 {key}" in done.stderr
+    key.chmod(0o600)
+    server.start()
+    uri = tls_uri(server, f"tls-certificates={keys.folder}")
+    run_libnbd(uri, WRITE_AND_READ)
+    key.chmod(mode)  # while it is served: a reload does not take it, the one in memory goes on
+    run_libnbd(uri, WRITE_AND_READ)
+    assert "tls files changed, old ones stay" in server.stderr()
+
+
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
     path = tmp_path / "keys.psk"

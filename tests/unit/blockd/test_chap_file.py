@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blockd.chap_file import read_chap, read_mutual_chap
+from blockd.chap_file import MAX_BYTES, read_chap, read_mutual_chap
 from blockd.iscsi.targets import Credentials
 from blockd.toml_decode import ConfigError
 
@@ -46,10 +46,14 @@ def test_what_is_no_list_of_users_is_refused(tmp_path: Path, text: str, told: st
     assert "short" not in str(error.value)
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_a_file_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(ConfigError, match="chmod 600"):
-        read_chap(written(tmp_path, f"host1:{SECRET}\n", mode))
+def test_a_file_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"chap file .* chmod 600"):
+        read_chap(written(tmp_path, f"host1:{SECRET}\n", 0o640))
+
+
+def test_a_file_that_is_too_long_is_refused_and_not_cut(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"longer than {MAX_BYTES} bytes"):
+        read_chap(written(tmp_path, f"host1:{SECRET}\n" + "#" * MAX_BYTES))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -30,6 +30,13 @@ def secret_of(node: FakeNode, user: str) -> bytes:
     return found.secret
 
 
+def secret_file(folder: Path, content: bytes) -> str:
+    path = folder / "secret"
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    return str(path)
+
+
 def test_the_prefix_is_the_engines() -> None:
     assert PREFIX == IQN_PREFIX
 
@@ -76,10 +83,8 @@ def test_show_knows_the_target_that_a_volume_has_by_itself(blockd: Blockd) -> No
 
 def test_with_chap_the_commands_leave_room_for_a_secret(blockd: Blockd, tmp_path: Path) -> None:
     blockd("target", "create", "db", "--lun", "vm1")
-    (tmp_path / "secret").write_text(SECRET + "\n")
-    blockd(
-        "target", "chap", "set", "db", "--user", "host", "--secret-file", str(tmp_path / "secret")
-    )
+    file = secret_file(tmp_path, SECRET.encode() + b"\n")
+    blockd("target", "chap", "set", "db", "--user", "host", "--secret-file", file)
     out = blockd("target", "show", "db").out
     assert "-n node.session.auth.password -v SECRET" in out
     assert "iscsi://USER%SECRET@127.0.0.1:3260/" in out
@@ -171,10 +176,8 @@ def test_a_secret_comes_from_a_file(
     node: FakeNode, blockd: Blockd, tmp_path: Path, ending: str
 ) -> None:
     blockd("target", "create", "db")
-    (tmp_path / "secret").write_bytes((SECRET + ending).encode())
-    result = blockd(
-        "target", "chap", "set", "db", "--user", "host", "--secret-file", str(tmp_path / "secret")
-    )
+    file = secret_file(tmp_path, (SECRET + ending).encode())
+    result = blockd("target", "chap", "set", "db", "--user", "host", "--secret-file", file)
     assert result == Result(0, "target db: initiators prove themselves as host\n", "")
     assert secret_of(node, "host") == SECRET.encode()
 
@@ -213,8 +216,7 @@ def test_what_is_no_secret_is_refused_and_not_shown(
     blockd: Blockd, tmp_path: Path, content: bytes, code: int
 ) -> None:
     blockd("target", "create", "db")
-    (tmp_path / "secret").write_bytes(content)
-    file = str(tmp_path / "secret")
+    file = secret_file(tmp_path, content)
     result = blockd("target", "chap", "set", "db", "--user", "host", "--secret-file", file)
     assert result.code == code
     assert content.decode(errors="replace") not in result.err
@@ -224,15 +226,23 @@ def test_a_secret_file_that_is_not_there_is_named(blockd: Blockd) -> None:
     result = blockd(
         "target", "chap", "set", "db", "--user", "host", "--secret-file", "/nothing/here"
     )
-    assert result.code == exits.FAILED
-    assert result.err == "blockd: /nothing/here: No such file or directory\n"
+    assert result.code == exits.USAGE
+    assert "secret file /nothing/here: No such file or directory" in result.err
+
+
+def test_a_secret_file_that_others_can_read_is_refused(blockd: Blockd, tmp_path: Path) -> None:
+    blockd("target", "create", "db")
+    file = secret_file(tmp_path, SECRET.encode())
+    Path(file).chmod(0o644)
+    result = blockd("target", "chap", "set", "db", "--user", "host", "--secret-file", file)
+    assert result.code == exits.USAGE
+    assert f"secret file {file}: mode 0644 opens it to others; run: chmod 600 {file}" in result.err
 
 
 def test_chap_is_cleared(node: FakeNode, blockd: Blockd, tmp_path: Path) -> None:
     blockd("target", "create", "db")
     for user, options in (("host", ()), ("us", ("--mutual",))):
-        (tmp_path / user).write_text(f"{user} {SECRET}")
-        file = str(tmp_path / user)
+        file = secret_file(tmp_path, f"{user} {SECRET}".encode())
         assert (
             blockd(
                 "target", "chap", "set", "db", "--user", user, "--secret-file", file, *options

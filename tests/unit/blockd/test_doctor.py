@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,6 +32,7 @@ from volume.meta import Meta
 from volume.store import META_MAP_BYTES, Store
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
+DAEMON = 54322  # a user, of whom this machine has none
 
 
 @pytest.fixture
@@ -257,19 +259,41 @@ def test_the_end_of_a_certificate_is_watched(
     assert finding.level == level
 
 
-def test_an_open_private_key_is_warned_of(data: Path, machine: Machine, tmp_path: Path) -> None:
+def test_an_open_private_key_fails_as_it_does_in_serve(
+    data: Path, machine: Machine, tmp_path: Path
+) -> None:
     tls = key_pair(tmp_path, NOW + timedelta(days=365))
     assert tls.key
+    assert look("tls key", data, machine, ServeConfig(data=data, tls=tls)).level == OK
     tls.key.chmod(0o644)
-    finding = look("tls key", data, machine, ServeConfig(data=data, tls=tls))
-    assert (finding.level, finding.fix) == (WARN, f"chmod 600 {tls.key}")
+    finding = look("tls", data, machine, ServeConfig(data=data, tls=tls))
+    assert finding.level == FAIL
+    assert f"run: chmod 600 {tls.key}" in finding.message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs files of several users")
+def test_root_looks_at_secrets_as_the_user_of_the_data_directory(machine: Machine) -> None:
+    with tempfile.TemporaryDirectory(prefix="blockd-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # pytest's own are for their owner only
+        (data := folder / "data").mkdir(mode=0o700)
+        (users := folder / "users").touch(mode=0o600)
+        users.write_text("host:twelve bytes at least\n")
+        config = ServeConfig(data=data, iscsi=IscsiConfig(chap=users))
+        os.chown(data, DAEMON, -1)
+        found = look("iscsi chap users", data, machine, config)
+        assert found.level == FAIL
+        assert f"chown {DAEMON} {users}" in found.message
+        os.chown(users, DAEMON, -1)
+        assert look("iscsi chap users", data, machine, config).level == OK
+        assert os.geteuid() == 0
 
 
 @pytest.mark.parametrize(
     ("content", "mode", "level", "says"),
     [
         ("host:twelve bytes at least\n", 0o600, OK, "1 user(s)"),
-        ("host:twelve bytes at least\n", 0o644, FAIL, "others may read it"),
+        ("host:twelve bytes at least\n", 0o644, FAIL, "opens it to others"),
         ("host:short\n", 0o600, FAIL, "line 1"),
         (None, 0o600, FAIL, "No such file"),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -305,6 +306,7 @@ def test_unusable_new_files_leave_the_old_ones(
 
 def test_certificate_and_key_may_share_a_file(files: TlsFiles, tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
+    both.touch(mode=0o600)
     both.write_bytes(files.server_key.read_bytes() + files.server_certificate.read_bytes())
     connected(TlsSettings(certificate=both), Client(files))
 
@@ -344,13 +346,48 @@ def test_psk_file_as_gnutls_writes_it(tmp_path: Path) -> None:
     assert read_psk_file(path) == {b"alice": key, b"host:7": key, b"\xc3\xbf": key}
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_psk_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+def test_psk_file_open_to_others_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     write_psk_file(path, {"alice": bytes(16)})
-    path.chmod(mode)
-    with pytest.raises(TlsConfigError, match=f"chmod 600 {path}"):
+    path.chmod(0o640)
+    with pytest.raises(TlsConfigError, match=f"psk file .* run: chmod 600 {path}"):
         read_psk_file(path)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "beside the certificate"])
+def test_private_key_open_to_others_is_refused(
+    files: TlsFiles, tmp_path: Path, shared: bool
+) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    files.authority.server().write(certificate, key)
+    if shared:
+        key.write_bytes(key.read_bytes() + certificate.read_bytes())
+    settings = TlsSettings(key) if shared else TlsSettings(certificate, key)
+    TlsProvider(settings)
+    key.chmod(0o644)
+    with pytest.raises(TlsConfigError, match=f"tls key {key}: mode 0644 .* chmod 600 {key}"):
+        TlsProvider(settings)
+
+
+def test_key_with_a_passphrase_is_refused_and_nobody_asked(files: TlsFiles, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued = files.authority.server()
+    issued.write(certificate, key)
+    key.write_bytes(
+        issued.key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"passphrase"),
+        )
+    )
+    with pytest.raises(TlsConfigError, match=r"key\.pem: .*; it must be .* without passphrase"):
+        TlsProvider(TlsSettings(certificate, key))
+
+
+def test_key_file_without_a_key_is_refused(files: TlsFiles, tmp_path: Path) -> None:
+    (empty := tmp_path / "empty.pem").touch(mode=0o600)
+    with pytest.raises(TlsConfigError, match=r"tls key .*empty\.pem: \w+; it must be"):
+        TlsProvider(TlsSettings(files.server_certificate, empty))
 
 
 @pytest.mark.parametrize(
