@@ -26,7 +26,7 @@ from blockd.config import TcpAddress
 from blockd.limits import RateLimits
 from blockd.log_limiter import LogLimiter
 from blockd.request_loop import RequestLoop
-from blockd.sockets import BACKLOG, UnixListener, bind_tcp, bound_name, peer_of, tune
+from blockd.sockets import BACKLOG, Bind, UnixListener, bind_tcp, bound_name, peer_of, tune
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class ClientListener(Generic[P]):
         request_loop: RequestLoop | None = None,
         accounts: Accounts | None = None,
         rate_limits: RateLimits | None = None,
+        bind: Bind = bind_tcp,
     ) -> None:
         """Nothing is bound yet. `adopted` sockets listen already and belong to the listener now.
 
@@ -64,6 +65,8 @@ class ClientListener(Generic[P]):
         than the write buffer's bound of them wait; 0 lets it stay, see `blockd.client_protocol`.
         `request_loop` runs for longer than this listener. `accounts` and `rate_limits` are
         shared by listeners.
+        `request_loop` runs for longer than this listener. `accounts` are shared by listeners.
+        `bind` gives the sockets for an address of `tcp`.
         """
         self.limiter = LogLimiter(logging.getLogger(type(self).__module__))
         self.handshake_timeout_s = handshake_timeout_s
@@ -75,6 +78,7 @@ class ClientListener(Generic[P]):
         self._unix = unix
         self._unix_mode = unix_mode
         self._adopted = list(adopted)
+        self._bind_tcp = bind
         self._max_connections = max_connections
         self._servers: list[asyncio.Server] = []
         self._unix_listener: UnixListener | None = None
@@ -133,7 +137,7 @@ class ClientListener(Generic[P]):
         self._trim()
 
     async def _bind(self, address: TcpAddress) -> list[socket.socket]:
-        return await bind_tcp(address, self.protocol_name)
+        return await self._bind_tcp(address, self.protocol_name)
 
     def _bound(self) -> None:
         """`addresses` are known, and nobody has come yet."""

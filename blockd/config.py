@@ -347,6 +347,17 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """[daemon]: whom a daemon that root has started runs as, once its TCP sockets are bound."""
+
+    user: str | None = None
+    """Becomes this user, for good, before anything but the settings is read; None stays who it is.
+    The data directory, secrets and the file of the settings have to be this user's to read."""
+    group: str | None = None
+    """The user's main group; None for the one that it has."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """[log]: lines on stderr, which the service manager keeps, or in a file."""
 
@@ -413,6 +424,7 @@ class ServeConfig:
     loop_polling: bool = True
     """Threads that are asked a little at a time look for the next request up to 0.12 ms before they
     sleep: the latency of one request halves, for up to half of the cores while clients ask."""
+    daemon: DaemonConfig = field(default_factory=DaemonConfig)
     nbd: NbdConfig = field(default_factory=NbdConfig)
     iscsi: IscsiConfig = field(default_factory=IscsiConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
@@ -468,6 +480,8 @@ def check(config: ServeConfig) -> None:
     _check_tls(config)
     _check_exports(config)
     _check_cluster(config.cluster)
+    if config.daemon.group is not None and config.daemon.user is None:
+        raise ConfigError(f"daemon: group {config.daemon.group!r} needs a user; add --user NAME")
     for option, path in (("control", config.control_socket), ("nbd-socket", config.nbd_socket)):
         if path is not None:
             check_socket_path(path, option)

@@ -47,7 +47,7 @@ from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
 from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
-from blockd.sockets import CONTROL, UnixListener, bind_tcp
+from blockd.sockets import CONTROL, Bind, UnixListener, bind_tcp
 from blockd.toml_decode import ConfigError
 from volume import sites
 from volume.model import StoreStatus
@@ -120,6 +120,8 @@ class Parts:
     reload: Callable[[], ServeConfig]
     announce: Callable[[Ready], None]
     ready_file: Path | None = None
+    bind: Bind = bind_tcp
+    """For the addresses of metrics; the listeners have theirs."""
 
 
 class Daemon:
@@ -371,7 +373,7 @@ class Daemon:
         """/metrics has listeners of its own, if the configuration says so."""
         sockets: list[socket.socket] = []
         for address in self._config.metrics.listen:
-            sockets += await bind_tcp(address, "metrics")
+            sockets += await self._parts.bind(address, "metrics")
         if not sockets:
             yield
             return

@@ -30,7 +30,7 @@ from blockd.iscsi.targets import Portal, Target, Targets
 from blockd.iscsi_protocol import IscsiProtocol
 from blockd.limits import RateLimits
 from blockd.request_loop import RequestLoop
-from blockd.sockets import bound_name
+from blockd.sockets import Bind, bind_tcp, bound_name
 from blockd.workers import Done, Workers
 from volume.errors import InvalidName, NoSuchVersion, NoSuchVolume, VolumeError
 
@@ -83,6 +83,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         request_loop: RequestLoop | None = None,
         accounts: Accounts | None = None,
         rate_limits: RateLimits | None = None,
+        bind: Bind = bind_tcp,
     ) -> None:
         """As `ClientListener`; each adopted socket is a portal group of its own."""
         limits = limits or Limits()
@@ -95,6 +96,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
             request_loop=request_loop,
             accounts=accounts,
             rate_limits=rate_limits,
+            bind=bind,
         )
         self.node = Node(targets, limits, self.accounts, self.rate_limits)
         self._targets = targets

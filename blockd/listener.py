@@ -25,7 +25,7 @@ from blockd.nbd.limits import Limits
 from blockd.nbd.lookups import Answer, OpenVersion, Question, Unavailable, look_up
 from blockd.nbd_protocol import NbdProtocol
 from blockd.request_loop import RequestLoop
-from blockd.sockets import ListenError
+from blockd.sockets import Bind, ListenError, bind_tcp
 from blockd.tls import TlsChannel, TlsProvider
 from native import OP_READ, OP_WRITE
 
@@ -58,6 +58,7 @@ class NbdListener(ClientListener[NbdProtocol]):
         request_loop: RequestLoop | None = None,
         accounts: Accounts | None = None,
         rate_limits: RateLimits | None = None,
+        bind: Bind = bind_tcp,
     ) -> None:
         """Nothing is bound yet. `adopted` sockets listen already and belong to the listener now.
 
@@ -80,6 +81,7 @@ class NbdListener(ClientListener[NbdProtocol]):
             request_loop=request_loop,
             accounts=accounts,
             rate_limits=rate_limits,
+            bind=bind,
         )
         self._exports = exports
         self._policies = policies

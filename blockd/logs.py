@@ -6,14 +6,21 @@ client can influence is escaped, so that one event is always one line (a traceba
 in text, as the field `exception` in JSON). Times are UTC with milliseconds.
 """
 
+import contextlib
 import json
 import logging
+import os
+import shlex
 import sys
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import TextIO
 
 from blockd.config import LogConfig, LogFormat
+from blockd.secrets import user_name
+
+logger = logging.getLogger(__name__)
 
 # Attributes that every LogRecord has: what is not among them came in by `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
@@ -33,7 +40,7 @@ def setup(config: LogConfig, stream: TextIO | None = None) -> None:
     again to change what it says. OSError: the file cannot be written, and nothing has changed."""
     handler: logging.Handler
     if config.file is not None:
-        handler = WatchedFileHandler(config.file, encoding="utf-8")
+        handler = _LogFile(config.file, encoding="utf-8")
     else:
         handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if config.format is LogFormat.JSON else TextFormatter())
@@ -45,11 +52,33 @@ def setup(config: LogConfig, stream: TextIO | None = None) -> None:
     level = getattr(logging, config.level.upper())
     root.setLevel(level)
     logging.captureWarnings(True)
+    if config.file is not None:
+        _warn_of_folder(config.file.absolute().parent)
     for name in _QUIET:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
         library.setLevel(max(level, logging.WARNING))
+
+
+def _warn_of_folder(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        me = user_name(os.geteuid())
+        fix = f"chown {me} {shlex.quote(str(folder))}, or have logrotate create it"
+        logger.warning("log file could not be made anew once rotated away", extra={"fix": fix})
+
+
+class _LogFile(WatchedFileHandler):
+    """One that was rotated away and cannot be made anew (its folder is not ours, the disk is full)
+    must not break what logs: lines go to stderr until it can."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError as error:
+            line = self.format(record)
+            with contextlib.suppress(OSError, ValueError):  # stderr may be gone as well
+                print(line, f"(log file {self.baseFilename}: {error.strerror})", file=sys.stderr)
 
 
 class TextFormatter(logging.Formatter):

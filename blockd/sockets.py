@@ -16,10 +16,10 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypedDict
 
 from blockd.config import TcpAddress
 
@@ -33,6 +33,18 @@ KEEPALIVE_INTERVAL_S = 15
 KEEPALIVE_PROBES = 4  # a vanished client is noticed two minutes after its last sign of life
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred
 _COUNT = struct.Struct("i")
+_AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]  # what getaddrinfo gives
+
+
+class _Hints(TypedDict):
+    type: int
+    flags: int
+
+
+_PASSIVE: _Hints = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
+
+Bind = Callable[[TcpAddress, str], Awaitable[list[socket.socket]]]
+"""`bind_tcp`, or what has bound before."""
 
 
 class ListenError(Exception):
@@ -46,17 +58,52 @@ async def bind_tcp(address: TcpAddress, protocol: str = "nbd") -> list[socket.so
     interface, v4 and v6). The caller owns them. `protocol` names the option that errors tell of.
     Raises ListenError."""
     loop = asyncio.get_running_loop()
+    host = address.host or None
     try:
-        found = await loop.getaddrinfo(
-            address.host or None,
-            address.port,
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_PASSIVE,
-        )
+        found = await loop.getaddrinfo(host, address.port, **_PASSIVE)
     except OSError as error:
-        raise ListenError(
-            f"{protocol} address {address}: {error.strerror}; use an address of this machine"
-        ) from error
+        raise _unknown(address, protocol, error) from error
+    return _bind_found(found, address, protocol)
+
+
+class EarlySockets:
+    """TCP sockets that listen before there is a loop: bound by root, for who is not root any more
+    when the listeners start. Clients that come meanwhile wait in the backlog."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, TcpAddress], list[list[socket.socket]]] = {}
+
+    def listen(self, address: TcpAddress, protocol: str) -> None:
+        """As `bind_tcp`, for a later `take` of the same."""
+        try:
+            found = socket.getaddrinfo(address.host or None, address.port, **_PASSIVE)
+        except OSError as error:
+            raise _unknown(address, protocol, error) from error
+        sockets = _bind_found(found, address, protocol)
+        self._waiting.setdefault((protocol, address), []).append(sockets)
+
+    async def take(self, address: TcpAddress, protocol: str = "nbd") -> list[socket.socket]:
+        """What listens at `address`; the caller owns it from here on. Bound now, if it was not."""
+        waiting = self._waiting.get((protocol, address))
+        return waiting.pop(0) if waiting else await bind_tcp(address, protocol)
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        for sockets in self._waiting.values():
+            for sock in (each for group in sockets for each in group):
+                sock.close()
+        self._waiting.clear()
+
+
+def _unknown(address: TcpAddress, protocol: str, error: OSError) -> ListenError:
+    return ListenError(
+        f"{protocol} address {address}: {error.strerror}; use an address of this machine"
+    )
+
+
+def _bind_found(
+    found: Sequence[_AddressInfo], address: TcpAddress, protocol: str
+) -> list[socket.socket]:
     families = {entry[0]: None for entry in found}
     if address.loopback:
         _check_loopback(address, [str(entry[4][0]) for entry in found], protocol)
@@ -88,7 +135,10 @@ def _way_out(error: OSError, protocol: str) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"stop the server that uses it, or choose another port with --{protocol} HOST:PORT"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"ports below 1024 need privileges; choose a higher one with --{protocol} HOST:PORT"
+        return (
+            f"ports below 1024 need privileges; start as root with --user NAME, or choose a higher "
+            f"one with --{protocol} HOST:PORT"
+        )
     return f"choose an address of this machine with --{protocol} HOST:PORT"
 
 

@@ -38,16 +38,22 @@ class Passed:
             sock.close()
 
 
+def passes_sockets(environ: MutableMapping[str, str], pid: int) -> bool:
+    """Whether `take_sockets` has something to take."""
+    return bool(environ.get("LISTEN_FDS")) and environ.get("LISTEN_PID") == str(pid)
+
+
 def take_sockets(environ: MutableMapping[str, str], pid: int, first_fd: int = FIRST_FD) -> Passed:
     """The listening sockets passed to process `pid`.
 
     The caller owns the sockets. The variables are removed, so that children do not take them as
     well. Raises ActivationError when what was passed is no listening stream socket.
     """
-    count, for_pid, names = (
+    there = passes_sockets(environ, pid)
+    count, _, names = (
         environ.pop(key, "") for key in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
     )
-    if not count or for_pid != str(pid):
+    if not there:
         return Passed()
     if not count.isdigit() or not 0 <= int(count) <= MAX_FDS:
         raise ActivationError(f"LISTEN_FDS={count!r}: expected a number of 0 to {MAX_FDS}")

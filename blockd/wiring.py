@@ -19,6 +19,7 @@ from blockd.nbd.limits import Limits
 from blockd.registry.targets import TargetRegistry
 from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
+from blockd.sockets import Bind, bind_tcp
 from blockd.tls import TlsProvider
 from volume.options import StoreOptions
 from volume.store import Store as VolumeStore
@@ -87,8 +88,10 @@ def make_listener(
     request_loop: RequestLoop | None = None,
     accounts: Accounts | None = None,
     rate_limits: RateLimits | None = None,
+    bind: Bind = bind_tcp,
 ) -> NbdListener:
-    """The NBD listener; sockets from the service manager take the place of configured ones."""
+    """The NBD listener; sockets from the service manager take the place of configured ones, which
+    `bind` gives."""
     nbd = config.nbd
     tls = config.tls.mode is not TlsChoice.OFF
     return NbdListener(
@@ -111,6 +114,7 @@ def make_listener(
         request_loop=request_loop,
         accounts=accounts,
         rate_limits=rate_limits,
+        bind=bind,
     )
 
 
@@ -138,8 +142,9 @@ def make_iscsi(
     request_loop: RequestLoop | None = None,
     accounts: Accounts | None = None,
     rate_limits: RateLimits | None = None,
+    bind: Bind = bind_tcp,
 ) -> IscsiListener:
-    """The iSCSI listener; sockets from the service manager take the place of configured ones."""
+    """The iSCSI listener; as `make_listener`."""
     iscsi = config.iscsi
     return IscsiListener(
         targets,
@@ -156,4 +161,5 @@ def make_iscsi(
         request_loop=request_loop,
         accounts=accounts,
         rate_limits=rate_limits,
+        bind=bind,
     )

@@ -3,10 +3,13 @@
 Standard output says where it listens and how to attach; the log goes to standard error.
 """
 
+import contextlib
 import json
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -29,6 +32,8 @@ from blockd.sizes import format_size
 
 if TYPE_CHECKING:
     from blockd.ready import Ready
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -64,6 +69,13 @@ def serve(
     volume: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=SIZE", help="Create it if there is none. May be repeated."),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Started by root: become this user once TCP is bound."),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --user: its main group. [the user's]")
     ] = None,
     config: Annotated[
         _Path, typer.Option(metavar="FILE", help="Settings. [DIR/blockd.toml if there]")
@@ -112,6 +124,7 @@ def serve(
         control=control,
         metrics=metrics,
         volume=volume or (),
+        daemon={"user": user, "group": group},
         tls=tls,
         tls_files={"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca, "psk": tls_psk},
         insecure=insecure,
@@ -121,26 +134,53 @@ def serve(
     settings = options.over(load_config(config, data))
     check(settings)
     if check_config:
+        from blockd.privileges import give_up_root
+
+        give_up_root(settings, None)  # what the user could not read is no valid setting
         _report_valid(settings, as_json)
         return
-    if settings.cluster.etcd:
-        from blockd.cluster.identity import node_identity
-
-        node_identity(settings)  # or else a store would be made in what is to be no node
-    from blockd import daemon, logs, wiring
-
-    logs.setup(settings.log)
-    parts = daemon.Parts(
-        open_store=wiring.open_store,
-        open_targets=wiring.open_targets,
-        make_listener=wiring.make_listener,
-        make_iscsi=wiring.make_iscsi,
-        make_cluster=wiring.make_cluster,
+    _run(
+        settings,
         reload=lambda: options.over(load_config(config, data)),
         announce=_print_json if as_json else _print_text,
         ready_file=ready_file,
     )
-    daemon.run(settings, parts)
+
+
+def _run(
+    settings: ServeConfig,
+    *,
+    reload: Callable[[], ServeConfig],
+    announce: "Callable[[Ready], None]",
+    ready_file: Path | None,
+) -> None:
+    from blockd.privileges import give_up_root
+    from blockd.sockets import EarlySockets
+
+    with contextlib.closing(EarlySockets()) as sockets:
+        who = give_up_root(settings, sockets)
+        # Not before: what root does not load, root does not run.
+        if settings.cluster.etcd:
+            from blockd.cluster.identity import node_identity
+
+            node_identity(settings)  # or else a store would be made in what is to be no node
+        from blockd import daemon, logs, wiring
+
+        logs.setup(settings.log)
+        if who is not None:
+            logger.info("root given up", extra={"user": who.user, "uid": who.uid, "gid": who.gid})
+        parts = daemon.Parts(
+            open_store=wiring.open_store,
+            open_targets=wiring.open_targets,
+            make_listener=partial(wiring.make_listener, bind=sockets.take),
+            make_iscsi=partial(wiring.make_iscsi, bind=sockets.take),
+            make_cluster=wiring.make_cluster,
+            reload=reload,
+            announce=announce,
+            ready_file=ready_file,
+            bind=sockets.take,
+        )
+        daemon.run(settings, parts)
 
 
 class _Options:
@@ -157,6 +197,7 @@ class _Options:
         control: Path | None,
         metrics: Sequence[str] | None,
         volume: Sequence[str],
+        daemon: dict[str, str | None],
         tls: TlsChoice | None,
         tls_files: dict[str, Path | None],
         insecure: bool | None,
@@ -166,6 +207,7 @@ class _Options:
         self._data = data
         self._control = control
         self._volumes = dict(_volume(text) for text in volume)
+        self._daemon = {key: value for key, value in daemon.items() if value}
         self._tls = {key: value for key, value in {**tls_files, "mode": tls}.items() if value}
         self._log = {key: value for key, value in log.items() if value}
         self._nbd: dict[str, object] = {}
@@ -192,6 +234,7 @@ class _Options:
         """`config` with what the command line said put over it."""
         config = replace(
             config,
+            daemon=replace(config.daemon, **self._daemon),
             nbd=replace(config.nbd, **self._nbd),  # type: ignore[arg-type]
             iscsi=replace(config.iscsi, **self._iscsi),  # type: ignore[arg-type]
             tls=replace(config.tls, **self._tls),  # type: ignore[arg-type]
@@ -221,11 +264,17 @@ def _addresses(option: str, texts: Sequence[str], parse: Callable[[str], T]) -> 
 
 
 def _report_valid(settings: ServeConfig, as_json: bool) -> None:
-    """After `check`; TLS files are read as well, as a start would."""
+    """After `check`; files of TLS and of CHAP users are read as well, as a start would."""
     if settings.tls.mode is not TlsChoice.OFF:
         from blockd.tls import TlsProvider
 
         TlsProvider(settings.tls.settings())
+    if settings.iscsi.chap is not None:
+        from blockd.chap_file import read_chap, read_mutual_chap
+
+        read_chap(settings.iscsi.chap)
+        if settings.iscsi.mutual_chap is not None:
+            read_mutual_chap(settings.iscsi.mutual_chap)
     where = str(settings.file) if settings.file else None
     if as_json:
         print(json.dumps({"valid": True, "file": where}))

@@ -271,6 +271,19 @@ def test_a_good_configuration_is_called_valid(blockd: Blockd) -> None:
     assert valid == {"valid": True, "file": "ok.toml"}
 
 
+def test_a_configuration_whose_secrets_cannot_be_used_is_not_valid(blockd: Blockd) -> None:
+    (users := Path("users")).touch(mode=0o600)
+    users.write_text("host1:twelve bytes at least\n")
+    Path("some.toml").write_text("[iscsi]\nchap = 'users'\nmutual_chap = 'own'")
+    assert "own: No such file" in blockd("serve", "--config", "some.toml", "--check-config").err
+    Path("some.toml").write_text("[iscsi]\nchap = 'users'")
+    assert blockd("serve", "--config", "some.toml", "--check-config").code == exits.OK
+    users.chmod(0o640)
+    result = blockd("serve", "--config", "some.toml", "--check-config")
+    assert result.code == exits.USAGE
+    assert "chmod 600 users" in result.err
+
+
 def test_doctor_sees_the_daemon(node: FakeNode, blockd: Blockd) -> None:
     findings = {each["check"]: each for each in blockd("doctor", "--json").json}
     assert findings["daemon"]["level"] == "ok"

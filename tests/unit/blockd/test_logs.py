@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,3 +138,34 @@ def test_a_file_that_cannot_be_written_leaves_the_log_as_it_was(tmp_path: Path) 
         logs.setup(LogConfig(file=tmp_path / "none" / "blockd.log"))
     logging.getLogger("blockd.x").info("still here")
     assert "still here" in path.read_text()
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_a_rotated_file_that_cannot_be_made_anew_costs_its_lines_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder := tmp_path / "log").mkdir()
+    logs.setup(LogConfig(file=folder / "blockd.log"))
+    logger.info("first")
+    folder.rename(tmp_path / "away")
+    logger.info("second")
+    logger.info("third")
+    told = capsys.readouterr().err
+    assert "second" in told
+    assert "third" in told
+    assert "No such file or directory" in told
+    folder.mkdir()
+    logger.info("fourth")
+    assert (folder / "blockd.log").read_text().endswith("fourth\n")
+    assert (tmp_path / "away" / "blockd.log").read_text().count("\n") == 1
+
+
+@pytest.mark.usefixtures("own_handlers")
+def test_a_folder_that_is_closed_to_us_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    logs.setup(LogConfig(file=tmp_path / "blockd.log"))
+    told = (tmp_path / "blockd.log").read_text()
+    assert "log file could not be made anew once rotated away" in told
+    assert str(tmp_path) in told
