@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +40,7 @@ from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Cluster, Store
 from blockd.api.server import HttpServer
 from blockd.api.types import ConnectionInfo, NodeStatus
+from blockd.certificates import Certificate, warn_of_ends
 from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check, check_exposure
 from blockd.device import Exports
 from blockd.limits import RateLimits
@@ -56,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 MAX_GID = (1 << 32) - 2  # the last one means "no group"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CERTIFICATES_EVERY_S = 86400.0  # how often the log tells of those that end soon
 
 
 class AnyListener(Protocol):
@@ -75,6 +78,7 @@ class Listener(AnyListener, Protocol):
 
     def connections(self) -> list[ConnectionInfo]: ...
     async def disconnect_id(self, client_id: str) -> bool | None: ...
+    def certificates(self) -> Sequence[Certificate]: ...
     def reload_tls(self) -> None:
         """Read the TLS files again. Raises when they cannot be used, and keeps the old ones."""
 
@@ -179,6 +183,10 @@ class Daemon:
         assert self._iscsi is not None
         return self._iscsi.sessions()
 
+    def certificates(self) -> dict[str, Sequence[Certificate]]:
+        assert self._listener is not None
+        return {"nbd": self._listener.certificates()}
+
     async def disconnect(self, client_id: str) -> bool | None:
         assert self._listener is not None
         assert self._iscsi is not None
@@ -226,6 +234,9 @@ class Daemon:
             await stack.enter_async_context(self._controlled(passed.control))
             await stack.enter_async_context(self._measured())
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
+            await stack.enter_async_context(
+                _repeated(CERTIFICATES_EVERY_S, self._warn_of_certificates)
+            )
             await self._serve(config)
 
     @contextlib.asynccontextmanager
@@ -235,17 +246,11 @@ class Daemon:
         if interval_s is None:
             yield
             return
-
-        async def tell() -> None:
-            while True:
-                self._notifier.alive()
-                await asyncio.sleep(interval_s)
-
-        telling = asyncio.ensure_future(tell())
-        try:
+        async with _repeated(interval_s, self._notifier.alive):
             yield
-        finally:
-            telling.cancel()
+
+    def _warn_of_certificates(self) -> None:
+        warn_of_ends(self.certificates(), datetime.now(UTC))
 
     async def _serve(self, config: ServeConfig) -> None:
         """`config` has the addresses that are served."""
@@ -420,6 +425,8 @@ class Daemon:
         if self._listener is not None:
             self._listener.reload_tls()
         logs.setup(config.log)
+        if self._listener is not None:
+            self._warn_of_certificates()
         kept = replace(self._config, log=config.log)
         if config != kept:
             names = [field.name for field in fields(ServeConfig)]
@@ -446,6 +453,22 @@ def listen_for_control(config: ServeConfig) -> UnixListener:
 
 async def _stop(listeners: Sequence[AnyListener], drain_s: float) -> None:
     await asyncio.gather(*(listener.stop(drain_s) for listener in listeners))
+
+
+@contextlib.asynccontextmanager
+async def _repeated(interval_s: float, call: Callable[[], None]) -> AsyncIterator[None]:
+    """`call` is made at once and then every so often, as long as the block runs."""
+
+    async def repeat() -> None:
+        while True:
+            call()
+            await asyncio.sleep(interval_s)
+
+    repeating = asyncio.ensure_future(repeat())
+    try:
+        yield
+    finally:
+        repeating.cancel()
 
 
 def _with_passed(config: ServeConfig, passed: systemd.Passed) -> ServeConfig:

@@ -11,13 +11,13 @@ import os
 import shutil
 import stat
 import subprocess
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
+from blockd.certificates import Validity, read_end, validity
 from blockd.config import (
     ClusterConfig,
     IscsiConfig,
@@ -36,7 +36,6 @@ FAIL = "fail"
 
 LOW_SPACE_BYTES = 1 << 30
 JOURNAL_SHARE = 0.5  # of the file system: a journal that large leaves no room for the data
-CERTIFICATE_NOTICE = timedelta(days=30)
 MODINFO_TIMEOUT_S = 10.0
 FOLDERS = ("meta", "index", "journal", "packs")
 MAX_ENTRIES = 100_000  # looked at in a folder: packs of 6 TiB
@@ -386,22 +385,16 @@ def _node(data: Path) -> Finding:
 
 
 def _certificate(name: str, path: Path, machine: Machine) -> Finding:
-    from cryptography import x509
-
     try:
-        with warnings.catch_warnings(action="ignore"):  # old authorities have odd encodings
-            ends = min(
-                certificate.not_valid_after_utc
-                for certificate in x509.load_pem_x509_certificates(path.read_bytes())
-            )
+        ends = read_end(path)
     except (OSError, ValueError) as error:
         return Finding(name, FAIL, f"{path}: {error}", "give a PEM certificate")
-    left = ends - machine.now()
     text = f"{path}, valid until {ends:%Y-%m-%d}"
-    if left < timedelta(0):
-        return Finding(name, FAIL, text, "renew it; SIGHUP makes the daemon read it")
-    if left < CERTIFICATE_NOTICE:
-        return Finding(name, WARN, text, "renew it soon; SIGHUP makes the daemon read it")
+    match validity(ends, machine.now()):
+        case Validity.ENDED:
+            return Finding(name, FAIL, text, "renew it; SIGHUP makes the daemon read it")
+        case Validity.ENDS_SOON:
+            return Finding(name, WARN, text, "renew it soon; SIGHUP makes the daemon read it")
     return Finding(name, OK, text)
 
 

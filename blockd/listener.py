@@ -15,6 +15,7 @@ from pathlib import Path
 
 from blockd.accounts import Accounts
 from blockd.api.types import ConnectionInfo
+from blockd.certificates import Certificate
 from blockd.client_listener import DEFAULT_UNIX_MODE, ClientListener
 from blockd.config import TcpAddress
 from blockd.device import Exports, Versions
@@ -115,6 +116,10 @@ class NbdListener(ClientListener[NbdProtocol]):
         old ones stay in use."""
         if self._tls is not None:
             self._tls.reload()
+
+    def certificates(self) -> tuple[Certificate, ...]:
+        """Those that the next client is served with; empty without TLS, or with keys only."""
+        return () if self._tls is None else self._tls.certificates()
 
     # What a connection needs (`blockd.nbd_protocol.NbdHost`).
 

@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 from typing_extensions import Buffer
 
+from blockd.certificates import Certificate, read_end
 from blockd.nbd.access import TlsIdentity
 from blockd.secrets import SecretError, read_secret
 from native import _tls
@@ -129,16 +130,27 @@ class TlsProvider:
         self.settings = settings
         self._fingerprint = _fingerprint(settings)
         self._context = _context(settings)
+        self._certificates = _certificates(settings)
 
     def reload(self) -> None:
         """Read the files again, for connections from now on. Raises TlsConfigError, and then goes
         on with what it had."""
         self._fingerprint = _fingerprint(self.settings)  # before the files: a race reads twice
         self._context = _context(self.settings)
+        self._certificates = _certificates(self.settings)
 
     def channel(self) -> TlsChannel:
         """A channel for a new connection. Looks at the files' times, and reads them when changed;
         an error is logged once per change."""
+        self._refresh()
+        return TlsChannel(self._context.session())
+
+    def certificates(self) -> tuple[Certificate, ...]:
+        """Those that the next connection is served with. Looks at the files as `channel` does."""
+        self._refresh()
+        return self._certificates
+
+    def _refresh(self) -> None:
         if _fingerprint(self.settings) != self._fingerprint:
             try:
                 self.reload()
@@ -146,7 +158,6 @@ class TlsProvider:
                 logger.warning("tls files changed, old ones stay", extra={"reason": str(error)})
             else:
                 logger.info("tls files read again")
-        return TlsChannel(self._context.session())
 
 
 def _paths(settings: TlsSettings) -> list[Path]:
@@ -191,6 +202,21 @@ def _context(settings: TlsSettings) -> _tls.Context:
             f"tls {step} {path_of.get(step)}: {reason}; it "
             + (hint if step == "key" else "must be a PEM file of one or more certificates")
         ) from error
+
+
+def _certificates(settings: TlsSettings) -> tuple[Certificate, ...]:
+    """Of files that OpenSSL has taken."""
+    files = {"server": settings.certificate, "client_ca": settings.client_ca}
+    found = []
+    for use, path in files.items():
+        if path is None:
+            continue
+        try:
+            found.append(Certificate(use, path, read_end(path)))
+        except (OSError, ValueError) as error:
+            facts = {"file": path, "reason": str(error)}
+            logger.warning("when a tls certificate ends is not known", extra=facts)
+    return tuple(found)
 
 
 def _check_readable(path: Path | None) -> None:

@@ -16,6 +16,7 @@ from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Cluster
 from blockd.api.server import HttpServer
 from blockd.api.types import ConnectionInfo, NodeStatus
+from blockd.certificates import Certificate
 from blockd.limits import RateLimits
 from blockd.registry.targets import TargetRegistry
 from blockd.sockets import CONTROL, UnixListener
@@ -38,6 +39,7 @@ class FakeNode:
         self.clients: list[ConnectionInfo] = []
         self.initiators: list[SessionInfo] = []
         self.cluster: Cluster | None = None
+        self.tls: list[Certificate] = []
         self.slow: set[str] = set()
         """Ids of clients that do not finish in time."""
 
@@ -50,6 +52,7 @@ class FakeNode:
         self.clients = []
         self.initiators = []
         self.cluster = None
+        self.tls = []
         self.slow = set()
 
     def connections(self) -> list[ConnectionInfo]:
@@ -57,6 +60,9 @@ class FakeNode:
 
     def sessions(self) -> list[SessionInfo]:
         return self.initiators
+
+    def certificates(self) -> dict[str, list[Certificate]]:
+        return {"nbd": self.tls}
 
     async def disconnect(self, client_id: str) -> bool | None:
         ids = [each.id for each in self.clients] + [each.id for each in self.initiators]

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _DAY = datetime.timedelta(days=1)
+_DAYS = 90
 _SERVER_NAMES = (
     x509.DNSName("localhost"),
     x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
@@ -50,19 +51,21 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
-        builder = _builder(self._name, self._name, self._key.public_key(), expired=False)
+        builder = _builder(self._name, self._name, self._key.public_key(), days=_DAYS)
         self.certificate = (
             builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(usage, critical=True)
             .sign(self._key, hashes.SHA256())
         )
 
-    def server(self, common_name: str = "localhost") -> Issued:
-        """For a server on this machine."""
-        return self._issue(common_name, _SERVER_NAMES, ExtendedKeyUsageOID.SERVER_AUTH)
+    def server(self, common_name: str = "localhost", *, days: float = _DAYS) -> Issued:
+        """For a server on this machine, for so many days from now."""
+        usage = ExtendedKeyUsageOID.SERVER_AUTH
+        return self._issue(common_name, _SERVER_NAMES, usage, days=days)
 
     def client(self, common_name: str, *names: x509.GeneralName, expired: bool = False) -> Issued:
-        return self._issue(common_name, names, ExtendedKeyUsageOID.CLIENT_AUTH, expired=expired)
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH
+        return self._issue(common_name, names, usage, days=-1 if expired else _DAYS)
 
     def _issue(
         self,
@@ -70,11 +73,11 @@ class Authority:
         names: tuple[x509.GeneralName, ...],
         usage: x509.ObjectIdentifier,
         *,
-        expired: bool = False,
+        days: float,
     ) -> Issued:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        builder = _builder(subject, self._name, key.public_key(), expired=expired)
+        builder = _builder(subject, self._name, key.public_key(), days=days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
         if names:
@@ -83,7 +86,7 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, expired: bool
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, days: float
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -93,7 +96,7 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - 2 * _DAY)
-        .not_valid_after(now - _DAY if expired else now + 30 * _DAY)
+        .not_valid_after(now + days * _DAY)
     )
 
 

@@ -4,12 +4,13 @@
 `blockd.daemon.Daemon` satisfies `Node`; its calls are quick and belong to the event loop's thread.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Protocol
 
 from blockd.accounts import Accounts
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
+from blockd.certificates import Certificate
 from blockd.device import Exports, LastingDevice
 from blockd.limits import RateLimits
 from blockd.registry.targets import TargetRegistry
@@ -198,6 +199,9 @@ class Node(Protocol):
 
     def sessions(self) -> list[SessionInfo]:
         """The iSCSI sessions that are open now."""
+
+    def certificates(self) -> Mapping[str, Sequence[Certificate]]:
+        """Those in use, by listener."""
 
     async def disconnect(self, client_id: str) -> bool | None:
         """End the connection or session that has this id there: what is in flight is finished

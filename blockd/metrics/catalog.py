@@ -118,6 +118,14 @@ def _states(facts: Facts) -> list[Sample]:
     return [((state,), float(facts.store.state == state)) for state in STATES]
 
 
+def _certificates(facts: Facts) -> list[Sample]:
+    return [
+        ((listener, each.use, str(each.file)), each.ends.timestamp())
+        for listener, found in facts.certificates.items()
+        for each in found
+    ]
+
+
 def _seconds(ns: int | None) -> float | None:
     return None if ns is None else ns / 1e9
 
@@ -315,6 +323,13 @@ DEFINITIONS: Final = (
         lambda f: None if f.cluster is None else float(bool(f.cluster.problem)),
     ),
     # -- the daemon
+    Definition(
+        "tls_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "When the first certificate of a file that is in use ends.",
+        _certificates,
+        ("listener", "use", "file"),
+    ),
     _gauge("uptime_seconds", "Since the daemon was started.", lambda f: f.node.uptime_s),
     Definition(
         "build_info",

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blockd.accounts import Accounts
 from blockd.api.node import Cluster, Node, Store
 from blockd.api.types import ClusterInfo, NodeStatus
+from blockd.certificates import Certificate
 from blockd.limits import RateLimits
 from transport.errors import TransportError
 from volume.gc import GcStatus
@@ -35,6 +36,8 @@ class Facts:
     node: NodeStatus
     connections: Mapping[str, int]
     """NBD connections by volume; those to its past versions count as well."""
+    certificates: Mapping[str, Sequence[Certificate]]
+    """Those in use, by listener."""
     volumes: list[VolumeInfo]
     counters: StoreCounters
     gc: GcStatus
@@ -72,6 +75,7 @@ async def gather(node: Node) -> Facts:
     return Facts(
         node=node.node_status(found.status),
         connections=connections,
+        certificates=node.certificates(),
         volumes=found.volumes,
         counters=found.counters,
         gc=found.gc,

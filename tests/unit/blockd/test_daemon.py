@@ -9,14 +9,16 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from blockd import systemd, wiring
+from blockd import daemon, logs, systemd, wiring
 from blockd.api.client import Client
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ConnectionInfo
+from blockd.certificates import Certificate
 from blockd.config import (
     ControlConfig,
     ExportConfig,
@@ -53,6 +55,8 @@ class ScriptedListener:
         self.stays_until_hurried = False
         self.start_error: Exception | None = None
         self.reload_error: Exception | None = None
+        self.tls: list[Certificate] = []
+        self.looks = 0
         self._hurried = asyncio.Event()
 
     async def start(self) -> None:
@@ -77,6 +81,10 @@ class ScriptedListener:
 
     async def disconnect_id(self, client_id: str) -> bool | None:
         return None
+
+    def certificates(self) -> list[Certificate]:
+        self.looks += 1
+        return self.tls
 
     def reload_tls(self) -> None:
         if self.reload_error:
@@ -320,6 +328,33 @@ def test_hangup_reloads_tls_and_log_settings(stage: Stage) -> None:
     stage.run(on_hangup(stage))
     assert "tls reloaded" in stage.events
     assert logging.getLogger().level == logging.ERROR
+
+
+def ends_in(days: float) -> Certificate:
+    return Certificate("server", Path("/etc/cert.pem"), datetime.now(UTC) + timedelta(days=days))
+
+
+def test_certificates_that_end_are_warned_of_at_the_start_and_after_a_reload(
+    stage: Stage, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stage.prepare = lambda listener: listener.tls.append(ends_in(10.5))
+    logs.setup(stage.config.log)
+    stage.run(on_hangup(stage))
+    told = [line for line in capfd.readouterr().err.splitlines() if "certificate" in line]
+    assert len(told) == 2
+    for line in told:
+        assert " warning blockd.certificates " in line
+        assert "listener=nbd use=server file=/etc/cert.pem" in line
+        assert line.endswith("days_left=10")
+
+
+def test_certificates_are_looked_at_again_and_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "CERTIFICATES_EVERY_S", 0.0)  # each turn of the loop is a day
+    stage.run(on_hangup(stage))
+    assert stage.listener
+    assert stage.listener.looks > 3
 
 
 def test_hangup_names_what_needs_a_restart(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:

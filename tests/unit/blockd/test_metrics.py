@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from blockd.api.limit_types import VolumeLimits
+from blockd.certificates import Certificate
 from blockd.config import MetricsConfig, ServeConfig, TcpAddress, check
 from blockd.metrics.catalog import BOUNDS, DEFINITIONS
 from blockd.toml_decode import ConfigError
@@ -18,6 +20,7 @@ from tests.fake_cluster import INFO, N2, FakeCluster
 from tests.fake_node import FakeNode, serving
 
 MS = 1_000_000
+CERTIFICATE = Certificate("server", Path("/etc/cert.pem"), datetime(2026, 12, 1, tzinfo=UTC))
 
 
 @pytest.fixture
@@ -72,6 +75,7 @@ def test_every_metric_of_the_table_is_scraped(node: FakeNode) -> None:
     node.accounts.of(device, "nbd")
     node.rate_limits.set("vm1", VolumeLimits(iops=5))
     node.cluster = FakeCluster()
+    node.tls = [CERTIFICATE]
     text = scrape(node).text
     never_yet = {"blockd_gc_last_end_age_seconds", "blockd_scrub_last_end_timestamp_seconds"}
     by_connection = {"blockd_nbd_connections"}
@@ -115,6 +119,17 @@ def test_what_limits_have_held_back_is_told(node: FakeNode) -> None:
     assert found["blockd_limit_held_requests_total", vm1] == 1
     assert found["blockd_limit_held_seconds_total", vm1] == pytest.approx(1.0)
     assert ("blockd_limit_waiting", (("volume", "vm2"),)) not in found
+
+
+def test_the_end_of_each_certificate_is_told_by_listener_and_file(node: FakeNode) -> None:
+    authority = Certificate("client_ca", Path("/etc/clients.pem"), datetime(2036, 1, 1, tzinfo=UTC))
+    node.tls = [CERTIFICATE, authority]
+    name, text = "blockd_tls_certificate_expiry_timestamp_seconds", scrape(node).text
+    found = {labels: value for (of, labels), value in samples(text).items() if of == name}
+    assert found == {
+        (("file", "/etc/cert.pem"), ("listener", "nbd"), ("use", "server")): 1796083200.0,
+        (("file", "/etc/clients.pem"), ("listener", "nbd"), ("use", "client_ca")): 2082758400.0,
+    }
 
 
 def test_openmetrics_is_served_to_who_asks_for_it(node: FakeNode) -> None:

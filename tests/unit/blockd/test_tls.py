@@ -6,6 +6,7 @@ import logging
 import random
 import ssl
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blockd.certificates import read_end
 from blockd.tls import (
     TlsChannel,
     TlsConfigError,
@@ -309,6 +311,28 @@ def test_certificate_and_key_may_share_a_file(files: TlsFiles, tmp_path: Path) -
     both.touch(mode=0o600)
     both.write_bytes(files.server_key.read_bytes() + files.server_certificate.read_bytes())
     connected(TlsSettings(certificate=both), Client(files))
+
+
+def test_the_ends_of_certificates_in_use_are_known(files: TlsFiles, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    files.authority.server(days=40).write(certificate, key)
+    provider = TlsProvider(TlsSettings(certificate, key, client_ca=files.ca))
+    first = provider.certificates()
+    assert [(each.use, each.file) for each in first] == [
+        ("server", certificate),
+        ("client_ca", files.ca),
+    ]
+    assert first[0].ends == read_end(certificate)
+    assert first[0].ends < first[1].ends
+    files.authority.server(days=80).write(certificate, key)
+    renewed = provider.certificates()  # nobody has connected since
+    assert renewed[0].ends - first[0].ends > timedelta(days=39)
+    certificate.write_text("none")
+    assert provider.certificates() == renewed  # those that are still served
+
+
+def test_keys_alone_have_no_end(files: TlsFiles) -> None:
+    assert TlsProvider(TlsSettings(psk_file=files.psk)).certificates() == ()
 
 
 @pytest.mark.parametrize(
