@@ -75,6 +75,7 @@ try:
         native_sites,
         rendezvous_cost,
         report_sites,
+        scan_segment,
     )
 except ImportError as error:  # no quiet fallback: the store is not safe without its kernels
     raise ImportError(
@@ -150,5 +151,6 @@ __all__ = [
     "iscsi_state",
     "native_sites",
     "rendezvous_cost",
+    "scan_segment",
     "report_sites",
 ]

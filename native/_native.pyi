@@ -319,6 +319,27 @@ class Journal:
     def state(self) -> tuple[int, int, int, int, int, int, int]:
         """(lsn, synced_lsn, sealing errno or 0, ready, full, position, space_left)"""
 
+LogRun = tuple[int, int, int, int, int]
+"""Records of a volume that change it, one right behind the other: (volume number, epoch, first seq,
+last seq, highest offset behind one of them)."""
+
+def scan_segment(
+    file: object, segment_bytes: int, state: ReplayState, /
+) -> tuple[
+    ReplayState,
+    list[LogRun],
+    list[tuple[int, int, int, int, bytes]],
+    list[tuple[int, bytes]],
+    list[tuple[int, bytes, int]],
+]:
+    """What the records of a segment say, from `state` on, up to the first that does not fit.
+    `file` is what `volume.disk.File.native()` returned. Nothing is applied.
+
+    Returns (state there, runs, HEAD records as (lsn, volume number, volume epoch, seq, payload),
+    POINT records as (lsn, payload), the trees that REFER records name as (volume number, root,
+    height)), each in the order of the log. OSError; EPROTO: the next record is of a later version.
+    Releases the GIL."""
+
 def decode_segment_header(
     data: Buffer, /
 ) -> tuple[bytes, int, int, int, int, int, int, int] | None:

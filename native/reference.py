@@ -250,7 +250,8 @@ def _record_at(segment: bytes, position: int, after: Record) -> tuple[Record, by
     return record, payload
 
 
-def _replay_segment(segment: bytes, after: Record) -> list[tuple[Record, bytes]]:
+def scan(segment: bytes, after: Record) -> list[tuple[Record, bytes]]:
+    """The records of one segment that follow `after`, with their payloads."""
     found: list[tuple[Record, bytes]] = []
     position = SEGMENT_HEADER_BYTES
     while True:
@@ -278,7 +279,7 @@ def replay(segments: Sequence[bytes]) -> list[tuple[Record, bytes]]:
     for header, segment in begun:
         follows = (header.first_lsn, header.chain) == (last.lsn + 1, last.header_crc)
         if follows and header.node_epoch >= last.node_epoch:
-            found += _replay_segment(segment, last)
+            found += scan(segment, last)
             last = found[-1][0] if found else last
     return found
 

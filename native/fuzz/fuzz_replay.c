@@ -5,6 +5,7 @@
  * - the hot map it fills reads as the bytes that the records hold, in their order, and nothing of
  *   what follows the end of the log;
  * - bd_replay_proves answers yes or no from any position;
+ * - a scan ends at the same record, unless one of them does not know what a record refers to;
  * - after it the log goes on: what is appended then is found by the next replay, all before it too.
  *
  * Input: a switch (1: reseal), a length (1), then the segment from the end of its header on; the
@@ -16,6 +17,7 @@
 #include "crc32c.h"
 #include "fuzz.h"
 #include "rig.h"
+#include "scan.h"
 
 enum {
     SEGMENT = 64 << 10,
@@ -158,6 +160,24 @@ static void check_contents(struct rig *rig)
         CHECK_EQ(model_kind[next], NOTHING);
 }
 
+static void check_scan(struct rig *rig, const struct bd_replay *found, int result)
+{
+    struct bd_file file = memory_file_open(&rig->files[0]);
+    struct bd_scan scan = {
+        .reader = {
+            .file = &file, .segment_bytes = SEGMENT, .next_lsn = 1, .position = BD_SEGMENT_HEADER}};
+    CHECK_EQ(bd_log_open(&scan.reader), 0);
+    int scanned = bd_scan_segment(&scan);
+    CHECK(scanned == 0 || scanned == -EPROTO);
+    if (scanned == 0 && result == 0)
+        CHECK(scan.reader.position == found->position && scan.reader.chain == found->chain &&
+              scan.reader.next_lsn == found->next_lsn);
+    CHECK(scan.run_count <= scan.reader.next_lsn - 1);
+    for (size_t i = 0; i < scan.run_count; i++)
+        CHECK(scan.runs[i].last - scan.runs[i].first < scan.reader.next_lsn);
+    bd_scan_close(&scan);
+}
+
 /* After the replay: one more write, which the next replay finds behind all the others. */
 static void check_goes_on(struct rig *rig, const struct bd_replay *found)
 {
@@ -203,6 +223,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CHECK(first.skipped <= first.records);
     make_model(rig.files[0].bytes, first.records);
     check_contents(&rig);
+    check_scan(&rig, &first, result);
     uint64_t proof = BD_SEGMENT_HEADER + probe * 256;
     int proved = bd_replay_proves(rig.journal, 0, proof, first.next_lsn);
     CHECK(proved == 0 || proved == 1);

@@ -1,80 +1,14 @@
-/* Replay: reading the journal back after a start. The bytes are hostile until checked; what ends
- * the log is the first record that is not the one expected next. */
+/* Replay: reading the journal back after a start, and applying what it says. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bytes.h"
-#include "crc32c.h"
 #include "journal.h"
 #include "locks.h"
+#include "log_reader.h"
 #include "sites.h"
 #include "volume.h"
-
-enum { REPLAY_BUFFER = 4 << 20 }; /* read at once; more than one record of any size */
-
-struct reader {
-    struct bd_segment *segment;
-    uint64_t segment_bytes;
-    uint8_t *buffer;
-    uint64_t start; /* of the buffer, in the segment */
-    uint64_t filled;
-};
-
-/* `length` bytes at `position`, or NULL: *error 0 past the end of the segment, else -errno. */
-static const uint8_t *look(struct reader *reader, uint64_t position, uint64_t length, int *error)
-{
-    *error = 0;
-    if (position > reader->segment_bytes || length > reader->segment_bytes - position)
-        return NULL;
-    if (position < reader->start || position + length > reader->start + reader->filled) {
-        uint64_t want = reader->segment_bytes - position;
-        if (want > REPLAY_BUFFER)
-            want = REPLAY_BUFFER;
-        ssize_t got = reader->segment->file.ops->pread(&reader->segment->file, reader->buffer,
-                                                       (size_t)want, position, false);
-        if (got < 0) {
-            *error = (int)got;
-            return NULL;
-        }
-        reader->start = position;
-        reader->filled = (uint64_t)got;
-        if ((uint64_t)got < length)
-            return NULL;
-    }
-    return reader->buffer + (position - reader->start);
-}
-
-/* The record at `position`, if it is the one that must come next: 1, 0 or -errno (-EPROTO: it is,
- * but of a later version). */
-static int next_record(struct bd_replay *replay, struct reader *reader, uint64_t position,
-                       struct bd_record *record, const uint8_t **payload)
-{
-    int error;
-    const uint8_t *bytes = look(reader, position, BD_RECORD_HEADER, &error);
-    if (bytes == NULL)
-        return error;
-    int known = bd_record_decode(bytes, record);
-    if (known == -EBADMSG || record->lsn != replay->next_lsn ||
-        record->node_epoch < replay->node_epoch)
-        return 0;
-    if (record->chain != replay->chain && !bd_site_fires(BD_SITE_ANY_CHAIN))
-        return 0;
-    if (known < 0)
-        return known; /* the next record, by a later version: dropping the rest is no answer */
-    *payload = NULL;
-    if (bd_record_has_payload(record->op)) {
-        uint64_t length = bd_record_payload(record);
-        bytes = look(reader, position, BD_RECORD_HEADER + length, &error);
-        if (bytes == NULL)
-            return error;
-        *payload = bytes + BD_RECORD_HEADER;
-        if (bd_crc32c(0, *payload, (size_t)length) != record->payload_crc &&
-            !bd_site_fires(BD_SITE_ANY_PAYLOAD))
-            return 0;
-    }
-    return 1;
-}
 
 static void note_row(struct bd_replay *replay, const struct bd_record *record)
 {
@@ -183,39 +117,36 @@ int bd_replay_segment(struct bd_replay *replay, uint32_t slot)
     struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
     if (segment == NULL)
         return -ENOENT;
-    struct reader reader = {.segment = segment, .segment_bytes = journal->segment_bytes};
-    reader.buffer = malloc(REPLAY_BUFFER);
-    if (reader.buffer == NULL)
-        return -ENOMEM;
-    int result;
-    for (;;) {
+    struct bd_log_reader reader = {.file = &segment->file,
+                                   .segment_bytes = journal->segment_bytes,
+                                   .next_lsn = replay->next_lsn,
+                                   .chain = replay->chain,
+                                   .node_epoch = replay->node_epoch,
+                                   .position = replay->position};
+    int result = bd_log_open(&reader);
+    while (result == 0) {
         struct bd_record record;
         const uint8_t *payload = NULL;
-        uint64_t position = replay->position;
-        result = next_record(replay, &reader, position, &record, &payload);
-        if (result == 0 && position % BD_SECTOR != 0) {
-            /* after a sync the log goes on at the next sector */
-            position = (position + BD_SECTOR - 1) & ~(uint64_t)(BD_SECTOR - 1);
-            result = next_record(replay, &reader, position, &record, &payload);
-        }
+        result = bd_log_next(&reader, &record, &payload);
         if (result != 1)
             break;
+        result = 0;
         if (beyond_end(replay, &record)) {
             replay->ended = true;
-            result = 0;
             break;
         }
-        result = apply(replay, segment, position, &record, payload);
+        result = apply(replay, segment, reader.found, &record, payload);
         if (result < 0)
             break;
+        bd_log_take(&reader, &record);
         segment->last_lsn = record.lsn;
-        replay->position = position + bd_record_footprint(&record);
-        replay->next_lsn = record.lsn + 1;
-        replay->chain = record.header_crc;
-        replay->node_epoch = record.node_epoch;
+        replay->position = reader.position;
+        replay->next_lsn = reader.next_lsn;
+        replay->chain = reader.chain;
+        replay->node_epoch = reader.node_epoch;
         replay->records++;
     }
-    free(reader.buffer);
+    bd_log_close(&reader);
     return result;
 }
 
@@ -224,15 +155,12 @@ int bd_replay_proves(struct bd_journal *journal, uint32_t slot, uint64_t positio
     struct bd_segment *segment = slot < BD_MAX_SLOTS ? journal->segments[slot] : NULL;
     if (segment == NULL)
         return -ENOENT;
-    struct reader reader = {.segment = segment, .segment_bytes = journal->segment_bytes};
-    reader.buffer = malloc(REPLAY_BUFFER);
-    if (reader.buffer == NULL)
-        return -ENOMEM;
-    int result = 0;
+    struct bd_log_reader reader = {.file = &segment->file, .segment_bytes = journal->segment_bytes};
+    int result = bd_log_open(&reader);
     position = (position + BD_RECORD_ALIGN - 1) & ~(uint64_t)(BD_RECORD_ALIGN - 1);
     for (; result == 0; position += BD_RECORD_ALIGN) {
         int error;
-        const uint8_t *bytes = look(&reader, position, BD_RECORD_HEADER, &error);
+        const uint8_t *bytes = bd_log_bytes(&reader, position, BD_RECORD_HEADER, &error);
         if (bytes == NULL) {
             result = error;
             break;
@@ -243,6 +171,6 @@ int bd_replay_proves(struct bd_journal *journal, uint32_t slot, uint64_t positio
             record.seq >= lsn)
             result = 1;
     }
-    free(reader.buffer);
+    bd_log_close(&reader);
     return result;
 }

@@ -1,5 +1,6 @@
 """Segments that C wrote, read by the twin, and the other way round; what damage does to both."""
 
+import errno
 import random
 from collections.abc import Iterator
 
@@ -17,10 +18,12 @@ from native import (
     VolumeCore,
     decode_segment_header,
     reference,
+    scan_segment,
 )
 from native.reference import (
     HEAD,
     MARK,
+    POINT,
     REFER,
     REFER_PAYLOAD,
     UNMAP,
@@ -151,6 +154,58 @@ def native_replay(images: list[bytes]) -> tuple[int, int, dict[int, bytes | None
     return records, core.state()[0], sectors
 
 
+def native_scan(images: list[bytes]) -> list[object]:
+    """What `scan_segment` says of each segment that goes on where another ended."""
+    said: list[object] = []
+    state = (1, 0, 0, 4096)
+    for slot, header in in_order(images):
+        if (header.first_lsn, header.chain) != state[:2]:
+            continue
+        file = MemoryFile(SEGMENT)
+        file.image[:] = images[slot]
+        state, *found = scan_segment(file, SEGMENT, (*state[:3], 4096))
+        said.append((state[:3], *found))
+    return said
+
+
+def twin_scan(images: list[bytes]) -> list[object]:
+    said: list[object] = []
+    last = Record(MARK, 0)
+    for slot, header in in_order(images):
+        if (header.first_lsn, header.chain) != (last.lsn + 1, last.header_crc):
+            continue
+        found = reference.scan(images[slot], last)
+        if found:
+            last = found[-1][0]
+        state = (last.lsn + 1, last.header_crc, last.node_epoch)
+        said.append((state, *told(found)))
+    return said
+
+
+def told(found: list[tuple[Record, bytes]]) -> tuple[object, ...]:
+    """What a scan has to say of these records: runs, heads, points, trees."""
+    runs: list[list[int]] = []
+    for record, _ in found:
+        if record.op not in (WRITE, UNMAP, ZERO, REFER):
+            continue
+        this = [record.volume, record.volume_epoch]
+        end = record.offset + record.length
+        if runs and runs[-1][:2] == this and runs[-1][3] + 1 == record.seq:
+            runs[-1][3:] = [record.seq, max(runs[-1][4], end)]
+        else:
+            runs.append([*this, record.seq, record.seq, end])
+    return (
+        [tuple(run) for run in runs],
+        [
+            (record.lsn, record.volume, record.volume_epoch, record.seq, payload)
+            for record, payload in found
+            if record.op == HEAD
+        ],
+        [(record.lsn, payload) for record, payload in found if record.op == POINT],
+        [(record.volume, data[:32], data[41]) for record, data in found if record.op == REFER],
+    )
+
+
 def in_order(images: list[bytes]) -> Iterator[tuple[int, SegmentHeader]]:
     found = [(slot, reference.decode_segment_header(image)) for slot, image in enumerate(images)]
     begun = [(slot, header) for slot, header in found if header is not None]
@@ -168,6 +223,7 @@ def check_both_agree(images: list[bytes]) -> int:
             model.unmap(record.offset, record.length)
         seq = record.seq if record.op in (WRITE, UNMAP, ZERO) else seq
     assert native_replay(images) == (len(found), seq, model.active)
+    assert native_scan(images) == twin_scan(images)
     return len(found)
 
 
@@ -175,6 +231,37 @@ def test_both_replay_the_same() -> None:
     for seed in range(3):
         images = filled(seed).images()
         assert check_both_agree(images) > 60
+
+
+def test_both_tell_the_same_of_heads_points_and_trees() -> None:
+    log = filled(4, steps=20)
+    other = VolumeCore(log.journal, PlaceTable(0), 3, 1, 4096, SIZE, 0, 0)
+    for number in range(20):
+        log.append(OP_WRITE, 512 * number, 512, bytes([number]) * 512)
+        other.submit([Request(OP_WRITE, 4096 * number, 512, bytes(512))], log.now_ns)
+        log.journal.append_head(9, 4, 70 + number, b"head %d" % number, log.now_ns)
+        if number % 5 == 0:
+            log.refer(4096 * number, 8192, bytes([number + 1]) * 32, 1 + number % 3, 4096)
+            log.journal.append_point([log.core, other], b"tail", log.now_ns)
+    images = log.images()
+    said = native_scan(images)
+    assert said == twin_scan(images)
+    _, runs, heads, points, trees = zip(*said, strict=True)
+    assert sum(map(len, runs)) >= 40
+    assert [sum(map(len, each)) for each in (heads, points, trees)] == [20, 4, 4]
+
+
+def test_a_scan_of_a_file_that_ends_early_or_fails() -> None:
+    image = LOG[0]
+    file = MemoryFile(SEGMENT)
+    file.image[:] = image
+    whole = scan_segment(file, SEGMENT, (1, 0, 0, 4096))
+    assert scan_segment(file, 1 << 63, (1, 0, 0, 4096)) == whole  # no more than there is
+    assert scan_segment(file, 4096, (1, 0, 0, 4096)) == ((1, 0, 0, 4096), [], [], [], [])
+    assert scan_segment(file, SEGMENT, (2, 0, 0, 4096))[1:] == ([], [], [], [])
+    file.error = OSError(errno.EIO, "gone")
+    with pytest.raises(OSError, match="Input/output"):
+        scan_segment(file, SEGMENT, (1, 0, 0, 4096))
 
 
 LOG = filled(7).images()
@@ -201,6 +288,8 @@ def test_both_refuse_a_later_version() -> None:
         reference.replay(changed)
     with pytest.raises(OSError, match="Protocol error"):
         native_replay(changed)
+    with pytest.raises(OSError, match="Protocol error"):
+        native_scan(changed)
 
 
 @given(headers)
