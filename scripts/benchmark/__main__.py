@@ -116,6 +116,10 @@ if __name__ == "__main__":
         import restart
 
         restart.main(sys.argv[2:], PAGE)
+    elif sys.argv[1:2] == ["neighbours"]:
+        import neighbours
+
+        neighbours.main(sys.argv[2:], PAGE.with_name("qos.md"))
     elif sys.argv[1:2] == ["erasure"]:
         from erasure import command as erasure_command
 
