@@ -1,5 +1,7 @@
 """Real daemons as nodes of a cluster, with a real etcd: made, joined, seen, killed, removed."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -143,6 +145,18 @@ def test_a_node_that_is_killed_is_shown_with_the_reason(nodes: Nodes) -> None:
     assert gone.reason
     assert not gone.asks_us
     assert "not connected, does not ask us" in table(nodes, "n1")[1]
+
+
+def test_a_node_that_is_paused_is_noticed_and_comes_back(nodes: Nodes) -> None:
+    up(nodes, "n1", "n2")
+    os.kill(nodes.daemons["n2"].pid, signal.SIGSTOP)
+    try:
+        until(lambda: nodes.connected("n1") == {"n1"}, "n2 is silent")
+        assert nodes.show("n1").nodes[1].reason.startswith(("silent", "lost", "no greeting"))
+    finally:
+        os.kill(nodes.daemons["n2"].pid, signal.SIGCONT)
+    for name in ("n1", "n2"):
+        until(lambda name=name: nodes.connected(name) == {"n1", "n2"}, "both")  # type: ignore[misc]
 
 
 def test_a_node_that_is_removed_is_cut_off(nodes: Nodes) -> None:
