@@ -493,6 +493,7 @@ class Sessions:
             match event:
                 case answerer.Opened():
                     self._replace_older(link, incoming)
+                    self._hurry(incoming.who)
                 case answerer.Asked(number, message):
                     self._asked(incoming, number, message)
                 case answerer.Ended(reason, text):
@@ -507,6 +508,11 @@ class Sessions:
         for other, each in list(self._incoming.items()):
             if other is not link and each.who == incoming.who and isinstance(each.who, Peer):
                 self._send_away(other, each)
+
+    def _hurry(self, who: Peer | Guest) -> None:
+        """Who has connected can be connected to."""
+        if isinstance(who, Peer) and (outgoing := self._outgoing.get(who.node)):
+            outgoing.caller.hurry(self._clock())
 
     def _send_away(self, link: Link, incoming: _Incoming) -> None:
         self._follow_incoming(link, incoming, incoming.engine.close())

@@ -258,6 +258,14 @@ class Caller:
             self._due = self._next_due(now)
         return events
 
+    def hurry(self, now: float) -> None:
+        """It is known to be there: if there is no session, try now and not later, unless what it
+        said last was nonsense."""
+        nonsense = self.last is not None and self.last.reason is Reason.NONSENSE
+        if self._state == _IDLE and not nonsense:
+            self._retry_at = now
+            self._due = min(self._due, now)
+
     def close(self, now: float) -> list[Event]:
         """End everything. `take` may have a BYE to send."""
         events: list[Event] = []

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import pytest
 import zmq
@@ -175,6 +176,19 @@ def test_a_node_that_restarts_is_asked_again_where_it_was(stack: ExitStack) -> N
     again.know([a.peer])
     a.know([again.peer])
     assert a.ask(again, SYNC) == ACK
+
+
+def test_a_node_that_connects_is_connected_to_at_once(stack: ExitStack) -> None:
+    patient = replace(QUICK, reconnect_first_s=3600.0, reconnect_most_s=3600.0)
+    a, b = PeerNode("a", policy=patient), PeerNode("b")
+    for node in (a, b):
+        stack.callback(node.sessions.stop)
+    a.sessions.start()
+    a.know([b.peer])  # which is not started, and lets nobody in
+    until(lambda: a.state(b).reason != "", "a has tried")
+    b.sessions.start()
+    b.know([a.peer])
+    a.until_connected(b)
 
 
 def test_the_next_address_is_tried(stack: ExitStack) -> None:

@@ -90,6 +90,26 @@ def test_tries_come_at_growing_intervals_up_to_a_bound() -> None:
     assert pauses[-1] == pytest.approx(POLICY.reconnect_most_s / 2)
 
 
+def test_a_peer_that_is_known_to_be_there_is_tried_at_once() -> None:
+    engine = new_caller()
+    for now in range(1, 9):
+        engine.lost(float(now), "refused")
+        engine.poll(engine.deadline)
+    engine.lost(9.0, "refused")
+    assert engine.poll(9.1) == []
+    engine.hurry(9.1)
+    assert engine.poll(9.1) == [caller.Connect()]
+    engine.hurry(9.2)
+    assert engine.poll(9.2) == []  # it is being tried
+
+
+def test_who_spoke_nonsense_is_not_hurried_to() -> None:
+    engine = opened_caller()
+    engine.received([b"garbage"], 1.0)
+    engine.hurry(1.1)
+    assert engine.poll(1.1) == []
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
