@@ -1,7 +1,7 @@
 """Composition root: store, listeners and control API on one uvloop, from start to drain.
 
-    start   open the store (recovers) -> create missing volumes -> targets -> cluster, if it is in
-            one -> control API -> NBD and iSCSI -> ready
+    start   open the store (recovers) -> create missing volumes -> access lists -> targets
+            -> cluster, if it is in one -> control API -> NBD and iSCSI -> ready
     stop    NBD and iSCSI stop taking clients and drain, together -> control API
             -> peers are told good-bye -> the request loop ends -> the store closes (checkpoint)
 
@@ -34,6 +34,7 @@ from typing import Protocol
 import uvloop
 
 from blockd import logs, systemd
+from blockd.access.book import AccessBook, VolumeAccess
 from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
@@ -79,6 +80,7 @@ class Listener(AnyListener, Protocol):
     def connections(self) -> list[ConnectionInfo]: ...
     async def disconnect_id(self, client_id: str) -> bool | None: ...
     def certificates(self) -> Sequence[Certificate]: ...
+    async def bar(self) -> list[str]: ...
     def reload_tls(self) -> None:
         """Read the TLS files again. Raises when they cannot be used, and keeps the old ones."""
 
@@ -88,6 +90,7 @@ class IscsiListener(AnyListener, Protocol):
 
     def sessions(self) -> list[SessionInfo]: ...
     async def disconnect_id(self, client_id: str) -> bool | None: ...
+    async def bar(self) -> list[str]: ...
 
 
 class ClusterNode(Cluster, Protocol):
@@ -103,10 +106,12 @@ OpenStore = Callable[[ServeConfig, LoopScheduler], Store]
 OpenTargets = Callable[[ServeConfig, Store], TargetRegistry]
 Sockets = list[socket.socket]
 MakeListener = Callable[
-    [ServeConfig, Exports, Sockets, RequestLoop | None, Accounts, RateLimits], Listener
+    [ServeConfig, Exports, VolumeAccess, Sockets, RequestLoop | None, Accounts, RateLimits],
+    Listener,
 ]
 MakeIscsi = Callable[
-    [ServeConfig, TargetRegistry, Sockets, RequestLoop | None, Accounts, RateLimits], IscsiListener
+    [ServeConfig, TargetRegistry, VolumeAccess, Sockets, RequestLoop | None, Accounts, RateLimits],
+    IscsiListener,
 ]
 
 MakeCluster = Callable[[ServeConfig, Store, str], ClusterNode | None]
@@ -144,6 +149,7 @@ class Daemon:
         self._targets: TargetRegistry | None = None
         self._listener: Listener | None = None
         self._iscsi: IscsiListener | None = None
+        self._access: AccessBook | None = None
         self._accounts: Accounts | None = None
         self._cluster: ClusterNode | None = None
         self._metrics: tuple[str, ...] = ()
@@ -160,6 +166,11 @@ class Daemon:
     def targets(self) -> TargetRegistry:
         assert self._targets is not None
         return self._targets
+
+    @property
+    def access(self) -> AccessBook:
+        assert self._access is not None
+        return self._access
 
     @property
     def accounts(self) -> Accounts:
@@ -223,14 +234,17 @@ class Daemon:
             self._store = await stack.enter_async_context(self._opened_store())
             await self._create_missing_volumes()
             parts = self._parts
+            self._access = access = await asyncio.to_thread(AccessBook, self.store)
             self._targets = await asyncio.to_thread(parts.open_targets, config, self.store)
             loop = await stack.enter_async_context(self._request_loop())
             self._accounts = Accounts(self.store)
             self._rate_limits = await asyncio.to_thread(RateLimits, self.store)
             self._cluster = await stack.enter_async_context(self._clustered())
             shared = loop, self._accounts, self._rate_limits
-            self._listener = parts.make_listener(config, self.store, passed.nbd, *shared)
-            self._iscsi = parts.make_iscsi(config, self._targets, passed.iscsi, *shared)
+            self._listener = parts.make_listener(config, self.store, access, passed.nbd, *shared)
+            self._iscsi = parts.make_iscsi(config, self._targets, access, passed.iscsi, *shared)
+            access.watch(self._listener.bar)
+            access.watch(self._iscsi.bar)
             await stack.enter_async_context(self._controlled(passed.control))
             await stack.enter_async_context(self._measured())
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))

@@ -34,6 +34,10 @@ class BlockDevice(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def volume_uuid(self) -> bytes:
+        """16 bytes: of the volume that it is, or a past version of."""
+
+    @property
     def size(self) -> int: ...
     @property
     def block_size(self) -> int: ...
@@ -85,10 +89,6 @@ class LastingDevice(BlockDevice, Protocol):
     @property
     def uuid(self) -> bytes:
         """16 bytes; what else has the same is the same, whatever it is called."""
-
-    @property
-    def volume_uuid(self) -> bytes:
-        """Of the volume that it is, or a past version of."""
 
     @property
     def retired(self) -> bool:

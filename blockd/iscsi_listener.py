@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
+from blockd.access.book import VolumeAccess
 from blockd.accounts import Accounts
 from blockd.api.iscsi_types import SessionInfo
 from blockd.attach import split
@@ -33,6 +34,8 @@ from blockd.request_loop import RequestLoop
 from blockd.sockets import Bind, bind_tcp, bound_name
 from blockd.workers import Done, Workers
 from volume.errors import InvalidName, NoSuchVersion, NoSuchVolume, VolumeError
+
+logger = logging.getLogger(__name__)
 
 MAX_OPEN_VERSIONS = 256  # held by connections at once, or being opened
 TICK_S = 1.0
@@ -74,6 +77,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
     def __init__(
         self,
         targets: ServedTargets,
+        access: VolumeAccess,
         *,
         portals: Sequence[PortalAddress] = (),
         adopted: Sequence[socket.socket] = (),
@@ -98,7 +102,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
             rate_limits=rate_limits,
             bind=bind,
         )
-        self.node = Node(targets, limits, self.accounts, self.rate_limits)
+        self.node = Node(targets, limits, self.accounts, self.rate_limits, access)
         self._targets = targets
         self._groups_left = portal_groups(portals)  # of addresses that are not bound yet
         self._groups = list(range(1, len(adopted) + 1))  # of sockets, in order
@@ -161,6 +165,20 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         )
         client = next(found, None)
         return None if client is None else await self.disconnect(client)
+
+    async def bar(self) -> list[str]:
+        """Access lists have changed: end the sessions that may not keep what they have, and show
+        the others what they may have now. The ids of the first."""
+        infos = {tsih: session.info(tsih) for tsih, session in self.node.open_sessions()}
+        barred = [infos[tsih] for tsih in self.node.bar("it is not let in any more")]
+        for session in barred:
+            facts = {
+                "peer": session.peer,
+                "initiator": session.initiator,
+                "target": session.target,
+            }
+            logger.warning("iscsi session ended, it is not let in any more", extra=facts)
+        return [session.id for session in barred]
 
     def _logged_in(self) -> list[tuple[int, IscsiProtocol]]:
         """TSIH and connection of each session, in order of login."""

@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from blockd.access import networks
+from blockd.access.book import VolumeAccess
+from blockd.access.rules import Client
 from blockd.accounts import Accounts
 from blockd.api.types import ConnectionInfo
 from blockd.certificates import Certificate
@@ -26,11 +29,13 @@ from blockd.nbd.limits import Limits
 from blockd.nbd.lookups import Answer, OpenVersion, Question, Unavailable, look_up
 from blockd.nbd_protocol import NbdProtocol
 from blockd.request_loop import RequestLoop
-from blockd.sockets import Bind, ListenError, bind_tcp
+from blockd.sockets import Bind, ListenError, bind_tcp, peer_of
 from blockd.tls import TlsChannel, TlsProvider
 from native import OP_READ, OP_WRITE
 
 __all__ = ["ListenError", "NbdListener"]
+
+logger = logging.getLogger(__name__)
 
 LOOKUP_THREADS = 4  # versions being looked for at once, in the whole process
 MAX_OPEN_VERSIONS = 256  # of all clients together; several connections to one count each
@@ -45,6 +50,7 @@ class NbdListener(ClientListener[NbdProtocol]):
         self,
         exports: Exports,
         policies: Policies,
+        access: VolumeAccess,
         *,
         tcp: Sequence[TcpAddress] = (),
         unix: Path | None = None,
@@ -86,6 +92,7 @@ class NbdListener(ClientListener[NbdProtocol]):
         )
         self._exports = exports
         self._policies = policies
+        self._access = access
         self._limits = limits
         self._list_versions = list_versions
         self._max_open_versions = max_open_versions
@@ -107,6 +114,17 @@ class NbdListener(ClientListener[NbdProtocol]):
         client = next(found, None)
         return None if client is None else await self.disconnect(client)
 
+    async def bar(self) -> list[str]:
+        """Access lists have changed: end the connections of who may not have what he has. What is
+        in flight is finished first, nothing new is done. Their ids."""
+        barred = [client for client in self._clients if not client.keeps(self._access)]
+        for client in barred:
+            facts = {"peer": client.peer, "export": client.engine.export_name}
+            logger.warning("nbd client ended, it is not let in any more", extra=facts)
+        ids = [_id(client) for client in barred]
+        await asyncio.gather(*map(self.disconnect, barred))
+        return ids
+
     async def _stopped(self) -> None:
         # The store is closed behind us, and must not be while somebody looks for something in it.
         await asyncio.to_thread(self._lookups.shutdown, cancel_futures=True)
@@ -126,11 +144,15 @@ class NbdListener(ClientListener[NbdProtocol]):
     def admit(self, client: NbdProtocol, transport: asyncio.Transport) -> Connection | None:
         if not self.enter(client, transport):
             return None
+        peer = peer_of(transport)
+        address = None if peer.address is None else networks.address(peer.address.host)
         return Connection(
             self._exports,
             limits=self._limits,
             tls=self._tls_mode,
             policies=self._policies,
+            access=self._access,
+            client=Client(address=address, uid=peer.uid),
             peer=client.peer,
             list_versions=self._list_versions,
         )

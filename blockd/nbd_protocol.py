@@ -14,11 +14,14 @@ from typing import Protocol
 
 from typing_extensions import Buffer
 
+from blockd.access.book import VolumeAccess
+from blockd.access.rules import Grant
 from blockd.client_protocol import RECEIVE_BYTES, ClientProtocol, Host, scratch
 from blockd.device import BlockDevice, ServedByCore
 from blockd.nbd.connection import Connection
 from blockd.nbd.events import (
     Attached,
+    Barred,
     Detached,
     LookUp,
     Opened,
@@ -62,6 +65,13 @@ class NbdProtocol(ClientProtocol[Connection]):
     def open_versions(self) -> int:
         """Versions that are open for this client, or being opened."""
         return self._looking_up + (self._held is not None) + self._on_version
+
+    def keeps(self, access: VolumeAccess) -> bool:
+        """Whether access lists let it have what it is attached to, as it is."""
+        if self._device is None or self._broken:
+            return True
+        grant = access.grant(self._device, self.engine.client)
+        return grant is Grant.WRITE or (grant is Grant.READ and self.engine.read_only)
 
     def stats(self) -> Stats:
         """Counters up to now, those of the request loop included."""
@@ -174,6 +184,9 @@ class NbdProtocol(ClientProtocol[Connection]):
                 self._hold(event.device)
             elif isinstance(event, Released):
                 self._release()
+            elif isinstance(event, Barred):
+                kind = f"not let in to {event.volume}"
+                self._log(logging.WARNING, kind, "nbd client not let in", volume=event.volume)
             elif isinstance(event, Attached):
                 self._attach(event.device)
             elif isinstance(event, Detached):

@@ -12,6 +12,7 @@ Sessions are never resumed: a ticket would outlive a withdrawn certificate or ke
 """
 
 import binascii
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -90,7 +91,7 @@ class TlsChannel:
         """
         self.established = self._session.handshake()
         if self.established:
-            self.identity = TlsIdentity(names=_names(self._session))
+            self.identity = _identity(self._session)
         return self.established
 
     def read_into(self, target: Buffer) -> int:
@@ -305,17 +306,19 @@ def _psk_line(line: bytes) -> tuple[bytes, bytes]:
     return identity, key
 
 
-def _names(session: _tls.Session) -> tuple[str, ...]:
+def _identity(session: _tls.Session) -> TlsIdentity:
     """What the client has proved to be called: its PSK identity, or the names in its certificate
     (common name, then the DNS, URI and e-mail names)."""
     identity = session.psk_identity
     if identity is not None:
-        return (identity.decode("utf-8", "backslashreplace"),)
+        return TlsIdentity((identity.decode("utf-8", "backslashreplace"),), by_psk=True)
     der = session.peer_certificate
     if der is None:
-        return ()
+        return TlsIdentity(())
+    fingerprint = hashlib.sha256(der).hexdigest()
     try:
-        return certificate_names(x509.load_der_x509_certificate(der))
+        names = certificate_names(x509.load_der_x509_certificate(der))
+        return TlsIdentity(names, fingerprint)
     except ValueError as error:
         raise TlsError(f"handshake: client certificate refused: {error}") from error
 

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from blockd.access.book import VolumeAccess
 from blockd.accounts import Accounts
 from blockd.api.node import Store
 from blockd.chap_file import read_chap, read_mutual_chap
@@ -84,6 +85,7 @@ class ConfiguredPolicies:
 def make_listener(
     config: ServeConfig,
     exports: Exports,
+    access: VolumeAccess,
     adopted: list[socket.socket],
     request_loop: RequestLoop | None = None,
     accounts: Accounts | None = None,
@@ -97,6 +99,7 @@ def make_listener(
     return NbdListener(
         exports,
         ConfiguredPolicies(config.exports),
+        access,
         tcp=() if adopted else nbd.listen,
         unix=None if adopted else config.nbd_socket,
         adopted=adopted,
@@ -138,6 +141,7 @@ def open_targets(config: ServeConfig, store: Store) -> TargetRegistry:
 def make_iscsi(
     config: ServeConfig,
     targets: TargetRegistry,
+    access: VolumeAccess,
     adopted: list[socket.socket],
     request_loop: RequestLoop | None = None,
     accounts: Accounts | None = None,
@@ -148,6 +152,7 @@ def make_iscsi(
     iscsi = config.iscsi
     return IscsiListener(
         targets,
+        access,
         portals=() if adopted else iscsi.listen,
         adopted=adopted,
         limits=IscsiLimits(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from blockd.access.book import AccessBook
 from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
@@ -33,6 +34,7 @@ class FakeNode:
     def __init__(self, control: Path) -> None:
         self.store = FakeStore()
         self.targets = TargetRegistry(self.store)
+        self.access = AccessBook(self.store)
         self.accounts = Accounts(self.store)
         self.rate_limits = RateLimits(self.store)
         self.control = control
@@ -47,6 +49,7 @@ class FakeNode:
         """Forget volumes, clients and planned failures."""
         self.store.reset()
         self.targets = TargetRegistry(self.store)
+        self.access = AccessBook(self.store)
         self.accounts = Accounts(self.store)
         self.rate_limits = RateLimits(self.store)
         self.clients = []

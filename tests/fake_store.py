@@ -15,6 +15,7 @@ from tests.fake_versions import NOW_NS, FakeSnapshots, FakeVersions
 from tests.fakes import MemoryDevice
 from volume import refs
 from volume.errors import (
+    CorruptData,
     InvalidName,
     InvalidSize,
     NoSuchVolume,
@@ -133,7 +134,13 @@ class FakeStore:
         self.devices[old.uuid.hex()] = MemoryDevice(name)
 
     def kept(self, prefix: str, damaged: Damaged | None = None) -> dict[str, bytes]:
-        return {name: value for name, value in self.states.items() if name.startswith(prefix)}
+        """A value that is "damaged" is, for who wants to know."""
+        found = {name: value for name, value in self.states.items() if name.startswith(prefix)}
+        for name in [name for name, value in found.items() if damaged and value == b"damaged"]:
+            assert damaged is not None
+            damaged(name, CorruptData(name))
+            del found[name]
+        return found
 
     def keep(self, name: str, value: bytes | None) -> None:
         self._fail()

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from blockd.access.rules import AccessList, Client, Grant, Rule
 from blockd.device import STATE_CHANGED, STATE_HOLE, STATE_ZERO, BlockDevice, Changes, Done
 from blockd.nbd.access import ExportPolicy
 from native import (
@@ -310,3 +311,18 @@ class FakePolicies:
 
     def policy(self, export_name: str) -> ExportPolicy:
         return self.by_name.get(export_name, ExportPolicy())
+
+
+@dataclass
+class FakeAccess:
+    """Satisfies blockd.access.book.VolumeAccess: lists by the names of volumes."""
+
+    lists: dict[str, AccessList] = field(default_factory=dict)
+
+    def grant(self, device: BlockDevice, client: Client) -> Grant:
+        access = self.lists.get(device.name.partition("@")[0])
+        return Grant.WRITE if access is None else access.grant(client)
+
+    def put(self, volume: str, *rules: Rule) -> None:
+        """Give a volume a list of these rules."""
+        self.lists[volume] = AccessList(rules)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from blockd.device import BlockDevice
 from blockd.iscsi import pdu, text
 from blockd.iscsi.connection import Connection
 from blockd.iscsi.events import Close, LookUp, Submit, Work
@@ -40,6 +41,9 @@ class FakeTargets:
 
     def all(self) -> Sequence[Target]:
         return list(self._targets.values())
+
+    def volume_of(self, name: str) -> BlockDevice | None:
+        return None
 
     def portals(self, arrived_at: Portal) -> Sequence[Portal]:
         return [arrived_at]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import uvloop
 
+from blockd.access.book import Everybody
 from blockd.config import IscsiConfig, ServeConfig, parse_portal
 from blockd.iscsi import pdu
 from blockd.iscsi.connection import Connection
@@ -47,7 +48,9 @@ class Server(OnLoop):
             store.create_volume(VOLUME, SIZE)
         self.request_loop = RequestLoop(threads) if threads else None
         targets = open_targets(config, self.store)
-        self.listener: IscsiListener = make_iscsi(config, targets, [], self.request_loop)
+        self.listener: IscsiListener = make_iscsi(
+            config, targets, Everybody(), [], self.request_loop
+        )
         self.begin(self._start()).result(TIMEOUT_S)
 
     async def _start(self) -> None:

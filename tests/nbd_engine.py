@@ -4,10 +4,15 @@
 gives a tests.nbd_client.Session that talks to it, so that a test reads like one over a socket.
 """
 
+from typing import Any
+
+from blockd.access.book import Everybody, VolumeAccess
+from blockd.access.rules import Client
 from blockd.nbd.access import ExportPolicy, TlsIdentity, TlsMode
 from blockd.nbd.connection import Connection
 from blockd.nbd.events import (
     Attached,
+    Barred,
     Close,
     Detached,
     LookUp,
@@ -24,7 +29,8 @@ from tests.nbd_client import Session
 
 
 class Engine:
-    """A connection to `devices` (one MemoryDevice by default). `closed` is the last event."""
+    """A connection to `devices` (one MemoryDevice by default). `closed` is the last event, `barred`
+    the volumes that access lists kept from the client."""
 
     def __init__(
         self,
@@ -32,6 +38,8 @@ class Engine:
         limits: Limits | None = None,
         tls: TlsMode = TlsMode.OFF,
         policies: dict[str, ExportPolicy] | None = None,
+        access: VolumeAccess | None = None,
+        known: Client | None = None,
         piece: int | None = None,
         list_versions: bool = False,
     ) -> None:
@@ -42,6 +50,8 @@ class Engine:
             limits=limits or Limits(),
             tls=tls,
             policies=FakePolicies(policies or {}),
+            access=access or Everybody(),
+            client=known or Client(),
             peer="test",
             list_versions=list_versions,
         )
@@ -58,6 +68,7 @@ class Engine:
         self.question: Question | None = None
         """The one that waits."""
         self.closed: Close | None = None
+        self.barred: list[str] = []
         self.pump()
 
     @property
@@ -90,9 +101,9 @@ class Engine:
         self.connection.drain()
         self.pump()
 
-    def start_tls(self, *names: str) -> None:
+    def start_tls(self, *names: str, **more: Any) -> None:
         """The TLS handshake succeeded, for a client with these names (none: not authenticated)."""
-        self.connection.tls_started(TlsIdentity(names) if names else None)
+        self.connection.tls_started(TlsIdentity(names, **more) if names else None)
         self.pump()
 
     def answer(self) -> None:
@@ -143,6 +154,8 @@ class Engine:
                 event.device.detach("test")
             case StartTls():
                 self.starttls += 1
+            case Barred():
+                self.barred.append(event.volume)
             case Close():
                 self.closed = event
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import uvloop
 
+from blockd.access.book import Everybody
 from blockd.config import TcpAddress
 from blockd.listener import NbdListener
 from blockd.nbd_protocol import NbdProtocol
@@ -90,6 +91,7 @@ class LoopServer(OnLoop):
         self.listener = NbdListener(
             self.rig.store,
             FakePolicies({}),
+            Everybody(),
             tcp=[TcpAddress("127.0.0.1", 0)],
             request_loop=self.request_loop,
             **more,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from blockd.access.book import Everybody, VolumeAccess
 from blockd.config import TcpAddress
 from blockd.listener import NbdListener
 from blockd.nbd.access import ExportPolicy
@@ -107,6 +108,7 @@ def serving(
     *,
     device: MemoryDevice | None = None,
     policies: dict[str, ExportPolicy] | None = None,
+    access: VolumeAccess | None = None,
     **options: Any,
 ) -> Iterator[Served]:
     """Serve `device` with the given options of NbdListener; on a free TCP port without any."""
@@ -114,7 +116,8 @@ def serving(
     if not {"tcp", "unix", "adopted"} & options.keys():
         options["tcp"] = [TcpAddress("127.0.0.1", 0)]
     exports = FakeExports([device])
-    listener = NbdListener(exports, FakePolicies(policies or {}), **options)
+    access = access or Everybody()
+    listener = NbdListener(exports, FakePolicies(policies or {}), access, **options)
     with loop_in_thread(LOOPS[loop_name]()) as loop:
         served = Served(listener, device, exports, loop)
         served.begin(listener.start()).result(TIMEOUT_S)

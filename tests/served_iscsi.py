@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from blockd.access.book import Everybody, VolumeAccess
 from blockd.config import parse_portal
 from blockd.device import LastingDevice
 from blockd.iscsi import pdu
@@ -151,6 +152,7 @@ def serving_iscsi(
     *,
     world: World | None = None,
     portals: Sequence[str] = ("127.0.0.1:0",),
+    access: VolumeAccess | None = None,
     **options: Any,
 ) -> Iterator[ServedIscsi]:
     """Serve the target of `world`, with options of IscsiListener."""
@@ -158,7 +160,9 @@ def serving_iscsi(
     registry = FakeRegistry(world)
     addresses = [] if "adopted" in options else [parse_portal(text) for text in portals]
     with loop_in_thread(LOOPS[loop_name]()) as loop:
-        listener = IscsiListener(registry, portals=addresses, limits=world.limits, **options)
+        listener = IscsiListener(
+            *(registry, access or Everybody()), portals=addresses, limits=world.limits, **options
+        )
         served = ServedIscsi(listener, world, registry, loop)
         served.begin(listener.start()).result(TIMEOUT_S)
         try:

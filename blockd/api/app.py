@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blockd.api import (
+    access,
     backup,
     cluster,
     connections,
@@ -48,6 +49,7 @@ def create_app(node: Node, version: str) -> FastAPI:
     for noun in (
         volumes,
         limits,
+        access,
         snapshots,
         versions,
         space,

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from blockd.access.rules import Rule
 from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
 from blockd.api.limit_types import LimitsStatus, VolumeLimits
 from blockd.api.types import (
+    AccessInfo,
     ClusterInfo,
     ConnectionInfo,
     DamageLocations,
@@ -108,8 +110,8 @@ class Client:
     def volume(self, name: str) -> VolumeInfo:
         return from_json(VolumeInfo, self._call("GET", _path(name)))
 
-    def create_volume(self, name: str, size: int, **options: int | str) -> VolumeInfo:
-        """`options`: block_size, chunk_size, compression."""
+    def create_volume(self, name: str, size: int, **options: int | str | bool) -> VolumeInfo:
+        """`options`: block_size, chunk_size, compression, closed."""
         body = {"name": name, "size": size, **options}
         return from_json(VolumeInfo, self._call("POST", "/v1/volumes", json=body))
 
@@ -127,6 +129,18 @@ class Client:
 
     def rename_volume(self, name: str, new_name: str) -> VolumeInfo:
         return from_json(VolumeInfo, self._call("PATCH", _path(name), json={"name": new_name}))
+
+    def access(self, name: str) -> AccessInfo:
+        return from_json(AccessInfo, self._call("GET", _path(name, "access")))
+
+    def set_access(
+        self, name: str, rules: Sequence[Rule] | None, revision: str | None = None
+    ) -> AccessInfo:
+        """The whole list; None for no list. `revision` is that of the list that it was made
+        from."""
+        body = {"rules": None if rules is None else [asdict(rule) for rule in rules]}
+        found = self._call("PUT", _path(name, "access"), json={**body, "revision": revision})
+        return from_json(AccessInfo, found)
 
     def delete_volume(self, name: str, *, force: bool = False) -> None:
         self._call("DELETE", _path(name), params=_query(force=force))

@@ -1,4 +1,4 @@
-"""Errors -> HTTP, once: one table from `VolumeError.code` and `TargetError.code` to a status.
+"""Errors -> HTTP, once: one table from the `code` of our own errors to a status.
 
 A code that is missing here is a fault of the daemon as far as HTTP is concerned: 500.
 """
@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from blockd.access.rules import AccessError
 from blockd.api.types import NoCluster, NoSuchClient
 from blockd.registry.errors import TargetError
 from transport.errors import TransportError
@@ -59,6 +60,8 @@ HTTP_STATUS = {
     "cannot_join": 409,
     "no_such_node": 404,
     "node_needed": 409,
+    "invalid_rule": 422,
+    "access_changed": 409,
 }
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -85,11 +88,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(NoSuchClient)
     @app.exception_handler(NoCluster)
     @app.exception_handler(TransportError)
+    @app.exception_handler(AccessError)
     @app.exception_handler(TargetError)
     @app.exception_handler(VolumeError)
     async def on_own_error(
         request: Request,
-        error: NoSuchClient | NoCluster | TransportError | VolumeError | TargetError,
+        error: NoSuchClient | NoCluster | AccessError | TransportError | VolumeError | TargetError,
     ) -> JSONResponse:
         status = HTTP_STATUS.get(error.code, 500)
         if status == 500:

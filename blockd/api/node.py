@@ -7,6 +7,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Protocol
 
+from blockd.access.book import AccessBook
 from blockd.accounts import Accounts
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
@@ -188,6 +189,8 @@ class Node(Protocol):
     @property
     def rate_limits(self) -> RateLimits: ...
 
+    @property
+    def access(self) -> AccessBook: ...
     @property
     def accounts(self) -> Accounts: ...
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from blockd.access.rules import Rule
 from volume.model import StoreStatus
 
 T = TypeVar("T")
@@ -62,6 +63,21 @@ class ConnectionInfo:
     """What `blockd client disconnect` takes; no other connection has it, until a restart."""
     request_count: int = 0
     """Of every kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessInfo:
+    """Who may attach a volume, over both protocols."""
+
+    volume: str
+    rules: tuple[Rule, ...] | None
+    """None: the volume has no list, and is as open as its listeners; (): nobody is let in."""
+    damaged: bool
+    """The list cannot be read: nobody is let in."""
+    revision: str
+    """Equal lists have the same."""
+    cut: tuple[str, ...] = ()
+    """Ids of clients that this change has cut."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ queries and bodies only. What walks trees takes its turn, see `blockd.api.thread
 """
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -50,7 +51,7 @@ def router(node: Node) -> APIRouter:
     routes = APIRouter(tags=["versions"])
     _add_log(routes, node.store)
     _add_history(routes, node.store)
-    _add_restore(routes, node.store)
+    _add_restore(routes, node)
     _add_diff(routes, node.store)
     return routes
 
@@ -81,14 +82,20 @@ def _add_history(routes: APIRouter, store: Store) -> None:
         )
 
 
-def _add_restore(routes: APIRouter, store: Store) -> None:
+def _add_restore(routes: APIRouter, node: Node) -> None:
+    store = node.store
+
     @routes.post("/volumes/{volume}/restore")
     async def restore_volume(volume: str, body: Restore) -> RestoreInfo:
         return await asyncio.to_thread(store.versions.restore, volume, body.to, force=body.force)
 
     @routes.post("/clones", status_code=201)
     async def clone_volume(body: Clone) -> VolumeInfo:
-        return await asyncio.to_thread(store.versions.clone, body.source, body.name)
+        """The clone has the access list of its source."""
+        volume = body.source.partition("@")[0]
+        source = store.get(volume) if volume else None
+        make = partial(store.versions.clone, body.source, body.name)
+        return await node.access.clone(source, body.name, make)
 
 
 def _add_diff(routes: APIRouter, store: Store) -> None:

@@ -1,6 +1,7 @@
 """/v1/volumes: list, create, show, resize, rename, delete. Sizes are bytes."""
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -24,6 +25,9 @@ class VolumeCreate(BaseModel):
     chunk_size: int = DEFAULT_CHUNK_SIZE
     compression: Compression | None = Field(
         default=None, description="Codec of its chunks; null: the store's default."
+    )
+    closed: bool = Field(
+        default=False, description="With an access list that lets nobody in, from the beginning."
     )
 
 
@@ -58,7 +62,10 @@ def router(node: Node) -> APIRouter:
         options: dict[str, Any] = {"block_size": body.block_size, "chunk_size": body.chunk_size}
         if body.compression is not None:
             options["compression"] = body.compression
-        return await asyncio.to_thread(store.create_volume, body.name, body.size, **options)
+        make = partial(store.create_volume, body.name, body.size, **options)
+        if body.closed:
+            return await node.access.create_closed(body.name, make)
+        return await asyncio.to_thread(make)
 
     @routes.get("/{name}")
     async def show_volume(name: str) -> VolumeInfo:
@@ -85,6 +92,7 @@ def router(node: Node) -> APIRouter:
         await asyncio.to_thread(store.delete_volume, name, force=force)
         if device is not None:
             await asyncio.to_thread(node.rate_limits.forget, device)
+            await node.access.forget(device)
 
     return routes
 

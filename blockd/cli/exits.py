@@ -62,6 +62,8 @@ EXIT_CODE = {
     "target_busy": CONFLICT,
     "lun_taken": CONFLICT,
     "volume_is_lun": CONFLICT,
+    "invalid_rule": USAGE,
+    "access_changed": CONFLICT,
     "out_of_space": NO_WRITES,
     "store_sealed": NO_WRITES,
     "meta_lost": DAMAGED,

@@ -5,6 +5,7 @@ is on stdout or stdin, so everything that is said goes to stderr, but for the re
 and `import`.
 """
 
+import contextlib
 import os
 import stat
 import sys
@@ -211,9 +212,7 @@ def export_image(
         mode = 0
     if mode and not force:
         raise UsageError(f"{file}: exists already; choose another name or use --force")
-    with connect(control) as client:
-        uri = images.nbd_uri(client.status(), source)
-    with Meter(f"export {source}") as meter:
+    with _attached(control, source) as uri, Meter(f"export {source}") as meter:
         if stat.S_ISBLK(mode):
             images.convert(uri, str(file), images.Format.RAW, chosen, meter, into_existing=True)
         else:
@@ -230,10 +229,27 @@ def _export_to_pipe(source: str, image_format: images.Format | None, control: Pa
         raise UsageError("only raw images can go to a pipe; name a file")
     if sys.stdout.isatty():
         raise UsageError(f"an image is not for a terminal: blockd export {source} - | ...")
+    with _attached(control, source) as uri, Meter(f"export {source}") as meter:
+        images.copy_out(uri, meter)
+
+
+@contextlib.contextmanager
+def _attached(control: Path | None, source: str) -> Iterator[str]:
+    """Where to reach `source`. A tool that fails may not have been let in: say so."""
+    volume = source.partition("@")[0]
     with connect(control) as client:
         uri = images.nbd_uri(client.status(), source)
-    with Meter(f"export {source}") as meter:
-        images.copy_out(uri, meter)
+        listed = client.access(volume).rules is not None
+    try:
+        yield uri
+    except images.ToolFailed as failed:
+        if not listed:
+            raise
+        raise images.ToolFailed(
+            failed.code,
+            f"{failed}; volume {volume} has an access list, which may not let you in: "
+            f"blockd volume access allow {volume} --uid {os.getuid()} --read-only",
+        ) from failed
 
 
 def import_image(

@@ -1,7 +1,7 @@
 """`blockd volume ...`: create, list, show, resize, rename, delete.
 
 Past versions (log, history, restore, clone, diff) are in `blockd.cli.versions`, `limit` is in
-`blockd.cli.limit`.
+`blockd.cli.limit`, access lists in `blockd.cli.access`.
 """
 
 import enum
@@ -15,6 +15,7 @@ from blockd import attach, iscsi_attach
 from blockd.api.client import Client
 from blockd.api.iscsi_types import TargetInfo
 from blockd.api.types import NodeStatus
+from blockd.cli import access
 from blockd.cli.limit import limit, limit_fields
 from blockd.cli.options import (
     ControlOption,
@@ -34,6 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Create, list, resize, rename and delete volumes; go back to their past versions.",
 )
+app.add_typer(access.app, name="access")
 
 
 class Codec(enum.StrEnum):
@@ -67,16 +69,22 @@ def create(
         Codec | None,
         typer.Option(help="How its data is packed. [the store's default]", show_default=False),
     ] = None,
+    closed: Annotated[
+        bool,
+        typer.Option("--closed", help="Nobody may attach it until `access allow` says who."),
+    ] = False,
     control: ControlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a volume. It is thin: it takes space as it is written."""
-    options: dict[str, int | str] = {
+    options: dict[str, int | str | bool] = {
         "block_size": size_argument(block_size),
         "chunk_size": size_argument(chunk_size),
     }
     if compression is not None:
         options["compression"] = compression.value
+    if closed:
+        options["closed"] = True
     length = size_argument(size)
     with connect(control) as client:
         info = client.create_volume(name, length, **options)
@@ -117,6 +125,7 @@ def show(name: NameArgument, control: ControlOption = None, as_json: JsonOption 
         policy = client.history(name)
         schedule = client.schedule(name)
         limits = client.limits(name)
+        who = client.access(name)
         if as_json:
             plans = {
                 "history": asdict(policy),
@@ -128,7 +137,7 @@ def show(name: NameArgument, control: ControlOption = None, as_json: JsonOption 
         node = client.status()
         target = _own_target(client, info.name, node)
     plan = [*limit_fields(limits), *history_fields(policy), _schedule_field(schedule)]
-    print_fields([*_fields(info), *plan])
+    print_fields([*_fields(info), *plan, ("access", access.in_short(who))])
     print()
     for line in _attach_lines(info.name, node):
         print(line)

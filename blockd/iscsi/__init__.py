@@ -8,6 +8,7 @@
     requests, management    NOP, text, logout; task management
     pdu                     every PDU: encode and decode
     node                    what connections share: targets, sessions, reinstatement
+    names                   iSCSI names: what can be one, how they are compared
     targets                 IQN -> portal groups, access, LUN -> unit
 
 SCSI is `blockd.scsi`. Sockets are elsewhere.

@@ -21,6 +21,7 @@ from typing import Final
 
 from typing_extensions import Buffer
 
+from blockd.access.book import Everybody
 from blockd.api.iscsi_types import SessionInfo
 from blockd.device import BlockDevice
 from blockd.iscsi import pdu, text
@@ -68,7 +69,11 @@ class Connection:
         self._out: list[Buffer] = []
         self._events: deque[Event] = deque()
         self._login: Login | None = Login(
-            node.targets, portal, peer_address, lambda found: node.open(found, portal.group, self)
+            node.targets,
+            portal,
+            peer_address,
+            lambda found: node.open(found, portal.group, self),
+            access=node.access,
         )
         self._logged_in: LoggedIn | None = None
         self._session: Session | None = None
@@ -279,12 +284,21 @@ class Connection:
         if self._session is not None and not self._ended:
             if self.handover is not None:
                 self.handover.interrupt()
-            self._node.watch(self._session.device.units.values())
-            self._count_in(self._session.device)
+            self._meet_units(self._session.nexus)
 
-    def _count_in(self, device: TargetDevice) -> None:
-        """Be a client of the devices behind the units that there are, and of no other."""
-        wanted = dict.fromkeys(unit.device for unit in device.units.values())
+    def access_changed(self) -> bool:
+        session = self._session
+        if session is None or self._ended or self.target is None:
+            return True
+        kept = session.device.access_changed(session.nexus)
+        if kept:
+            self._meet_units(session.nexus)
+        return kept
+
+    def _meet_units(self, nexus: Nexus) -> None:
+        """Be a client of the devices behind the units that it has, and of no other."""
+        self._node.watch(nexus.units.values())
+        wanted = dict.fromkeys(unit.device for unit in nexus.units.values())
         for each in wanted.keys() - self._attached.keys():
             each.attach(self.peer)
         for each in self._attached.keys() - wanted.keys():
@@ -450,7 +464,10 @@ class Connection:
         """The full feature phase begins."""
         self._login, self._logged_in = None, logged_in
         device = TargetDevice() if logged_in.target is None else logged_in.target.device
+        access, client = self._node.access, logged_in.client
         nexus = Nexus(logged_in.initiator, logged_in.isid, self._portal.group)
+        if not isinstance(access, Everybody):
+            nexus.grant = lambda unit: access.grant(unit.device, client)
         self._session = Session(
             *(logged_in, device, nexus, self._node.limits, self.stats, self._out, self._events),
             lambda: self.wake(),
@@ -460,9 +477,8 @@ class Connection:
         )
         self.handover = Handover(self._session)
         if logged_in.target is not None:
-            self._node.watch(device.units.values())
             device.attach(nexus)
-            self._count_in(device)
+            self._meet_units(nexus)
         self._requests = Requests(
             self._session,
             Management(self._node, self._session, self),

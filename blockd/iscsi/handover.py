@@ -146,9 +146,9 @@ class Handover:
         return [
             (
                 *(lun, unit.device.core, session.account(unit), session.limit(unit)),
-                *(unit.device.size, unit.block_size, unit.read_only),
+                *(unit.device.size, unit.block_size, unit.read_only_to(session.nexus)),
             )
-            for lun, unit in session.device.units.items()
+            for lun, unit in session.nexus.units.items()
             if lun < LUNS and isinstance(unit.device, ServedByCore) and unit.ordinary(session.nexus)
         ]
 
@@ -171,7 +171,7 @@ class Handover:
         """The READ that the loop has sent by mail; None when there is nothing to read from any
         more, and the command is to be answered here."""
         _, _, _, lun_field, itt, _, _, _, cdb = pdu.SCSI_COMMAND_BHS.unpack(bhs)
-        unit = self._session.device.units.get(lun_field[1])
+        unit = self._session.nexus.units.get(lun_field[1])
         prepared = None if unit is None else unit.resume(self._session.nexus, cdb)
         if not isinstance(prepared, Single) or prepared.request.op != OP_READ:
             return None
@@ -188,7 +188,7 @@ class Handover:
         session, elsewhere = self._session, self._elsewhere
         if elsewhere is None:
             return any(command.unit is unit for command in session.commands.values())
-        luns = [lun for lun, each in session.device.units.items() if each is unit]
+        luns = [lun for lun, each in session.nexus.units.items() if each is unit]
         return any(elsewhere.commands(lun) for lun in luns)
 
     def heard(self) -> bool:
@@ -201,7 +201,7 @@ class Handover:
 
     def look_around(self) -> None:
         """No command goes through the units, which would notice by these what has changed."""
-        for unit in list(self._session.device.units.values()):
+        for unit in list(self._session.nexus.units.values()):
             unit.look_around()
 
     def interrupt(self) -> None:
@@ -309,7 +309,7 @@ def _command(session: "Session", begun: Begun) -> Command:
     state, bhs, data, asked, r2t_sn, unsolicited, unsolicited_sn, bursts, _ = begun
     _, flags, _, lun_field, itt, edtl, _, _, cdb = pdu.SCSI_COMMAND_BHS.unpack(bhs)
     command = Command(itt, lun_field, lun_field[1], flags, edtl, cdb, counted=True)
-    unit = command.unit = session.device.units.get(lun_field[1])
+    unit = command.unit = session.nexus.units.get(lun_field[1])
     if unit is None:
         command.prepared = session.device.prepare(session.nexus, command.lun, cdb)
     elif state == ISCSI_UNSYNCED:

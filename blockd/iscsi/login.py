@@ -9,28 +9,26 @@ first. A refusal is a response with a status class other than 0, after which the
 `receive` never raises, whatever comes.
 
 Nobody learns more than needed: whether a target exists is told before anybody has proved who he is,
-as the RFC wants it, but a name that is not on its list gets 0202 whatever secret it has.
+as the RFC wants it, but a name that is not on its list gets 0202 whatever secret it has. A volume
+whose access list keeps the initiator out has no target of its own: 0203, before CHAP when no user
+could be let in, else after it.
 """
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from blockd.access import networks
+from blockd.access.book import Everybody, VolumeAccess
+from blockd.access.rules import Client
+from blockd.device import BlockDevice
 from blockd.iscsi import pdu, text
 from blockd.iscsi.chap import Chap, ChapFailed
 from blockd.iscsi.limits import COMMAND_WINDOW
+from blockd.iscsi.names import MAX_NAME_BYTES, is_name, normalised
 from blockd.iscsi.pdu import LoginRequest
-from blockd.iscsi.targets import (
-    MAX_NAME_BYTES,
-    Access,
-    Portal,
-    Target,
-    Targets,
-    normalised,
-    past_version,
-)
+from blockd.iscsi.targets import Access, Portal, Target, Targets, past_version
 from blockd.iscsi.text import Negotiation, Parameters, TextError
 
 SECURITY: Final = 0
@@ -57,11 +55,6 @@ INVALID_DURING_LOGIN: Final[Status] = (2, 11)
 TARGET_ERROR: Final[Status] = (3, 0)
 UNAVAILABLE: Final[Status] = (3, 1)
 OUT_OF_RESOURCES: Final[Status] = (3, 2)
-
-# 4.2.7.1: iqn.YYYY-MM.domain[:anything], eui. and 16 digits, naa. and 16 or 32 digits.
-_NAME = re.compile(
-    r"iqn\.[0-9]{4}-[0-9]{2}\.[^\s,;=]+|eui\.[0-9a-f]{16}|naa\.(?:[0-9a-f]{16}){1,2}"
-)
 
 
 class LoginRefused(Exception):
@@ -95,6 +88,12 @@ class LoggedIn:
     address: str = ""
     """The initiator's host."""
 
+    @property
+    def client(self) -> Client:
+        """As access lists look at it."""
+        address = networks.address(self.address)
+        return Client(address, initiator=self.initiator, chap_user=self.user)
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -108,13 +107,6 @@ OpenSession = Callable[[LoggedIn], int]
 """Opens the session, or puts it in the place of one with the same name; its TSIH. LoginRefused."""
 
 
-def is_name(name: str) -> bool:
-    """Whether `name` can be an iSCSI name. Underscores, which RFC 3722 does not have, may be: names
-    with them are in use."""
-    good = len(name.encode()) <= MAX_NAME_BYTES and name.isprintable()
-    return good and _NAME.fullmatch(normalised(name)) is not None
-
-
 class Login:
     """One connection's login; see the module's text."""
 
@@ -125,13 +117,16 @@ class Login:
         peer_address: str,
         open_session: OpenSession,
         random: Callable[[int], bytes] = os.urandom,
+        access: VolumeAccess | None = None,
     ) -> None:
-        """`portal`: where the connection arrived; `peer_address`: the initiator's host."""
+        """`portal`: where the connection arrived; `peer_address`: the initiator's host; `access`:
+        the access lists of volumes, None when there are none."""
         self._targets = targets
         self._portal = portal
         self._peer_address = peer_address
         self._open_session = open_session
         self._random = random
+        self._volumes = access or Everybody()
         self._first: LoginRequest | None = None
         self._last: LoginRequest | None = None
         self._text = bytearray()
@@ -267,13 +262,28 @@ class Login:
         target = self._targets.get(name)
         if target is None:
             if past_version(name) is not None:
+                chap = bool(self._targets.discovery.chap)
+                self._check_volume(self._targets.volume_of(name), name, chap_to_come=chap)
                 self.look_up, self._waiting = name, keys
                 return []
             raise LoginRefused(NOT_FOUND, f"target {name[:MAX_NAME_BYTES]}: there is none")
         self._found(target)
         return self._negotiate(request, keys, first=True)
 
+    def _check_volume(self, volume: BlockDevice | None, name: str, *, chap_to_come: bool) -> None:
+        """Refuse whom the access list of a target's own volume keeps out, as if there were none."""
+        client = Client(
+            networks.address(self._peer_address),
+            initiator=self._initiator,
+            chap_user=None if self._chap is None else self._chap.user,
+            chap_to_come=chap_to_come,
+        )
+        if volume is not None and not self._volumes.grant(volume, client):
+            reason = f"the access list of volume {volume.name} keeps {self._initiator} out"
+            raise LoginRefused(NOT_FOUND, f"target {name[:MAX_NAME_BYTES]}: {reason}")
+
     def _found(self, target: Target) -> None:
+        self._check_volume(target.volume, target.name, chap_to_come=bool(target.access.chap))
         self._target = target
         self._admit(target.access, target.name)
         if target.redirect is not None:
@@ -362,6 +372,8 @@ class Login:
             user=None if self._chap is None else self._chap.user,
             address=self._peer_address,
         )
+        if self._target is not None:
+            self._check_volume(self._target.volume, self._target.name, chap_to_come=False)
         tsih = self._open_session(candidate)
         response = self._response(request.flags & 0x8F, SUCCESS, answers, tsih)
         self.outcome = replace(candidate, tsih=tsih)

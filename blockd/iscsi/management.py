@@ -44,7 +44,8 @@ class Management:
     ) -> None:
         """Do `function`; `respond` is called once. `referenced`: the tag of the task that ABORT
         TASK is about, `numbers` the CmdSN that its command has, and the one of this request."""
-        unit = None if lun is None else self._session.device.units.get(lun)
+        nexus = self._session.nexus
+        unit = None if lun is None else nexus.units.get(lun)
         if function == pdu.ABORT_TASK:
             self._abort_task(lun, referenced, numbers, respond)
         elif function in _ON_A_UNIT:
@@ -52,13 +53,17 @@ class Management:
                 respond(pdu.NO_SUCH_LUN)
             elif function == pdu.ABORT_TASK_SET:
                 self._abort_own(lambda command: command.unit is unit, respond)
+            elif unit in nexus.read_only:
+                respond(pdu.FUNCTION_REJECTED)  # it would end what others have under way
             elif function == pdu.CLEAR_TASK_SET:
                 self._clear([unit], respond)
             else:
                 self._reset([unit], sense.DEVICE_RESET, respond)
         elif function in _RESETS:
-            units = list(self._session.device.units.values())
-            self._reset(units, sense.SCSI_BUS_RESET, respond)
+            if nexus.read_only:
+                respond(pdu.FUNCTION_REJECTED)
+            else:
+                self._reset(list(nexus.units.values()), sense.SCSI_BUS_RESET, respond)
         elif function == pdu.TASK_REASSIGN:
             respond(pdu.REASSIGN_NOT_SUPPORTED)  # ErrorRecoveryLevel 2
         else:

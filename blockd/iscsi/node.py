@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from blockd.access.book import Everybody, VolumeAccess
 from blockd.accounts import Accounts
 from blockd.api.iscsi_types import SessionInfo
 from blockd.iscsi import login
@@ -68,6 +69,9 @@ class OpenSession(Protocol):
     def units_changed(self) -> None:
         """Its target device has other units than before."""
 
+    def access_changed(self) -> bool:
+        """Access lists of volumes are others. False: it may not keep what it has."""
+
 
 class Node:
     """See the module's text."""
@@ -78,7 +82,10 @@ class Node:
         limits: Limits | None = None,
         accounts: Accounts | None = None,
         rate_limits: RateLimits | None = None,
+        access: VolumeAccess | None = None,
     ) -> None:
+        """`access`: the access lists of volumes, None when there are none."""
+        self.access = access or Everybody()
         self.targets = targets
         self.limits = limits or Limits()
         self.accounts = accounts or Accounts()
@@ -150,6 +157,16 @@ class Node:
         for session in found:
             session.end(reason)
         return len(found)
+
+    def bar(self, reason: str) -> list[int]:
+        """Access lists of volumes have changed: close the sessions that may not keep what they
+        have, show the others what they may have now. The TSIHs of the first."""
+        barred = []
+        for tsih, session in list(self._sessions.values()):
+            if not session.access_changed():
+                session.end(reason)
+                barred.append(tsih)
+        return barred
 
     def units_changed(self, target: Target) -> None:
         """Tell the sessions of `target` that its units are others."""

@@ -216,8 +216,11 @@ class Requests:
         return text.send_targets(found, self._targets.portals(self._portal))
 
     def _may_see(self, target: Target) -> bool:
-        """Discovery shows what could be logged in to."""
-        return target.access.admits(self._logged_in.initiator, self._logged_in.address)
+        """Discovery shows what could be logged in to, as who the initiator proved to be."""
+        logged_in, volume = self._logged_in, target.volume
+        if volume is not None and not self._node.access.grant(volume, logged_in.client):
+            return False
+        return target.access.admits(logged_in.initiator, logged_in.address)
 
     # -- task management, logout
 

@@ -218,7 +218,7 @@ class Session:
             lun = decode_lun(lun_field)
         command = Command(itt, lun_field, lun, flags, edtl, cdb, counted=counted)
         if lun is not None:
-            command.unit = self.device.units.get(lun)
+            command.unit = self.nexus.units.get(lun)
         self.commands[itt] = command
         if not counted:
             self._immediate += 1

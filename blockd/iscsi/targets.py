@@ -3,16 +3,17 @@
 Values that the daemon's target registry makes and login and discovery look at.
 """
 
-import ipaddress
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from blockd.access import networks
+from blockd.device import BlockDevice
+from blockd.iscsi import names
+from blockd.iscsi.names import MAX_NAME_BYTES, normalised
 from blockd.scsi.target import TargetDevice
 
 IQN_PREFIX = "iqn.2026-11.io.blockd:"
-MAX_NAME_BYTES = 223  # RFC 7143 4.2.7.1
 VERSION_MARKS = (":at:", "@")
 """Between volume and version in a target's name. The first is made of what an iSCSI name may have
 (4.2.7.2), and URLs of initiators can hold it; the second is how versions are written elsewhere."""
@@ -28,11 +29,6 @@ def past_version(name: str) -> str | None:
         if found and volume and ref:
             return f"{volume}@{ref}"
     return None
-
-
-def normalised(name: str) -> str:
-    """An iSCSI name as names are compared: without regard to case (RFC 7143 4.2.7.2, RFC 3722)."""
-    return unicodedata.normalize("NFKC", name.casefold())
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +55,23 @@ class Access:
 
     def __post_init__(self) -> None:
         for each in self.addresses:
-            ipaddress.ip_network(each, strict=False)
+            networks.network(each, strict=False)
 
     def admits(self, initiator: str, address: str) -> bool:
         """Whether name and address are on the lists; CHAP comes after this."""
         return self._admits_name(normalised(initiator)) and self._admits_address(address)
 
     def _admits_name(self, initiator: str) -> bool:
-        return not self.initiators or any(
-            initiator.startswith(normalised(each[:-1]))
-            if each.endswith("*")
-            else initiator == normalised(each)
-            for each in self.initiators
-        )
+        listed = self.initiators
+        return not listed or any(names.matches(each, initiator) for each in listed)
 
     def _admits_address(self, address: str) -> bool:
         if not self.addresses:
             return True
-        try:
-            found = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-            found = found.ipv4_mapped
-        return any(found in ipaddress.ip_network(each, strict=False) for each in self.addresses)
+        found = networks.address(address)
+        return found is not None and any(
+            found in networks.network(each, strict=False) for each in self.addresses
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +100,9 @@ class Target:
     alias: str = ""
     redirect: str | None = None
     """TargetAddress (host:port) that logins are sent to, with "target moved temporarily"."""
+    volume: BlockDevice | None = None
+    """What it is the target of by itself: there is no such target for whom the volume's access list
+    keeps out. None: it was configured, and shows everybody what he may have of its units."""
 
 
 class Targets(Protocol):
@@ -125,6 +117,10 @@ class Targets(Protocol):
 
     def all(self) -> Sequence[Target]:
         """In listing order."""
+
+    def volume_of(self, name: str) -> BlockDevice | None:
+        """The volume that target `name` stands for a past version of, whether there is such a
+        version or not."""
 
     def portals(self, arrived_at: Portal) -> Sequence[Portal]:
         """Where targets are reached, as seen by a client that reached us at `arrived_at`: a

@@ -10,14 +10,19 @@ not exist. In ALLOW both are ERR_TLS_REQD for INFO and GO, and ERR_UNKNOWN for t
 LIST leaves out what the client could not open. An export with a client list needs TLS, since only
 TLS says who the client is.
 
-VOLUME@REF is a version of a volume, under the policy of the volume and read-only. Who may not open
-the volume is refused before anybody looks whether there is such a version.
+A volume's access list (`blockd.access`) comes first: an export that it does not let the client have
+is one that does not exist, whatever is asked of it, and LIST leaves it out.
+
+VOLUME@REF is a version of a volume, under the list and the policy of the volume and read-only. Who
+may not open the volume is refused before anybody looks whether there is such a version.
 """
 
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Protocol
 
+from blockd.access.book import VolumeAccess
+from blockd.access.rules import Client, Grant
 from blockd.device import BlockDevice, Exports, Versions
 from blockd.nbd import wire
 from volume import refs
@@ -41,6 +46,10 @@ class TlsIdentity:
     """Whom TLS proved the client to be: common name, subject alternative names or PSK identity."""
 
     names: tuple[str, ...]
+    fingerprint: str | None = None
+    """SHA-256 of the certificate, in hexadecimal."""
+    by_psk: bool = False
+    """`names` is the identity of a pre-shared key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,8 @@ class Refusal:
 
     reply: int
     message: str
+    barred: str | None = None
+    """The volume whose access list is the reason, which the client is not to learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +95,23 @@ class Gate:
 
     exports: Exports
     policies: Policies
+    access: VolumeAccess
+    client: Client
     mode: TlsMode
     tls_active: bool = False
     identity: TlsIdentity | None = None
+
+    def tls_started(self, identity: TlsIdentity | None) -> None:
+        """TLS is up, and has proved who the client is."""
+        self.tls_active = True
+        self.identity = identity
+        if identity is not None:
+            self.client = replace(
+                self.client,
+                certificate=() if identity.by_psk else identity.names,
+                psk=identity.names[0] if identity.by_psk else None,
+                fingerprint=identity.fingerprint,
+            )
 
     @property
     def has_versions(self) -> bool:
@@ -98,22 +123,27 @@ class Gate:
         if device is None and VERSION_MARK in name and self.has_versions:
             volume, ref = refs.split(name)
             device = self.exports.get(volume)
+        grant = Grant.NOTHING if device is None else self.access.grant(device, self.client)
+        barred = None
+        if device is not None and not grant:
+            barred, device = device.name, None
         policy = None if device is None else self.policies.policy(device.name)
         if not self.tls_active and (policy is None or policy.tls_required or policy.clients):
             if self.mode is TlsMode.OFF:
-                return Refusal(wire.REP_ERR_UNKNOWN, f"export {name!r}: there is none here")
-            return Refusal(
-                wire.REP_ERR_TLS_REQD,
-                f"export {name!r}: needs TLS, or there is none; start TLS first",
-            )
+                message = f"export {name!r}: there is none here"
+                return Refusal(wire.REP_ERR_UNKNOWN, message, barred)
+            message = f"export {name!r}: needs TLS, or there is none; start TLS first"
+            return Refusal(wire.REP_ERR_TLS_REQD, message, barred)
         if device is None or policy is None:
-            return _unknown(name)
+            return _unknown(name, barred)
         if policy.clients and not self._listed(policy):
             return Refusal(
                 wire.REP_ERR_POLICY,
                 f"export {name!r}: not for this client; its names ({self._names()}) are not on "
                 "the export's list of clients",
             )
+        if grant is Grant.READ:
+            policy = replace(policy, read_only=True)
         if ref is None:
             return Admitted(device, policy)
         if not may_be_ref(ref):
@@ -125,7 +155,11 @@ class Gate:
     def may_list(self, name: str) -> bool:
         """Whether LIST shows `name`, of a volume or a version: whether this client could open it
         now."""
-        policy = self.policies.policy(refs.split(name)[0])
+        volume = refs.split(name)[0]
+        device = self.exports.get(volume)
+        if device is None or not self.access.grant(device, self.client):
+            return False
+        policy = self.policies.policy(volume)
         if policy.clients:
             return self.tls_active and self._listed(policy)
         return self.tls_active or not policy.tls_required
@@ -144,7 +178,6 @@ def may_be_ref(text: str) -> bool:
     return 0 < len(text) <= MAX_REF and text.isprintable() and VERSION_MARK not in text
 
 
-def _unknown(name: str) -> Refusal:
-    return Refusal(
-        wire.REP_ERR_UNKNOWN, f"export {name!r}: there is none; LIST shows what there is"
-    )
+def _unknown(name: str, barred: str | None = None) -> Refusal:
+    message = f"export {name!r}: there is none; LIST shows what there is"
+    return Refusal(wire.REP_ERR_UNKNOWN, message, barred)

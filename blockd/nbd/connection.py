@@ -28,6 +28,8 @@ from collections import deque
 
 from typing_extensions import Buffer
 
+from blockd.access.book import VolumeAccess
+from blockd.access.rules import Client
 from blockd.device import Exports
 from blockd.nbd.access import Gate, Policies, TlsIdentity, TlsMode
 from blockd.nbd.events import Attached, Close, Detached, Event, StartTls, Submit
@@ -54,17 +56,20 @@ class Connection:
         limits: Limits,
         tls: TlsMode,
         policies: Policies,
+        access: VolumeAccess,
+        client: Client,
         peer: str,
         list_versions: bool = False,
     ) -> None:
-        """With `list_versions` the client is shown snapshots as exports, too."""
+        """`client` is what the socket tells of it, `peer` the same for people. With `list_versions`
+        it is shown snapshots as exports, too."""
         self.peer = peer
         self.stats = Stats()
         self._limits = limits
         self._rx = ReceiveBuffer(limits.base_buffer_bytes, limits.kept_buffer_bytes)
         self._events: deque[Event] = deque()
         self._out: list[Buffer] = []
-        gate = Gate(exports, policies, tls)
+        gate = Gate(exports, policies, access, client, tls)
         self._handshake = Handshake(gate, limits, self._events, list_versions)
         self._handshake.greet()
         self._transmission: Transmission | None = None
@@ -199,6 +204,16 @@ class Connection:
         """Nothing in flight, no event and no output waiting."""
         in_flight = self._transmission is not None and not self._transmission.device_idle
         return not (in_flight or self._events or self._out or self._handshake.pending)
+
+    @property
+    def client(self) -> Client:
+        """What is known of the client by now."""
+        return self._handshake.gate.client
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the client was told that it may only read; False while negotiating."""
+        return self._transmission is not None and self._transmission.entered.read_only
 
     @property
     def export_name(self) -> str | None:

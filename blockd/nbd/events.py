@@ -52,6 +52,14 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Barred:
+    """The client was told that there is no such export, as the access list of `volume` does not let
+    it in: for the log."""
+
+    volume: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attached:
     """The client entered transmission: call `device.attach(peer)`."""
 
@@ -76,4 +84,4 @@ class Close:
     clean: bool
 
 
-Event = Submit | StartTls | LookUp | Opened | Released | Attached | Detached | Close
+Event = Submit | StartTls | LookUp | Opened | Released | Barred | Attached | Detached | Close

@@ -30,6 +30,7 @@ from blockd.nbd import contexts, wire
 from blockd.nbd.access import (
     AGO,
     VERSION_MARK,
+    Admitted,
     ExportPolicy,
     Gate,
     Refusal,
@@ -38,7 +39,7 @@ from blockd.nbd.access import (
 )
 from blockd.nbd.contexts import Context
 from blockd.nbd.errors import message_bytes
-from blockd.nbd.events import Event, LookUp, Opened, Released
+from blockd.nbd.events import Barred, Event, LookUp, Opened, Released
 from blockd.nbd.export_info import Enter, information, transmission_flags
 from blockd.nbd.limits import DEFAULT_MINIMUM_BLOCK_SIZE, Limits
 from blockd.nbd.lookups import (
@@ -166,8 +167,7 @@ class Handshake:
     def tls_started(self, identity: TlsIdentity | None) -> None:
         """Forget what was negotiated in the clear; from now on the client is `identity`."""
         self.negotiated = Negotiated()
-        self.gate.tls_active = True
-        self.gate.identity = identity
+        self.gate.tls_started(identity)
 
     @property
     def between_options(self) -> bool:
@@ -344,7 +344,7 @@ class Handshake:
 
     def _open(self, name: str) -> Generator[Question, Answer, _Export | Refusal]:
         """The export called `name`, a version being opened and held; or why not."""
-        found = self.gate.admit(name)
+        found = self._admitted(name)
         if isinstance(found, Refusal):
             return found
         if found.version is None:
@@ -355,9 +355,18 @@ class Handshake:
                 return Refusal(wire.REP_ERR_UNKNOWN, answer.message)
             assert isinstance(answer, VersionOpened)
             self._hold(found.version, answer.device)
+            again = self._admitted(name)  # disks take their time: the access list may be another
+            if isinstance(again, Refusal):
+                return again
         assert self._held is not None
         moving = found.version.startswith(f"{found.device.name}{VERSION_MARK}{AGO}")
         return _Export(self._held.device, found.policy, found.device.name, moving)
+
+    def _admitted(self, name: str) -> Admitted | Refusal:
+        found = self.gate.admit(name)
+        if isinstance(found, Refusal) and found.barred is not None:
+            self.events.append(Barred(found.barred))
+        return found
 
     def _hold(self, name: str, device: BlockDevice) -> None:
         self.release()

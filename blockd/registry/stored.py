@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from blockd.iscsi.login import is_name
-from blockd.iscsi.targets import Access, Credentials, normalised
+from blockd.iscsi.names import is_name, is_pattern, normalised
+from blockd.iscsi.targets import Access, Credentials
 from blockd.registry.errors import InvalidTarget, LunTaken, NoSuchEntry, NoSuchLun
 from blockd.scsi.target import MAX_LUN
 from volume.errors import CorruptData, UnknownFormat
@@ -232,7 +232,7 @@ def _entry(target: StoredTarget, entry: str) -> tuple[str, bool]:
         return str(ipaddress.ip_network(entry, strict=False)), True
     except ValueError:
         pass
-    if is_name(entry) or (entry.endswith("*") and entry.isprintable() and " " not in entry):
+    if is_pattern(entry):
         return normalised(entry), False
     raise InvalidTarget(
         f"target {target.name}: {entry!r} is neither an initiator's name, as "

@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from blockd.device import LastingDevice
+from blockd.iscsi.names import normalised
 from blockd.iscsi.node import Node
-from blockd.iscsi.targets import IQN_PREFIX, Access, Portal, Target, normalised, past_version
+from blockd.iscsi.targets import IQN_PREFIX, Access, Portal, Target, past_version
 from blockd.registry import stored
 from blockd.registry.configured import ConfiguredTarget
 from blockd.registry.errors import NoSuchTarget, TargetBusy, TargetExists
@@ -152,18 +153,24 @@ class TargetRegistry:
         target = self._heads.get(device)
         if target is None or target.name != name:
             unit = self._units.of(device)
-            target = self._target(name, TargetDevice({0: unit}, name, self._groups))
+            target = self._target(name, TargetDevice({0: unit}, name, self._groups), device)
             self._heads[device] = target
         return target
 
-    def _target(self, name: str, device: TargetDevice) -> Target:
-        return Target(name, self._defaults, device)
+    def _target(self, name: str, device: TargetDevice, volume: LastingDevice) -> Target:
+        return Target(name, self._defaults, device, volume=volume)
 
     @property
     def _groups(self) -> tuple[int, ...]:
         return tuple(sorted({portal.group for portal in self._portals})) or (1,)
 
     # -- past versions
+
+    def volume_of(self, name: str) -> LastingDevice | None:
+        """The volume that target `name` stands for a past version of, whether there is such a
+        version or not."""
+        version = past_version(name) if self.auto else None
+        return None if version is None else self._store.get(version.partition(MARK)[0])
 
     def open_past(self, name: str) -> LastingDevice:
         """The past version that target `name` stands for. Waits for disks, on any thread.
@@ -185,7 +192,8 @@ class TargetRegistry:
         )
         if past is None:
             unit = self._units.of(device)
-            past = _Past(self._target(name, TargetDevice({0: unit}, name, self._groups)), device)
+            target = self._target(name, TargetDevice({0: unit}, name, self._groups), device)
+            past = _Past(target, device)
             self._past[past.target] = past
         past.holds += 1
         device.attach(name)

@@ -37,6 +37,9 @@ class Opcode:
     prepare: Prepare
     changes_medium: bool = False
     """Writes: refused when the unit is read-only."""
+    changes_unit: bool = False
+    """Changes what holds for other initiators as well, beside blocks: refused to who may only
+    read."""
     reservation: str = "write"
     """What it takes under a persistent reservation of somebody else (SPC-4 5.13.4): "allowed",
     "read" (allowed for Write Exclusive types), "write" (a conflict)."""

@@ -29,6 +29,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from blockd.access.rules import Grant
 from blockd.device import BlockDevice, ClonesRanges
 from blockd.scsi import copy_list, sense
 from blockd.scsi.cdb import MAX_CDB, Opcode, u32
@@ -232,13 +233,14 @@ def _unit(copy: _Copy, index: int, opcode: Opcode) -> "LogicalUnit":
         raise _Aborted(_UNREACHABLE)
     cscd = cscds[index]
     unit = None if cscd.null else copy.unit.surroundings.unit(cscd.designator)
-    if unit is None or not _is_known(unit, copy.nexus):
+    grant = Grant.NOTHING if unit is None else copy.nexus.granted(unit)
+    if unit is None or not grant or not _is_known(unit, copy.nexus):
         raise _Aborted(_NOT_REACHABLE)
     if cscd.block_length not in (0, unit.block_size):
         raise _Aborted(_WRONG_DEVICE)
     unit.sanitizing.check(opcode)
     unit.reservations.check(copy.nexus, opcode, bytes(MAX_CDB))
-    if opcode.changes_medium and unit.read_only:
+    if opcode.changes_medium and (unit.read_only or grant is Grant.READ):
         raise CheckCondition(sense.WRITE_PROTECTED)
     return unit
 

@@ -165,7 +165,7 @@ def plain(unit: "LogicalUnit", nexus: Nexus, cdb: bytes) -> Single | None:
         return None
     if code == 0x28 or code == 0x88:
         return Single(device, Request(OP_READ, offset, length), 0, finished_read)
-    if unit.read_only:
+    if unit.read_only_to(nexus):
         return None
     return Single(device, Request(OP_WRITE, offset, length), length, finished)
 

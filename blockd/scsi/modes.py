@@ -147,8 +147,8 @@ class ModePages:
 # -- MODE SENSE
 
 
-def _device_specific(unit: "LogicalUnit") -> int:
-    return _DPOFUA | (_WP if unit.read_only else 0)
+def _device_specific(unit: "LogicalUnit", nexus: "Nexus") -> int:
+    return _DPOFUA | (_WP if unit.read_only_to(nexus) else 0)
 
 
 def _provisioning_page(unit: "LogicalUnit") -> bytes:
@@ -211,19 +211,19 @@ def _sensed(unit: "LogicalUnit", cdb: bytes) -> tuple[bytes, bytes, bool]:
     return b"" if cdb[1] & _DBD else _descriptor(unit, long=long), data, long
 
 
-def mode_sense_6(unit: "LogicalUnit", _: "Nexus", cdb: bytes) -> Result:
+def mode_sense_6(unit: "LogicalUnit", nexus: "Nexus", cdb: bytes) -> Result:
     descriptor, pages, _long = _sensed(unit, cdb)
     length = 3 + len(descriptor) + len(pages)
     assert length < 256
-    header = bytes((length, 0, _device_specific(unit), len(descriptor)))
+    header = bytes((length, 0, _device_specific(unit, nexus), len(descriptor)))
     return Result(data=((header + descriptor + pages)[: cdb[4]],))
 
 
-def mode_sense_10(unit: "LogicalUnit", _: "Nexus", cdb: bytes) -> Result:
+def mode_sense_10(unit: "LogicalUnit", nexus: "Nexus", cdb: bytes) -> Result:
     descriptor, pages, long = _sensed(unit, cdb)
     length = 6 + len(descriptor) + len(pages)
     header = struct.pack(
-        *(">HBBBBH", length, 0, _device_specific(unit), _LONG_LBA * long, 0, len(descriptor))
+        *(">HBBBBH", length, 0, _device_specific(unit, nexus), _LONG_LBA * long, 0, len(descriptor))
     )
     return Result(data=((header + descriptor + pages)[: u16(cdb, 7)],))
 
@@ -372,6 +372,12 @@ OPCODES: Final = (
         mode_sense_10,
         reservation="read",
     ),
-    Opcode(0x15, None, "MODE SELECT (6)", bytes.fromhex("15110000ff00"), mode_select_6),
-    Opcode(0x55, None, "MODE SELECT (10)", bytes.fromhex("55110000000000ffff00"), mode_select_10),
+    Opcode(
+        *(0x15, None, "MODE SELECT (6)", bytes.fromhex("15110000ff00"), mode_select_6),
+        changes_unit=True,
+    ),
+    Opcode(
+        *(0x55, None, "MODE SELECT (10)", bytes.fromhex("55110000000000ffff00"), mode_select_10),
+        changes_unit=True,
+    ),
 )

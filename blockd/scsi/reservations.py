@@ -36,7 +36,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from blockd.scsi import persistent, pr_codec, sense
-from blockd.scsi.cdb import Opcode, u16, u32
+from blockd.scsi.cdb import Opcode, Prepare, u16, u32
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.persistent import Access, Notice, Persistent
 from blockd.scsi.pr_codec import DamagedState, Registrant
@@ -380,15 +380,24 @@ def _in_opcode(action: int, name: str) -> Opcode:
 def _out_opcode(action: int, name: str) -> Opcode:
     usage = bytes((PERSISTENT_RESERVE_OUT, action, 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0))
     full_name = f"PERSISTENT RESERVE OUT ({name})"
-    return Opcode(PERSISTENT_RESERVE_OUT, action, full_name, usage, _out, reservation="allowed")
+    return Opcode(
+        *(PERSISTENT_RESERVE_OUT, action, full_name, usage, _out),
+        changes_unit=True,
+        reservation="allowed",
+    )
+
+
+def _spc2_opcode(code: int, name: str, length: int, prepare: Prepare) -> Opcode:
+    usage = bytes((code,)).ljust(length, b"\0")
+    return Opcode(code, None, name, usage, prepare, changes_unit=True, reservation="allowed")
 
 
 # Reservations: "allowed" where the command itself looks at who may do it.
 OPCODES: tuple[Opcode, ...] = (
-    Opcode(0x16, None, "RESERVE (6)", bytes((0x16, *bytes(5))), _reserve, reservation="allowed"),
-    Opcode(0x17, None, "RELEASE (6)", bytes((0x17, *bytes(5))), _release, reservation="allowed"),
-    Opcode(0x56, None, "RESERVE (10)", bytes((0x56, *bytes(9))), _reserve, reservation="allowed"),
-    Opcode(0x57, None, "RELEASE (10)", bytes((0x57, *bytes(9))), _release, reservation="allowed"),
+    _spc2_opcode(0x16, "RESERVE (6)", 6, _reserve),
+    _spc2_opcode(0x17, "RELEASE (6)", 6, _release),
+    _spc2_opcode(0x56, "RESERVE (10)", 10, _reserve),
+    _spc2_opcode(0x57, "RELEASE (10)", 10, _release),
     _in_opcode(0, "READ KEYS"),
     _in_opcode(1, "READ RESERVATION"),
     _in_opcode(2, "REPORT CAPABILITIES"),

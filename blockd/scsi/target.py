@@ -5,13 +5,15 @@ REPORT LUNS works on any LUN (and on the well-known unit C101h), REQUEST SENSE t
 parameter data with GOOD, everything else ends with 25/00.
 
 A target device has one target port in each of its portal groups. Nexuses are attached to it once
-they have logged in, and through it to its units. A unit may be part of several target devices:
+they have logged in, and through it to those of its units that access lists let them have: the
+others are not there for them. A unit may be part of several target devices:
 what it tells of ports is about the device that a nexus came through (`Nexus.target`).
 """
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from blockd.access.rules import Grant
 from blockd.scsi import inquiry, readiness, sense
 from blockd.scsi.cdb import MAX_CDB, Opcode, check_reserved, u32
 from blockd.scsi.nexus import Nexus
@@ -41,9 +43,8 @@ class TargetDevice:
     """SCSI device name: the IQN."""
     port_groups: tuple[int, ...] = (1,)
     """Tags of the portal groups that it is reached through, ascending."""
-    _nexuses: dict[Nexus, None] = field(default_factory=dict)
-    _attached: "dict[LogicalUnit, None]" = field(default_factory=dict)
-    """The units that know the nexuses."""
+    _nexuses: "dict[Nexus, dict[LogicalUnit, None]]" = field(default_factory=dict)
+    """With the units that know each."""
 
     @property
     def used(self) -> bool:
@@ -51,45 +52,60 @@ class TargetDevice:
         return bool(self._nexuses)
 
     def attach(self, nexus: Nexus) -> None:
-        """A nexus that logged in: its units know it from now on."""
+        """A nexus that logged in: the units that it may have know it from now on."""
         assert nexus.target is None, "a nexus has one target device"
         nexus.target = self
-        self._nexuses[nexus] = None
-        self._meet_units()
-        for unit in self._attached:
-            unit.attach(nexus)
+        self._nexuses[nexus] = {}
+        self._show_units(nexus)
 
     def detach(self, nexus: Nexus) -> None:
         """The nexus is gone."""
-        if nexus not in self._nexuses:
-            return
-        del self._nexuses[nexus]
-        for unit in self._attached:
+        for unit in self._nexuses.pop(nexus, ()):
             unit.detach(nexus)
 
     def luns_changed(self) -> None:
         """Tell every nexus: 3F/0E."""
-        self._meet_units()
-        for unit in self._attached:
-            for nexus in self._nexuses:
-                unit.attention(sense.LUNS_CHANGED, to=nexus)
+        for nexus in self._nexuses:
+            self._show_units(nexus)
+            _tell_of_units(nexus)
 
-    def _meet_units(self) -> None:
-        """Units that are new get to know the nexuses, those that went forget them."""
-        present = dict.fromkeys(self.units.values())
-        for gone in self._attached.keys() - present.keys():
-            for nexus in self._nexuses:
-                gone.detach(nexus)
-        for unit in present.keys() - self._attached.keys():
-            for nexus in self._nexuses:
-                unit.attach(nexus)
-        self._attached = present
+    def access_changed(self, nexus: Nexus) -> bool:
+        """Show the nexus what it may have now, and tell it (3F/0E) if that is something else. False
+        when it may not do what it could: nothing has changed then, and it has to go."""
+        seen = dict(nexus.units)
+        units, read_only = self._granted(nexus)
+        if any(units.get(lun) is not unit for lun, unit in seen.items()):
+            return False
+        if any(unit in read_only and unit not in nexus.read_only for unit in seen.values()):
+            return False
+        if (units, read_only) != (seen, nexus.read_only):
+            self._show_units(nexus)
+            _tell_of_units(nexus)
+        return True
+
+    def _show_units(self, nexus: Nexus) -> None:
+        """Units that the nexus has from now on get to know it, those that it has not forget it."""
+        nexus.units, nexus.read_only = self._granted(nexus)
+        before, present = self._nexuses[nexus], dict.fromkeys(nexus.units.values())
+        for gone in before.keys() - present.keys():
+            gone.detach(nexus)
+        for unit in present.keys() - before.keys():
+            unit.attach(nexus)
+        self._nexuses[nexus] = present
+
+    def _granted(self, nexus: Nexus) -> "tuple[dict[int, LogicalUnit], frozenset[LogicalUnit]]":
+        """The units that it may have, and those of them that it may only read."""
+        if nexus.grant is None:
+            return self.units, frozenset()
+        grants = {unit: nexus.granted(unit) for unit in self.units.values()}
+        units = {lun: unit for lun, unit in self.units.items() if grants[unit]}
+        return units, frozenset(unit for unit in units.values() if grants[unit] is Grant.READ)
 
     # -- commands
 
     def prepare(self, nexus: Nexus, lun: int | None, cdb: bytes) -> Result | Single | Prepared:
         """As `LogicalUnit.prepare`, for whatever is at `lun` (as `decode_lun` gave it)."""
-        unit = None if lun is None else self.units.get(lun)
+        unit = None if lun is None else nexus.units.get(lun)
         if unit is not None:
             return unit.prepare(nexus, cdb)
         cdb = cdb[:MAX_CDB].ljust(MAX_CDB, b"\0")
@@ -132,14 +148,19 @@ class TargetDevice:
             raise invalid_field(2)
         luns: list[bytes] = []
         if select != _WELL_KNOWN:
-            luns += [encode_lun(lun) for lun in sorted(self.units)]
+            luns += [encode_lun(lun) for lun in sorted(nexus.units)]
         if select != _ALL_BUT_WELL_KNOWN:
             luns.append(encode_lun(REPORT_LUNS_UNIT))
-        for unit in self._attached:
+        for unit in nexus.units.values():
             unit.forget_attention(sense.LUNS_CHANGED, nexus)
         listed = b"".join(luns)
         data = len(listed).to_bytes(4, "big") + bytes(4) + listed
         return Result(data=(data[: u32(cdb, 6)],))
+
+
+def _tell_of_units(nexus: Nexus) -> None:
+    for unit in nexus.units.values():
+        unit.attention(sense.LUNS_CHANGED, to=nexus)
 
 
 def decode_lun(field: bytes) -> int | None:

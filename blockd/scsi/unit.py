@@ -7,7 +7,8 @@
     no sanitize going on, or failed              02/041B, 03/3103; see `blockd.scsi.sanitize`
     no reservation in the way                    RESERVATION CONFLICT
     no bit set that means nothing                24/00 with a pointer at it
-    not a write to a read-only unit              07/2700
+    not a write to a unit that is read-only,     07/2700
+    or is so for this nexus
 
 and then the command's own `prepare`. One unit serves all nexuses of all targets that have the
 volume, so that reservations and mode pages are those of the volume, through whatever portal.
@@ -127,6 +128,10 @@ class LogicalUnit:
     def read_only(self) -> bool:
         return self.device.read_only or self.modes.software_write_protect
 
+    def read_only_to(self, nexus: Nexus) -> bool:
+        """Whether the unit is read-only, or this nexus may only read."""
+        return self in nexus.read_only or self.read_only
+
     # -- nexuses and their unit attentions
 
     def attach(self, nexus: Nexus) -> None:
@@ -226,7 +231,9 @@ class LogicalUnit:
             self.sanitizing.check(opcode)
             self.reservations.check(nexus, opcode, cdb)
             check_reserved(opcode, cdb)
-            if opcode.changes_medium and self.read_only:
+            if opcode.changes_medium and self.read_only_to(nexus):
+                raise CheckCondition(sense.WRITE_PROTECTED)
+            if opcode.changes_unit and self in nexus.read_only:
                 raise CheckCondition(sense.WRITE_PROTECTED)
             return opcode.prepare(self, nexus, cdb)
         except CheckCondition as error:

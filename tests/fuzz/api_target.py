@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote
 
 from starlette.types import ASGIApp, Message
 
+from blockd.access.book import AccessBook
 from blockd.api.app import create_app
 from blockd.registry.targets import TargetRegistry
 from tests.fake_node import FakeNode
@@ -85,6 +86,7 @@ class _Node(FakeNode):
         super().__init__(Path("control.sock"))
         self.store = cast(Any, _Current())
         self.targets = cast(Any, _Current())
+        self.access = cast(Any, _Current())
 
 
 class _Bugs(logging.Handler):
@@ -130,6 +132,7 @@ class _Site:
         rig.store.snapshots.create("snap", ["vm"])
         cast(Any, self.node.store).of = rig.store
         cast(Any, self.node.targets).of = TargetRegistry(rig.store)
+        cast(Any, self.node.access).of = AccessBook(rig.store)
 
     def send(self, method: str, target: str, body: bytes) -> None:
         sent = self.loop.run_until_complete(self._ask(method, target, body))

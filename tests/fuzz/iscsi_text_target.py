@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from blockd.device import BlockDevice
 from blockd.iscsi import chap, pdu, text
 from blockd.iscsi.login import MAX_REQUESTS, LoggedIn, Login, LoginRefused, Refused
 from blockd.iscsi.targets import IQN_PREFIX, Access, Credentials, Portal, Target
@@ -82,6 +83,9 @@ class Targets:
 
     def all(self) -> list[Target]:
         return list(self._found.values())
+
+    def volume_of(self, name: str) -> BlockDevice | None:
+        return None
 
     def portals(self, arrived_at: Portal) -> list[Portal]:
         return [arrived_at]

@@ -120,6 +120,10 @@ def test_what_is_there_is_not_overwritten(server: Daemon, raw: Path, tmp_path: P
 
 def test_an_export_of_nothing_leaves_no_file(server: Daemon, tmp_path: Path) -> None:
     failed = blockd(server, "export", "nothing", tmp_path / "out.raw")
+    assert failed.returncode == 4
+    assert b"volume nothing: there is none" in failed.stderr
+    server.create("demo", 4096)
+    failed = blockd(server, "export", "demo@never", tmp_path / "out.raw")
     assert failed.returncode == 1
     assert b"qemu-img failed" in failed.stderr
     assert list(tmp_path.iterdir()) == []

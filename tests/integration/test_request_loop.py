@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from blockd.access.book import Everybody
 from blockd.config import ServeConfig, TcpAddress
 from blockd.listener import NbdListener
 from blockd.nbd import wire
@@ -47,6 +48,7 @@ class Server(OnLoop):
         return NbdListener(
             self.store,
             FakePolicies({}),
+            Everybody(),
             tcp=[TcpAddress("127.0.0.1", 0)],
             request_loop=request_loop,
         )

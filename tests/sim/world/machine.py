@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from blockd.access.book import Everybody
 from blockd.iscsi_listener import IscsiListener
 from blockd.listener import NbdListener
 from blockd.log_limiter import LogLimiter
@@ -160,9 +161,11 @@ class Machine:
         self.store = store = await asyncio.to_thread(self._open_store, scheduler)
         targets = await asyncio.to_thread(TargetRegistry, store)
         nbd = NbdListener(
-            store, ConfiguredPolicies({}), adopted=[self.network.socket(NBD_PORT)], limits=Limits()
+            *(store, ConfiguredPolicies({}), Everybody()),
+            adopted=[self.network.socket(NBD_PORT)],
+            limits=Limits(),
         )
-        iscsi = IscsiListener(targets, adopted=[self.network.socket(ISCSI_PORT)])
+        iscsi = IscsiListener(targets, Everybody(), adopted=[self.network.socket(ISCSI_PORT)])
         for listener in (nbd, iscsi):
             listener.limiter = LogLimiter(logging.getLogger("blockd"), lambda: self.run.now_s)
             await listener.start()

@@ -209,6 +209,7 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/volumes",
         "/v1/volumes/{name}",
         "/v1/volumes/{name}/limits",
+        "/v1/volumes/{name}/access",
         "/v1/volumes/{volume}/snapshots/{name}",
         "/v1/volumes/{volume}/schedule",
         "/v1/volumes/{volume}/log",
@@ -302,6 +303,7 @@ def test_who_changes_something_is_in_the_log(
         client.volumes()
         with pytest.raises(ApiError):
             client.delete_volume("b")
+        client.volumes()  # the line comes right behind the answer
     told = [
         (record.__dict__["method"], record.__dict__["path"], record.__dict__["status"])
         for record in caplog.records

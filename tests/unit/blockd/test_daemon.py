@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from blockd import daemon, logs, systemd, wiring
+from blockd.access.book import Everybody
 from blockd.api.client import Client
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ConnectionInfo
@@ -85,6 +86,9 @@ class ScriptedListener:
     def certificates(self) -> list[Certificate]:
         self.looks += 1
         return self.tls
+
+    async def bar(self) -> list[str]:
+        return []
 
     def reload_tls(self) -> None:
         if self.reload_error:
@@ -499,7 +503,7 @@ def test_the_real_portal_takes_the_settings() -> None:
 
     async def life() -> list[str]:
         targets = wiring.open_targets(config, FakeStore())
-        listener = wiring.make_iscsi(config, targets, [])
+        listener = wiring.make_iscsi(config, targets, Everybody(), [])
         await listener.start()
         addresses = listener.addresses
         await listener.stop(0.0)
@@ -514,7 +518,7 @@ def test_the_real_listener_takes_the_settings(socket_dir: Path) -> None:
     config = ServeConfig(data=socket_dir, nbd=nbd)
 
     async def life() -> list[str]:
-        listener = wiring.make_listener(config, FakeStore(), [])
+        listener = wiring.make_listener(config, FakeStore(), Everybody(), [])
         await listener.start()
         addresses = listener.addresses
         await listener.stop(0.0)
@@ -528,7 +532,8 @@ def test_the_real_listener_takes_the_settings(socket_dir: Path) -> None:
 
 def test_sockets_of_the_service_manager_replace_configured_ones(socket_dir: Path) -> None:
     async def life(adopted: socket.socket) -> list[str]:
-        listener = wiring.make_listener(ServeConfig(data=socket_dir), FakeStore(), [adopted])
+        config = ServeConfig(data=socket_dir)
+        listener = wiring.make_listener(config, FakeStore(), Everybody(), [adopted])
         await listener.start()
         addresses = listener.addresses
         await listener.stop(0.0)

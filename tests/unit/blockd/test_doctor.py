@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from blockd.access.kept import volume_key
 from blockd.api.limit_types import VolumeLimits, encode
 from blockd.cli import exits
-from blockd.config import IscsiConfig, ServeConfig, StoreConfig, TlsChoice, TlsConfig
+from blockd.config import ControlConfig, IscsiConfig, ServeConfig, StoreConfig, TlsChoice, TlsConfig
 from blockd.doctor import FAIL, MODULES, OK, TOOLS, WARN, Finding, Machine, examine
 from blockd.toml_decode import ConfigError
 from native import OP_WRITE, Request
@@ -28,6 +29,7 @@ from volume import layout
 from volume.disk import SystemClock
 from volume.framing import framed
 from volume.kv import LmdbKeyValue
+from volume.layout import META_PREFIX_STATE
 from volume.meta import Meta
 from volume.store import META_MAP_BYTES, Store
 
@@ -130,6 +132,29 @@ def test_a_real_lock_is_seen(data: Path, machine: Machine) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         finding = look("lock", data, replace(machine, proc=Path("/proc")))
     assert finding.message == f"process {os.getpid()} serves the directory"
+
+
+def test_a_damaged_access_list_fails(data: Path, machine: Machine) -> None:
+    assert look("access lists", data, machine).level == OK
+    key = volume_key(bytes(16))
+    kv = LmdbKeyValue(data / "meta", synced=True, map_size=META_MAP_BYTES)
+    kv.update({META_PREFIX_STATE + key.encode(): b"\x01 not as it was written"})
+    kv.close()
+    finding = look("access lists", data, machine)
+    assert (finding.level, finding.message) == (
+        FAIL,
+        f"{key} is damaged: that volume lets nobody in",
+    )
+
+
+def test_sockets_where_others_may_write_fail(data: Path, machine: Machine, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    config = ServeConfig(data=data, control=ControlConfig(folder / "c"))
+    assert look("nbd socket", data, machine, config).level == OK
+    finding = look("control socket", data, machine, config)
+    assert (finding.level, "others may write" in finding.message) == (FAIL, True)
 
 
 def test_half_a_store_fails(data: Path, machine: Machine) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockd.iscsi import chap, login, pdu
-from blockd.iscsi.login import is_name
+from blockd.iscsi.names import is_name
 from blockd.iscsi.targets import Access, Credentials, Target
 from blockd.scsi.target import TargetDevice
 from tests.iscsi_initiator import NAME, OPERATIONAL, TARGET, Initiator, World, pairs

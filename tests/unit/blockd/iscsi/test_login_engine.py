@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockd.iscsi import chap, login, pdu, text
-from blockd.iscsi.login import LoginRefused, Refused, is_name
+from blockd.iscsi.login import LoginRefused, Refused
+from blockd.iscsi.names import is_name
 from blockd.iscsi.targets import Access, Target
 from blockd.scsi.target import TargetDevice
 from tests.iscsi_initiator import ISID, NAME, TARGET, Pdu, pairs

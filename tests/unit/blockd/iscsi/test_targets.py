@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockd.iscsi.targets import Access, Credentials, Portal, normalised
+from blockd.iscsi.names import normalised
+from blockd.iscsi.targets import Access, Credentials, Portal
 
 HOST = "iqn.1993-08.org.debian:01:abcdef"
 HERE = "192.0.2.7"

@@ -2,6 +2,8 @@
 
 import pytest
 
+from blockd.access.book import Everybody
+from blockd.access.rules import Client
 from blockd.nbd import wire
 from blockd.nbd.access import TlsMode
 from blockd.nbd.connection import Connection
@@ -21,6 +23,8 @@ def connection(device: MemoryDevice | None = None) -> Connection:
         limits=Limits(),
         tls=TlsMode.OFF,
         policies=FakePolicies(),
+        access=Everybody(),
+        client=Client(),
         peer="10.0.0.7:4711",
     )
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from blockd.access.book import Everybody
+from blockd.access.rules import Client
 from blockd.nbd import wire
 from blockd.nbd.access import MAX_REF, ExportPolicy, TlsMode
 from blockd.nbd.connection import Connection
@@ -211,7 +213,13 @@ class Plain:
 
 def test_exports_without_versions_know_none() -> None:
     connection = Connection(
-        Plain(), limits=Limits(), tls=TlsMode.OFF, policies=FakePolicies(), peer="test"
+        Plain(),
+        limits=Limits(),
+        tls=TlsMode.OFF,
+        policies=FakePolicies(),
+        access=Everybody(),
+        client=Client(),
+        peer="test",
     )
     sent = bytearray()
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from blockd.access.rules import Grant
 from blockd.device import BlockDevice
 from blockd.scsi import copy
 from blockd.scsi.task import BUSY
@@ -323,3 +324,32 @@ def test_only_what_the_initiator_is_logged_in_to_is_reached() -> None:
     there.join(7)
     assert here.good(cdbs.extended_copy(len(take)), take, nexus=stranger) == b""
     assert here.device.read(0, BLOCK) == numbers(BLOCK)
+
+
+# -- who may do what
+
+
+@pytest.mark.parametrize(
+    ("grants", "source", "told"),
+    [
+        ({"there": Grant.READ}, 1, None),
+        ({"there": Grant.READ}, 0, (0x0A, 0x0D, 0x01)),
+        ({"there": Grant.NOTHING}, 1, (0x0A, 0x0D, 0x02)),
+        ({"there": Grant.NOTHING}, 0, (0x0A, 0x0D, 0x02)),
+    ],
+)
+def test_a_copy_reads_and_writes_what_its_initiator_may(
+    grants: dict[str, Grant], source: int, told: tuple[int, int, int] | None
+) -> None:
+    """Even where another session of that name may more: names prove nothing."""
+    here, there = pair()
+    there.device.write(0, numbers(BLOCK))
+    here.nexus.grant = lambda unit: grants["there"] if unit is there.unit else Grant.WRITE
+    parameters = cdbs.copy_list(both(), [cdbs.segment(source, 1 - source, 1, 0, 9)])
+    if told is None:
+        good(here, parameters)
+        assert here.device.read(9 * BLOCK, BLOCK) == numbers(BLOCK)
+        return
+    assert codes(fault(here, parameters)) == told
+    assert there.device.read(9 * BLOCK, BLOCK) == bytes(BLOCK)
+    assert here.device.read(9 * BLOCK, BLOCK) == bytes(BLOCK)
