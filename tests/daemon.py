@@ -27,7 +27,8 @@ POLL_S = 0.05
 
 
 class Daemon:
-    """`options` are those of `blockd serve`; `prefix` is a command that starts it in our place.
+    """`options` are those of `blockd serve`; `prefix` is a command that starts it in our place,
+    `program` is blockd itself.
 
     Without settings of its own, space is never short: how full the disk of a test machine is must
     not decide which versions stay.
@@ -40,6 +41,7 @@ class Daemon:
         *,
         listen: Sequence[str] = ("--nbd", "127.0.0.1:0"),
         prefix: Sequence[str] = (),
+        program: Sequence[str] = (sys.executable, "-m", "blockd"),
         environ: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
@@ -48,13 +50,14 @@ class Daemon:
         self.ready: dict[str, Any] = {}
         self._listen = list(listen)
         self._prefix = list(prefix)
+        self._program = list(program)
         self._pass_fds = tuple(pass_fds)
         self._environ = {**os.environ, **(environ or {})}
         self._log = data.with_name(data.name + ".stderr")
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
-        serve = [sys.executable, "-m", "blockd", "serve", "--json", "--data", str(self.data)]
+        serve = [*self._program, "serve", "--json", "--data", str(self.data)]
         return [*self._prefix, *serve, *self._listen, *self.options, *self._settings()]
 
     def _settings(self) -> Sequence[str]:
@@ -198,7 +201,7 @@ class Daemon:
     def cli(self, *arguments: str) -> list[str]:
         """The command line of `blockd ARGUMENTS` on this daemon."""
         control = ("--control", str(self.ready["control"]))
-        return [sys.executable, "-m", "blockd", *arguments, *control]
+        return [*self._program, *arguments, *control]
 
     def store(self) -> StoreStatus:
         with self.control() as client:
