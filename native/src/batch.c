@@ -11,17 +11,21 @@ static int append_write(struct bd_volume *volume, struct bd_action *action, uint
     /* All of it or nothing: what ran out of space between two of its records would be torn. */
     if (!bd_journal_has_space(volume->journal, action->length))
         return -ENOSPC;
+    /* Nor may it wait with a part done: submitted again it would be done twice, and what another
+     * client wrote over that part meanwhile would be gone. (Where requests are longer than a
+     * segment, that is so.) */
+    if (!bd_journal_has_room(volume->journal, action->offset, action->length, now_ns))
+        return -EAGAIN;
     uint64_t done = 0;
     while (done < action->length) {
-        uint64_t length = action->length - done;
-        if (length > volume->journal->max_payload) {
-            /* cut where the volume's pages are, so that no page is in two records */
-            length = volume->journal->max_payload - ((action->offset + done) & (BD_PAGE - 1));
-        }
+        uint64_t length =
+            bd_journal_part(volume->journal, action->offset + done, action->length - done);
         struct bd_record record = {
             .op = BD_RECORD_WRITE, .offset = action->offset + done, .length = length};
+        volume->journal->midway = done > 0;
         int error = bd_journal_add(volume->journal, volume, record, action->data + done, now_ns,
                                    &action->status);
+        volume->journal->midway = false;
         if (error < 0)
             return error;
         done += length;

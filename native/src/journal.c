@@ -302,7 +302,7 @@ static int rotate(struct bd_journal *journal, bool has_payload)
 {
     if (journal->ready_count <= (has_payload ? journal->reserve : 0))
         return -EAGAIN;
-    if (has_payload && bd_site_fires(BD_SITE_NO_SEGMENT))
+    if (has_payload && !journal->midway && bd_site_fires(BD_SITE_NO_SEGMENT))
         return -EAGAIN;
     if (journal->next_sequence > BD_LAST_SEQUENCE) {
         if (journal->sealed == 0)
@@ -412,6 +412,42 @@ static bool fits(const struct bd_journal *journal, uint64_t bytes, uint32_t piec
            group->piece_count + pieces <= BD_PIECE_BLOCK * BD_PIECE_BLOCKS;
 }
 
+static bool wants_mark(const struct bd_journal *journal, uint64_t now_ns)
+{
+    return journal->group.count == 0 && (journal->marked_lsn != journal->synced_lsn ||
+                                         now_ns - journal->marked_ns >= mark_interval_ns);
+}
+
+uint64_t bd_journal_part(const struct bd_journal *journal, uint64_t offset, uint64_t length)
+{
+    uint64_t most = journal->max_payload;
+    return length > most ? most - (offset & (BD_PAGE - 1)) : length;
+}
+
+bool bd_journal_has_room(const struct bd_journal *journal, uint64_t offset, uint64_t length,
+                         uint64_t now_ns)
+{
+    if (journal->ready_count > journal->reserve)
+        return true;
+    if (journal->current == NULL)
+        return false;
+    const struct bd_group *group = &journal->group;
+    bool gathered = group->count > 0;
+    uint64_t position = gathered ? group->position : journal->position;
+    uint64_t pieces = gathered ? group->piece_count : journal->current->piece_count;
+    if (wants_mark(journal, now_ns))
+        position += BD_RECORD_HEADER;
+    while (length > 0) {
+        struct bd_record record = {.op = BD_RECORD_WRITE,
+                                   .length = bd_journal_part(journal, offset, length)};
+        position += bd_record_footprint(&record);
+        pieces += bd_pieces_of(offset, record.length);
+        offset += record.length;
+        length -= record.length;
+    }
+    return position <= journal->segment_bytes && pieces <= BD_PIECE_BLOCK * BD_PIECE_BLOCKS;
+}
+
 bool bd_journal_has_space(const struct bd_journal *journal, uint64_t payload_bytes)
 {
     uint64_t gathered = journal->group.count > 0 ? journal->group.payload_bytes : 0;
@@ -442,11 +478,10 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
     if (data > 0 && !bd_journal_has_space(journal, data))
         return -ENOSPC;
 
-    bool mark = group->count == 0 && (journal->marked_lsn != journal->synced_lsn ||
-                                      now_ns - journal->marked_ns >= mark_interval_ns);
+    bool mark = wants_mark(journal, now_ns);
     uint32_t pieces = record.op == BD_RECORD_WRITE ? bd_pieces_of(record.offset, record.length) : 0;
     uint64_t needed = bd_record_footprint(&record) + (mark ? BD_RECORD_HEADER : 0);
-    bool early = group->count == 0 && journal->position > BD_SEGMENT_HEADER &&
+    bool early = !journal->midway && group->count == 0 && journal->position > BD_SEGMENT_HEADER &&
                  journal->ready_count > journal->reserve && bd_site_fires(BD_SITE_ROTATE_EARLY);
     if (!fits(journal, needed, pieces) || early) {
         error = bd_journal_commit(journal);

@@ -100,6 +100,7 @@ struct bd_journal {
     uint32_t ready_head;
     uint32_t ready_count;
     uint32_t reserve;
+    bool midway; /* of a write of several records: no site refuses the next one a segment */
     uint32_t full_count;
 
     struct bd_segment *current;
@@ -207,6 +208,15 @@ int bd_journal_commit(struct bd_journal *journal);
 
 /* The seq of the volume's last record, gathered ones included. The lock is held. */
 uint64_t bd_journal_seq(const struct bd_journal *journal, const struct bd_volume *volume);
+
+/* Of a write of `length` bytes: so many are its first record's. Writes are cut where the volume's
+ * pages are, so that no page is in two records. */
+uint64_t bd_journal_part(const struct bd_journal *journal, uint64_t offset, uint64_t length);
+
+/* Whether all records of a write find room now, with one more segment at the most. The lock is
+ * held. */
+bool bd_journal_has_room(const struct bd_journal *journal, uint64_t offset, uint64_t length,
+                         uint64_t now_ns);
 
 /* Whether the disk can take so many bytes of payload beside what is gathered. The lock is held. */
 bool bd_journal_has_space(const struct bd_journal *journal, uint64_t payload_bytes);

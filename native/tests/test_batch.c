@@ -219,6 +219,26 @@ static void test_a_long_write_that_finds_no_segment(void)
     rig_destroy(&rig);
 }
 
+static void test_a_write_of_several_records_waits_for_room_for_all_of_them(void)
+{
+    struct rig rig;
+    rig_init(&rig, SEGMENT, 1, VOLUME);
+    rig_write(&rig, 0, 4096, 7);
+    uint64_t seq = rig.volume->seq;
+    static uint8_t data[SEGMENT - 8192]; /* more than one record */
+    memset(data, 8, sizeof data);
+    int status;
+    CHECK_EQ(rig_do(&rig, BD_ACTION_WRITE, 0, sizeof data, data, &status), BD_ACTION_WAIT_SPACE);
+    CHECK_EQ(rig.volume->seq, seq); /* though the first record would have fitted in */
+    rig_write(&rig, 0, 512, 9);     /* as another client may, and that is there to stay */
+    rig_expect(&rig, 512, 4096 - 512, 7);
+    CHECK_EQ(bd_journal_add_ready(rig.journal, 1, memory_file_open(&rig.files[1])), 0);
+    CHECK_EQ(rig_do(&rig, BD_ACTION_WRITE, 0, sizeof data, data, &status), BD_ACTION_DONE);
+    CHECK(rig.volume->seq > seq + 2); /* the other client's, and more than one */
+    rig_expect(&rig, 0, sizeof data, 8);
+    rig_destroy(&rig);
+}
+
 static void test_two_volumes_share_a_journal(void)
 {
     struct rig rig;
@@ -290,6 +310,7 @@ int main(void)
     test_a_failed_group_fails_all_its_requests();
     test_a_read_behind_a_failed_write();
     test_a_long_write_that_finds_no_segment();
+    test_a_write_of_several_records_waits_for_room_for_all_of_them();
     test_two_volumes_share_a_journal();
     test_nothing_is_done_beyond_the_end_of_a_volume_that_shrank();
     return 0;

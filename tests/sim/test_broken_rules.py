@@ -138,7 +138,8 @@ def flushed_sector_is_left(_: pytest.LogCaptureFixture) -> None:
 
 
 def version_power_cuts(_: pytest.LogCaptureFixture) -> None:
-    versions.test_power_cut_leaves_versions_whole_or_not_at_all(1)
+    for seed in (5, 6):
+        versions.test_power_cut_leaves_versions_whole_or_not_at_all(seed)
 
 
 def condemned_stay(_: pytest.LogCaptureFixture) -> None:
