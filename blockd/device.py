@@ -83,6 +83,15 @@ class ServedByCore(Protocol):
         """The same for as long as the device is attached."""
 
 
+@runtime_checkable
+class MayBeElsewhere(Protocol):
+    """A BlockDevice that another node may be serving."""
+
+    @property
+    def elsewhere(self) -> str | None:
+        """Why no client is let in here, with the way out; None when they are. Quick."""
+
+
 class LastingDevice(BlockDevice, Protocol):
     """A BlockDevice that is known by more than its name."""
 

@@ -45,6 +45,15 @@ class Request:
     data: object
     error: int
     message: str | None
+    @property
+    def waits(self) -> bool:
+        """Of a volume with a gate, after `submit`: done, and to be told when other nodes have
+        `wait_seq`, on their disks if `wait_durable`; a read also while the lease has run out."""
+
+    @property
+    def wait_seq(self) -> int: ...
+    @property
+    def wait_durable(self) -> bool: ...
     def __init__(
         self,
         op: int,
@@ -303,6 +312,20 @@ class Journal:
         payload of each POINT record, and each HEAD record). A row has time 0 when no MARK of this
         segment is before it."""
 
+    def copy_records(
+        self,
+        slot: int,
+        state: ReplayState,
+        end_lsn: int,
+        wanted: tuple[int, int, int, int],
+        buffer: Buffer,
+        /,
+    ) -> tuple[ReplayState, bool, int, int]:
+        """Copy records of a segment, from `state` up to `end_lsn`, in the form that crosses the
+        wire. `wanted`: (volume number, epoch they were written in, seq of the record before the
+        first, seq of the last). Returns (state there, whether all are there or the next one has no
+        room in `buffer`, bytes, seq of the last one copied)."""
+
     def proves(self, slot: int, position: int, lsn: int, /) -> bool:
         """Whether a mark in the segment, from `position` on, says that `lsn` was durable."""
 
@@ -476,6 +499,39 @@ class VolumeCore:
         """Append records of another node's tap, those that are here left out: (errno or 0, newest
         seq here). What was appended is in the page cache; a sync makes it durable. Hostile bytes
         are refused as a whole; native/src/member.h has the errors. Without the GIL."""
+
+    def begin_epoch(self, epoch: int, /) -> None:
+        """Records from here on are of `epoch`, not below that of the newest one."""
+
+    def gate(self) -> int:
+        """Give the volume a gate (native/src/gate.h), which is shut: a descriptor that is readable
+        when somebody begins to wait for a sync. EEXIST. Of all others: ENOENT without one."""
+
+    def gate_open(self, start: int, strict: bool, timeout_ns: int, /) -> None:
+        """Let requests in; `start`: the volume's newest record, which W nodes have synced."""
+
+    def gate_shut(self) -> None:
+        """Let none in any more; who waits fails with ESHUTDOWN. Nothing of a client is appended
+        when this returns."""
+
+    def gate_advance(self, acked: int, durable: int, /) -> None:
+        """W nodes have this much: answers of the request loop that waited for it go out."""
+
+    def gate_lease(self, until_ns: int, /) -> None:
+        """Reads may be answered until then, CLOCK_BOOTTIME."""
+
+    def gate_expire(self) -> None:
+        """Fail with EIO what has waited too long in the request loop."""
+
+    def gate_want(self, seq: int, /) -> None:
+        """Somebody waits until `seq` is on W disks."""
+
+    def gate_seen(self, offset: int, length: int, /) -> int:
+        """Seq of the newest write, not in W journals yet, that touches the range; 0 for none."""
+
+    def gate_state(self) -> tuple[bool, int, int, int, int, int]:
+        """(shut, acked, durable, seq up to which somebody waits for a sync, until when reads are
+        answered, jobs that wait)"""
 
 def arm_site(name: str, nth: int, chance: int, seed: int) -> None:
     """Arm a site of the core for a test; see native/src/sites.h. `chance` is in 2^32. KeyError."""

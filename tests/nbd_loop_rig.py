@@ -27,11 +27,13 @@ from tests.served import TIMEOUT_S, OnLoop, loop_in_thread
 from tests.sim.simdisk import SimDisk
 from tests.sim.store_rig import StoreRig
 from volume.options import StoreOptions
+from volume.replica import Replica
 from volume.volume import Done, Volume
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 VOLUME: Final = "vol"
+UUID: Final = b"v" * 16
 SIZE: Final = 16 * MIB
 CHUNK: Final = 64 * KIB
 KINDS: Final = ("simple", "structured", "extended")
@@ -79,12 +81,17 @@ class LoopServer(OnLoop):
         threads: int,
         options: StoreOptions,
         capacity: int,
+        mirrored: bool = False,
         **more: Any,
     ) -> None:
+        """`mirrored`: other nodes have the volume, and the test says what (`replica`)."""
         super().__init__(loop)
         self.disk = SimDisk(capacity=capacity, record=False)
         self.rig = StoreRig(options=options, scheduler=LoopScheduler(loop), disk=self.disk)
-        self.rig.store.create_volume(VOLUME, SIZE)
+        if mirrored:
+            self.rig.store.replicas.create(UUID, VOLUME, SIZE, 512, CHUNK, 1)
+        else:
+            self.rig.store.create_volume(VOLUME, SIZE)
         self.rig.tend()
         self.request_loop = RequestLoop(threads, readers=2)
         self._loop_ended = False
@@ -103,6 +110,8 @@ class LoopServer(OnLoop):
         await self.listener.start()
 
     async def _stop(self) -> None:
+        for replica in self.rig.store.replicas:
+            replica.shut()
         await self.listener.stop(0.0)
         await self.end_loop()
 
@@ -118,6 +127,12 @@ class LoopServer(OnLoop):
     @property
     def volume(self) -> Volume:
         return self.rig.volume(VOLUME)
+
+    @property
+    def replica(self) -> Replica:
+        found = self.rig.store.replicas.get(UUID)
+        assert found is not None
+        return found
 
     def client(self, kind: str = "simple") -> NbdClient:
         """In transmission; the loop has it, or will have it as soon as it is quiet."""

@@ -78,12 +78,14 @@ def _looks() -> st.SearchStrategy[Message]:
 
 
 def _appends() -> st.SearchStrategy[Message]:
-    def append(values: dict[str, Any], records: bytes) -> Message:
+    def append(values: dict[str, Any], records: list[bytes]) -> Message:
         first, last = sorted((values["first_seq"], values["last_seq"]))
         values = {**values, "first_seq": first, "last_seq": last}
-        return Append(**values, payload=(records,))
+        values["written"], values["epoch"] = sorted((values["written"], values["epoch"]))
+        return Append(**values, payload=tuple(records))
 
-    return st.builds(append, _fields(Append), st.binary(min_size=1, max_size=300))
+    frames = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=3)
+    return st.builds(append, _fields(Append), frames)
 
 
 def _logs() -> st.SearchStrategy[Message]:

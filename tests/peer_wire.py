@@ -40,7 +40,7 @@ def answer_to(message: m.Request) -> Message:
             return m.Ack(epoch, seq, seq)
         case m.ReadLog(_, epoch, after, limit):
             return m.Log(epoch, after + 1, after + 1, 0, (bytes(limit),))
-        case m.Append(_, epoch, _, last):
+        case m.Append(_, epoch, _, _, last):
             return m.Ack(epoch, last, 0)
     return m.Error(m.Code.UNKNOWN, 0, type(message).__name__)
 

@@ -25,6 +25,7 @@ from volume.errors import (
     StoreSealed,
     VolumeBusy,
     VolumeHasSnapshots,
+    VolumeReplicated,
     WouldWait,
 )
 from volume.flusher import Flusher
@@ -34,9 +35,12 @@ from volume.history import (
     Settings,
     SnapshotRow,
     VersionRow,
+    point_key,
     points_put,
     settings_put,
+    snapshot_key,
     snapshots_put,
+    version_key,
     versions_put,
 )
 from volume.meta import Head, Meta, VolumeRecord
@@ -74,6 +78,9 @@ class Machinery:
     clone_range: CloneRange
 
 
+Rows = Mapping[bytes, bytes]
+
+
 class Catalog:
     """The volumes of an open store. Control methods wait for disks; any thread may call them."""
 
@@ -99,6 +106,8 @@ class Catalog:
         (`volume.gc`). Set by `volume.upkeep`."""
         self.unrecorded: set[int] = set()
         """Numbers of volumes that the log after the checkpoint has no HEAD record of."""
+        self.replicated: set[int] = set()
+        """Numbers of volumes that other nodes have as well; see `volume.replica`."""
         self.attached: Callable[[], None] = lambda: None
         """Told that a volume has got its first client. Set by `volume.upkeep`."""
         self._volumes = {record.name: self._make(record) for record in meta.volumes()}
@@ -179,6 +188,17 @@ class Catalog:
             settings = replace(settings, codec=codecs.number(compression))
         return self._add(name, size, block_size, chunk_size, Head(), settings)
 
+    def create_replica(
+        self, name: str, uuid: bytes, size: int, block_size: int, chunk_size: int, rows: Rows
+    ) -> VolumeInfo:
+        """Make an empty volume that is one node's part of a larger one: `uuid` is of that, and
+        `rows` are put in the same transaction. As `create`."""
+        _check_sizes(size, block_size, chunk_size)
+        settings = self._history.defaults()
+        return self._add(
+            *(name, size, block_size, chunk_size, Head(), settings), uuid=uuid, more=rows
+        )
+
     def clone(self, name: str, source: VolumeRecord, row: VersionRow) -> VolumeInfo:
         """Make a volume whose first version is `row` of `source`, which must stay until then."""
         head = Head(row.commit, row.root, row.height, 0)
@@ -209,6 +229,9 @@ class Catalog:
         chunk_size: int,
         head: Head,
         settings: Settings,
+        *,
+        uuid: bytes | None = None,
+        more: Rows | None = None,
     ) -> VolumeInfo:
         parts = self._parts
         with self.lock:
@@ -220,12 +243,13 @@ class Catalog:
                 first = VersionRow(
                     *(number, 0, 1, lsn, now_ns, size, 0, head.commit, head.root, head.height)
                 )
-                return {**versions_put([first]), **settings_put(number, settings)}
+                put = {**versions_put([first]), **settings_put(number, settings)}
+                return {**put, **(more or {})}
 
             fail_point("volume.create.before")
             record = self._meta.create(
                 name,
-                uuid=parts.clock.new_uuid(),
+                uuid=uuid or parts.clock.new_uuid(),
                 size=size,
                 block_size=block_size,
                 chunk_size=chunk_size,
@@ -236,6 +260,8 @@ class Catalog:
             fail_point("volume.create.after")
             self._append_head(record)
             volume = self._make(record)
+            if more is not None:
+                self.replicated.add(record.number)
             self._volumes = {**self._volumes, record.name: volume}
             log.info("volume created volume=%s size=%d", name, size)
             return self.info_of(volume)
@@ -274,7 +300,7 @@ class Catalog:
         ESHUTDOWN."""
         with self.lock:
             self._seal.check()
-            volume = self.named(name)
+            volume = self._alone(name, "delete")
             number = volume.record.number
             if volume.clients and not force:
                 raise VolumeBusy(name, volume.clients)
@@ -297,7 +323,7 @@ class Catalog:
         """Give a volume another name; durable on return. Attached clients notice nothing."""
         with self.lock:
             self._seal.check()
-            volume = self.named(name)
+            volume = self._alone(name, "rename")
             with self.naming:
                 volume.record = self._meta.rename(name, new_name)
                 self._append_head(volume.record)
@@ -314,7 +340,7 @@ class Catalog:
         unmaps what comes or goes makes the next version another one."""
         with self.lock:
             self._seal.check()
-            volume = self.named(name)
+            volume = self._alone(name, "resize")
             record = volume.record
             _check_sizes(size, record.block_size, record.chunk_size)
             if size < record.size and not force:
@@ -345,6 +371,13 @@ class Catalog:
         if request.error:
             raise StoreSealed(f"unmap failed with errno {request.error}")
         self._seal.sync_journal()
+
+    def _alone(self, name: str, what: str) -> Volume:
+        """The volume, unless other nodes have it as well: they would differ from here on."""
+        volume = self.named(name)
+        if volume.record.number in self.replicated:
+            raise VolumeReplicated(name, what)
+        return volume
 
     # -- for snapshots and restores
 
@@ -450,6 +483,7 @@ class Catalog:
         What it was becomes snapshot `kept`, or a version without a name. Clients of the volume get
         ESHUTDOWN from here on: what they have in their caches is not the volume's any more. The
         lock is held."""
+        self._alone(volume.name, "restore")
         self._seal.sync_journal()  # most of it, while clients still write
         with self.naming:
             return self._replace_head(volume, row, kept)
@@ -487,6 +521,55 @@ class Catalog:
         self.protect(row)
         log.info("volume has another head volume=%s from_seq=%d kept=%s", record.name, seq, kept)
         return self.info_of(successor)
+
+    def rewind(
+        self, volume: Volume, row: VersionRow, epoch: int, rows: Mapping[bytes, bytes]
+    ) -> Volume:
+        """Make `row`, which is in chunks, the head of `volume` again, as if there never had been
+        records behind it: the next one gets the next seq. Durable on return, all or nothing, with
+        `rows`. The volume as it is from here on.
+
+        `epoch`: above that of all records that are undone, so that no replay takes them for those
+        that follow; versions of them go, and names of these. No round is under way or stands."""
+        with self.lock, self.naming:
+            self._seal.check()
+            record = volume.record
+            number = record.number
+            gone = [each for each in self._history.newest(number) if each.seq > row.seq]
+            points = {each.seq for each in self._history.points_of(number) if each.seq > row.seq}
+            names = [each for each in self._history.snapshots(number) if each.seq > row.seq]
+            for name in names:
+                log.warning(
+                    "snapshot of writes that were undone is gone snapshot=%s@%s",
+                    *(record.name, name.name),
+                )
+            volume.core.retire()
+            try:
+                self._seal.sync_journal()
+                head = Head(row.commit, row.root, row.height, row.seq)
+                record = self._meta.replace_head(
+                    *(record.name, head, row.size),
+                    {**versions_put([replace(row, epoch=epoch)]), **rows},
+                    epoch=epoch,
+                    deletes=[
+                        *(version_key(number, each.seq) for each in gone),
+                        *(point_key(number, seq) for seq in points),
+                        *(snapshot_key(number, each.name) for each in names),
+                    ],
+                )
+                self._append_head(record)  # before any record of the new epoch
+            except BaseException:
+                volume.core.revive()
+                raise
+            volume.deleted = True
+            self._going(number)
+            self._parts.table.drop_volume(number)
+            successor = self._make(record)
+            self._volumes = {**self._volumes, record.name: successor}
+            self._history.undone(number, points, len(names))
+            self.protect(row)
+            log.info("records undone volume=%s seq=%d epoch=%d", record.name, row.seq, epoch)
+            return successor
 
     def info_of(self, volume: Volume) -> VolumeInfo:
         """What a person sees of a volume."""

@@ -180,6 +180,11 @@ class Destager:
         """The last cut before which everything but stuck volumes is in chunks; None when that is
         the checkpoint."""
 
+    @property
+    def standing(self) -> bool:
+        """Whether a round has failed, and the next call of `run` tries it again."""
+        return self._round is not None
+
     def run(self, volumes: Callable[[], list[Volume]]) -> bool:
         """One round over whatever is hot in `volumes()`; whether anything came of it. Volumes that
         are stuck are left out, or tried again when that is due.

@@ -86,6 +86,9 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that never go back."""
 
+    def boottime_ns(self) -> int:
+        """Nanoseconds that never go back, and go on while the machine sleeps: for leases."""
+
     def new_uuid(self) -> bytes:
         """16 random bytes."""
 
@@ -245,6 +248,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def boottime_ns(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def new_uuid(self) -> bytes:
         return uuid.uuid4().bytes

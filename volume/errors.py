@@ -11,6 +11,9 @@
         JournalFull
       StoreSealed   StoreClosing  DirectoryLocked  UnknownFormat
       MetaLost  OldMeta
+      VolumeReplicated
+      ReplicaError
+        StaleEpoch  MissingRecords  OtherRecords  BadRecords
       CorruptData
         CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest
 
@@ -221,6 +224,64 @@ class OldMeta(VolumeError):
             "since. Move meta/ away and let it be brought up to date: blockd doctor "
             "--rebuild-meta --from COPY/data.mdb --data DIR"
         )
+
+
+class VolumeReplicated(VolumeError):
+    """What may not be done to one node's part of a volume that several nodes have."""
+
+    code = "volume_replicated"
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(
+            f"volume {name}: is mirrored to other nodes, so this node alone cannot {what} it"
+        )
+
+
+class ReplicaError(VolumeError):
+    """What another node asks of this one's part of a volume cannot be done. Nothing was."""
+
+    code = "replica_error"
+
+
+class StaleEpoch(ReplicaError):
+    """Asked in the name of an epoch that has been followed by another one."""
+
+    code = "stale_epoch"
+
+    def __init__(self, name: str, epoch: int, promised: int) -> None:
+        super().__init__(
+            f"volume {name}: epoch {epoch} is over here: epoch {promised} was promised; whoever "
+            "writes in it has to stop"
+        )
+        self.promised = promised
+
+
+class MissingRecords(ReplicaError):
+    """Records before these are not here."""
+
+    code = "missing_records"
+
+    def __init__(self, name: str, have: int, first: int) -> None:
+        super().__init__(f"volume {name}: has records up to {have}, so not {first} next")
+        self.have = have
+
+
+class OtherRecords(ReplicaError):
+    """The records here are not those that are gone on from: they have to be undone first."""
+
+    code = "other_records"
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"volume {name}: {what}; seal it again and compare what it has")
+
+
+class BadRecords(ReplicaError):
+    """Bytes that are not records, or not such as a member takes."""
+
+    code = "bad_records"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"volume {name}: records of another node: {why}")
 
 
 class CorruptData(VolumeError):

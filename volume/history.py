@@ -28,7 +28,7 @@ Threads: reads from any; changes under the store's control lock, new names under
 import heapq
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -344,11 +344,10 @@ class History:
 
     def save_state(self, name: str, state: bytes | None) -> None:
         """Keep opaque bytes; None forgets them."""
-        key = layout.META_PREFIX_STATE + name.encode()
         if state is None:
-            self._kv.update({}, [key])
+            self._kv.update({}, [state_key(name)])
         else:
-            self._kv.update({key: framed(state)})
+            self._kv.update(state_put(name, state))
 
     def states(self, prefix: str, damaged: Damaged | None = None) -> Iterator[tuple[str, bytes]]:
         """See `volume.states`."""
@@ -374,6 +373,11 @@ class History:
         """The rows of a volume are gone."""
         self.snapshot_counts.pop(number, None)
         self.points.difference_update([point for point in list(self.points) if point[0] == number])
+
+    def undone(self, number: int, seqs: Collection[int], names: int) -> None:
+        """Points of a volume with these seqs, and so many names, are gone."""
+        self.points.difference_update((number, seq) for seq in seqs)
+        self._count(number, -names)
 
     # -- inside
 
@@ -439,6 +443,14 @@ def snapshots_put(rows: Iterable[SnapshotRow]) -> dict[bytes, bytes]:
         value = layout.META_SNAPSHOT_ROW.pack(row.seq, row.created_ns, flags)
         puts[snapshot_key(row.number, row.name)] = framed(value)
     return puts
+
+
+def state_key(name: str) -> bytes:
+    return layout.META_PREFIX_STATE + name.encode()
+
+
+def state_put(name: str, state: bytes) -> Mapping[bytes, bytes]:
+    return {state_key(name): framed(state)}
 
 
 def round_put(row: RoundRow) -> Mapping[bytes, bytes]:

@@ -151,6 +151,32 @@ class LogCursor:
             raise self._damaged(f"{self._at}, or the segment after it, is missing or damaged")
         return self._read(rows)
 
+    def copy(
+        self, end_lsn: int, wanted: tuple[int, int, int, int], buffer: bytearray
+    ) -> tuple[int, int]:
+        """Copy records into `buffer`; see `native.Journal.copy_records`. How many bytes, and the
+        seq of the last one, or of the one before the first that was wanted."""
+        number, epoch, seq, last = wanted
+        length = 0
+        view = memoryview(buffer)
+        while self._state[0] <= end_lsn and (self._open is not None or self._open_next()):
+            assert self._open is not None
+            try:
+                self._state, ended, copied, seq = self._journal.copy_records(
+                    *(self._open.slot, self._state, end_lsn),
+                    *((number, epoch, seq, last), view[length:]),
+                )
+            except OSError as error:
+                if error.errno == errno.EIO:
+                    at = segment_path(self._open.slot)
+                    raise self._damaged(f"{at} cannot be read ({error.strerror})") from error
+                raise
+            length += copied
+            if ended:
+                break
+            self._open = None
+        return length, seq
+
     def _damaged(self, what: str) -> CorruptJournal:
         return CorruptJournal(
             f"the journal: {what}, so record {self._state[0]} of the log is lost, and with it the "

@@ -228,15 +228,24 @@ class Meta:
             return record
 
     def replace_head(
-        self, name: str, head: Head, size: int, rows: Mapping[bytes, bytes]
+        self,
+        name: str,
+        head: Head,
+        size: int,
+        rows: Mapping[bytes, bytes],
+        *,
+        epoch: int | None = None,
+        deletes: Iterable[bytes] = (),
     ) -> VolumeRecord:
-        """Give a volume another head and size, in its next epoch, and put `rows`: all or nothing.
+        """Give a volume another head and size, in its next epoch (or a later one, `epoch`), put
+        `rows` and delete others: all or nothing.
 
         Records of earlier epochs that the journal still has are not the volume's any more."""
         with self._lock:
             old = self._volumes[self._number(name)]
-            record = replace(old, head=head, size=size, epoch=old.epoch + 1)
-            self._store(record, rows)
+            record = replace(old, head=head, size=size, epoch=epoch or old.epoch + 1)
+            assert record.epoch > old.epoch
+            self._store(record, rows, list(deletes))
             return record
 
     def put_rows(self, rows: Mapping[bytes, bytes]) -> None:

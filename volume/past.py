@@ -196,6 +196,22 @@ class PastVersions:
             )
         return read.rows, start
 
+    def records(
+        self, number: int, epoch: int, after: int, last: int, limit: int
+    ) -> tuple[bytes, int]:
+        """Records of a volume behind seq `after`, up to `last`, all written in `epoch`, in the form
+        that crosses the wire: as many as the log has without a gap and fit into `limit` bytes; and
+        the seq of the last one. b"" when the first one is not in the log any more."""
+        buffer = bytearray(limit)
+        with self._pinned():
+            start = self.start_for(number, after + 1)
+            if start is None:
+                return b"", after
+            cursor = self._log.cursor(start, self._log.new_journal())
+            wanted = (number, epoch, after, last)
+            length, seq = cursor.copy(self._end_of_log(), wanted, buffer)
+        return bytes(memoryview(buffer)[:length]), seq
+
     def close(self, version: Version) -> None:
         """Let go of what `version` pins."""
         if version.pinned is not None:
@@ -237,8 +253,12 @@ class PastVersions:
 def new_core(
     journal: Journal, table: PlaceTable, number: int, record: VolumeRecord, base: VersionRow
 ) -> VolumeCore:
-    """A core over the tree of `base`, to be filled by a replay; it takes records of any epoch."""
-    return VolumeCore(journal, table, number, 0, record.chunk_size, base.size, base.seq, 0)
+    """A core over the tree of `base`, to be filled by a replay. Records of epochs before that of
+    `base` are not what followed it: they were undone (`volume.replica`), and others have their
+    seqs."""
+    return VolumeCore(
+        *(journal, table, number, base.epoch, record.chunk_size, base.size, base.seq, 0)
+    )
 
 
 def _too_old(record: VolumeRecord, ref: str, base: VersionRow | None) -> NoSuchVersion:

@@ -92,6 +92,8 @@ class RangeCloner:
         chunk_size = volume.record.chunk_size
         if offset % chunk_size or source_offset % chunk_size:
             return 0
+        if volume.record.number in self._catalog.replicated:
+            return 0  # members take no record that refers to what only this node has
         if source is volume and abs(offset - source_offset) < length:
             return 0
         length = min(length, volume.size - offset)

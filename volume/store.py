@@ -65,6 +65,7 @@ from volume.reader import ChunkResolver, Reader
 from volume.receive import Receiver, Receives
 from volume.recovery import JournalRecovery
 from volume.referred import ReferredTrees
+from volume.replica import ReplicaParts, Replicas
 from volume.scheduler import InlineScheduler, Scheduler
 from volume.scrub import Location, ScrubStatus
 from volume.seal import Seal
@@ -313,6 +314,21 @@ class Store:
             self._manifests,
             self.versions.settled,
             lambda: self.upkeep.make_room(),
+        )
+        self.replicas = Replicas(
+            ReplicaParts(
+                self._catalog,
+                history,
+                self._journal,
+                self._seal,
+                past,
+                self.versions,
+                clock,
+                self._scheduler,
+                between_rounds=self.upkeep.submit,
+                round_stands=lambda: self._destager.standing,
+                starving=self.upkeep.starving,
+            )
         )
         self._transfers = Transfers(
             self._chunks,

@@ -16,6 +16,7 @@ from volume.changes import Changes, Look, hot_ranges
 from volume.diff import Side
 from volume.disk import Clock
 from volume.flusher import Flusher
+from volume.gate import Gate
 from volume.meta import VolumeRecord
 from volume.model import VolumeInfo
 from volume.reader import HeadState, Reader, ReadTarget
@@ -68,6 +69,8 @@ class Volume:
         self._clients: Counter[str] = Counter()
         self._head = HeadState(record.head.root, record.head.height, 0)
         self.deleted = False
+        self.gate: Gate | None = None
+        """Of a volume that other nodes have as well (`volume.replica`)."""
 
     @property
     def name(self) -> str:
@@ -85,6 +88,16 @@ class Volume:
     def retired(self) -> bool:
         """It was deleted, or another head took its place: nothing is done any more."""
         return self.deleted
+
+    @property
+    def elsewhere(self) -> str | None:
+        """Why no client is let in here; see `blockd.device.MayBeElsewhere`."""
+        if self.gate is None or not self.gate.shut:
+            return None
+        return (
+            f"volume {self.name}: another node serves it, or none does yet; "
+            "`blockd cluster status` says which"
+        )
 
     @property
     def size(self) -> int:
@@ -136,12 +149,16 @@ class Volume:
 
     def submit(self, batch: Sequence[Request], done: Done) -> None:
         """Execute a batch; the contract is that of `BlockDevice.submit`."""
-        if self.deleted:
+        gate = self.gate
+        if self.deleted or (gate is not None and gate.shut):
             for request in batch:
                 request.error = errno.ESHUTDOWN
             done(list(batch))
             return
         finished, reads, syncs, blocked = self.core.submit(batch, self._clock.now_ns())
+        if gate is not None:
+            gate.pass_on(finished, done)
+            finished, done = [], gate.guard(done)
         if finished:
             delay_s = self._backlog.delay_s
             if delay_s > 0.0 and any(request.op != OP_READ for request in finished):

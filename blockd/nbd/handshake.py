@@ -25,7 +25,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Final
 
-from blockd.device import BlockDevice, Changes
+from blockd.device import BlockDevice, Changes, MayBeElsewhere
 from blockd.nbd import contexts, wire
 from blockd.nbd.access import (
     AGO,
@@ -348,6 +348,9 @@ class Handshake:
         if isinstance(found, Refusal):
             return found
         if found.version is None:
+            device = found.device
+            if isinstance(device, MayBeElsewhere) and device.elsewhere is not None:
+                return Refusal(wire.REP_ERR_SHUTDOWN, device.elsewhere)
             return _Export(found.device, found.policy, found.device.name)
         if self._held is None or self._held.name != found.version:
             answer = yield OpenVersion(found.version)

@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "crc32c.h"
+#include "gate.h"
 #include "locks.h"
 #include "sites.h"
 
@@ -51,6 +52,24 @@ static int append(struct bd_volume *volume, struct bd_action *action, uint64_t n
                                .offset = action->offset,
                                .length = action->length};
     return bd_journal_add(volume->journal, volume, record, NULL, now_ns, &action->status);
+}
+
+/* Why nothing of clients is appended to the volume; 0 when it is. The journal's lock is held. */
+static int refusal(const struct bd_volume *volume)
+{
+    bool shut = volume->gate != NULL && atomic_load(&volume->gate->shut);
+    return volume->retired || shut ? -ESHUTDOWN : 0;
+}
+
+/* As `append`; and what was gathered of it, perhaps a part, is not known to other nodes. */
+static int append_gated(struct bd_volume *volume, struct bd_action *action, uint64_t now_ns)
+{
+    uint64_t before = bd_journal_seq(volume->journal, volume);
+    int error = append(volume, action, now_ns);
+    action->wait_seq = bd_journal_seq(volume->journal, volume);
+    if (action->wait_seq != before)
+        bd_gate_note(volume->gate, action->wait_seq, action->offset, action->length);
+    return error;
 }
 
 static bool overlaps_gathered(const struct bd_action *actions, int from, int to,
@@ -111,9 +130,12 @@ void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int c
                 locked = true;
                 gathered_from = i;
             }
-            int error = volume->retired ? -ESHUTDOWN : -EINVAL;
-            if (!volume->retired && is_within(volume, action))
-                error = append(volume, action, now_ns);
+            int error = refusal(volume);
+            if (error == 0 && !is_within(volume, action))
+                error = -EINVAL;
+            if (error == 0)
+                error = volume->gate != NULL ? append_gated(volume, action, now_ns)
+                                             : append(volume, action, now_ns);
             if (error == -EAGAIN)
                 action->state = BD_ACTION_WAIT_SPACE;
             else if (error < 0)
@@ -124,8 +146,10 @@ void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int c
         case BD_ACTION_FLUSH:
             if (locked) {
                 action->state = BD_ACTION_WAIT_SYNC;
+                action->wait_seq = bd_journal_seq(journal, volume);
             } else {
                 bd_lock(&journal->lock);
+                action->wait_seq = volume->seq;
                 if (journal->sealed != 0)
                     action->status = -EIO;
                 else if (journal->synced_lsn + 1 != journal->next_lsn)
@@ -144,4 +168,6 @@ void bd_batch_execute(struct bd_volume *volume, struct bd_action *actions, int c
     for (int i = 0; i < count; i++)
         if (actions[i].status < 0 && actions[i].kind != BD_ACTION_READ)
             actions[i].state = BD_ACTION_DONE; /* its group could not be written */
+    if (volume->gate != NULL)
+        bd_gate_judge(volume->gate, actions, count);
 }

@@ -14,6 +14,7 @@ enum bd_action_state {
     BD_ACTION_WAIT_READ,  /* needs the disk, or a chunk's place: read it on another thread */
     BD_ACTION_WAIT_SYNC,  /* in the journal; done with the next sync */
     BD_ACTION_WAIT_SPACE, /* no journal segment was ready: submit it again later */
+    BD_ACTION_WAIT_ACKS,  /* done here, and to be answered when other nodes have it; see gate.h */
 };
 
 enum bd_action_kind {
@@ -34,7 +35,9 @@ struct bd_action {
     uint64_t offset;
     uint64_t length;
     uint64_t seq;
-    uint8_t *data; /* WRITE: the payload; READ: where the bytes go */
+    uint64_t wait_seq; /* WAIT_ACKS: what has to be there */
+    bool wait_durable; /* WAIT_ACKS: on disks */
+    uint8_t *data;     /* WRITE: the payload; READ: where the bytes go */
 };
 
 /* Execute; every action ends in one of the states. The caller checked ranges and buffers; -EINVAL

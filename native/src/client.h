@@ -87,6 +87,7 @@ struct bd_unsent {
 enum bd_job_kind {
     BD_JOB_SYNC, /* make everything that is in the journal durable */
     BD_JOB_READ, /* read, waiting for the disk */
+    BD_JOB_ACKS, /* done; wait until it may be answered (gate.h) */
 };
 
 /* What takes a while and is done on another thread. */
@@ -99,7 +100,10 @@ struct bd_job {
     int status;
     uint64_t offset;
     uint64_t length;
-    struct bd_arena *data; /* READ: `length` bytes at `data_at`; whoever takes it sets NULL */
+    uint64_t wait_seq; /* of a volume with a gate: what other nodes have to have, ... */
+    bool wait_durable; /* ... on their disks */
+    uint64_t deadline_ns;
+    struct bd_arena *data; /* of reads: `length` bytes at `data_at`; whoever takes it sets NULL */
     size_t data_at;        /* room before it for a header */
     /* The protocol's own: what it needs to answer, or to hand the request on. */
     uint64_t cookie;

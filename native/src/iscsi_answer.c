@@ -95,23 +95,35 @@ static void mail(struct iscsi_client *client, struct bd_iscsi_command *command)
     bd_client_mail(base, command->bhs, BD_ISCSI_BHS);
 }
 
+static struct bd_job job_of(struct iscsi_client *client, struct bd_iscsi_command *command,
+                            enum bd_job_kind kind)
+{
+    const struct bd_action *action = &command->action;
+    return (struct bd_job){.volume = volume_of(client, command->lun),
+                           .account = client->luns[command->lun].account,
+                           .kind = kind,
+                           .offset = action->offset,
+                           .length = action->length,
+                           .data_at = bd_iscsi_header_bytes(client),
+                           .wait_seq = action->wait_seq,
+                           .wait_durable = action->wait_durable,
+                           .cookie = (uintptr_t)command};
+}
+
+/* What it wrote is in the journal. */
+static void forget_data(struct iscsi_client *client, struct bd_iscsi_command *command)
+{
+    bd_iscsi_command_release(client, command);
+    free(command->action.data);
+    command->action.data = NULL;
+}
+
 static void begin_job(struct iscsi_client *client, struct bd_iscsi_command *command, bool sync)
 {
-    struct bd_client *base = &client->base;
-    const struct bd_action *action = &command->action;
-    struct bd_job job = {.volume = volume_of(client, command->lun),
-                         .account = client->luns[command->lun].account,
-                         .kind = sync ? BD_JOB_SYNC : BD_JOB_READ,
-                         .offset = action->offset,
-                         .length = action->length,
-                         .data_at = bd_iscsi_header_bytes(client),
-                         .cookie = (uintptr_t)command};
-    if (sync) { /* what it wrote is in the journal */
-        bd_iscsi_command_release(client, command);
-        free(command->action.data);
-        command->action.data = NULL;
-    }
-    if (!bd_loop_begin(base, &job))
+    struct bd_job job = job_of(client, command, sync ? BD_JOB_SYNC : BD_JOB_READ);
+    if (sync)
+        forget_data(client, command);
+    if (!bd_loop_begin(&client->base, &job))
         bd_iscsi_fail(client, command, sync ? BD_ISCSI_UNSYNCED : BD_ISCSI_FAILED);
 }
 
@@ -124,6 +136,27 @@ static void served(struct iscsi_client *client, const struct bd_iscsi_command *c
                    bd_loop_monotonic_ns() - command->arrived_ns);
 }
 
+/* Whether it may be answered at once; else it waits for its volume's gate, or the client stops. */
+static bool passes_gate(struct iscsi_client *client, const struct iscsi_item *item,
+                        const struct bd_action *action, uint64_t arrived_ns)
+{
+    struct bd_iscsi_command *command = keep(client, item, action, arrived_ns);
+    if (command == NULL)
+        return false;
+    bool reads = action->kind == BD_ACTION_READ;
+    struct bd_job job = job_of(client, command, BD_JOB_ACKS);
+    job.wait_seq = action->wait_seq;
+    job.wait_durable = action->wait_durable;
+    if (!reads)
+        forget_data(client, command);
+    enum bd_waited waited = bd_loop_wait(&client->base, &job, reads ? action->data : NULL);
+    if (waited == BD_WAITED_REFUSED)
+        bd_iscsi_fail(client, command, reads ? BD_ISCSI_FAILED : BD_ISCSI_UNSYNCED);
+    if (waited == BD_WAITED_PASSED && item->command == NULL)
+        bd_iscsi_command_end(client, command);
+    return waited == BD_WAITED_PASSED;
+}
+
 static void answer_item(struct iscsi_output *output, struct iscsi_round *round, int which,
                         struct bd_tally *tally)
 {
@@ -131,9 +164,15 @@ static void answer_item(struct iscsi_output *output, struct iscsi_round *round, 
     const struct iscsi_item *item = &round->items[which];
     const struct bd_action *action = &round->actions[which];
     uint8_t *at = output->arena->data + item->out_at;
+    bool done = action->state == BD_ACTION_DONE && action->status == 0;
+    if (!item->is_ping && action->state == BD_ACTION_WAIT_ACKS) {
+        done = passes_gate(client, item, action, round->arrived_ns);
+        if (!done)
+            return;
+    }
     if (item->is_ping) {
         bd_iscsi_put_nop_in(output, item, at);
-    } else if (action->state == BD_ACTION_DONE && action->status == 0) {
+    } else if (done) {
         if (item->command != NULL && item->command->arrived_ns != 0)
             served(client, item->command); /* it waited for longer than the others */
         else
@@ -216,7 +255,7 @@ void bd_iscsi_finish(struct bd_client *base, struct bd_job *job)
 {
     struct iscsi_client *client = iscsi_client(base);
     struct bd_iscsi_command *command = (struct bd_iscsi_command *)(uintptr_t)job->cookie;
-    if (job->kind == BD_JOB_READ) {
+    if (job->data != NULL) {
         if (job->status < 0)
             mail(client, command); /* the engine finds the chunk, or says what is wrong with it */
         else

@@ -3,8 +3,10 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "gate.h"
 #include "loop.h"
 #include "sites.h"
 
@@ -70,15 +72,20 @@ static struct bd_job *queue_take(struct queue *queue, bool all)
     return job;
 }
 
-/* Have its protocol answer, and let the client go on that waited for this. */
-static void end_job(struct bd_job *job)
+/* What a job has counted in its client. */
+static void leave(struct bd_job *job)
+{
+    uint64_t bytes = job->data != NULL ? job->length : 0;
+    job->client->jobs--;
+    job->client->job_bytes -= bytes;
+    bd_account_leave(job->account, 1, bytes);
+}
+
+void bd_job_end(struct bd_job *job)
 {
     struct bd_client *client = job->client;
     pthread_mutex_lock(&client->lock);
-    client->jobs--;
-    if (job->kind == BD_JOB_READ)
-        client->job_bytes -= job->length;
-    bd_account_leave(job->account, 1, job->kind == BD_JOB_READ ? job->length : 0);
+    leave(job);
     if (!client->cut)
         client->protocol->finish(client, job);
     bd_loop_relieve(client);
@@ -107,7 +114,7 @@ static void *run_syncs(void *argument)
                     usleep(RARE_DELAY_US);
             }
             job->status = status;
-            end_job(job);
+            bd_job_end(job);
         }
     }
     return NULL;
@@ -121,7 +128,8 @@ static void *run_reads(void *argument)
         struct bd_read_fault fault;
         job->status = bd_volume_read(job->volume, job->offset, job->length,
                                      job->data->data + job->data_at, false, &fault);
-        end_job(job);
+        if (job->volume->gate == NULL || !bd_gate_hold(job->volume->gate, job))
+            bd_job_end(job);
     }
     return NULL;
 }
@@ -164,14 +172,14 @@ void bd_jobs_add(struct bd_jobs *jobs, struct bd_job *job)
     queue_add(job->kind == BD_JOB_SYNC ? &jobs->syncs : &jobs->reads, job);
 }
 
-bool bd_loop_begin(struct bd_client *client, const struct bd_job *wanted)
+/* A job of the client, counted; NULL when memory or the bounds refuse it. */
+static struct bd_job *new_job(struct bd_client *client, const struct bd_job *wanted, bool reads)
 {
-    bool reads = wanted->kind == BD_JOB_READ;
     if (client->jobs >= BD_MAX_JOBS || (reads && client->job_bytes > BD_JOB_BYTES))
-        return false;
+        return NULL;
     struct bd_job *job = malloc(sizeof *job);
     if (job == NULL)
-        return false;
+        return NULL;
     *job = *wanted;
     job->client = client;
     if (job->volume == NULL)
@@ -182,13 +190,39 @@ bool bd_loop_begin(struct bd_client *client, const struct bd_job *wanted)
         job->data = bd_arena_new(job->data_at + (size_t)job->length);
         if (job->data == NULL) {
             free(job);
-            return false;
+            return NULL;
         }
         client->job_bytes += job->length;
     }
     client->jobs++;
     bd_account_enter(job->account, 1, reads ? job->length : 0);
     bd_client_retain(client);
+    return job;
+}
+
+bool bd_loop_begin(struct bd_client *client, const struct bd_job *wanted)
+{
+    struct bd_job *job = new_job(client, wanted, wanted->kind == BD_JOB_READ);
+    if (job == NULL)
+        return false;
     bd_jobs_add(bd_loop_jobs(client->loop), job);
     return true;
+}
+
+enum bd_waited bd_loop_wait(struct bd_client *client, const struct bd_job *wanted,
+                            const uint8_t *data)
+{
+    struct bd_job *job = new_job(client, wanted, data != NULL);
+    if (job == NULL)
+        return BD_WAITED_REFUSED;
+    if (data != NULL)
+        memcpy(job->data->data + job->data_at, data, (size_t)job->length);
+    if (bd_gate_hold(job->volume->gate, job))
+        return BD_WAITED_BEGUN;
+    int status = job->status;
+    leave(job);
+    bd_arena_release(job->data);
+    free(job);
+    bd_client_release(client); /* who calls has another reference */
+    return status < 0 ? BD_WAITED_REFUSED : BD_WAITED_PASSED;
 }

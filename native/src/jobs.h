@@ -15,4 +15,7 @@ void bd_jobs_free(struct bd_jobs *jobs);
 /* Take over a job, which is malloc'ed; the client that it refers to is referenced. */
 void bd_jobs_add(struct bd_jobs *jobs, struct bd_job *job);
 
+/* Have its protocol answer the job by its status, and let the client go on that waited for it. */
+void bd_job_end(struct bd_job *job);
+
 #endif

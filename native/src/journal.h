@@ -182,6 +182,17 @@ struct bd_replay {
     uint32_t rows_volume;
     uint64_t row_capacity;
     uint64_t row_count;
+
+    /* Records of volume `copy_volume` written in `copy_epoch`, from the one behind `copy_seq` up to
+     * `copy_end`, in the form that crosses the wire (tap.h); 0: none are wanted. `ended` says that
+     * all are there, or that the buffer is full. */
+    uint32_t copy_volume;
+    uint32_t copy_epoch;
+    uint64_t copy_seq; /* of the last one that is in the buffer */
+    uint64_t copy_end;
+    uint8_t *copy; /* the caller's */
+    size_t copy_capacity;
+    size_t copy_length;
 };
 
 struct bd_journal *bd_journal_new(const uint8_t store_uuid[16], uint64_t segment_bytes,

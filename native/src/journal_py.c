@@ -297,6 +297,7 @@ static PyMethodDef journal_methods[] = {
     {"append_head", journal_append_head, METH_VARARGS, NULL},
     {"append_mark", journal_append_mark, METH_VARARGS, NULL},
     {"replay", (PyCFunction)(void (*)(void))bd_py_replay, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"copy_records", bd_py_copy_records, METH_VARARGS, NULL},
     {"proves", bd_py_proves, METH_VARARGS, NULL},
     {"resume", journal_resume, METH_VARARGS, NULL},
     {"begin", journal_begin, METH_VARARGS, NULL},

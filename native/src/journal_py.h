@@ -25,6 +25,7 @@ PyObject *bd_py_freeze(PyObject *self, PyObject *volumes);
 PyObject *bd_py_point(PyObject *self, PyObject *volumes);
 PyObject *bd_py_append_point(PyObject *self, PyObject *args);
 PyObject *bd_py_replay(PyObject *self, PyObject *args, PyObject *keywords);
+PyObject *bd_py_copy_records(PyObject *self, PyObject *args);
 PyObject *bd_py_proves(PyObject *self, PyObject *args);
 /* A function of the module. */
 PyObject *bd_py_decode_segment_header(PyObject *self, PyObject *args);

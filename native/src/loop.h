@@ -117,6 +117,17 @@ void bd_worker_slow_down(struct bd_client *client);
  * nothing has happened. READ gets its buffer here, `data_at` bytes before its data. */
 bool bd_loop_begin(struct bd_client *client, const struct bd_job *job);
 
+enum bd_waited {
+    BD_WAITED_BEGUN,
+    BD_WAITED_PASSED,  /* it may be answered now */
+    BD_WAITED_REFUSED, /* memory, the bounds, or the gate is shut; nothing has happened */
+};
+
+/* Have a job that is done wait for its volume's gate, with a copy of `data`, which a read returns
+ * (else NULL). It is freed after `finish`. The client's lock is held. */
+enum bd_waited bd_loop_wait(struct bd_client *client, const struct bd_job *job,
+                            const uint8_t *data);
+
 /* The clients' lock is held: Python is to look at the client. */
 void bd_loop_tell(struct bd_client *client);
 

@@ -90,3 +90,10 @@ int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *by
     pthread_mutex_unlock(&volume->journal->lock);
     return failed < 0 ? failed : error;
 }
+
+void bd_member_begin(struct bd_volume *volume, uint32_t epoch)
+{
+    bd_lock(&volume->journal->lock); /* no group is gathered while nobody has it */
+    volume->epoch = epoch;
+    pthread_mutex_unlock(&volume->journal->lock);
+}

@@ -21,4 +21,8 @@
 int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *bytes, size_t length,
                      uint64_t now_ns, uint64_t *seq);
 
+/* Records appended from here on, of this node's clients or another's, are of `epoch`, which is not
+ * below that of the volume's newest record. */
+void bd_member_begin(struct bd_volume *volume, uint32_t epoch);
+
 #endif

@@ -71,3 +71,12 @@ PyObject *bd_py_append_records(PyObject *self, PyObject *args)
     Py_END_ALLOW_THREADS PyBuffer_Release(&records);
     return Py_BuildValue("(iK)", -error, (unsigned long long)seq);
 }
+
+PyObject *bd_py_begin_epoch(PyObject *self, PyObject *args)
+{
+    unsigned int epoch;
+    if (!PyArg_ParseTuple(args, "I:begin_epoch", &epoch))
+        return NULL;
+    bd_member_begin(volume_of(self), epoch);
+    Py_RETURN_NONE;
+}

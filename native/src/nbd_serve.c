@@ -236,12 +236,13 @@ static void encode_sync(const struct nbd_client *client, const struct request *r
     bd_put_be64(at + 16, request->offset);
 }
 
-static bool begin_job(struct nbd_client *client, const struct round *round,
-                      const struct request *request, bool sync)
+/* `sync`: it has happened, and what is not sure is how durable it is. */
+static struct bd_job job_of(struct nbd_client *client, const struct round *round,
+                            const struct request *request, enum bd_job_kind kind, bool sync)
 {
     struct bd_client *base = &client->base;
     struct bd_job job = {.account = base->account,
-                         .kind = sync ? BD_JOB_SYNC : BD_JOB_READ,
+                         .kind = kind,
                          .offset = request->offset,
                          .length = request->length,
                          .data_at = BD_NBD_DATA_HEADER,
@@ -253,7 +254,25 @@ static bool begin_job(struct nbd_client *client, const struct round *round,
         encode_sync(client, request, job.header);
     else
         memcpy(job.header, base->input.data + request->at, header_bytes(client));
-    return bd_loop_begin(base, &job);
+    return job;
+}
+
+static bool begin_job(struct nbd_client *client, const struct round *round,
+                      const struct request *request, bool sync)
+{
+    enum bd_job_kind kind = sync ? BD_JOB_SYNC : BD_JOB_READ;
+    struct bd_job job = job_of(client, round, request, kind, sync);
+    return bd_loop_begin(&client->base, &job);
+}
+
+static enum bd_waited wait_for_acks(struct nbd_client *client, const struct round *round,
+                                    const struct request *request, const struct bd_action *action)
+{
+    bool reads = action->kind == BD_ACTION_READ;
+    struct bd_job job = job_of(client, round, request, BD_JOB_ACKS, !reads);
+    job.wait_seq = action->wait_seq;
+    job.wait_durable = action->wait_durable;
+    return bd_loop_wait(&client->base, &job, reads ? action->data : NULL);
 }
 
 /* Answer what is done, begin the jobs of what waits, mail what failed. The lock is held. */
@@ -267,7 +286,14 @@ static void answer(struct nbd_client *client, struct round *round, struct bd_are
         const struct request *request = &round->requests[i];
         const struct bd_action *action = &round->actions[i];
         bool ours = true;
-        if (action->state == BD_ACTION_DONE && action->status == 0) {
+        bool done = action->state == BD_ACTION_DONE && action->status == 0;
+        if (action->state == BD_ACTION_WAIT_ACKS) {
+            enum bd_waited waited = wait_for_acks(client, round, request, action);
+            if (waited == BD_WAITED_BEGUN)
+                continue;
+            done = waited == BD_WAITED_PASSED;
+        }
+        if (done) {
             bd_tally_count(&tally, op_of(request->command), request->length);
             if (action->kind == BD_ACTION_READ)
                 bd_nbd_put_data(&output, request->cookie, request->offset, action->data,
@@ -353,14 +379,14 @@ static void finish(struct bd_client *base, struct bd_job *job)
     if (job->status < 0) {
         bd_client_mail(base, job->header, header_bytes(client));
         if (job->paid) /* a sync goes on as a WRITE of nothing */
-            bd_client_paid(base, op_of(job->flags), job->kind == BD_JOB_READ ? job->length : 0);
+            bd_client_paid(base, op_of(job->flags), job->data != NULL ? job->length : 0);
         return;
     }
     struct bd_nbd_output output;
     struct bd_tally tally = {0};
     bd_tally_count(&tally, op_of(job->flags), job->length);
     bd_nbd_output_init(&output, client->terms.replies);
-    if (job->kind == BD_JOB_READ)
+    if (job->data != NULL)
         bd_nbd_put_data(&output, job->cookie, job->offset, job->data->data + job->data_at,
                         (size_t)job->length, 1);
     else

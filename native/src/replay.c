@@ -8,6 +8,7 @@
 #include "locks.h"
 #include "log_reader.h"
 #include "sites.h"
+#include "tap.h"
 #include "volume.h"
 
 static void note_row(struct bd_replay *replay, const struct bd_record *record)
@@ -62,14 +63,51 @@ static int note_head(struct bd_replay *replay, const struct bd_record *record)
     return 0;
 }
 
+static struct bd_volume *volume_of(const struct bd_replay *replay, uint32_t number)
+{
+    return number < replay->volume_count ? replay->volumes[number] : NULL;
+}
+
+/* Of an epoch that the volume has nothing to do with any more: undone, or before a restore. */
+static bool is_over(const struct bd_volume *volume, const struct bd_record *record)
+{
+    return record->volume_epoch < volume->epoch && !bd_site_fires(BD_SITE_ANY_EPOCH);
+}
+
 static bool beyond_end(const struct bd_replay *replay, const struct bd_record *record)
 {
     if (replay->end_lsn != 0 && record->lsn > replay->end_lsn)
         return true;
     if (record->op == BD_RECORD_MARK)
         return replay->end_ns != 0 && record->offset > replay->end_ns;
-    return bd_record_has_range(record->op) && replay->end_volume != 0 &&
-           record->volume == replay->end_volume && record->seq > replay->end_seq;
+    if (!bd_record_has_range(record->op) || replay->end_volume == 0 ||
+        record->volume != replay->end_volume || record->seq <= replay->end_seq)
+        return false;
+    const struct bd_volume *volume = volume_of(replay, record->volume);
+    return volume == NULL || !is_over(volume, record);
+}
+
+static bool is_wanted(const struct bd_replay *replay, const struct bd_record *record)
+{
+    return replay->copy_volume != 0 && record->volume == replay->copy_volume &&
+           bd_record_has_range(record->op) && record->volume_epoch == replay->copy_epoch &&
+           record->seq == replay->copy_seq + 1;
+}
+
+/* False: there is no room for it. */
+static bool copy(struct bd_replay *replay, struct bd_record record, const uint8_t *payload)
+{
+    size_t footprint = (size_t)bd_record_footprint(&record);
+    if (footprint > replay->copy_capacity - replay->copy_length)
+        return false;
+    uint8_t *at = replay->copy + replay->copy_length;
+    memset(at, 0, footprint);
+    if (payload != NULL)
+        memcpy(at + BD_RECORD_HEADER, payload, (size_t)bd_record_payload(&record));
+    bd_tap_strip(&record, at);
+    replay->copy_length += footprint;
+    replay->copy_seq = record.seq;
+    return true;
 }
 
 static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t position,
@@ -84,12 +122,10 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
     if (record->op == BD_RECORD_POINT)
         return replay->want_points ? note_point(replay, record, payload) : 0;
     note_row(replay, record);
-    struct bd_volume *volume =
-        record->volume < replay->volume_count ? replay->volumes[record->volume] : NULL;
+    struct bd_volume *volume = volume_of(replay, record->volume);
     /* A head may be ahead of the checkpoint: a restore moves one volume's head alone. */
-    bool old = volume != NULL &&
-               (record->seq <= volume->seq || record->volume_epoch < volume->epoch) &&
-               !bd_site_fires(BD_SITE_ANY_EPOCH);
+    bool old = volume != NULL && (is_over(volume, record) || (record->seq <= volume->seq &&
+                                                              !bd_site_fires(BD_SITE_ANY_EPOCH)));
     if (volume == NULL || old) {
         replay->skipped++;
         return 0;
@@ -131,7 +167,8 @@ int bd_replay_segment(struct bd_replay *replay, uint32_t slot)
         if (result != 1)
             break;
         result = 0;
-        if (beyond_end(replay, &record)) {
+        bool wanted = is_wanted(replay, &record);
+        if (beyond_end(replay, &record) || (wanted && !copy(replay, record, payload))) {
             replay->ended = true;
             break;
         }
@@ -145,6 +182,10 @@ int bd_replay_segment(struct bd_replay *replay, uint32_t slot)
         replay->chain = reader.chain;
         replay->node_epoch = reader.node_epoch;
         replay->records++;
+        if (wanted && replay->copy_seq >= replay->copy_end) {
+            replay->ended = true;
+            break;
+        }
     }
     bd_log_close(&reader);
     return result;

@@ -162,6 +162,48 @@ PyObject *bd_py_replay(PyObject *self, PyObject *args, PyObject *keywords)
                          points, heads);
 }
 
+/* copy_records(slot, state, end_lsn, (volume, epoch, seq, end), buffer): see the stub. */
+PyObject *bd_py_copy_records(PyObject *self, PyObject *args)
+{
+    unsigned int slot;
+    unsigned long long lsn;
+    unsigned int chain;
+    unsigned int node_epoch;
+    unsigned long long position;
+    unsigned long long end_lsn;
+    unsigned int volume;
+    unsigned int epoch;
+    unsigned long long seq;
+    unsigned long long end;
+    Py_buffer buffer;
+    if (!PyArg_ParseTuple(args, "I(KIIK)K(IIKK)w*:copy_records", &slot, &lsn, &chain, &node_epoch,
+                          &position, &end_lsn, &volume, &epoch, &seq, &end, &buffer))
+        return NULL;
+    struct bd_replay replay = {.journal = bd_journal_of(self),
+                               .next_lsn = lsn,
+                               .chain = chain,
+                               .node_epoch = node_epoch,
+                               .position = position,
+                               .end_lsn = end_lsn,
+                               .copy_volume = volume,
+                               .copy_epoch = epoch,
+                               .copy_seq = seq,
+                               .copy_end = end,
+                               .copy = buffer.buf,
+                               .copy_capacity = (size_t)buffer.len};
+    int error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = bd_replay_segment(&replay, slot);
+    Py_END_ALLOW_THREADS;
+    PyBuffer_Release(&buffer);
+    if (error < 0)
+        return bd_raise_errno(error);
+    return Py_BuildValue("((KIIK)NnK)", (unsigned long long)replay.next_lsn, replay.chain,
+                         replay.node_epoch, (unsigned long long)replay.position,
+                         PyBool_FromLong(replay.ended), (Py_ssize_t)replay.copy_length,
+                         (unsigned long long)replay.copy_seq);
+}
+
 PyObject *bd_py_proves(PyObject *self, PyObject *args)
 {
     unsigned int slot;

@@ -48,6 +48,8 @@ static int request_init(PyObject *self_object, PyObject *args, PyObject *kwargs)
     self->cookie = cookie;
     self->seq = 0;
     self->begun_ns = 0;
+    self->wait_seq = 0;
+    self->waits = self->wait_durable = 0;
     self->error = 0;
     Py_INCREF(data);
     Py_XSETREF(self->data, data);
@@ -116,6 +118,9 @@ static PyMemberDef request_members[] = {
     {"length", T_ULONGLONG, offsetof(bd_request, length), 0, NULL},
     {"seq", T_ULONGLONG, offsetof(bd_request, seq), 0, NULL},
     {"data", T_OBJECT_EX, offsetof(bd_request, data), 0, NULL},
+    {"waits", T_BOOL, offsetof(bd_request, waits), READONLY, NULL},
+    {"wait_seq", T_ULONGLONG, offsetof(bd_request, wait_seq), READONLY, NULL},
+    {"wait_durable", T_BOOL, offsetof(bd_request, wait_durable), READONLY, NULL},
     {"error", T_INT, offsetof(bd_request, error), 0, NULL},
     {"message", T_OBJECT_EX, offsetof(bd_request, message), 0, NULL},
     {NULL, 0, 0, 0, NULL},

@@ -24,7 +24,10 @@ typedef struct {
     uint64_t begun_ns; /* of whatever clock Account.begin was given */
     uint32_t op;
     uint32_t flags;
+    uint64_t wait_seq; /* with `waits`: what other nodes have to have, ... */
     int32_t error;
+    char waits;        /* done, and to be told when they have (gate.h) */
+    char wait_durable; /* ... on their disks */
     PyObject *data;    /* never NULL */
     PyObject *message; /* never NULL: None or str */
 } bd_request;

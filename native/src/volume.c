@@ -8,8 +8,10 @@
 
 #include "bytes.h"
 #include "crc32c.h"
+#include "gate.h"
 #include "locks.h"
 #include "packed.h"
+#include "gate.h"
 #include "tap.h"
 #include "sites.h"
 
@@ -56,6 +58,7 @@ struct bd_volume *bd_volume_new(struct bd_journal *journal, struct bd_place_tabl
 void bd_volume_free(struct bd_volume *volume)
 {
     bd_tap_close(volume);
+    bd_gate_free(volume->gate);
     free_map(volume->active);
     free_map(volume->frozen);
     pthread_mutex_destroy(&volume->lock);

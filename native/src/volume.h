@@ -19,6 +19,7 @@
  * the hot maps only the newest can be seen. */
 #define BD_REFERRED (UINT64_C(1) << 62)
 
+struct bd_gate;
 struct bd_tap;
 
 struct bd_volume {
@@ -34,6 +35,7 @@ struct bd_volume {
     bool retired;        /* the journal may give away what its maps point at; both locks to set */
     struct bd_extent_map *active;
     struct bd_extent_map *frozen; /* NULL when no destage round is under way */
+    struct bd_gate *gate;         /* NULL: no other node has it; set once, before clients come */
     struct bd_tap *tap;           /* NULL when nobody wants its records; the journal's lock */
 };
 

@@ -10,6 +10,7 @@
 #include "request.h"
 #include "table_py.h"
 #include "warm_py.h"
+#include "gate_py.h"
 #include "tap.h"
 
 enum {
@@ -192,11 +193,14 @@ static PyObject *collect(struct submission *submission)
         struct bd_action *action = &submission->actions[i];
         bd_request *request = (bd_request *)item;
         request->error = action->state == BD_ACTION_DONE ? -action->status : 0;
+        request->waits = action->state == BD_ACTION_WAIT_ACKS;
+        request->wait_durable = request->waits && action->wait_durable;
+        request->wait_seq = request->waits ? action->wait_seq : 0;
         if (request->op == BD_OP_READ) {
             PyObject *bytes = request->error == 0 ? submission->buffers[i].obj : NULL;
             Py_XSETREF(request->data, Py_NewRef(bytes != NULL ? bytes : Py_None));
         }
-        failed = PyList_Append(lists[action->state], item) < 0;
+        failed = PyList_Append(lists[request->waits ? BD_ACTION_DONE : action->state], item) < 0;
     }
     if (failed) {
         for (int i = 0; i < 4; i++)
@@ -767,6 +771,16 @@ static PyMethodDef volume_methods[] = {
     {"tap_again", bd_py_tap_again, METH_NOARGS, NULL},
     {"take", bd_py_take, METH_VARARGS, NULL},
     {"append_records", bd_py_append_records, METH_VARARGS, NULL},
+    {"begin_epoch", bd_py_begin_epoch, METH_VARARGS, NULL},
+    {"gate", bd_py_gate, METH_NOARGS, NULL},
+    {"gate_open", bd_py_gate_open, METH_VARARGS, NULL},
+    {"gate_shut", bd_py_gate_shut, METH_NOARGS, NULL},
+    {"gate_advance", bd_py_gate_advance, METH_VARARGS, NULL},
+    {"gate_lease", bd_py_gate_lease, METH_VARARGS, NULL},
+    {"gate_expire", bd_py_gate_expire, METH_NOARGS, NULL},
+    {"gate_want", bd_py_gate_want, METH_VARARGS, NULL},
+    {"gate_seen", bd_py_gate_seen, METH_VARARGS, NULL},
+    {"gate_state", bd_py_gate_state, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

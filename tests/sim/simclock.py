@@ -30,5 +30,8 @@ class SimClock:
     def monotonic(self) -> float:
         return self._elapsed_ns / 10**9
 
+    def boottime_ns(self) -> int:
+        return self._elapsed_ns
+
     def new_uuid(self) -> bytes:
         return self._random.randbytes(16)

@@ -16,11 +16,12 @@ from transport.peer.fields import MAX_SEQ, Int, Many, Raw, Text
 from transport.peer.wire import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Message
 from volume.layout import CHUNK_ID_LENGTH, KIND_NAMES
 from volume.metastore_records import MAX_VALUE_BYTES
-from volume.model import MAX_CHUNK_SIZE
+from volume.model import MAX_CHUNK_SIZE, MAX_VOLUME_SIZE
 
 MAX_IDS: Final = 4096  # chunk ids in one HAVE or WANT: 64 bytes of reply for 256 MiB of volume
 MAX_CHUNKS: Final = 256  # in one message; each is a frame
 MAX_RECORDS_BYTES: Final = MAX_FRAME_BYTES
+MAX_APPEND_FRAMES: Final = 64  # each is what a tap gave at once
 MIN_ROOM_BYTES: Final = 16 << 20  # the longest message fits
 MAX_NODES: Final = 64  # records in one NODE_LIST
 
@@ -266,20 +267,26 @@ class Open(Request):
 
 @dataclass(frozen=True, slots=True)
 class Append(Request):
-    """Records as a tap gives them (native/src/tap.h), all of `epoch`, without a gap."""
+    """Records as a tap gives them (native/src/tap.h), all of epoch `written`, without a gap; whole
+    ones in each frame. Asked in the name of `epoch`, which the member has promised."""
 
     TYPE = 18
     ANSWER = Ack
-    FRAMES = (1, 1)
+    FRAMES = (1, MAX_APPEND_FRAMES)
     volume: Uuid
     epoch: Epoch
+    written: Epoch
+    """In which the records were written: `epoch`, or an earlier one, where a member catches up."""
     first_seq: Annotated[int, Int(8, 1, MAX_SEQ)]
     last_seq: Annotated[int, Int(8, 1, MAX_SEQ)]
+    sync: Bool
+    """Whether they are to be durable before the answer."""
     payload: tuple[Buffer, ...]
 
     def check(self) -> None:
-        if self.last_seq < self.first_seq:
-            raise BadMessage(f"Append: records {self.first_seq} to {self.last_seq}")
+        if self.last_seq < self.first_seq or self.written > self.epoch:
+            records = f"records {self.first_seq} to {self.last_seq} of epoch {self.written}"
+            raise BadMessage(f"Append: {records} in epoch {self.epoch}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,8 +336,8 @@ class Seal(Request):
 
 @dataclass(frozen=True, slots=True)
 class Log(Message):
-    """Records behind the one that was asked for; none when the log does not reach back to it, or
-    there are none: `first_seq` is then that of the oldest one there is."""
+    """Records behind the one that was asked for; none when there are none, or, with `more`, when
+    the log does not reach back to it."""
 
     TYPE = 23
     FRAMES = (0, 1)
@@ -349,7 +356,7 @@ class ReadLog(Request):
     ANSWER = Log
     volume: Uuid
     epoch: Epoch
-    """Of the last record that the asker has, or that it was sealed with."""
+    """Of record `after`, as the asker knows it: one that has another such record refuses."""
     after: Seq
     limit: Annotated[int, Int(4, 1, MAX_RECORDS_BYTES)]
 
@@ -406,6 +413,33 @@ class Take(Request):
     ANSWER = Ack
     volume: Uuid
     epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Undo(Request):
+    """Go back to record `keep_seq`, of epoch `keep_epoch`: what is behind it nobody acknowledged.
+    In the name of `epoch`, which the member has promised; durable before the answer."""
+
+    TYPE = 28
+    ANSWER = Ack
+    volume: Uuid
+    epoch: Epoch
+    keep_epoch: Epoch
+    keep_seq: Seq
+
+
+@dataclass(frozen=True, slots=True)
+class Create(Request):
+    """Make your part of a new volume, empty, and promise `epoch`; durable before the answer."""
+
+    TYPE = 29
+    ANSWER = Ack
+    volume: Uuid
+    epoch: Epoch
+    name: Annotated[str, Text(128)]
+    size: Annotated[int, Int(8, 1, MAX_VOLUME_SIZE)]
+    block_size: U32
+    chunk_size: U32
 
 
 # -- chunks
@@ -498,7 +532,7 @@ ALL: Final[tuple[type[Message], ...]] = (
     *(Hello, Welcome, Ping, Pong, Error, Cancel, Bye),
     *(Status, NodeStatus, Nodes, NodeList, Join, Joined),
     *(Open, Ack, Append, Sync, Seal, Sealed, ReadLog, Log, Close),
-    *(Look, Looked, Take),
+    *(Look, Looked, Take, Undo, Create),
     *(Have, Want, Chunks, Stored, Get, ChunkList),
 )
 KINDS: Final = {kind.TYPE: kind for kind in ALL}

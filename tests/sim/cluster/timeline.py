@@ -77,6 +77,9 @@ class NodeClock:
     def monotonic(self) -> float:
         return self._base_s + (self._timeline.now_ns - self._since_ns) / NS * self._rate
 
+    def boottime_ns(self) -> int:
+        return round(self.monotonic() * NS)
+
     def new_uuid(self) -> bytes:
         return self._random.randbytes(16)
 

@@ -211,5 +211,8 @@ class WorldClock:
     def monotonic(self) -> float:
         return self._run.now_s
 
+    def boottime_ns(self) -> int:
+        return self._run.now_ns
+
     def new_uuid(self) -> bytes:
         return self._random.randbytes(16)

@@ -106,7 +106,7 @@ def test_payload_arrives_as_it_was_whether_it_is_copied_or_not(
     a, b = pair
     for length in (1, 65535, 65536, 4 << 20):
         payload = os.urandom(length)
-        ack = a.ask(b, m.Append(VOLUME, 1, 1, 1, (payload,)))
+        ack = a.ask(b, m.Append(VOLUME, 1, 1, 1, 1, 0, (payload,)))
         assert isinstance(ack, m.Ack)
         assert ack.received == sum(payload)
     log = a.ask(b, m.ReadLog(VOLUME, 1, 0, 4 << 20))

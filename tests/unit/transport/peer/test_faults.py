@@ -32,7 +32,7 @@ def some_request(number: int) -> m.Request:
         case 1:
             return m.ReadLog(VOLUME, 1, number, 2 << 20)
         case _:
-            return m.Append(VOLUME, 1, number, number, (bytes(1 << 20),))
+            return m.Append(VOLUME, 1, 1, number, number, 0, (bytes(1 << 20),))
 
 
 def check_ends(wire: PeerWire) -> None:
@@ -187,7 +187,7 @@ def test_more_than_may_wait_is_refused_at_once() -> None:
         wire.ask(m.Sync(VOLUME, 1, 17))
     wire = PeerWire(8, Weather(loss=1.0), SMALL)
     for seq in range(1, 5):
-        wire.ask(m.Append(VOLUME, 1, seq, seq, (bytes(4 << 20),))) if seq < 4 else None
+        wire.ask(m.Append(VOLUME, 1, 1, seq, seq, 0, (bytes(4 << 20),))) if seq < 4 else None
     with pytest.raises(PeerBusy, match="bytes of requests wait for it"):
-        wire.ask(m.Append(VOLUME, 1, 9, 9, (bytes(4 << 20),)))
+        wire.ask(m.Append(VOLUME, 1, 1, 9, 9, 0, (bytes(4 << 20),)))
     assert wire.ask(m.Sync(VOLUME, 1, 9))

@@ -93,7 +93,7 @@ def test_a_head_of_another_length_is_refused_though_its_checksum_holds(
 
 def test_payload_is_not_copied() -> None:
     records = bytearray(b"r" * 4096)
-    frames = encode(Append(VOLUME, 1, 1, 1, (records,)), HERE)
+    frames = encode(Append(VOLUME, 1, 1, 1, 1, 0, (records,)), HERE)
     assert memoryview(frames[1]).obj is records
     _, message = decode(frames, KINDS)
     assert isinstance(message, Append)
@@ -101,7 +101,7 @@ def test_payload_is_not_copied() -> None:
 
 
 def test_the_header_says_what_the_frames_have_to_be() -> None:
-    frames = [bytes(memoryview(f)) for f in encode(Append(VOLUME, 1, 1, 1, (b"r",)), HERE)]
+    frames = [bytes(memoryview(f)) for f in encode(Append(VOLUME, 1, 1, 1, 1, 0, (b"r",)), HERE)]
     refused(frames[:1], "1 frames, but is not so")
     refused([*frames, b"more"], "1 frames, but is not so")
     refused([], "no frame")
@@ -126,7 +126,7 @@ def test_fields_that_contradict_each_other_are_neither_sent_nor_taken() -> None:
     wrong: list[tuple[Message, str]] = [
         (Ack(1, 5, 6), "6 records synced of 5"),
         (Looked(1, 1, 5, 6, 0, 0), "6 records synced of 5"),
-        (Append(VOLUME, 1, 9, 8, (b"r",)), "records 9 to 8"),
+        (Append(VOLUME, 1, 1, 9, 8, 0, (b"r",)), "records 9 to 8"),
         (Sealed(4, 0, 0, ((2, 10), (1, 11))), "epoch 1 ends at 11"),
         (Hello(VOLUME, VOLUME, 2, 1, 0, 0, ""), "contradict"),
         (Hello(VOLUME, VOLUME, 1, 1, 0, 4, ""), "contradict"),
@@ -152,10 +152,11 @@ def test_fields_that_contradict_each_other_are_neither_sent_nor_taken() -> None:
         Get(0, (ID,)),
         Get(MAX_PAYLOAD_BYTES + 1, (ID,)),
         Hello(VOLUME, VOLUME, 1, 1, 0, 0, "x" * 65),
-        Append(VOLUME, 1, 1, 1, ()),
-        Append(VOLUME, 1, 1, 1, (b"",)),
-        Append(VOLUME, 1, 1, 1, (b"a", b"b")),
-        Append(VOLUME, 1, 1, 1, (bytes(MAX_FRAME_BYTES + 1),)),
+        Append(VOLUME, 1, 1, 1, 1, 0, ()),
+        Append(VOLUME, 1, 1, 1, 1, 0, (b"",)),
+        Append(VOLUME, 1, 1, 1, 1, 0, (b"a",) * 65),
+        Append(VOLUME, 1, 2, 1, 1, 0, (b"a",)),  # written later than it is asked for
+        Append(VOLUME, 1, 1, 1, 1, 0, (bytes(MAX_FRAME_BYTES + 1),)),
         Log(1, 0, 0, 2),
         Chunks(tuple((ID, 1, 0, 1 << 20) for _ in range(9)), (bytes(1 << 20),) * 9),
         Chunks(((ID, 5, 0, 1),), (b"x",)),

@@ -1,0 +1,193 @@
+"""Member: what other nodes ask of this one's part of a volume, answered.
+
+    SEAL     promise the epoch, synced; tell the chain
+    UNDO     go back to a point of it, synced
+    APPEND   the next records: in the journal file before the answer, with `sync` on the disk
+    OPEN     the epoch begins here, noted, synced
+    SYNC     what is here is durable; of seq 0 nothing is asked but whether the epoch still holds
+    READ_LOG records behind a point
+    CLOSE    as SYNC
+    LOOK     how it is; promises nothing
+
+Without sockets: messages in, messages out. What it says of records it has from the journal, never
+from what it was sent. Answers wait for the disk, so they are given on a thread that may; one has
+its turn at a time, in whatever order they come: each request says what has to be there before it.
+`now` is CLOCK_BOOTTIME, for the lease of the primary (transport/group/lease.py).
+"""
+
+import logging
+from typing import Final
+
+from transport.group.chain import Chain
+from transport.group.lease import Quiet
+from transport.peer import messages as m
+from transport.peer.wire import Message
+from volume.errors import (
+    BadRecords,
+    InvalidName,
+    InvalidSize,
+    MissingRecords,
+    NoSuchVersion,
+    ReplicaError,
+    StaleEpoch,
+    StoreSealed,
+    VolumeError,
+    VolumeExists,
+)
+from volume.replica import Replica, Replicas
+
+log = logging.getLogger(__name__)
+
+ASKED_OF_MEMBERS: Final = (
+    *(m.Open, m.Append, m.Sync, m.Seal, m.ReadLog, m.Close, m.Look, m.Undo, m.Create),
+)
+_MAX_QUIET_MS: Final = (1 << 32) - 1
+_MAX_TEXT: Final = 512  # characters of an error
+
+
+class Member:
+    """Answers for one volume. `quiet`: for how long none of its primaries was answered."""
+
+    def __init__(self, replica: Replica, quiet: Quiet) -> None:
+        self.replica = replica
+        self._quiet = quiet
+
+    def answer(self, message: m.Request, now: float) -> Message:
+        """What was asked, done and answered, or an Error. Waits for the disk."""
+        try:
+            return self._answer(message, now)
+        except StaleEpoch as error:
+            return _error(m.Code.STALE, error.promised, error)
+        except MissingRecords as error:
+            return _error(m.Code.GAP, error.have, error)
+        except BadRecords as error:
+            log.warning("refused error=%s", error)
+            return _error(m.Code.FAILED, 0, error)
+        except (ReplicaError, NoSuchVersion) as error:
+            return _error(m.Code.FAILED, 0, error)
+        except StoreSealed as error:
+            return _error(m.Code.SEALED, 0, error)
+        except (VolumeError, OSError) as error:
+            log.error("request of a peer failed volume=%s error=%s", self.replica.name, error)
+            return _error(m.Code.FAILED, 0, error)
+
+    def _answer(self, message: m.Request, now: float) -> Message:
+        replica = self.replica
+        match message:
+            case m.Seal():
+                return self._seal(message.epoch, now)
+            case m.Look():
+                return self._look(now)
+            case m.ReadLog():
+                return self._read_log(message)
+            case m.Append():
+                self._append(message)
+            case m.Open():
+                replica.begin(message.epoch, message.seq)
+            case m.Undo():
+                replica.undo(message.epoch, (message.keep_epoch, message.keep_seq))
+            case m.Sync():
+                self._sync(message)
+            case m.Close():
+                replica.check(message.epoch)
+                replica.sync()
+            case _:
+                raise ReplicaError(f"volume {replica.name}: {type(message).__name__} is not for it")
+        if not isinstance(message, m.Undo):
+            self._quiet.answered(now)
+        return self._ack()
+
+    def _ack(self) -> m.Ack:
+        received, durable = self.replica.held
+        return m.Ack(self.replica.promised, received, durable)
+
+    def _quiet_ms(self, now: float) -> int:
+        return min(int(self._quiet.seconds(now) * 1000), _MAX_QUIET_MS)
+
+    def _seal(self, epoch: int, now: float) -> m.Sealed:
+        replica = self.replica
+        replica.promise(epoch)
+        chain = Chain(replica.ends(), replica.start)
+        return m.Sealed(replica.promised, self._quiet_ms(now), chain.start, chain.ends)
+
+    def _look(self, now: float) -> m.Looked:
+        replica = self.replica
+        received, durable = replica.held
+        serving = replica.serving is not None
+        begun = replica.ends()[-1][0]
+        return m.Looked(
+            *(begun, replica.promised, received, durable, self._quiet_ms(now), int(serving))
+        )
+
+    def _append(self, message: m.Append) -> None:
+        replica = self.replica
+        data = b"".join(message.payload) if len(message.payload) > 1 else message.payload[0]
+        replica.append(*(message.epoch, message.written, message.first_seq, message.last_seq, data))
+        if message.sync:
+            replica.sync()
+
+    def _sync(self, message: m.Sync) -> None:
+        replica = self.replica
+        replica.check(message.epoch)
+        received, durable = replica.held
+        if message.seq > received:
+            raise MissingRecords(replica.name, received, message.seq)
+        if message.seq > durable:
+            replica.sync()
+
+    def _read_log(self, message: m.ReadLog) -> m.Log:
+        replica = self.replica
+        found = replica.read(message.epoch, message.after, message.limit)
+        if not found.data:
+            oldest = message.after + 1 if found.more else 0
+            return m.Log(found.epoch, oldest, message.after, int(found.more))
+        return m.Log(
+            *(found.epoch, found.first_seq, found.last_seq, int(found.more)), (found.data,)
+        )
+
+
+class Members:
+    """Answers for all volumes of a store. `now`: when this node started, by CLOCK_BOOTTIME."""
+
+    def __init__(self, replicas: Replicas, now: float) -> None:
+        self._replicas = replicas
+        self._started = now
+        self._members: dict[bytes, Member] = {}
+
+    def member(self, volume: bytes) -> Member | None:
+        """The member of that volume; None when this node has no part of it."""
+        found = self._members.get(volume)
+        if found is None and (replica := self._replicas.get(volume)) is not None:
+            found = self._members.setdefault(volume, Member(replica, Quiet(self._started)))
+        return found
+
+    def answer(self, message: m.Request, now: float) -> Message:
+        """As `Member.answer`. UNKNOWN: this node has no part of the volume."""
+        volume: bytes = getattr(message, "volume", b"")
+        if isinstance(message, m.Create):
+            return self._create(message)
+        member = self.member(volume)
+        if member is None:
+            return m.Error(m.Code.UNKNOWN, 0, f"volume {volume.hex()}: no part of it is here")
+        return member.answer(message, now)
+
+    def _create(self, message: m.Create) -> Message:
+        try:
+            replica = self._replicas.create(
+                *(message.volume, message.name, message.size),
+                *(message.block_size, message.chunk_size, message.epoch),
+            )
+        except StaleEpoch as error:
+            return _error(m.Code.STALE, error.promised, error)
+        except (InvalidName, InvalidSize, VolumeExists, ReplicaError) as error:
+            return _error(m.Code.REFUSED, 0, error)
+        except StoreSealed as error:
+            return _error(m.Code.SEALED, 0, error)
+        except (VolumeError, OSError) as error:
+            return _error(m.Code.FAILED, 0, error)
+        received, durable = replica.held
+        return m.Ack(replica.promised, received, durable)
+
+
+def _error(code: m.Code, detail: int, error: Exception) -> m.Error:
+    return m.Error(code, detail, str(error)[:_MAX_TEXT])

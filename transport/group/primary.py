@@ -1,0 +1,506 @@
+"""Primary: the sender of one volume in one epoch.
+
+A state machine without sockets, files or clock: what happens goes in, what has to be done comes
+out (`Effect`, see link.py). `now` is CLOCK_BOOTTIME in seconds, for the lease as well.
+
+Every other member is brought into step by itself, whatever it was before:
+
+    away -SEAL-> sealing -UNDO-> undoing -> catching up (own log) -OPEN-> ... catching up -> in step
+      ^                                                                                       |
+      +----- an answer that is none, or late; more than `queue_bytes` behind; a gap ----------+
+
+SEAL of the own epoch asks nothing new of a member that has promised it in the takeover; it tells
+what it has. What is not of our chain is undone. Then come records from the own log, up to where
+this epoch began, OPEN, and those behind, until what is kept in memory goes on from there. **In
+step** it gets what the tap gives: one APPEND is under way, and the next one has all that was
+appended meanwhile, so a deep queue costs one message for many writes and none waits for a timer.
+
+W of the members (the primary is one) decide what may be acknowledged (acks.py); one that is
+*behind* holds nobody up. Records are kept in memory until every member that is in step has them, up
+to `queue_bytes`: who is further behind gets them from the log. A member that has so little that the
+log does not reach back to it has to get all of the volume as a stream; that is not done here: it
+stays away, and `status` says so.
+
+A member that has promised a later epoch ends it all (`Fenced`).
+"""
+
+from collections.abc import Collection
+from math import inf
+from typing import Protocol
+
+from transport.group.acks import Acks, Held, NodeId
+from transport.group.chain import Chain, common
+from transport.group.kept import Batch, Kept
+from transport.group.link import (
+    Asked,
+    Effect,
+    Fenced,
+    GroupPolicy,
+    Lag,
+    Link,
+    MemberStatus,
+    Opened,
+    Progress,
+    ReadLog,
+    Renewed,
+    Send,
+    State,
+    SyncOwn,
+    Take,
+)
+from transport.peer import messages as m
+from transport.peer.wire import Message
+from volume.metastore_records import Mode
+from volume.replica import Records
+
+NEEDS_ALL = "the log does not reach back to what it has: it needs all of the volume"
+
+
+class Renewals(Protocol):
+    """The lease, as far as the sender feeds it: `transport.group.lease.Lease`."""
+
+    def asked(self, member: NodeId, now: float) -> None: ...
+    def answered(self, member: NodeId, sent_at: float) -> bool: ...
+    def to_ask(self, now: float) -> list[NodeId]: ...
+    @property
+    def ask_at(self) -> float: ...
+
+
+class Primary:
+    """Of `volume` in `epoch`. Call `poll` first, and then whenever `deadline` has come.
+
+    The own part has promised and begun the epoch, synced, before one of these is made."""
+
+    def __init__(
+        self,
+        volume: bytes,
+        epoch: int,
+        me: NodeId,
+        members: Collection[NodeId],
+        wanted: int,
+        mode: Mode,
+        chain: Chain,
+        lease: Renewals,
+        policy: GroupPolicy,
+    ) -> None:
+        """`chain`: of the own part, ending in `epoch`: all of it synced, and since the tap was
+        opened nothing was appended."""
+        assert chain.end[0] == epoch
+        assert me in members
+        self.epoch = epoch
+        self.fenced: int | None = None
+        """The later epoch that has ended this one."""
+        self._volume = volume
+        self._me = me
+        self._chain = chain
+        self._start = chain.seq
+        self._strict = mode is Mode.STRICT
+        self._wanted = wanted
+        self._lease = lease
+        self._policy = policy
+        self._acks = Acks(members, wanted, mode, chain.seq)
+        self._links = {node: Link(node) for node in members if node != me}
+        self._own = Held(chain.seq, chain.seq)
+        self._asked: dict[int, Asked] = {}
+        self._next_tag = 1
+        self._kept = Kept(chain.seq)
+        self._taking = False
+        self._flush = 0
+        self._syncing = False
+        self._opened = False
+        self._told = (chain.seq, chain.seq)
+        self._out: list[Effect] = []
+
+    # -- what the owner sees
+
+    @property
+    def acked(self) -> int:
+        return self._acks.acked
+
+    @property
+    def durable(self) -> int:
+        return self._acks.durable
+
+    @property
+    def open(self) -> bool:
+        """W members, this one among them, have noted that the epoch is open."""
+        return self._opened and self.fenced is None
+
+    @property
+    def deadline(self) -> float:
+        if self.fenced is not None:
+            return inf
+        return min((self._due(link) for link in self._links.values()), default=inf)
+
+    def status(self) -> list[MemberStatus]:
+        own = MemberStatus(self._me, "primary", self._own.received, self._own.durable, "")
+        return [
+            own,
+            *(
+                MemberStatus(
+                    *(link.node, link.state.value, link.received, link.durable),
+                    link.why if link.lags else "",
+                )
+                for link in self._links.values()
+            ),
+        ]
+
+    # -- what happens
+
+    def poll(self, now: float) -> list[Effect]:
+        """Time has gone by."""
+        if self.fenced is not None:
+            return []
+        for link in self._links.values():
+            if link.state is State.STEP and link.tag and now >= self._late_at(link):
+                self._away(link, now, f"no answer for {self._policy.behind_after_s:g} s")
+            elif link.retry_at is not None and now >= link.retry_at:
+                link.retry_at = None
+                if link.state is State.AWAY:
+                    self._seal(link, now)
+                elif link.state is State.CATCHING:
+                    self._go_on(link, now)
+        for node in self._lease.to_ask(now):
+            self._renew(self._links[node], now)
+        return self._effects(now)
+
+    def appended(self, seq: int, now: float) -> list[Effect]:
+        """The own journal has records up to `seq`: the tap has something, or it is lost."""
+        self._have(seq)
+        return self._effects(now)
+
+    def taken(self, first: int, last: int, data: bytes, now: float) -> list[Effect]:
+        """What the tap had: records `first` to `last`; nothing with `first` 0."""
+        self._taking = False
+        if first:
+            self._kept.add(Batch(first, last, data))
+            self._have(last)
+            self._bound(now)
+        return self._effects(now)
+
+    def lost(self, seq: int, now: float) -> list[Effect]:
+        """The tap was further behind than it may be, and has begun again behind `seq`."""
+        self._taking = False
+        self._kept.lost(seq)
+        self._have(seq)
+        return self._effects(now)
+
+    def read(self, tag: int, found: Records | None, now: float) -> list[Effect]:
+        """What the own log had; None: it could not be read."""
+        asked = self._asked.pop(tag, None)
+        if asked is not None and asked.link.tag == tag and self.fenced is None:
+            asked.link.tag = 0
+            self._send_range(asked.link, found, now)
+        return self._effects(now)
+
+    def flush(self, seq: int, now: float) -> list[Effect]:
+        """Somebody waits until records up to `seq` are durable on W."""
+        self._flush = max(self._flush, seq)
+        return self._effects(now)
+
+    def synced(self, seq: int, now: float) -> list[Effect]:
+        """The own journal is durable up to `seq`."""
+        self._syncing = False
+        received = max(self._own.received, seq)
+        self._own = Held(received, max(self._own.durable, seq))
+        return self._effects(now)
+
+    def answered(self, tag: int, message: Message, now: float) -> list[Effect]:
+        """A member has answered."""
+        asked = self._asked.pop(tag, None)
+        if asked is None or self.fenced is not None:
+            return []
+        link = asked.link
+        current = tag in (link.tag, link.sync_tag)
+        self._ended(link, tag)
+        match message:
+            case m.Error(code, detail, text):
+                self._refused(link, code, detail, text, now)
+            case m.Sealed() if current and link.state is State.SEALING:
+                self._sealed(link, message, now)
+            case m.Ack() if message.epoch > self.epoch:
+                self._fence(message.epoch)
+            case m.Ack() if message.epoch == self.epoch:
+                if isinstance(asked.message, (m.Append, m.Sync, m.Open)) and self._lease.answered(
+                    link.node, asked.sent_at
+                ):
+                    self._out.append(Renewed())
+                if current:
+                    self._acknowledged(link, asked, message, now)
+            case _ if current:
+                self._away(link, now, f"it answered {type(message).__name__}")
+        return self._effects(now)
+
+    def failed(self, tag: int, text: str, now: float) -> list[Effect]:
+        """A member has not answered, and will not."""
+        asked = self._asked.pop(tag, None)
+        if asked is not None and self.fenced is None:
+            current = tag in (asked.link.tag, asked.link.sync_tag)
+            self._ended(asked.link, tag)
+            if current:
+                self._away(asked.link, now, text)
+        return self._effects(now)
+
+    # -- joining
+
+    def _seal(self, link: Link, now: float) -> None:
+        link.state = State.SEALING
+        link.joined = False
+        self._send(link, m.Seal(self._volume, self.epoch), now, self._policy.seal_s)
+
+    def _sealed(self, link: Link, message: m.Sealed, now: float) -> None:
+        if message.epoch > self.epoch:
+            self._fence(message.epoch)
+            return
+        theirs = message.chain
+        keep = common(theirs, self._chain.extended(self.epoch, self._own.received))
+        if message.epoch != self.epoch or keep is None or keep == (0, 0):
+            self._away(link, now, NEEDS_ALL, self._policy.retry_most_s)
+            return
+        link.point = keep
+        link.received = link.durable = keep[1]
+        if theirs.end != keep:
+            link.state = State.UNDOING
+            undo = m.Undo(self._volume, self.epoch, *keep)
+            self._send(link, undo, now, self._policy.seal_s)
+        else:
+            self._go_on(link, now)
+
+    def _acknowledged(self, link: Link, asked: Asked, ack: m.Ack, now: float) -> None:
+        """It did what it was asked, and says what it has."""
+        received = min(ack.received, self._own.received)
+        message = asked.message
+        if isinstance(message, m.Sync):
+            if received < link.received:
+                self._away(link, now, f"it has lost records behind {received}")
+                return
+            link.durable = max(link.durable, min(ack.durable, link.received))
+        elif isinstance(message, m.Undo) and received != message.keep_seq:
+            self._away(link, now, f"it has {ack.received} after it was to go back")
+            return
+        elif isinstance(message, m.Append):
+            link.received, link.durable = received, min(ack.durable, received)
+            link.point = (message.written, received)
+            if received < message.last_seq:
+                if received + 1 < message.first_seq:
+                    self._away(link, now, f"it has lost records behind {received}")
+                    return
+                link.sent = received
+                link.retry_at = now + self._policy.again_s
+        elif isinstance(message, m.Open):
+            link.point = (self.epoch, self._start)
+        if link.point[0] == self.epoch:
+            self._join(link)
+        if not isinstance(message, m.Sync):
+            link.failures = 0
+            if link.state is not State.STEP and link.retry_at is None:
+                self._go_on(link, now)
+
+    def _join(self, link: Link) -> None:
+        link.joined = True
+        self._heard(link.node, Held(link.received, link.durable))
+
+    def _go_on(self, link: Link, now: float) -> None:
+        """The member has the volume up to `link.point`, which is of our chain."""
+        if link.tag:
+            return
+        epoch, seq = link.point
+        if epoch != self.epoch and seq == self._start:
+            link.state = State.OPENING
+            opening = m.Open(self._volume, self.epoch, seq)
+            self._send(link, opening, now, self._policy.request_s)
+            return
+        if epoch == self.epoch:
+            self._join(link)
+            if self._kept.first <= seq + 1:
+                self._step(link, seq)
+                return
+        link.state = State.CATCHING
+        link.hold = self._kept.taken + 1
+        tag = self._tag(link, None, now)
+        self._out.append(ReadLog(tag, epoch, seq, m.MAX_RECORDS_BYTES))
+
+    def _send_range(self, link: Link, found: Records | None, now: float) -> None:
+        if found is None:
+            self._away(link, now, "our own log cannot be read", self._policy.retry_most_s)
+        elif found.first_seq:
+            if found.epoch == self.epoch:
+                self._have(found.last_seq)
+            self._append(link, found.epoch, found.first_seq, found.last_seq, (found.data,), now)
+        elif found.more:
+            self._away(link, now, NEEDS_ALL, self._policy.retry_most_s)
+        else:
+            self._go_on(link, now)
+
+    def _step(self, link: Link, seq: int) -> None:
+        link.state = State.STEP
+        link.sent = seq
+        link.hold = None
+        link.why = ""
+        if link.lags:
+            link.lags = False
+            self._out.append(Lag(link.node, False, ""))
+
+    # -- in step
+
+    def _pump(self, link: Link, now: float) -> None:
+        """Send what is queued for a member, if it is its turn."""
+        if link.state is not State.STEP or link.tag or link.retry_at is not None:
+            return
+        if self._kept.first > link.sent + 1:
+            link.point = (self.epoch, link.sent)
+            self._go_on(link, now)
+            return
+        batches = self._kept.behind(link.sent, m.MAX_RECORDS_BYTES, m.MAX_APPEND_FRAMES)
+        if batches:
+            payload = tuple(batch.data for batch in batches)
+            self._append(link, self.epoch, batches[0].first, batches[-1].last, payload, now)
+        elif self._own.received > self._kept.taken and not self._taking:
+            self._taking = True
+            self._out.append(Take())
+
+    def _append(
+        self,
+        link: Link,
+        written: int,
+        first: int,
+        last: int,
+        payload: tuple[bytes, ...],
+        now: float,
+    ) -> None:
+        sync = int(self._strict)
+        append = m.Append(self._volume, self.epoch, written, first, last, sync, payload)
+        link.sent = last
+        self._send(link, append, now, self._policy.request_s)
+
+    def _sync(self, link: Link, now: float) -> None:
+        """Have a member make durable what somebody waits for, if it has that."""
+        waits = link.durable < self._flush <= link.received
+        if link.state is State.STEP and waits and not link.sync_tag:
+            self._send_sync(link, self._flush, now)
+
+    def _renew(self, link: Link, now: float) -> None:
+        if link.state is State.STEP and not link.sync_tag:
+            self._send_sync(link, 0, now)
+        else:  # it is asked something else, or is away: look again as much later
+            self._lease.asked(link.node, now)
+
+    def _send_sync(self, link: Link, seq: int, now: float) -> None:
+        message = m.Sync(self._volume, self.epoch, seq)
+        link.sync_tag = self._next_tag
+        self._next_tag += 1
+        self._asked[link.sync_tag] = Asked(link, message, now)
+        self._lease.asked(link.node, now)
+        self._out.append(Send(link.node, link.sync_tag, message, self._policy.request_s))
+
+    # -- trouble
+
+    def _refused(self, link: Link, code: int, detail: int, text: str, now: float) -> None:
+        if code == m.Code.STALE and detail > self.epoch:
+            self._fence(detail)
+        else:
+            self._away(link, now, text)
+
+    def _fence(self, epoch: int) -> None:
+        if self.fenced is None:
+            self.fenced = epoch
+            self._asked.clear()
+            self._kept.lost(self._kept.taken)
+            self._out = [Fenced(epoch)]
+
+    def _away(self, link: Link, now: float, why: str, pause_s: float | None = None) -> None:
+        """Do without a member for a while, then begin with it anew."""
+        policy = self._policy
+        if pause_s is None:
+            pause_s = min(policy.retry_first_s * 2.0 ** min(link.failures, 16), policy.retry_most_s)
+        link.failures += 1
+        link.state = State.AWAY
+        link.tag = link.sync_tag = 0
+        link.hold = None
+        link.retry_at = now + pause_s
+        if not link.lags or link.why != why:
+            link.lags, link.why = True, why
+            self._out.append(Lag(link.node, True, why))
+
+    def _bound(self, now: float) -> None:
+        """Keep no more in memory than the policy says: who needs the oldest goes without it."""
+        most = self._policy.queue_bytes
+        self._trim()
+        while self._kept.bytes > most:
+            needy = [link for link in self._links.values() if self._needs(link) is not None]
+            slowest = min(needy, key=lambda link: self._needs(link) or 0)
+            if slowest.state is State.STEP:
+                self._away(slowest, now, f"more than {most} bytes behind")
+            else:
+                slowest.hold = None
+            self._trim()
+
+    # -- inner
+
+    def _needs(self, link: Link) -> int | None:
+        """From which seq on a member needs what is kept in memory."""
+        return link.received + 1 if link.state is State.STEP else link.hold
+
+    def _trim(self) -> None:
+        needs = map(self._needs, self._links.values())
+        self._kept.trim(each for each in needs if each is not None)
+
+    def _have(self, seq: int) -> None:
+        if seq > self._own.received:
+            self._own = Held(seq, self._own.durable)
+            if self._strict:
+                self._flush = seq
+
+    def _heard(self, node: NodeId, held: Held) -> None:
+        self._acks.heard(node, held)
+        joined = 1 + sum(link.joined for link in self._links.values())
+        if not self._opened and joined >= self._wanted:
+            self._opened = True
+            self._out.append(Opened())
+
+    def _effects(self, now: float) -> list[Effect]:
+        """What follows for everybody, and all that is to be done."""
+        if self.fenced is None:
+            self._heard(self._me, self._own)
+            for link in self._links.values():
+                self._pump(link, now)
+                self._sync(link, now)
+            self._trim()
+            if self._own.durable < self._flush and not self._syncing:
+                self._syncing = True
+                self._out.append(SyncOwn())
+            reached = (self._acks.acked, self._acks.durable)
+            if reached != self._told:
+                self._told = reached
+                self._out.append(Progress(*reached))
+        out, self._out = self._out, []
+        return out
+
+    def _send(self, link: Link, message: m.Request, now: float, timeout_s: float) -> None:
+        tag = self._tag(link, message, now)
+        self._lease.asked(link.node, now)
+        self._out.append(Send(link.node, tag, message, timeout_s))
+
+    def _tag(self, link: Link, message: m.Request | None, now: float) -> int:
+        link.tag = tag = self._next_tag
+        self._next_tag += 1
+        link.since = now
+        self._asked[tag] = Asked(link, message, now)
+        return tag
+
+    def _ended(self, link: Link, tag: int) -> None:
+        if link.tag == tag:
+            link.tag = 0
+        if link.sync_tag == tag:
+            link.sync_tag = 0
+
+    def _late_at(self, link: Link) -> float:
+        return link.since + self._policy.behind_after_s
+
+    def _due(self, link: Link) -> float:
+        due = [self._lease.ask_at]
+        if link.retry_at is not None:
+            due.append(link.retry_at)
+        if link.state is State.STEP and link.tag:
+            due.append(self._late_at(link))
+        return min(due)

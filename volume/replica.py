@@ -1,0 +1,532 @@
+"""Replica: a volume of this store as one node's part of a volume that several nodes have.
+
+The node that clients write to is its primary; the others append what that one has appended, record
+by record, with the same epoch and seq. What a replica is beside a volume is one row of `meta/`:
+
+    promised   the epoch that it answers to: it takes nothing in the name of an earlier one, ever
+    begins     (epoch, seq) for each epoch that it has seen begin, newest last: records behind seq,
+               up to where the next one begins, were written in that epoch
+
+So the row and the volume's newest seq say which records are here, and two replicas can find out
+where they part (transport/group/chain.py). Order on disk: the journal is synced before a promise or
+the beginning of an epoch is noted, and both are noted, synced, before they are answered; the first
+record of an epoch is appended after that. After any crash the newest seq is not before the last
+beginning, therefore.
+
+Records that turn out to be of no epoch's history are *undone*: the volume goes back to a seq and
+its next record has the next one. Their bytes stay in the log, in an epoch that no replay of the
+volume takes any more: the volume's record in `meta/` has the lowest epoch that counts
+(`VolumeRecord.epoch`), those in the journal the one that they were written in.
+
+A replica is shut to clients unless this node is its primary (`serve`), and after each start. The
+row is lost with `meta/`, and then this node is no member any more: it cannot know what it promised.
+
+Every method may wait for disks; any thread may call it, one at a time has its turn.
+"""
+
+import logging
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from errno import EAGAIN, EBADMSG, EFBIG, EINVAL, ENOSPC, EPROTO, ESTALE
+from os import strerror
+from typing import Final
+
+from typing_extensions import Buffer
+
+from native import TAP_MIN_BUFFER, Journal
+from volume.catalog import Catalog
+from volume.disk import Clock
+from volume.errors import (
+    BadRecords,
+    CorruptData,
+    MissingRecords,
+    NoSuchVersion,
+    OtherRecords,
+    ReplicaError,
+    StaleEpoch,
+    VolumeExists,
+)
+from volume.gate import Gate
+from volume.history import History, VersionRow, state_put
+from volume.past import PastVersions
+from volume.scheduler import Scheduler
+from volume.seal import Seal
+from volume.versions import Versions
+from volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+MAX_VOLUME_EPOCH: Final = (1 << 32) - 1  # of a record; those of the MetaStore may be larger
+MAX_BEGINS: Final = 64  # as many epochs as a chain tells
+TAKE_BYTES: Final = 4 << 20  # as much as a frame of a message may have
+ROW_PREFIX: Final = "group/"  # + uuid, hex
+ROW_VERSION: Final = 1
+ROW_HEADER: Final = struct.Struct("<B Q B")
+"""version, promised epoch, count of beginnings; then of each:"""
+ROW_BEGIN: Final = struct.Struct("<Q Q")
+"""epoch and seq."""
+
+_NOT_NOW: Final = frozenset((EAGAIN, ENOSPC))  # the rest is taken later
+_BAD: Final = frozenset((EINVAL, EFBIG, EPROTO, EBADMSG))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is kept of a replica."""
+
+    promised: int
+    begins: tuple[tuple[int, int], ...]
+
+    def encode(self) -> bytes:
+        header = ROW_HEADER.pack(ROW_VERSION, self.promised, len(self.begins))
+        return header + b"".join(ROW_BEGIN.pack(*begin) for begin in self.begins)
+
+    @classmethod
+    def decode(cls, name: str, data: bytes) -> "Row":
+        """CorruptData."""
+        try:
+            version, promised, count = ROW_HEADER.unpack_from(data)
+            if version != ROW_VERSION or len(data) != ROW_HEADER.size + count * ROW_BEGIN.size:
+                raise ValueError(f"version {version}, {len(data)} bytes")
+            begins = tuple(ROW_BEGIN.iter_unpack(data[ROW_HEADER.size :]))
+            before = (0, 0)
+            for epoch, seq in begins:
+                if epoch <= before[0] or seq < before[1]:
+                    raise ValueError(f"epoch {epoch} begins at {seq}, after {before}")
+                before = (epoch, seq)
+            if not begins or before[0] > promised:
+                raise ValueError(f"promised {promised}, but {before} has begun")
+        except (ValueError, struct.error) as error:
+            raise CorruptData(
+                f"meta: what is kept of replica {name} makes no sense ({error}); restore meta from "
+                "a copy, or remove this node from the volume's members and add it again"
+            ) from error
+        return cls(promised, begins)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Records of one epoch that lie behind each other, as they cross the wire."""
+
+    epoch: int
+    first_seq: int
+    """0: there are none."""
+    last_seq: int
+    more: bool
+    """Whether there are others behind the last, of whatever epoch."""
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the tap had: records `first` to `last` (0: none) of the epoch in which this node serves,
+    as they cross the wire. `lost`: it was too far behind; it has begun again behind `last`."""
+
+    first: int
+    last: int
+    data: bytes
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaParts:
+    """What replicas work with; of the store."""
+
+    catalog: Catalog
+    history: History
+    journal: Journal
+    seal: Seal
+    past: PastVersions
+    versions: Versions
+    clock: Clock
+    scheduler: Scheduler
+    between_rounds: Callable[[Callable[[], None]], None]
+    """Run a call while no destage round is under way."""
+    round_stands: Callable[[], bool]
+    """Whether a round has failed and is to be tried again."""
+    starving: Callable[[], None]
+    """Somebody waits for journal space."""
+
+
+class Replica:
+    """See the module. ReplicaError: nothing was done; StoreSealed, OSError: the disk failed."""
+
+    def __init__(self, parts: ReplicaParts, volume: Volume, row: Row) -> None:
+        self._parts = parts
+        self._volume = volume
+        self._row = row
+        self._lock = threading.RLock()
+        self._durable = self._seq()  # the store has synced what it replayed
+        self._serving: int | None = None
+        self._room: bytearray | None = None  # for what is taken
+        self.fenced: Callable[[int], None] = lambda _epoch: None
+        """Told, before it is promised, of an epoch that ends the one in which this node serves."""
+        self._gate = self._shut_out()
+        self._set_epoch()
+
+    # -- what there is
+
+    @property
+    def uuid(self) -> bytes:
+        return self._volume.record.uuid
+
+    @property
+    def name(self) -> str:
+        return self._volume.record.name
+
+    @property
+    def volume(self) -> Volume:
+        """It is another object after `undo`."""
+        return self._volume
+
+    @property
+    def promised(self) -> int:
+        return self._row.promised
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Seq of the newest record in the journal file, and of the newest synced one."""
+        with self._lock:
+            return self._seq(), self._durable
+
+    @property
+    def start(self) -> int:
+        """Records up to this seq are of epochs that are not told any more."""
+        return self._row.begins[0][1]
+
+    def ends(self) -> tuple[tuple[int, int], ...]:
+        """(epoch, seq of its last record), oldest first, of the epochs that are told."""
+        with self._lock:
+            begins = self._row.begins
+            seqs = [*(seq for _, seq in begins[1:]), self._seq()]
+            return tuple((epoch, seq) for (epoch, _), seq in zip(begins, seqs, strict=True))
+
+    @property
+    def serving(self) -> int | None:
+        """The epoch in which this node is the primary."""
+        return self._serving
+
+    # -- epochs
+
+    def promise(self, epoch: int) -> None:
+        """Take nothing in the name of an epoch before this one. The journal is synced and the
+        promise durable on return. Who served in an earlier one does not any more. StaleEpoch."""
+        with self._lock:
+            self._check(epoch)
+            if self._serving is not None and self._serving < epoch:
+                self._stop_serving(epoch)
+            self._sync()
+            if epoch > self._row.promised:
+                self._keep(Row(epoch, self._row.begins))
+
+    def check(self, epoch: int) -> None:
+        """Whether that is the epoch that was promised. StaleEpoch, OtherRecords."""
+        with self._lock:
+            self._check_promised(epoch)
+
+    def begin(self, epoch: int, seq: int) -> None:
+        """Note that `epoch`, which was promised, begins behind record `seq`, the newest one;
+        durable on return. Again is no harm. StaleEpoch, MissingRecords, OtherRecords."""
+        with self._lock:
+            self._check_promised(epoch)
+            self._begin(epoch, seq)
+
+    @property
+    def gate(self) -> Gate:
+        """Of `volume`: another one after `undo`."""
+        return self._gate
+
+    def serve(self, epoch: int, *, strict: bool = False, timeout_s: float = 30.0) -> None:
+        """Let clients in: this node is the primary of `epoch`, which has begun here and on W
+        nodes. `timeout_s`: so long a request waits for them at most."""
+        with self._lock:
+            self._check_promised(epoch)
+            if self._row.begins[-1][0] != epoch:
+                raise OtherRecords(self.name, f"epoch {epoch} has not begun here")
+            self._serving = epoch
+            self._gate.open(self._seq(), strict=strict, timeout_s=timeout_s)
+
+    def shut(self) -> None:
+        """Let no client in any more."""
+        with self._lock:
+            self._serving = None
+            self._gate.close()
+
+    # -- while this node is the primary
+
+    def tap(self, limit_bytes: int) -> tuple[int, int]:
+        """Have what clients append noted, to be taken: a descriptor that is readable when there is
+        something, and the seq behind which it begins. Before `serve`, so that nothing is missed."""
+        with self._lock:
+            self._volume.core.untap()
+            return self._volume.core.tap(limit_bytes)
+
+    def untap(self) -> None:
+        """Note nothing any more. Not while `take` is under way."""
+        self._volume.core.untap()
+
+    def take(self) -> Taken:
+        """What was noted, as much as one message has. For one thread at a time; may wait for the
+        disk. OSError: the journal does not hold what was written."""
+        core = self._volume.core
+        if self._room is None:
+            self._room = bytearray(TAKE_BYTES)
+        length, first, last, lost = core.take(self._room)
+        if lost:
+            return Taken(0, core.tap_again(), b"", True)
+        return Taken(first, last, bytes(memoryview(self._room)[:length]), False)
+
+    def allow(self, acked: int, durable: int) -> None:
+        """W nodes have this much in their journals, and on their disks: answers may go out."""
+        self._gate.advance(acked, durable)
+
+    def reads_until(self, until_ns: int) -> None:
+        """Reads may be answered until then, CLOCK_BOOTTIME."""
+        self._gate.lease(until_ns)
+
+    # -- records
+
+    def append(self, epoch: int, written: int, first: int, last: int, data: Buffer) -> None:
+        """Append records of another node, `first` to `last`, written in epoch `written`, in the
+        name of `epoch`, which was promised. Those that are here are left out.
+
+        On return they are in the journal file, but for those that it has no room for now: `held`
+        tells. `data` is checked byte for byte. StaleEpoch, MissingRecords, OtherRecords,
+        BadRecords."""
+        with self._lock:
+            self._check_promised(epoch)
+            if not first <= last or written > epoch:
+                raise BadRecords(self.name, f"{first} to {last} of epoch {written} in {epoch}")
+            have = self._seq()
+            if first > have + 1:
+                raise MissingRecords(self.name, have, first)
+            if self._serving is not None:
+                raise OtherRecords(self.name, "this node is the one that appends")
+            if written > self._row.begins[-1][0]:
+                self._begin(written, first - 1)
+            self._check_range(written, first, last)
+            if last <= have:
+                return
+            now_ns = self._parts.clock.now_ns()
+            error, seq = self._volume.core.append_records(written, data, now_ns)
+            if error in _BAD:
+                raise BadRecords(self.name, strerror(error))
+            if error == ESTALE:  # what was undone here was of that epoch
+                raise OtherRecords(self.name, f"epoch {written} does not go on here")
+            if error in _NOT_NOW:
+                self._parts.starving()
+            elif error:
+                raise OSError(error, strerror(error))
+            elif seq < last:
+                raise BadRecords(self.name, f"end at {seq}, before {last}")
+
+    def sync(self) -> None:
+        """Make every record that is here durable."""
+        with self._lock:
+            self._sync()
+
+    def read(self, epoch: int, after: int, limit: int) -> Records:
+        """Records behind `after`, which was written in `epoch`, in at most `limit` bytes
+        (TAP_MIN_BUFFER or more); all of one epoch.
+
+        Without any where the log does not reach back to it any more, and there are more.
+        OtherRecords: there is no such record here."""
+        if limit < TAP_MIN_BUFFER:
+            raise BadRecords(self.name, f"{limit} bytes are not enough for one of any length")
+        with self._lock:
+            ends = self.ends()
+            self._check_point(epoch, after)
+            newest = self._seq()
+            written, last = next(
+                ((each, end) for each, end in ends if end > after and each >= epoch), ends[-1]
+            )
+            number = self._volume.record.number
+        if after >= newest:
+            return Records(ends[-1][0], 0, 0, False, b"")
+        try:
+            data, seq = self._parts.past.records(number, written, after, last, limit)
+        except NoSuchVersion:
+            data, seq = b"", after
+        if not data:
+            return Records(written, 0, 0, True, b"")
+        return Records(written, after + 1, seq, seq < newest, data)
+
+    # -- going back
+
+    def undo(self, epoch: int, keep: tuple[int, int]) -> None:
+        """Go back to record `keep`, (epoch, seq), in the name of `epoch`, which was promised: what
+        is behind it never was. Durable on return, all or nothing.
+
+        StaleEpoch; OtherRecords: it has no such record; NoSuchVersion: it cannot be gone back to
+        any more, and all of the volume has to be sent."""
+        with self._lock:
+            self._check_promised(epoch)
+            if self._serving is not None:
+                raise OtherRecords(self.name, "this node serves it")
+            kept_epoch, seq = keep
+            self._check_point(kept_epoch, seq)
+            begins = tuple(each for each in self._row.begins if each[0] <= kept_epoch)
+            row = Row(self._row.promised, begins)
+            if seq == self._seq():  # epochs that have begun behind it have no record
+                self._keep(row)
+                self._set_epoch()
+                return
+            floor = 1 + max(  # above all that is undone, not above what comes
+                begin[0]
+                for begin, (_, end) in zip(self._row.begins, self.ends(), strict=True)
+                if end > max(begin[1], seq)
+            )
+            with self._parts.versions.settled(f"{self.name}@seq:{seq}") as (_, version):
+                self._parts.between_rounds(lambda: self._rewind(version, floor, row))
+
+    def _rewind(self, version: VersionRow, floor: int, row: Row) -> None:
+        if self._parts.round_stands():
+            raise ReplicaError(
+                f"volume {self.name}: nothing can be undone before a destage round gets through; "
+                "try again"
+            )
+        put = state_put(_name(self.uuid), row.encode())
+        self._volume = self._parts.catalog.rewind(self._volume, version, floor, put)
+        self._row = row
+        self._gate = self._shut_out()
+        self._durable = self._seq()
+
+    # -- inside; the lock is held
+
+    def _shut_out(self) -> Gate:
+        gate = Gate(self._volume.core, self._parts.scheduler, self._parts.clock)
+        self._volume.gate = gate
+        return gate
+
+    def _seq(self) -> int:
+        return self._volume.core.state()[0]
+
+    def _set_epoch(self) -> None:
+        """Records that are appended from here on are of the newest epoch that has begun."""
+        epoch = self._row.begins[-1][0]
+        if epoch >= self._volume.record.epoch:
+            self._volume.core.begin_epoch(epoch)
+
+    def _check(self, epoch: int) -> None:
+        if epoch < self._row.promised:
+            raise StaleEpoch(self.name, epoch, self._row.promised)
+        if epoch > MAX_VOLUME_EPOCH:
+            raise OtherRecords(self.name, f"epoch {epoch} does not fit into a record")
+
+    def _check_promised(self, epoch: int) -> None:
+        self._check(epoch)
+        if epoch != self._row.promised:
+            raise OtherRecords(self.name, f"epoch {epoch} was not promised")
+
+    def _span(self, epoch: int) -> tuple[int, int]:
+        """Records behind the first seq, up to the second, were written in that epoch."""
+        begins = self._row.begins
+        for at, (each, begin) in enumerate(begins):
+            if each == epoch:
+                return begin, begins[at + 1][1] if at + 1 < len(begins) else self._seq()
+        told = ", ".join(str(each) for each, _ in begins)
+        raise OtherRecords(self.name, f"epoch {epoch} is not one of those here ({told})")
+
+    def _check_point(self, epoch: int, seq: int) -> None:
+        begin, end = self._span(epoch)
+        if not begin <= seq <= end:
+            raise OtherRecords(self.name, f"epoch {epoch} went from {begin} to {end}, not {seq}")
+
+    def _check_range(self, epoch: int, first: int, last: int) -> None:
+        """Records from `first` on are those of that epoch here, and the others up to `last` can go
+        on from them."""
+        begin, end = self._span(epoch)
+        newest = epoch == self._row.begins[-1][0]
+        if first <= begin or (last > end and not newest):
+            what = f"epoch {epoch} went from {begin} to {end}, not {first} to {last}"
+            raise OtherRecords(self.name, what)
+
+    def _begin(self, epoch: int, seq: int) -> None:
+        have = self._seq()
+        last, begun = self._row.begins[-1]
+        if epoch == last:
+            if seq != begun:
+                raise OtherRecords(self.name, f"epoch {epoch} began at {begun}, not at {seq}")
+            return
+        if epoch < last or epoch < self._volume.record.epoch:
+            raise OtherRecords(self.name, f"epoch {last} has begun, and {epoch} is before it")
+        if seq > have:
+            raise MissingRecords(self.name, have, seq + 1)
+        if seq < have:
+            raise OtherRecords(self.name, f"epoch {epoch} begins at {seq}, but {have} is here")
+        self._sync()
+        self._keep(Row(self._row.promised, (*self._row.begins, (epoch, seq))[-MAX_BEGINS:]))
+        self._set_epoch()
+
+    def _keep(self, row: Row) -> None:
+        if row == self._row:
+            return
+        self._parts.seal.check()
+        self._parts.history.save_state(_name(self.uuid), row.encode())
+        self._row = row
+
+    def _sync(self) -> None:
+        seq = self._seq()
+        self._parts.seal.check()
+        if seq > self._durable:
+            self._parts.seal.sync_journal()
+            self._durable = seq
+
+    def _stop_serving(self, epoch: int) -> None:
+        self._serving = None
+        self._gate.close()
+        self.fenced(epoch)
+        log.warning("another node takes the volume over volume=%s epoch=%d", self.name, epoch)
+
+
+class Replicas:
+    """The replicas of a store, by uuid. Any thread."""
+
+    def __init__(self, parts: ReplicaParts) -> None:
+        """CorruptData: a row makes no sense."""
+        self._parts = parts
+        self._lock = threading.Lock()
+        self._replicas: dict[bytes, Replica] = {}
+        volumes = {volume.record.uuid: volume for volume in parts.catalog.all()}
+        for name, data in parts.history.states(ROW_PREFIX):
+            row = Row.decode(name, data)
+            volume = volumes.get(bytes.fromhex(name.removeprefix(ROW_PREFIX)))
+            if volume is not None:  # else it was rebuilt without it, or deleted
+                parts.catalog.replicated.add(volume.record.number)
+                self._replicas[volume.record.uuid] = Replica(parts, volume, row)
+
+    def get(self, uuid: bytes) -> Replica | None:
+        return self._replicas.get(uuid)
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(list(self._replicas.values()))
+
+    def create(
+        self, uuid: bytes, name: str, size: int, block_size: int, chunk_size: int, epoch: int
+    ) -> Replica:
+        """Make this node's part of a new volume, empty, with `epoch` promised; durable on return.
+        Again is no harm. InvalidName, InvalidSize, VolumeExists, StaleEpoch."""
+        with self._lock:
+            found = self._replicas.get(uuid)
+            if found is not None:
+                record = found.volume.record
+                sizes = (record.size, record.block_size, record.chunk_size)
+                if (record.name, *sizes) != (name, size, block_size, chunk_size):
+                    raise VolumeExists(name)
+                found.promise(epoch)
+                return found
+            row = Row(epoch, ((1, 0),))
+            if not 1 <= epoch <= MAX_VOLUME_EPOCH:
+                raise ReplicaError(f"volume {name}: epoch {epoch} does not fit into a record")
+            put: Mapping[bytes, bytes] = state_put(_name(uuid), row.encode())
+            parts = self._parts
+            parts.catalog.create_replica(name, uuid, size, block_size, chunk_size, put)
+            replica = Replica(parts, parts.catalog.named(name), row)
+            self._replicas[uuid] = replica
+            return replica
+
+
+def _name(uuid: bytes) -> str:
+    return ROW_PREFIX + uuid.hex()
