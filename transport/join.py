@@ -44,7 +44,6 @@ from volume.metastore import (
     Unavailable,
 )
 from volume.metastore_records import (
-    MAX_ADDRESS_CHARS,
     MAX_ADDRESSES,
     ClusterRecord,
     CorruptRecord,
@@ -110,8 +109,11 @@ def parse_token(text: str) -> Token:
     addresses = []
     at = _HEAD.size
     for _ in range(count):
-        length = data[at] if at < end else MAX_ADDRESS_CHARS
-        addresses.append(data[at + 1 : at + 1 + length].decode("ascii", "replace"))
+        length = data[at] if at < end else 0
+        address = data[at + 1 : min(at + 1 + length, end)]
+        if len(address) != length or not length or not address.isascii():
+            raise BadToken("it is not whole")
+        addresses.append(address.decode())
         at += 1 + length
     if at != end or not 1 <= count <= MAX_ADDRESSES:
         raise BadToken("it is not whole")

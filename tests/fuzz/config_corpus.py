@@ -1,6 +1,12 @@
 """The seeds of the configuration fuzz target."""
 
-TOML, SIZE, ADDRESS, CHAP, PSK = range(5)
+import base64
+import json
+
+from transport.join import MARK, Token
+from transport.keys import pair_of
+
+TOML, SIZE, ADDRESS, CHAP, PSK, TOKEN, NODE = range(7)
 
 _EVERYTHING = """
 data = "data"
@@ -27,6 +33,10 @@ journal_limit = "10GiB"
 window_s = 3600
 keep = "60m,24h,7d"
 compression = "zstd"
+[cluster]
+etcd = ["http://127.0.0.1:2379"]
+listen = [":10811"]
+advertise = ["192.0.2.1:10811"]
 [log]
 format = "json"
 level = "debug"
@@ -40,6 +50,21 @@ tls_required = true
 clients = ["alice", "bob"]
 read_only = true
 """
+
+
+_KEYS = pair_of(b"\5" * 32)
+_TOKEN = Token(b"c" * 16, b"n" * 16, ("192.0.2.1:10811", "[::1]:10811"), _KEYS.public, _KEYS, 99)
+_NODE = json.dumps(
+    {
+        "version": 1,
+        "cluster": "c" * 32,
+        "node": "1" * 32,
+        "name": "n1",
+        "public_key": _KEYS.public.hex(),
+        "secret_key": _KEYS.secret.hex(),
+        "joined": True,
+    }
+)
 
 
 def inputs() -> dict[str, bytes]:
@@ -71,8 +96,15 @@ def inputs() -> dict[str, bytes]:
         "psk": (PSK, "alice:" + "ab" * 32 + "\n#626f62:" + "cd" * 16),
         "psk-twice": (PSK, ("alice:" + "ab" * 32 + "\n") * 2),
         "psk-not-hex": (PSK, "alice:nothexnothexnothex"),
+        "token": (TOKEN, _TOKEN.text()),
+        "token-cut": (TOKEN, _TOKEN.text()[:-9]),
+        "node": (NODE, _NODE),
+        "node-other-version": (NODE, _NODE.replace('"version": 1', '"version": 2')),
+        "node-short-key": (NODE, _NODE.replace("0505", "05")),
     }
     found = {name: bytes((kind,)) + text.encode() for name, (kind, text) in texts.items()}
+    body = base64.urlsafe_b64decode(_TOKEN.text()[len(MARK) :] + "==")[:-4]
+    found["token-body"] = bytes((TOKEN,)) + body
     found["toml-not-utf-8"] = b"\0data = '\xff'"
     found["chap-not-utf-8"] = b"\3alice:\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8\xf7\xf6\xf5\xf4\xf3\xf2"
     return found

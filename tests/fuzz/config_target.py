@@ -1,4 +1,5 @@
-"""Fuzz target of what people write: the configuration, sizes, addresses, files of secrets. Any text
+"""Fuzz target of what people write or hand on: the configuration, sizes, addresses, files of
+secrets, tokens, the file of a node's keys. Any text
 
 - is taken, or refused by the documented error with a message that names the file or the text;
 - that is taken means the same when it is written as we write it;
@@ -8,6 +9,7 @@ Input: one byte that says what the rest is (see `_KINDS`), then the text, which 
 """
 
 import atexit
+import base64
 import contextlib
 import shutil
 import tempfile
@@ -20,6 +22,10 @@ from blockd.config import ServeConfig, check, load_config, parse_address, parse_
 from blockd.sizes import MAX_TEXT, exact_size, format_size, parse_size
 from blockd.tls import TlsConfigError, read_psk_file
 from blockd.toml_decode import ConfigError
+from native import crc32c
+from transport.errors import BadIdentity, BadToken
+from transport.join import MARK, parse_token
+from transport.keys import identity_path, read_identity, write_identity
 
 MAX_SIZE = 10**MAX_TEXT << 60
 
@@ -123,4 +129,34 @@ def _shows_no_secret(message: str, data: bytes) -> None:
             assert secret not in message
 
 
-_KINDS: tuple[Callable[[bytes], None], ...] = (_toml, _size, _address, _chap, _psk)
+def _token(data: bytes) -> None:
+    whole = base64.urlsafe_b64encode(data + crc32c(data).to_bytes(4, "little")).decode()
+    for text in (data.decode(errors="replace"), MARK + whole):
+        try:
+            token = parse_token(text)
+        except BadToken as error:
+            _says(error, "join token: ")
+            _shows_no_secret(str(error), text.encode())
+        else:
+            assert parse_token(token.text()) == token
+            assert token.keys.secret.hex() not in repr(token)
+
+
+def _node(data: bytes) -> None:
+    path = identity_path(_folder())
+    path.touch(mode=0o600)
+    path.write_bytes(data)
+    try:
+        identity = read_identity(path.parent)
+    except BadIdentity as error:
+        _says(error, str(path))
+        return
+    assert identity is not None
+    write_identity(path.parent, identity)
+    assert read_identity(path.parent) == identity
+
+
+_KINDS: tuple[Callable[[bytes], None], ...] = (
+    *(_toml, _size, _address, _chap, _psk),
+    *(_token, _node),
+)
