@@ -1,6 +1,7 @@
 """Clients of the request loop on a volume that other nodes have as well: told when W of them do."""
 
 import errno
+import select
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -115,9 +116,12 @@ def test_who_waits_too_long_gets_eio(server: LoopServer) -> None:
     with server.in_loop() as client:
         write(client, 0)
         waits(server, 1)
-        server.replica.gate.expire()  # of the loop: it asks the engine, as for a flush
-        waits(server, 1)
-        server.replica.gate.expire()
+
+        def is_answered() -> bool:
+            server.replica.gate.expire()  # of the loop, which asks the engine, as for a flush
+            return bool(select.select([client.socket], [], [], 0)[0])
+
+        server.until(is_answered)
         assert client.read_reply().error == errno.EIO
 
 
