@@ -268,6 +268,9 @@ class Journal:
     def release(self, lsn: int, /) -> list[int]:
         """Free the segments that hold only records before `lsn`; their slots."""
 
+    def oldest(self) -> int:
+        """Sequence of the oldest segment that was not released yet; 0 when there is none."""
+
     def cut(self) -> Cut: ...
     def freeze(self, volumes: list[VolumeCore], /) -> tuple[Cut, list[int]]:
         """Freeze the volumes' hot maps at one position of the log; it, and the volumes' seqs."""

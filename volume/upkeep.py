@@ -179,6 +179,7 @@ class Upkeep:
             parts.clock,
             parts.geometry,
             parts.window_segments,
+            parts.journal,
             parts.pool,
             parts.catalog,
             parts.history,

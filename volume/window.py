@@ -25,6 +25,7 @@ Threads: any; those of upkeep and of the destager call it.
 
 from collections.abc import Callable
 
+from native import Journal
 from volume.catalog import Catalog
 from volume.disk import Clock
 from volume.gcrun import Weighed
@@ -48,6 +49,7 @@ class Window:
         clock: Clock,
         geometry: JournalGeometry,
         segments: int,
+        journal: Journal,
         pool: SegmentPool,
         catalog: Catalog,
         history: History,
@@ -63,6 +65,7 @@ class Window:
         self._clock = clock
         self._geometry = geometry
         self._segments = segments
+        self._journal = journal
         self._pool = pool
         self._catalog = catalog
         self._history = history
@@ -91,9 +94,15 @@ class Window:
         looked_at = (self._rounds(), keep > 0)
         if looked_at != self._trimmed:
             self._trimmed = looked_at
-            self._drop_rounds(self._pool.oldest_held, wanted=keep > 0)
+            self._drop_rounds(self._oldest(), wanted=keep > 0)
         self._drop_referred()
         return expired
+
+    def _oldest(self) -> int | None:
+        """Sequence of the oldest segment that there is, in the window or before it: one that
+        somebody reads from (a tap) is not released although the checkpoint has passed it."""
+        known = (self._pool.oldest_held, self._journal.oldest() or None)
+        return min((each for each in known if each is not None), default=None)
 
     def weighed(self, weights: list[Weighed]) -> None:
         """gc has counted what the versions of the window take, those of its newest rounds first:

@@ -628,6 +628,21 @@ uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *
     return count;
 }
 
+uint64_t bd_journal_oldest(struct bd_journal *journal)
+{
+    uint64_t oldest = 0;
+    bd_lock(&journal->lock);
+    for (uint32_t slot = 0; slot < journal->slot_limit; slot++) {
+        const struct bd_segment *segment = journal->segments[slot];
+        bool used = segment != NULL &&
+                    (segment->state == BD_SEGMENT_FULL || segment->state == BD_SEGMENT_CURRENT);
+        if (used && (oldest == 0 || segment->sequence < oldest))
+            oldest = segment->sequence;
+    }
+    pthread_mutex_unlock(&journal->lock);
+    return oldest;
+}
+
 int bd_journal_resume(struct bd_journal *journal, uint32_t slot, uint64_t position,
                       uint64_t next_lsn, uint32_t chain)
 {

@@ -250,6 +250,9 @@ struct bd_cut bd_journal_cut(const struct bd_journal *journal);
 uint32_t bd_journal_release(struct bd_journal *journal, uint64_t lsn, uint32_t *slots,
                             uint32_t capacity);
 
+/* Sequence of the oldest segment that was not freed yet; 0 when there is none. */
+uint64_t bd_journal_oldest(struct bd_journal *journal);
+
 /* Give up a free or ready slot and close its file. */
 int bd_journal_remove(struct bd_journal *journal, uint32_t slot);
 

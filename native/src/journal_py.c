@@ -281,6 +281,12 @@ static PyObject *journal_write_behind(PyObject *self, PyObject *unused)
     return PyBool_FromLong(did);
 }
 
+static PyObject *journal_oldest(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(bd_journal_oldest(bd_journal_of(self)));
+}
+
 static PyMethodDef journal_methods[] = {
     {"write_behind", journal_write_behind, METH_NOARGS, NULL},
     {"add_ready", journal_add_ready, METH_VARARGS, NULL},
@@ -297,6 +303,7 @@ static PyMethodDef journal_methods[] = {
     {"append_head", journal_append_head, METH_VARARGS, NULL},
     {"append_mark", journal_append_mark, METH_VARARGS, NULL},
     {"replay", (PyCFunction)(void (*)(void))bd_py_replay, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"oldest", journal_oldest, METH_NOARGS, NULL},
     {"copy_records", bd_py_copy_records, METH_VARARGS, NULL},
     {"proves", bd_py_proves, METH_VARARGS, NULL},
     {"resume", journal_resume, METH_VARARGS, NULL},

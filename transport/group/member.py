@@ -52,6 +52,10 @@ class Member:
         self.replica = replica
         self._quiet = quiet
 
+    def quiet_s(self, now: float) -> float:
+        """For how long no primary was answered here."""
+        return self._quiet.seconds(now)
+
     def answer(self, message: m.Request, now: float) -> Message:
         """What was asked, done and answered, or an Error. Waits for the disk."""
         try:

@@ -394,3 +394,16 @@ def test_a_power_cut_at_any_step_of_an_undo_leaves_all_of_it_or_nothing() -> Non
         assert found.ends() == ((1, 10),)
         assert rig.read_version("vm1@seq:10")[:512] == b"a" * 512
     assert ends == {((1, 10),), ((1, 16),)}
+
+
+def test_what_a_tap_holds_on_to_can_be_read_from_the_log() -> None:
+    """Nobody takes: the checkpoint passes segments that are not released, and so in no window."""
+    source = Source()
+    source.begin(1)
+    for _ in range(60):
+        source.rig.tend()
+        source.core.submit([Request(OP_WRITE, 0, 512, b"x" * 512)], source.rig.clock.now_ns())
+    source.rig.settle()
+    source.rig.settle()
+    found = source.replica.read(1, 0, TAP_MIN_BUFFER)
+    assert (found.first_seq, found.last_seq) == (1, 60)
