@@ -24,9 +24,11 @@ from blockd.scheduler import LoopScheduler
 from blockd.wiring import make_iscsi, open_store, open_targets
 from tests.iscsi_initiator import ISID, NAME, Initiator, Pdu, World, parse
 from tests.served import TIMEOUT_S, OnLoop, loop_in_thread
+from volume.replica import Replica
 from volume.store import Store
 
 VOLUME: Final = "vm1"
+UUID: Final = b"v" * 16
 BLOCK: Final = 512
 SIZE: Final = 1 << 20
 
@@ -35,8 +37,15 @@ class Server(OnLoop):
     """One store with one volume, and its listener; everything on the loop's thread but `store`."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, folder: Path, *, threads: int, keepalive_s: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        folder: Path,
+        *,
+        threads: int,
+        keepalive_s: float,
+        mirrored: bool = False,
     ) -> None:
+        """`mirrored`: other nodes have the volume, and the test says what (`replica`)."""
         super().__init__(loop)
         iscsi = IscsiConfig(listen=(parse_portal("127.0.0.1:0"),), keepalive_s=keepalive_s)
         config = ServeConfig(data=folder, iscsi=iscsi)
@@ -44,7 +53,9 @@ class Server(OnLoop):
         store = open_store(config, LoopScheduler(loop))
         assert isinstance(store, Store)
         self.store = store
-        if VOLUME not in [volume.name for volume in store.volumes()]:
+        if mirrored:
+            store.replicas.create(UUID, VOLUME, SIZE, BLOCK, 65536, 1)
+        elif VOLUME not in [volume.name for volume in store.volumes()]:
             store.create_volume(VOLUME, SIZE)
         self.request_loop = RequestLoop(threads) if threads else None
         targets = open_targets(config, self.store)
@@ -63,9 +74,17 @@ class Server(OnLoop):
         self.store.close()
 
     async def _stop(self, drain_s: float) -> None:
+        for replica in self.store.replicas:
+            replica.shut()
         await self.listener.stop(drain_s)
         if self.request_loop is not None:
             await self.request_loop.stop()
+
+    @property
+    def replica(self) -> Replica:
+        found = self.store.replicas.get(UUID)
+        assert found is not None
+        return found
 
     @property
     def address(self) -> tuple[str, int]:
@@ -113,9 +132,11 @@ class Server(OnLoop):
 
 
 @contextmanager
-def serving(folder: Path, *, threads: int = 1, keepalive_s: float = 30.0) -> Iterator[Server]:
+def serving(
+    folder: Path, *, threads: int = 1, keepalive_s: float = 30.0, mirrored: bool = False
+) -> Iterator[Server]:
     with loop_in_thread(uvloop.new_event_loop()) as loop:
-        server = Server(loop, folder, threads=threads, keepalive_s=keepalive_s)
+        server = Server(loop, folder, threads=threads, keepalive_s=keepalive_s, mirrored=mirrored)
         try:
             yield server
         finally:
