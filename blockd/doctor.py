@@ -6,37 +6,23 @@ the way out. All checks work while the daemon runs and while it does not. What a
 warning at most: attaching may happen on other machines.
 """
 
-import contextlib
 import os
-import shutil
 import stat
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from blockd.certificates import Validity, read_end, validity
-from blockd.config import (
-    ClusterConfig,
-    IscsiConfig,
-    ServeConfig,
-    TlsChoice,
-    TlsConfig,
-    check,
-)
+from blockd.config import ServeConfig, check
+from blockd.doctor_credentials import credentials
+from blockd.findings import FAIL, OK, WARN, Finding, Machine
 from blockd.sizes import format_size
 from blockd.toml_decode import ConfigError
 from volume.errors import VolumeError
 
-OK = "ok"
-WARN = "warn"
-FAIL = "fail"
+__all__ = ["FAIL", "MODULES", "OK", "TOOLS", "WARN", "Finding", "Machine", "examine"]
 
 LOW_SPACE_BYTES = 1 << 30
 JOURNAL_SHARE = 0.5  # of the file system: a journal that large leaves no room for the data
-MODINFO_TIMEOUT_S = 10.0
 FOLDERS = ("meta", "index", "journal", "packs")
 MAX_ENTRIES = 100_000  # looked at in a folder: packs of 6 TiB
 
@@ -55,44 +41,6 @@ TOOLS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check saw; `fix` is None when there is nothing to do."""
-
-    check: str
-    level: str
-    message: str
-    fix: str | None = None
-
-
-def _which(tool: str) -> str | None:
-    """Like the shell's, but also where root's PATH looks: nbd-client lives in /usr/sbin."""
-    return shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")
-
-
-def _modinfo(module: str) -> bool:
-    """Whether the running kernel can load `module`."""
-    tool = _which("modinfo")
-    if tool is None:
-        return False
-    run = subprocess.run(
-        [tool, "--field", "name", module], capture_output=True, timeout=MODINFO_TIMEOUT_S
-    )
-    return run.returncode == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where the checks look; tests point it elsewhere."""
-
-    proc: Path = Path("/proc")
-    sys_module: Path = Path("/sys/module")
-    which: Callable[[str], str | None] = _which
-    modinfo: Callable[[str], bool] = _modinfo
-    uid: int = os.getuid()
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-
-
 def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> list[Finding]:
     """All checks. `config` is what `blockd serve` would use, or why there is none."""
     findings = [_configuration(config)]
@@ -105,31 +53,10 @@ def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> 
         findings += _access_lists(data)
         findings += _sockets(settings, data)
     findings.append(_native())
-    with _as_owner(data, machine):
-        if settings.tls.mode is not TlsChoice.OFF:
-            findings += _tls(settings.tls, machine)
-        findings += _chap(settings.iscsi)
-        if settings.cluster.etcd:
-            findings += _etcd(settings.cluster)
-            findings.append(_node(data))
+    findings += credentials(settings, data, machine)
     findings += [_module(name, purpose, machine) for name, purpose in MODULES.items()]
     findings += [_tool(tool, package, machine) for tool, package in TOOLS.items()]
     return findings
-
-
-@contextlib.contextmanager
-def _as_owner(data: Path, machine: Machine) -> Iterator[None]:
-    """Root may read every file of secrets, and owns none of those that are the daemon's: look at
-    them as the user whom the data directory belongs to."""
-    owner = data.stat().st_uid if machine.uid == 0 and data.is_dir() else machine.uid
-    if owner == machine.uid:
-        yield
-        return
-    os.seteuid(owner)
-    try:
-        yield
-    finally:
-        os.seteuid(machine.uid)
 
 
 def _configuration(config: ServeConfig | ConfigError) -> Finding:
@@ -348,82 +275,6 @@ def _native() -> Finding:
     except ImportError as error:
         return Finding("native extension", FAIL, str(error), "pip install -e . in the checkout")
     return Finding("native extension", OK, "loads")
-
-
-def _tls(tls: TlsConfig, machine: Machine) -> Iterator[Finding]:
-    """TLS files as the daemon reads them, then what it does not mind but a person would."""
-    try:
-        from blockd.tls import TlsConfigError, TlsProvider
-    except ImportError as error:
-        yield Finding("tls", FAIL, str(error), "pip install -e . in the checkout")
-        return
-    try:
-        TlsProvider(tls.settings())
-    except TlsConfigError as error:
-        yield Finding("tls", FAIL, str(error), "correct the [tls] settings or the file")
-        return
-    if tls.cert:
-        yield Finding("tls key", OK, f"{tls.key or tls.cert} is private")
-        yield _certificate("tls certificate", tls.cert, machine)
-    if tls.client_ca:
-        yield _certificate("tls client authority", tls.client_ca, machine)
-    if tls.psk:
-        yield Finding("tls pre-shared keys", OK, f"{tls.psk} is private")
-
-
-def _chap(iscsi: IscsiConfig) -> Iterator[Finding]:
-    """Files of CHAP users as the daemon reads them."""
-    files = {"iscsi chap users": iscsi.chap, "iscsi mutual chap user": iscsi.mutual_chap}
-    for name, path in files.items():
-        if path is None:
-            continue
-        try:
-            from blockd.chap_file import read_chap, read_mutual_chap
-        except ImportError as error:
-            yield Finding(name, FAIL, str(error), "pip install -e . in the checkout")
-            return
-        try:
-            users = read_chap(path) if path is iscsi.chap else (read_mutual_chap(path),)
-        except ConfigError as error:
-            yield Finding(name, FAIL, str(error), "correct the file or its permissions")
-        else:
-            yield Finding(name, OK, f"{path} is private and has {len(users)} user(s)")
-
-
-def _etcd(cluster: ClusterConfig) -> Iterator[Finding]:
-    from blockd.doctor_etcd import look_at_etcd  # httpx: not for those who have no etcd
-
-    for well, message, fix in look_at_etcd(cluster):
-        level = FAIL if well is None else OK if well else WARN
-        yield Finding("etcd", level, message, fix)
-
-
-def _node(data: Path) -> Finding:
-    from transport.errors import TransportError
-    from transport.keys import read_identity
-
-    try:
-        identity = read_identity(data)
-    except (TransportError, OSError) as error:
-        return Finding("node", FAIL, str(error), "correct the file or its permissions")
-    if identity is None or not identity.joined:
-        what = f"{data} is not in a cluster yet"
-        return Finding("node", WARN, what, "blockd cluster init NAME, or join TOKEN")
-    return Finding("node", OK, f"{identity.name} of cluster {identity.cluster_id}")
-
-
-def _certificate(name: str, path: Path, machine: Machine) -> Finding:
-    try:
-        ends = read_end(path)
-    except (OSError, ValueError) as error:
-        return Finding(name, FAIL, f"{path}: {error}", "give a PEM certificate")
-    text = f"{path}, valid until {ends:%Y-%m-%d}"
-    match validity(ends, machine.now()):
-        case Validity.ENDED:
-            return Finding(name, FAIL, text, "renew it; SIGHUP makes the daemon read it")
-        case Validity.ENDS_SOON:
-            return Finding(name, WARN, text, "renew it soon; SIGHUP makes the daemon read it")
-    return Finding(name, OK, text)
 
 
 def _module(module: str, purpose: str, machine: Machine) -> Finding:

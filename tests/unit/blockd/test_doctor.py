@@ -20,7 +20,15 @@ from cryptography.x509.oid import NameOID
 from blockd.access.kept import volume_key
 from blockd.api.limit_types import VolumeLimits, encode
 from blockd.cli import exits
-from blockd.config import ControlConfig, IscsiConfig, ServeConfig, StoreConfig, TlsChoice, TlsConfig
+from blockd.config import (
+    ControlConfig,
+    DaemonConfig,
+    IscsiConfig,
+    ServeConfig,
+    StoreConfig,
+    TlsChoice,
+    TlsConfig,
+)
 from blockd.doctor import FAIL, MODULES, OK, TOOLS, WARN, Finding, Machine, examine
 from blockd.toml_decode import ConfigError
 from native import OP_WRITE, Request
@@ -312,6 +320,30 @@ def test_root_looks_at_secrets_as_the_user_of_the_data_directory(machine: Machin
         os.chown(users, DAEMON, -1)
         assert look("iscsi chap users", data, machine, config).level == OK
         assert os.geteuid() == 0
+
+
+@pytest.mark.parametrize(
+    ("daemon", "level", "says"),
+    [
+        (DaemonConfig(user="no-such-user"), FAIL, "useradd --system no-such-user"),
+        (DaemonConfig(user="root"), FAIL, "nothing would be given up"),
+        (DaemonConfig(user="nobody"), FAIL, "the daemon becomes nobody"),
+    ],
+)
+def test_a_user_that_the_daemon_cannot_be_is_told(
+    data: Path, machine: Machine, daemon: DaemonConfig, level: str, says: str
+) -> None:
+    found = look("user", data, machine, ServeConfig(data=data, daemon=daemon))
+    assert found.level == level
+    assert says in found.message
+    assert found.fix
+
+
+def test_a_user_that_owns_the_data_directory_is_well(
+    data: Path, machine: Machine, tmp_path: Path
+) -> None:
+    config = ServeConfig(data=tmp_path / "none", daemon=DaemonConfig(user="nobody"))
+    assert look("user", tmp_path / "none", machine, config).level == OK
 
 
 @pytest.mark.parametrize(
