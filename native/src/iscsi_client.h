@@ -21,7 +21,7 @@ struct iscsi_client {
 
     /* Under base.lock. */
     struct bd_iscsi_numbers numbers;
-    struct bd_iscsi_command *first_command; /* in the order in which they came */
+    struct bd_iscsi_command *first_command; /* in the order in which they came, or began to wait */
     struct bd_iscsi_command *last_command;
     uint64_t held;    /* bytes of commands that are charged */
     unsigned waiting; /* commands in BD_ISCSI_WAITING */
@@ -108,6 +108,8 @@ enum iscsi_taken bd_iscsi_take_ping(struct iscsi_client *client, struct iscsi_ro
 /* A command in the book, with room for the data of a WRITE; NULL when memory runs out. */
 struct bd_iscsi_command *bd_iscsi_command_new(struct iscsi_client *client, const uint8_t *bhs,
                                               uint8_t lun, const struct bd_action *action);
+/* Behind all others in the book. */
+void bd_iscsi_command_last(struct iscsi_client *client, struct bd_iscsi_command *command);
 /* Out of the book, and free. */
 void bd_iscsi_command_end(struct iscsi_client *client, struct bd_iscsi_command *command);
 /* Its data is not needed any more, or not here. */

@@ -9,6 +9,32 @@
 
 enum { LEAST_LANDING = 16 << 10 }; /* bytes that are worth a receive of their own */
 
+static void append(struct iscsi_client *client, struct bd_iscsi_command *command)
+{
+    command->next = NULL;
+    if (client->last_command != NULL)
+        client->last_command->next = command;
+    else
+        client->first_command = command;
+    client->last_command = command;
+}
+
+static void take_out(struct iscsi_client *client, struct bd_iscsi_command *command)
+{
+    struct bd_iscsi_command *before = NULL;
+    struct bd_iscsi_command *at = client->first_command;
+    while (at != command) {
+        before = at;
+        at = at->next;
+    }
+    if (before == NULL)
+        client->first_command = command->next;
+    else
+        before->next = command->next;
+    if (client->last_command == command)
+        client->last_command = before;
+}
+
 struct bd_iscsi_command *bd_iscsi_command_new(struct iscsi_client *client, const uint8_t *bhs,
                                               uint8_t lun, const struct bd_action *action)
 {
@@ -27,12 +53,14 @@ struct bd_iscsi_command *bd_iscsi_command_new(struct iscsi_client *client, const
             return NULL;
         }
     }
-    if (client->last_command != NULL)
-        client->last_command->next = command;
-    else
-        client->first_command = command;
-    client->last_command = command;
+    append(client, command);
     return command;
+}
+
+void bd_iscsi_command_last(struct iscsi_client *client, struct bd_iscsi_command *command)
+{
+    take_out(client, command);
+    append(client, command);
 }
 
 void bd_iscsi_command_release(struct iscsi_client *client, struct bd_iscsi_command *command)
@@ -44,18 +72,7 @@ void bd_iscsi_command_release(struct iscsi_client *client, struct bd_iscsi_comma
 
 void bd_iscsi_command_end(struct iscsi_client *client, struct bd_iscsi_command *command)
 {
-    struct bd_iscsi_command *before = NULL;
-    struct bd_iscsi_command *at = client->first_command;
-    while (at != command) {
-        before = at;
-        at = at->next;
-    }
-    if (before == NULL)
-        client->first_command = command->next;
-    else
-        before->next = command->next;
-    if (client->last_command == command)
-        client->last_command = before;
+    take_out(client, command);
     if (command->state == BD_ISCSI_WAITING) {
         client->luns[command->lun].waiting--;
         client->waiting--;

@@ -35,6 +35,7 @@ void bd_iscsi_wait(struct iscsi_client *client, struct bd_iscsi_command *command
     command->state = BD_ISCSI_WAITING;
     command->reservation = *reservation;
     command->arrived_ns = bd_loop_monotonic_ns();
+    bd_iscsi_command_last(client, command); /* of those that wait, the oldest one comes first */
     client->luns[command->lun].waiting++;
     client->waiting++;
 }

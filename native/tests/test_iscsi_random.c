@@ -1,9 +1,12 @@
 /* Sessions of initiators that do anything: good PDUs, spoilt ones, random ones, in any pieces, with
- * stops in between. Whatever comes,
+ * stops in between; of every other one, the first unit is limited, now more and now less. Whatever
+ * comes,
  *
  * - what the target sends is whole PDUs, whose StatSNs have no gap and whose windows only open;
  * - commands that are open and those that may come are the window together;
  * - what is asked for at a time is accounted for, and bounded;
+ * - of the commands that wait for a limit, the oldest one alone has a place in line, and somebody
+ *   is to look at it again;
  * - a stop leaves something over. */
 #include <string.h>
 #include <sys/socket.h>
@@ -17,6 +20,8 @@ enum { SEEDS = 60, STEPS = 120, SPACE = 64 << 10, MAX_LENGTH = 48 << 10 };
 
 struct session {
     struct iscsi_rig rig;
+    struct bd_limit limit;
+    bool limited;
     uint64_t chance;
     uint32_t itt;
     uint32_t stat_sn;
@@ -174,6 +179,7 @@ static void check_numbers(struct session *session)
     struct iscsi_client *client = iscsi_client(session->rig.client);
     pthread_mutex_lock(&client->base.lock);
     uint32_t open = 0;
+    uint32_t waiting = 0;
     uint64_t held = 0;
     const struct bd_iscsi_command *command = client->first_command;
     for (; command != NULL; command = command->next) {
@@ -181,12 +187,41 @@ static void check_numbers(struct session *session)
         held += command->charged ? command->action.length : 0;
         CHECK(command->got <= command->asked && command->asked <= command->action.length);
         CHECK(command->burst_count <= client->terms.max_bursts);
+        if (command->state == BD_ISCSI_WAITING) {
+            CHECK_EQ(command->lun, 0);
+            CHECK_EQ(command->got,
+                     command->action.kind == BD_ACTION_WRITE ? command->action.length : 0);
+            CHECK(command->reservation.made == (waiting == 0));
+            waiting++;
+        } else {
+            CHECK(!command->reservation.made);
+        }
     }
+    CHECK_EQ(waiting, client->waiting);
+    CHECK_EQ(waiting, client->luns[0].waiting);
+    CHECK_EQ(bd_limit_held(&session->limit).waiting, waiting > 0);
+    CHECK(waiting == 0 || client->base.due_ns != 0 || client->base.stopping);
     const struct bd_iscsi_numbers *numbers = &client->numbers;
     CHECK_EQ(open + (numbers->max_cmd_sn + 1 - numbers->exp_cmd_sn), BD_ISCSI_WINDOW);
     CHECK_EQ(held, client->held);
     CHECK((int32_t)(numbers->exp_cmd_sn - session->rig.cmd_sn) <= 0); /* none that was not sent */
     pthread_mutex_unlock(&client->base.lock);
+}
+
+/* The limit is another one, or the time has come that somebody waits for. */
+static void make_time_pass(struct session *session)
+{
+    struct bd_client *client = session->rig.client;
+    if (below(session, 6) == 0) {
+        static const uint64_t bytes[] = {0, 1, 100000000};
+        uint64_t rates[BD_LIMITS] = {[BD_LIMIT_BYTES] = bytes[below(session, 3)]};
+        bd_limit_set(&session->limit, rates, 0, bd_loop_monotonic_ns());
+    }
+    if (client->due_ns != 0 && below(session, 3) == 0) {
+        client->due_ns = 0;
+        CHECK(client->protocol->serve(client, &session->rig.worker) != BD_SERVED_STOP);
+        check_replies(session);
+    }
 }
 
 static void play(uint64_t seed)
@@ -196,6 +231,10 @@ static void play(uint64_t seed)
     session.chance = seed;
     struct bd_iscsi_terms terms = random_terms(&session);
     iscsi_rig_init(&session.rig, &terms);
+    bd_limit_init(&session.limit);
+    session.limited = seed % 2 == 0;
+    if (session.limited)
+        iscsi_client(session.rig.client)->luns[0].limit = &session.limit;
     struct bd_iscsi_numbers numbers = bd_iscsi_client_numbers(session.rig.client);
     session.stat_sn = numbers.stat_sn;
     session.max_cmd_sn = numbers.max_cmd_sn;
@@ -210,6 +249,10 @@ static void play(uint64_t seed)
             check_replies(&session);
         }
         check_numbers(&session);
+        if (session.limited && served != BD_SERVED_STOP) {
+            make_time_pass(&session);
+            check_numbers(&session);
+        }
         if (served == BD_SERVED_STOP) { /* Python has it, and goes on behind it */
             CHECK(iscsi_rig_left(&session.rig) > 0);
             session.rig.client->input.start = session.rig.client->input.end;
@@ -222,6 +265,7 @@ static void play(uint64_t seed)
     check_replies(&session);
     check_numbers(&session);
     iscsi_rig_destroy(&session.rig);
+    bd_limit_destroy(&session.limit);
 }
 
 int main(void)

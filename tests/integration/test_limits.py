@@ -26,6 +26,8 @@ KIB = 1 << 10
 MIB = 1 << 20
 BLOCK = 4 * KIB
 PROTOCOLS = ("nbd", "iscsi")
+RATE = 150  # requests a second of a volume beside its neighbour
+SECONDS = 2
 
 
 @pytest.fixture(params=[2, 0], ids=["loop", "engines"])
@@ -206,14 +208,33 @@ def test_a_flush_is_nobody_elses_to_wait_for(server: Daemon) -> None:
         assert [writer.read_reply().error for _ in range(4)] == [0] * 4
 
 
-def test_a_noisy_volume_leaves_its_neighbour_alone(client_tool: FindTool, server: Daemon) -> None:
-    """Both have the same limit, and the noisy one asks for far more than that, in large writes."""
-    limit(server, iops=150, burst_s=0.1)
-    limit(server, "other", iops=150, burst_s=0.1)
+def test_a_noisy_volume_leaves_its_neighbour_within_a_tenth(
+    client_tool: FindTool, server: Daemon
+) -> None:
+    """The noisy one asks for far more than its limit, in large writes; its neighbour gets nine
+    tenths of its own limit, or of what the noisy one gets of the same one, where the machine cannot
+    do that much. Something else may upset a measurement of two seconds, but not all of them."""
+    limit(server, iops=RATE, burst_s=0.1)
+    limit(server, "other", iops=RATE, burst_s=0.1)
+    shares = []
+    while len(shares) < 5 and max(shares, default=0) < 0.9:
+        noisy, quiet = side_by_side(client_tool("fio"), server)
+        shares.append(quiet / min(noisy, RATE * SECONDS))
+    assert max(shares) >= 0.9, shares
+
+
+def side_by_side(fio: str, server: Daemon) -> tuple[int, int]:
+    """Requests of a noisy client and of a quiet one; neither gets more than its limit."""
     began = time.monotonic()
     output = run_tool(
-        client_tool("fio"),
-        *("--ioengine=nbd", "--time_based", "--runtime=3", "--output-format=json", "--size=64m"),
+        fio,
+        *(
+            "--ioengine=nbd",
+            "--time_based",
+            f"--runtime={SECONDS}",
+            "--output-format=json",
+            "--size=64m",
+        ),
         *("--name=noisy", f"--uri={server.uri()}", "--rw=randwrite", "--bs=64k", "--iodepth=64"),
         *("--name=quiet", f"--uri={server.uri('other')}", "--rw=randread", "--bs=4k"),
         "--iodepth=8",
@@ -221,7 +242,7 @@ def test_a_noisy_volume_leaves_its_neighbour_alone(client_tool: FindTool, server
     took_s = time.monotonic() - began
     noisy, quiet = json.loads(output[output.index("{") :])["jobs"]
     assert (noisy["error"], quiet["error"]) == (0, 0)
-    noisy_count, quiet_count = noisy["write"]["total_ios"], quiet["read"]["total_ios"]
-    for count in (noisy_count, quiet_count):
-        assert count <= 150 * took_s + 15 + 1
-    assert quiet_count >= noisy_count // 2
+    counts = noisy["write"]["total_ios"], quiet["read"]["total_ios"]
+    for count in counts:
+        assert count <= RATE * took_s + RATE // 10 + 1
+    return counts
