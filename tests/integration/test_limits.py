@@ -216,7 +216,7 @@ def test_a_noisy_volume_leaves_its_neighbour_within_a_tenth(
     do that much. Something else may upset a measurement of two seconds, but not all of them."""
     limit(server, iops=RATE, burst_s=0.1)
     limit(server, "other", iops=RATE, burst_s=0.1)
-    shares = []
+    shares: list[float] = []
     while len(shares) < 5 and max(shares, default=0) < 0.9:
         noisy, quiet = side_by_side(client_tool("fio"), server)
         shares.append(quiet / min(noisy, RATE * SECONDS))
