@@ -162,7 +162,7 @@ static void serve(struct served *served, struct rig *rig)
 {
     int pair[2];
     CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-    served->loop = bd_loop_new(1, 1);
+    served->loop = bd_loop_new(1, 1, 1);
     CHECK(served->loop != NULL);
     struct bd_nbd_terms terms = {
         .replies = BD_NBD_SIMPLE, .size = VOLUME, .minimum_block = 1, .max_payload = VOLUME};
