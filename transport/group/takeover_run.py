@@ -248,6 +248,16 @@ class Takeover:
         return "wait" if self._led and self._phase is _Phase.LEAD else self._phase.value
 
     @property
+    def promised_by(self) -> frozenset[NodeId]:
+        """Members that have promised so far."""
+        return frozenset(node for node, one in self._members.items() if one.promise is not None)
+
+    @property
+    def choice(self) -> Choice | None:
+        """The state of the volume, once it is known."""
+        return self._choice
+
+    @property
     def ended(self) -> bool:
         """Gave up, or is open and published."""
         return self._phase is _Phase.ENDED

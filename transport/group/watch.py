@@ -15,7 +15,7 @@ from math import inf
 
 from transport.group.acks import NodeId
 from transport.group.lease import LEASE_S, RENEW_S
-from transport.group.takeover_run import GaveUp, Why
+from transport.group.takeover_run import GaveUp
 from volume.metastore import Stored
 from volume.metastore_records import GroupState, VolumeGroup
 
@@ -81,8 +81,7 @@ class Watch:
     def heard(self, now: float) -> None:
         """A primary asked something that this member did: all is well."""
         self._failures = 0
-        self._agreed = False
-        if self._resting:
+        if self._resting and not self._agreed:
             self._due = now + self._notice()
 
     def promised(self, now: float) -> None:
@@ -141,8 +140,6 @@ class Watch:
     def gave_up(self, end: GaveUp, now: float) -> None:
         """The takeover that was begun ended without a primary."""
         self._floor = max(self._floor, end.floor)
-        if end.why is Why.ALIVE:
-            self._agreed = False
         self._fail(now)
 
     def dropped(self, now: float) -> None:
@@ -156,6 +153,7 @@ class Watch:
 
     def _fail(self, now: float) -> None:
         pace = self._pace
+        self._agreed = False  # who asked is told that it failed
         longest = min(pace.again_first_s * 2.0 ** min(self._failures, 16), pace.again_most_s)
         self._failures += 1
         self._rest(now + longest * (1 + self._random()) / 2)

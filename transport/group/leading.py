@@ -1,0 +1,189 @@
+"""Leading: carries out what the `Primary` of one volume and epoch asks for, while it is one."""
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
+
+from transport.errors import TransportError
+from transport.group import link
+from transport.group.acks import NodeId
+from transport.group.around import Around, Timer, outcome
+from transport.group.chain import Chain
+from transport.group.lease import Lease
+from transport.group.link import GroupPolicy
+from transport.group.primary import Primary
+from transport.peer.caller import Answered, Failed
+from volume.metastore_records import Mode, VolumeGroup
+from volume.replica import Records, Replica, Taken
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TAP_BYTES: Final = 64 << 20  # of the journal that may wait to be taken
+EXPIRE_S: Final = 0.25  # between looks at requests that have waited for too long
+MAX_NS: Final = (1 << 63) - 1
+NANOSECONDS: Final = 1_000_000_000
+
+
+class Leading:
+    """Tells its owner once that it is `opened` (W members have noted the epoch), and once that it
+    is over: `fenced` by a later epoch, or `failed` by the own disk. The owner then calls `end`."""
+
+    def __init__(
+        self,
+        around: Around,
+        replica: Replica,
+        group: VolumeGroup,
+        me: NodeId,
+        chain: Chain,
+        policy: GroupPolicy,
+        opened: Callable[[], None],
+        fenced: Callable[[int], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        """The own part has begun the epoch, and its tap is open since; `chain` is what it has."""
+        members = [NodeId(node) for node in group.members]
+        self.epoch = group.epoch
+        self.lease = Lease(me, members, group.write_quorum)
+        self.primary = Primary(
+            *(replica.uuid, group.epoch, me, members, group.write_quorum, group.mode),
+            *(chain, self.lease, policy),
+        )
+        self.others = [node for node in members if node != me]
+        self.strict = group.mode is Mode.STRICT
+        self.serving = False
+        self.ended = False
+        self._watched: list[Timer] = []
+        self._around = around
+        self._replica = replica
+        self._opened = opened
+        self._fenced = fenced
+        self._failed = failed
+
+    def start(self, descriptor: int) -> None:
+        """`descriptor` is readable when the tap has something."""
+        self._watched.append(self._around.watch_tap(descriptor, self._appended))
+        self.poll()
+
+    def end(self) -> None:
+        """Nothing is sent or acknowledged any more."""
+        if not self.ended:
+            self.ended = True
+            for watched in self._watched:
+                watched.cancel()
+
+    @property
+    def deadline(self) -> float:
+        return self.primary.deadline
+
+    def poll(self) -> None:
+        self._carry_out(self.primary.poll(self._around.clock()))
+
+    def serves(self) -> None:
+        """Clients are let in: from now on the lease says when they may read."""
+        self.serving = True
+        self._gate = gate = self._replica.gate
+        self._watched.append(self._around.watch_tap(gate.descriptor, self._flush))
+        self._tell_lease()
+        self._expire()
+
+    def _tell_lease(self) -> None:
+        until = max(self.lease.reads_until, 0.0)  # -inf before the first renewal
+        self._replica.reads_until(min(int(min(until, MAX_NS) * NANOSECONDS), MAX_NS))
+
+    def _flush(self) -> None:
+        """A client waits for W disks."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._gate.descriptor)
+        if not self.ended:
+            self._carry_out(self.primary.flush(self._gate.wanted, self._around.clock()))
+
+    def _expire(self) -> None:
+        if not self.ended:
+            self._gate.expire()
+            self._around.after(EXPIRE_S, self._expire)
+
+    def _appended(self) -> None:
+        if not self.ended:
+            seq, _ = self._replica.held
+            self._carry_out(self.primary.appended(seq, self._around.clock()))
+
+    def _carry_out(self, effects: list[link.Effect]) -> None:
+        for effect in effects:
+            if self.ended:
+                return
+            match effect:
+                case link.Send():
+                    self._send(effect)
+                case link.Take():
+                    self._do(self._replica.take, self._taken)
+                case link.ReadLog(tag, epoch, after, limit):
+                    read = partial(self._replica.read, epoch, after, limit)
+                    self._do(read, partial(self._read, tag))
+                case link.SyncOwn():
+                    self._do(self._sync, self._synced)
+                case link.Progress(acked, durable):
+                    self._replica.allow(acked, durable)
+                case link.Renewed() if self.serving:
+                    self._tell_lease()
+                case link.Opened():
+                    self._opened()
+                case link.Fenced(epoch):
+                    self._fenced(epoch)
+                case link.Lag(member, behind, why):
+                    log.log(
+                        logging.WARNING if behind else logging.INFO,
+                        "member %s volume=%s node=%s why=%s",
+                        *("is behind" if behind else "is in step", self._replica.name, member, why),
+                    )
+
+    def _do(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
+        def done(result: T | Exception) -> None:
+            if not self.ended:
+                then(result)
+
+        self._around.work(call, done)
+
+    def _send(self, send: link.Send) -> None:
+        def ended(end: Answered | Failed) -> None:
+            if self.ended:
+                return
+            result, now = outcome(end), self._around.clock()
+            if isinstance(result, str):
+                self._carry_out(self.primary.failed(send.tag, result, now))
+            else:
+                self._carry_out(self.primary.answered(send.tag, result, now))
+
+        try:
+            self._around.ask(bytes.fromhex(send.member), send.message, send.timeout_s, ended)
+        except TransportError as error:
+            ended(Failed(0, str(error)))
+
+    def _taken(self, taken: Taken | Exception) -> None:
+        now = self._around.clock()
+        if isinstance(taken, Exception):
+            self._failed(f"its records cannot be read back: {taken}")
+        elif taken.lost:
+            self._carry_out(self.primary.lost(taken.last, now))
+        else:
+            self._carry_out(self.primary.taken(taken.first, taken.last, taken.data, now))
+
+    def _read(self, tag: int, found: Records | Exception) -> None:
+        if isinstance(found, Exception):
+            log.error("own log cannot be read volume=%s %s", self._replica.name, found)
+        records = None if isinstance(found, Exception) else found
+        self._carry_out(self.primary.read(tag, records, self._around.clock()))
+
+    def _sync(self) -> int:
+        self._replica.sync()
+        return self._replica.held[1]
+
+    def _synced(self, seq: int | Exception) -> None:
+        if isinstance(seq, Exception):
+            self._failed(f"its journal cannot be synced: {seq}")
+        else:
+            self._carry_out(self.primary.synced(seq, self._around.clock()))
