@@ -37,6 +37,7 @@ from blockd import logs, systemd
 from blockd.access.book import AccessBook, VolumeAccess
 from blockd.accounts import Accounts
 from blockd.api.app import create_app
+from blockd.api.connections import clients_of
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Cluster, Store
 from blockd.api.server import HttpServer
@@ -98,6 +99,7 @@ class ClusterNode(Cluster, Protocol):
 
     @property
     def listening(self) -> tuple[str, ...]: ...
+    def cut_with(self, cut: Callable[[str, str], None]) -> None: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
 
@@ -152,6 +154,7 @@ class Daemon:
         self._access: AccessBook | None = None
         self._accounts: Accounts | None = None
         self._cluster: ClusterNode | None = None
+        self._cutting: set[asyncio.Future[bool | None]] = set()
         self._metrics: tuple[str, ...] = ()
         self._rate_limits: RateLimits | None = None
 
@@ -221,6 +224,18 @@ class Daemon:
             metrics=self._metrics,
             store=store,
         )
+
+    def _cut_off(self, volume: str, why: str) -> None:
+        """Another node serves `volume` from now on: its clients here have to go there."""
+        if self._listener is None or self._iscsi is None:
+            return
+        ids = clients_of(self, volume)
+        facts = {"volume": volume, "clients": len(ids), "why": why}
+        logger.warning("clients of a volume are cut off", extra=facts)
+        for client_id in ids:
+            cutting = asyncio.ensure_future(self.disconnect(client_id))
+            self._cutting.add(cutting)
+            cutting.add_done_callback(self._cutting.discard)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -306,6 +321,8 @@ class Daemon:
         if node is None:
             yield None
             return
+        loop = asyncio.get_running_loop()
+        node.cut_with(lambda *what: _post(loop, self._cut_off, *what))
         try:
             await asyncio.to_thread(node.start)
             yield node
@@ -463,6 +480,14 @@ def listen_for_control(config: ServeConfig) -> UnixListener:
     if group > MAX_GID:
         raise ConfigError(f"control: group {name}: a number of a group is at most {MAX_GID}")
     return UnixListener(path, 0o660, use=CONTROL, group=group)
+
+
+def _post(
+    loop: asyncio.AbstractEventLoop, call: Callable[[str, str], None], volume: str, why: str
+) -> None:
+    """Call on the loop; nothing happens when that has ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call, volume, why)
 
 
 async def _stop(listeners: Sequence[AnyListener], drain_s: float) -> None:

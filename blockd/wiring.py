@@ -61,7 +61,8 @@ def make_cluster(config: ServeConfig, store: Store, version: str) -> "ClusterNod
         return None
     from blockd.cluster.node import ClusterNode
 
-    return ClusterNode(config, store, version)
+    assert isinstance(store, VolumeStore)
+    return ClusterNode(config, store, store.replicas, version)
 
 
 class ConfiguredPolicies:

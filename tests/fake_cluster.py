@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
+from tests.fake_volumes import FakeVolumes
 
 N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
 N2 = replace(N1, node="2" * 32, name="n2", me=False, asks_us=True)
@@ -13,6 +14,7 @@ class FakeCluster:
     """Satisfies blockd.api.node.Cluster."""
 
     def __init__(self) -> None:
+        self.volumes = FakeVolumes()
         self.shown = INFO
         self.ttl_s = 0
         self.removed: list[str] = []

@@ -32,11 +32,11 @@ QUICK = Policy(
 """As the usual one, in less time."""
 
 
-def until(reached: Callable[[], bool], what: str = "it") -> None:
+def until(reached: Callable[[], bool], what: str = "it", timeout_s: float = TIMEOUT_S) -> None:
     """Wait for something that has no event."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while not reached():
-        assert time.monotonic() < deadline, f"{what}: not in {TIMEOUT_S} s"
+        assert time.monotonic() < deadline, f"{what}: not in {timeout_s} s"
         threading.Event().wait(POLL_S)
 
 

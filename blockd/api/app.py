@@ -13,6 +13,7 @@ from blockd.api import (
     access,
     backup,
     cluster,
+    cluster_volumes,
     connections,
     errors,
     limits,
@@ -60,6 +61,7 @@ def create_app(node: Node, version: str) -> FastAPI:
         connections,
         targets,
         cluster,
+        cluster_volumes,
     ):
         app.include_router(noun.router(node), prefix="/v1", responses=default)
     app.add_route(metrics.PATH, metrics.Scrapes(node).answer)  # no part of /v1: not JSON

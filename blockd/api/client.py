@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from blockd.access.rules import Rule
+from blockd.api.cluster_types import ClusterStatus, ClusterVolume, MovedVolume
 from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
 from blockd.api.limit_types import LimitsStatus, VolumeLimits
 from blockd.api.types import (
@@ -316,6 +317,18 @@ class Client:
 
     def cluster(self) -> ClusterInfo:
         return from_json(ClusterInfo, self._call("GET", "/v1/cluster"))
+
+    def cluster_status(self) -> ClusterStatus:
+        return from_json(ClusterStatus, self._call("GET", "/v1/cluster/status"))
+
+    def create_cluster_volume(self, name: str, size: int, **options: int | str) -> ClusterVolume:
+        """`options`: replicas, write_quorum, mode, block_size, chunk_size."""
+        body = {"name": name, "size": size, **options}
+        return from_json(ClusterVolume, self._call("POST", "/v1/cluster/volumes", json=body))
+
+    def move_volume(self, name: str, node: str) -> MovedVolume:
+        path = f"/v1/cluster/volumes/{quote(name, safe='')}/move"
+        return from_json(MovedVolume, self._call("POST", path, json={"node": node}))
 
     def make_token(self, ttl_s: int) -> TokenInfo:
         body = {"ttl_s": ttl_s}

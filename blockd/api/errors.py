@@ -62,6 +62,8 @@ HTTP_STATUS = {
     "node_needed": 409,
     "invalid_rule": 422,
     "access_changed": 409,
+    "cannot_make_volume": 409,
+    "cannot_move": 409,
 }
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}

@@ -9,6 +9,7 @@ from typing import IO, Protocol
 
 from blockd.access.book import AccessBook
 from blockd.accounts import Accounts
+from blockd.api.cluster_types import ClusterStatus, ClusterVolume, MovedVolume
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
 from blockd.certificates import Certificate
@@ -16,6 +17,7 @@ from blockd.device import Exports, LastingDevice
 from blockd.limits import RateLimits
 from blockd.registry.targets import TargetRegistry
 from volume.gc import GcReport, GcStatus
+from volume.metastore_records import Mode
 from volume.model import (
     DiffInfo,
     HistoryPolicy,
@@ -164,9 +166,21 @@ class Store(Exports, Protocol):
     def close(self) -> None: ...
 
 
+class Volumes(Protocol):
+    """Volumes that several nodes have; calls wait. VolumeError, TransportError."""
+
+    def status(self) -> ClusterStatus: ...
+    def create(
+        self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode
+    ) -> ClusterVolume: ...
+    def move(self, name: str, node: str) -> MovedVolume: ...
+
+
 class Cluster(Protocol):
     """The cluster as its node knows it; calls wait, for other threads or for etcd."""
 
+    @property
+    def volumes(self) -> Volumes: ...
     def info(self) -> ClusterInfo: ...
     def make_token(self, ttl_s: int) -> TokenInfo:
         """For one node. VolumeError, TransportError."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blockd.api.types import ClusterInfo, PeerInfo
+from blockd.cli.cluster_volumes import create, status
 from blockd.cli.options import ControlOption, JsonOption, UsageError, connect
 from blockd.cli.output import print_fields, print_json, print_table
 from blockd.cli.times import duration, seconds_time
@@ -44,6 +45,10 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings. [DIR/blockd.toml if there]"),
 ]
+
+
+app.command()(status)
+app.command()(create)
 
 
 @app.command()

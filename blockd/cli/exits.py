@@ -56,6 +56,8 @@ EXIT_CODE = {
     "cannot_join": CONFLICT,
     "no_such_node": NOT_FOUND,
     "node_needed": CONFLICT,
+    "cannot_make_volume": CONFLICT,
+    "cannot_move": CONFLICT,
     "bad_token": USAGE,
     "bad_identity": USAGE,
     "target_exists": CONFLICT,

@@ -21,6 +21,7 @@ from blockd.api.node import Store
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.cluster.identity import node_identity
 from blockd.cluster.membership import Members, Membership
+from blockd.cluster.volumes import ClusterVolumes
 from blockd.config import ServeConfig
 from blockd.doctor_etcd import etcd_settings
 from transport.errors import TransportError
@@ -31,6 +32,7 @@ from transport.peer.wire import Message
 from transport.sessions import Answer, Guest, Me, Peer, PeerState, Sessions, error
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords
+from volume.replica import Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ WORKERS: Final = 4  # threads for what waits: etcd, the store's status
 class ClusterNode:
     """The node that the data directory of `config` is. ConfigError when it is none."""
 
-    def __init__(self, config: ServeConfig, store: Store, version: str) -> None:
+    def __init__(self, config: ServeConfig, store: Store, replicas: Replicas, version: str) -> None:
+        """`replicas`: those of `store`."""
         self.identity = node_identity(config)
         self.store = store
         self._config = config.cluster
@@ -54,6 +57,10 @@ class ClusterNode:
             self.records, self.identity, config.cluster.addresses, self._learn
         )
         self._door = Door(self.records, self.identity)
+        self.volumes = ClusterVolumes(
+            *(self.identity.node_id, self.sessions, self.records, replicas, self.info),
+            store.status().journal_limit,
+        )
         self._workers = ThreadPoolExecutor(WORKERS, "blockd-cluster")
         self.listening: tuple[str, ...] = ()
 
@@ -67,6 +74,7 @@ class ClusterNode:
         sessions.serve(m.Status, lambda _, __, answer: self.later(self._status, answer))
         sessions.serve(m.Nodes, self._nodes)
         sessions.serve(m.Join, self._join, guests=True)
+        self.volumes.start()
         sessions.start()
         self.membership.start()
         facts = {"node": self.identity.name, "listen": ",".join(self.listening)}
@@ -74,12 +82,18 @@ class ClusterNode:
 
     def stop(self) -> None:
         """Every request of ours and of others ends. Idempotent."""
+        self.volumes.stop()
         self.membership.stop()
         self.sessions.stop()
+        self.volumes.close()
         self._workers.shutdown()
         self._metastore.close()
 
     # -- for whoever plugs in
+
+    def cut_with(self, cut: Callable[[str, str], None]) -> None:
+        """Call this with a volume's name, and why, when its clients have to go. Any thread."""
+        self.volumes.cut = cut
 
     def work(self, call: Callable[[], None]) -> None:
         """Have `call`, which may wait, called by a worker. It must not raise."""

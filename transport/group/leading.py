@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
+from native import TAP_MIN_BUFFER
 from transport.errors import TransportError
 from transport.group import link
 from transport.group.acks import NodeId
@@ -23,10 +24,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TAP_BYTES: Final = 64 << 20  # of the journal that may wait to be taken
+MAX_TAP_BYTES: Final = 64 << 20
 EXPIRE_S: Final = 0.25  # between looks at requests that have waited for too long
 MAX_NS: Final = (1 << 63) - 1
 NANOSECONDS: Final = 1_000_000_000
+
+
+def tap_bytes(journal_limit: int) -> int:
+    """Of a journal that may wait to be sent: its segments are kept for that."""
+    return max(TAP_MIN_BUFFER, min(MAX_TAP_BYTES, journal_limit // 4))
 
 
 class Leading:

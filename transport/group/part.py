@@ -29,7 +29,7 @@ from transport.errors import TransportError
 from transport.group.acks import NodeId
 from transport.group.around import Around, Clients, Timer, outcome, text_of
 from transport.group.chain import Chain
-from transport.group.leading import TAP_BYTES, Leading
+from transport.group.leading import MAX_TAP_BYTES, Leading
 from transport.group.link import GroupPolicy, MemberStatus, State
 from transport.group.member import Member
 from transport.group.mending import Mending
@@ -97,7 +97,9 @@ class Part:
         me: NodeId,
         clients: Clients,
         policy: GroupPolicy | None = None,
+        tap_bytes: int = MAX_TAP_BYTES,
     ) -> None:
+        """`tap_bytes`: of the journal that may wait to be sent, see `leading.tap_bytes`."""
         self.replica = member.replica
         self.uuid = self.replica.uuid
         self._around = around
@@ -106,6 +108,7 @@ class Part:
         self._me = me
         self._clients = clients
         self._policy = policy or GroupPolicy()
+        self._tap_bytes = tap_bytes
         self._watch = Watch(me, around.clock(), around.random)
         self._takeover: Takeover | None = None
         self._leading: Leading | None = None
@@ -429,7 +432,7 @@ class Part:
 
         def begin() -> tuple[int, Chain]:
             replica.begin(group.epoch, effect.chain.seq)
-            descriptor, _ = replica.tap(TAP_BYTES)
+            descriptor, _ = replica.tap(self._tap_bytes)
             return descriptor, Chain(replica.ends(), replica.start)
 
         def begun(result: tuple[int, Chain] | Exception) -> None:

@@ -12,12 +12,16 @@ is primary: a watch that errs costs a try, and `Takeover` begins by asking the o
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
 from transport.group.acks import NodeId
 from transport.group.lease import LEASE_S, RENEW_S
 from transport.group.takeover_run import GaveUp
 from volume.metastore import Stored
 from volume.metastore_records import GroupState, VolumeGroup
+
+FIRST_EPOCH: Final = 1
+"""Of a volume that was made and never opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class WatchPace:
     """Later for each member before this one, and a random part of it."""
     grace_s: float = LEASE_S + 5.0
     """For another one's takeover that was not seen before."""
+    head_start_s: float = 3.0
+    """For who has made a volume that was never open."""
     again_first_s: float = 1.0
     again_most_s: float = 30.0
     """From a try that failed to the next: the first, then twice as long, ...; a random half."""
@@ -126,11 +132,15 @@ class Watch:
         record = stored.record
         others = [node for node in record.members if node != record.primary]
         self._rank = others.index(self._me) if self._me in others else 0
-        theirs = record.state is GroupState.SEALING and record.primary != self._me
-        if theirs and record.epoch > self._spared and not self._agreed:
-            self._spared = record.epoch
-            self._rest(now + self._grace())
-            return None
+        if record.primary not in (self._me, None) and record.epoch > self._spared:
+            if record.state is GroupState.SEALING and not self._agreed:
+                self._spared = record.epoch
+                self._rest(now + self._grace())
+                return None
+            if record.state is GroupState.CLOSED and record.epoch == FIRST_EPOCH:
+                self._spared = record.epoch
+                self._rest(now + self._pace.head_start_s + self._pace.stagger_s * self._random())
+                return None
         return Begin(stored, self._agreed, self._floor)
 
     def unread(self, now: float) -> None:

@@ -63,6 +63,17 @@ def test_somebody_elses_takeover_gets_time_once() -> None:
     assert made.found(sealing, due) == Begin(sealing, False, 0)
 
 
+def test_a_volume_that_was_never_open_is_left_to_who_made_it_for_a_while() -> None:
+    made, new = reading(), record(1, A, GroupState.CLOSED)
+    assert made.found(new, 1.0) is None
+    assert made.deadline == 1.0 + PACE.head_start_s
+    assert made.poll(made.deadline) == Read()
+    assert made.found(new, 5.0) == Begin(new, False, 0)
+    assert reading(A).found(new, 1.0) == Begin(new, False, 0)
+    stopped = record(2, A, GroupState.CLOSED)  # by who says good-bye
+    assert reading().found(stopped, 1.0) == Begin(stopped, False, 0)
+
+
 def test_a_seal_of_another_member_gives_it_time() -> None:
     made = watch()
     made.promised(3.0)

@@ -1,0 +1,91 @@
+"""Volumes of a cluster as the control API tells of them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CopyInfo:
+    """A volume at one of its members, as that one said a moment ago; None: not known now."""
+
+    node: str
+    """Id of the member."""
+    name: str
+    """Of the node; its id where nobody knows its name."""
+    answered: bool
+    why: str
+    """Why it did not answer; empty when it did."""
+    epoch: int | None
+    """Newest one that it has seen begin."""
+    promised: int | None
+    """It takes nothing of an earlier epoch than this one."""
+    received: int | None
+    """Seq of its newest record..."""
+    durable: int | None
+    """...and of its newest synced one."""
+    behind: int | None
+    """Records that it lacked, of those that the primary had just before."""
+    quiet_s: float | None
+    """So long ago it last answered a primary."""
+    serving: bool | None
+    """Whether clients are let in there."""
+    in_sync: bool | None
+    """Whether it has all of the volume, in the epoch that is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterVolume:
+    """A volume of the cluster: what the MetaStore has, and what its members said."""
+
+    name: str
+    volume: str
+    """Its id, 32 hex digits."""
+    epoch: int | None
+    """As the MetaStore has it; None when it cannot be read."""
+    state: str
+    """open, sealing (somebody is taking it over), closed, or unknown."""
+    primary: str | None
+    """Name of the node that serves it, as that one said; None: nobody that could be asked."""
+    mode: str
+    copies: int | None
+    """Members with all of it, as far as they could be asked; None: not without the primary."""
+    wanted: int | None
+    """R: how many there should be."""
+    write_quorum: int | None
+    members: tuple[CopyInfo, ...]
+    doing: str
+    """What this node does for it: "following", a step of a takeover, "serving", "" if nothing."""
+    problem: str
+    """What is wrong with it, in words; empty when all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNodeInfo:
+    node: str
+    name: str
+    connected: bool
+    """To the node that was asked, which is connected to itself."""
+    since_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """As found out by asking, for this answer."""
+
+    node: str
+    """Name of the node that was asked."""
+    metastore: str
+    """Why it could not be read; empty when it was."""
+    took_s: float
+    """How long it took to ask: what is shown is not older than that."""
+    nodes: tuple[ClusterNodeInfo, ...]
+    volumes: tuple[ClusterVolume, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MovedVolume:
+    name: str
+    node: str
+    """Name of the node that is its primary now."""
+    took_s: float
+    """From asking to being told that it is."""

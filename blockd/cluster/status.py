@@ -1,0 +1,198 @@
+"""What the cluster is like now: found out by asking, never remembered.
+
+The MetaStore says which volumes there are; each member of each is asked how the volume is there,
+the primary first, so that *behind* is counted against what it had before. Whoever does not answer
+is shown as not known, with the reason. Nothing here decides anything.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TookTooLong
+from typing import Final
+
+from blockd.api.cluster_types import ClusterNodeInfo, ClusterStatus, ClusterVolume, CopyInfo
+from blockd.api.types import ClusterInfo
+from transport.errors import TransportError
+from transport.group.around import outcome, text_of
+from transport.group.part import PartStatus
+from transport.peer import messages as m
+from transport.peer.caller import Answered, Failed
+from transport.sessions import Sessions
+from volume.errors import VolumeError
+from volume.metastore import ClusterRecords
+from volume.metastore_records import GroupState, VolumeGroup
+
+LOOK_S: Final = 2.0
+MAX_VOLUMES: Final = 4096  # that are asked about for one answer
+
+Looks = dict[tuple[str, str], m.Looked | str]  # by volume and node
+
+
+class Asking:
+    """Asks for one status; on a thread that may wait."""
+
+    def __init__(self, sessions: Sessions, records: ClusterRecords, info: ClusterInfo) -> None:
+        self._sessions = sessions
+        self._records = records
+        self._me = info.node
+        self._info = info
+        self._names = {each.node: each.name for each in info.nodes}
+
+    def status(self, parts: Iterable[PartStatus]) -> ClusterStatus:
+        """`parts`: those of this node, as they are now."""
+        began = time.monotonic()
+        mine = {each.volume.hex(): each for each in parts}
+        problem = ""
+        groups: list[VolumeGroup] = []
+        try:
+            rows = self._records.volumes()
+            groups = [row.record for row in rows if row.record.state is not GroupState.DELETED]
+        except VolumeError as error:
+            problem = str(error)
+        groups = groups[:MAX_VOLUMES]
+        looks = self._ask((group.volume_id, group.primary) for group in groups if group.primary)
+        others = [
+            (group.volume_id, node)
+            for group in groups
+            for node in group.members
+            if node != group.primary
+        ]
+        looks |= self._ask(others)
+        looks |= {
+            (volume, self._me): _own(part)
+            for volume, part in mine.items()
+            if not isinstance(looks.get((volume, self._me)), m.Looked)
+        }
+        volumes = [self._volume(group, looks, mine) for group in groups]
+        known = {group.volume_id for group in groups}
+        volumes += [self._unknown(part) for volume, part in mine.items() if volume not in known]
+        return ClusterStatus(
+            node=self._info.name,
+            metastore=problem,
+            took_s=time.monotonic() - began,
+            nodes=tuple(
+                ClusterNodeInfo(each.node, each.name, each.connected, each.since_s, each.reason)
+                for each in self._info.nodes
+            ),
+            volumes=tuple(sorted(volumes, key=lambda each: each.name)),
+        )
+
+    def _ask(self, what: Iterable[tuple[str, str]]) -> Looks:
+        """LOOK to all of them at once; this node is not asked."""
+        ends: dict[tuple[str, str], Future[Answered | Failed]] = {
+            (volume, node): Future() for volume, node in what if node != self._me
+        }
+
+        def ask() -> None:
+            for (volume, node), end in ends.items():
+                look = m.Look(bytes.fromhex(volume))
+                try:
+                    self._sessions.ask(bytes.fromhex(node), look, LOOK_S, end.set_result)
+                except TransportError as error:
+                    end.set_result(Failed(0, str(error)))
+
+        if ends:
+            self._sessions.result_of(ask)
+        return {key: _result(end) for key, end in ends.items()}
+
+    def _volume(
+        self, group: VolumeGroup, looks: Looks, mine: Mapping[str, PartStatus]
+    ) -> ClusterVolume:
+        found = {node: looks.get((group.volume_id, node), "not asked") for node in group.members}
+        serving = [
+            (node, look)
+            for node, look in found.items()
+            if isinstance(look, m.Looked) and look.serving
+        ]
+        # Of two that say so the later epoch counts: the other one does not know yet.
+        primary, newest = max(serving, key=lambda each: each[1].epoch, default=(None, None))
+        members = tuple(self._copy(node, look, newest) for node, look in found.items())
+        part = mine.get(group.volume_id)
+        copies = sum(each.in_sync is True for each in members) if newest is not None else None
+        return ClusterVolume(
+            name=group.name,
+            volume=group.volume_id,
+            epoch=group.epoch,
+            state=group.state.value,
+            primary=None if primary is None else self._name(primary),
+            mode=group.mode.value,
+            copies=copies,
+            wanted=group.replicas,
+            write_quorum=group.write_quorum,
+            members=members,
+            doing="" if part is None else part.doing,
+            problem=_problem(group, members, copies, part),
+        )
+
+    def _copy(self, node: str, look: m.Looked | str, primary: m.Looked | None) -> CopyInfo:
+        if isinstance(look, str):
+            nothing = (None,) * 8
+            return CopyInfo(node, self._name(node), False, look, *nothing)
+        behind = in_sync = None
+        if primary is not None:
+            behind = max(0, primary.received - look.received)
+            in_sync = look.epoch == primary.epoch and behind == 0
+        return CopyInfo(
+            *(node, self._name(node), True, ""),
+            *(look.epoch, look.promise, look.received, look.durable),
+            *(behind, look.quiet_ms / 1000, bool(look.serving), in_sync),
+        )
+
+    def _unknown(self, part: PartStatus) -> ClusterVolume:
+        """A volume that this node has a part of, without its record."""
+        own = self._copy(self._me, _own(part), None)
+        return ClusterVolume(
+            name=part.name,
+            volume=part.volume.hex(),
+            epoch=None,
+            state="unknown",
+            primary=self._info.name if own.serving else None,
+            mode="unknown",
+            copies=None,
+            wanted=None,
+            write_quorum=None,
+            members=(own,),
+            doing=part.doing,
+            problem="its record cannot be read: only this node's part is shown",
+        )
+
+    def _name(self, node: str) -> str:
+        return self._names.get(node, node)
+
+
+def _own(part: PartStatus) -> m.Looked:
+    """As this node would answer LOOK."""
+    return m.Looked(
+        *(part.epoch, part.promised, part.received, part.durable),
+        *(min(int(part.quiet_s * 1000), (1 << 32) - 1), int(part.doing == "serving")),
+    )
+
+
+def _result(end: Future[Answered | Failed]) -> m.Looked | str:
+    try:
+        result = outcome(end.result(LOOK_S + 1.0))
+    except TookTooLong:
+        return f"no answer in {LOOK_S:g} s"
+    return result if isinstance(result, m.Looked) else text_of(result)
+
+
+def _problem(
+    group: VolumeGroup,
+    members: tuple[CopyInfo, ...],
+    copies: int | None,
+    part: PartStatus | None,
+) -> str:
+    failure = f"; here: {part.last_failure}" if part is not None and part.last_failure else ""
+    if copies is None:
+        return f"no member says that it serves it{failure}"
+    silent = [each.name for each in members if not each.answered]
+    behind = [each.name for each in members if each.answered and not each.in_sync]
+    texts = []
+    if silent:
+        texts.append(f"not known: {', '.join(silent)}")
+    if behind:
+        texts.append(f"behind: {', '.join(behind)}")
+    if len(group.members) < group.replicas:
+        texts.append(f"{len(group.members)} members, {group.replicas} wanted")
+    return "; ".join(texts)

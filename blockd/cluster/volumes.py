@@ -1,0 +1,232 @@
+"""The volumes of which this node is a member: a `Part` for each, and what other nodes ask of them.
+
+    start   a part for each replica of the store: it reads the MetaStore's record before it does
+            anything, and serves nobody until it is the primary
+    stop    volumes that are served here are given up, so that others go on with them at once
+
+All of it runs on the sessions' thread, but for what says otherwise.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Final
+
+from blockd.api.cluster_types import ClusterStatus, ClusterVolume, MovedVolume
+from blockd.api.types import ClusterInfo
+from blockd.cluster.around import DaemonAround
+from blockd.cluster.making import CannotMake, Wanted, choose_members, make
+from blockd.cluster.status import Asking
+from transport.errors import TransportError
+from transport.group.acks import NodeId
+from transport.group.leading import tap_bytes
+from transport.group.member import ASKED_OF_MEMBERS, Members
+from transport.group.part import Part, PartStatus
+from transport.peer import caller
+from transport.peer import messages as m
+from transport.peer.wire import Message
+from transport.sessions import Answer, Guest, Peer, Sessions, error
+from volume.errors import NoSuchVolume, VolumeError
+from volume.metastore import ClusterRecords
+from volume.metastore_records import Mode
+from volume.replica import Replicas
+
+logger = logging.getLogger(__name__)
+
+STOP_S: Final = 10.0  # for the MetaStore to note that volumes are closed
+MOVE_S: Final = 60.0
+OPEN_S: Final = 15.0  # a new volume is opened at once, unless members are slow
+POLL_S: Final = 0.05
+
+
+class CannotMove(VolumeError):
+    """A volume stays where it is."""
+
+    code = "cannot_move"
+
+
+class ClusterVolumes:
+    """`info` tells of the nodes; it waits. `cut` ends all connections of a volume, by its name;
+    from any thread, and does not wait."""
+
+    def __init__(
+        self,
+        node_id: str,
+        sessions: Sessions,
+        records: ClusterRecords,
+        replicas: Replicas,
+        info: Callable[[], ClusterInfo],
+        journal_limit: int,
+    ) -> None:
+        self._me = NodeId(node_id)
+        self._sessions = sessions
+        self._records = records
+        self._replicas = replicas
+        self._info = info
+        self._tap_bytes = tap_bytes(journal_limit)
+        self.cut: Callable[[str, str], None] = lambda volume, why: None
+        self._around = DaemonAround(sessions)
+        self._members = Members(replicas, self._around.clock())
+        self._parts: dict[bytes, Part] = {}
+        self._served: dict[bytes, int] = {}
+
+    # -- life; any thread but the sessions'
+
+    def start(self) -> None:
+        """Before the sessions are started."""
+        for kind in (*ASKED_OF_MEMBERS, m.Take):
+            self._sessions.serve(kind, self._asked)
+        self._sessions.watch(self._heard_of)
+        self._sessions.post(self._begin)
+
+    def stop(self) -> None:
+        """Before the sessions are stopped. Idempotent."""
+        done = threading.Event()
+
+        def end() -> None:
+            left = len(self._parts)
+
+            def ended() -> None:
+                nonlocal left
+                left -= 1
+                if left <= 0:
+                    done.set()
+
+            for part in self._parts.values():
+                part.stop(ended)
+            if not self._parts:
+                done.set()
+
+        try:
+            self._sessions.result_of(lambda: self._sessions.post(end))
+        except TransportError:
+            return
+        if not done.wait(STOP_S):
+            logger.warning("volumes are not noted as closed; others wait for their lease")
+
+    def close(self) -> None:
+        """After the sessions have ended."""
+        self._around.close()
+
+    # -- for people; any thread but the sessions'
+
+    def status(self) -> ClusterStatus:
+        """Nodes and volumes, by asking all members. TransportError."""
+        asking = Asking(self._sessions, self._records, self._info())
+        return asking.status(self._statuses())
+
+    def create(
+        self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode
+    ) -> ClusterVolume:
+        """Make a volume on this node and others, and open it. `sizes`: of the volume, its blocks
+        and its chunks. VolumeError, TransportError."""
+        if quorum > replicas:
+            raise CannotMake(f"volume {name}: W={quorum} of R={replicas} nodes cannot be")
+        connected = [each.node for each in self._info().nodes if each.connected and not each.me]
+        members = choose_members(self._me, connected, replicas)
+        wanted = Wanted(name, *sizes, members, quorum, mode)
+        group = make(wanted, self._me, self._sessions, self._records, self._replicas)
+        volume = bytes.fromhex(group.volume_id)
+        self._sessions.post(partial(self._look, volume))
+        until = time.monotonic() + OPEN_S
+        while volume not in self._served and time.monotonic() < until:
+            time.sleep(POLL_S)
+        return self._shown(name)
+
+    def move(self, name: str, node: str) -> MovedVolume:
+        """Have another node, by name or id, be the primary of a volume that is served here.
+        VolumeError, TransportError."""
+        info, began = self._info(), time.monotonic()
+        target = next((each for each in info.nodes if node in (each.node, each.name)), None)
+        if target is None:
+            names = ", ".join(each.name for each in info.nodes)
+            raise CannotMove(f"volume {name}: there is no node {node}; nodes are {names}")
+        replica = next((each for each in self._replicas if each.name == name), None)
+        if replica is None:
+            raise NoSuchVolume(name)
+        ended: Future[str | None] = Future()
+
+        def move() -> None:
+            part = self._parts.get(replica.uuid)
+            if part is None:
+                ended.set_result("it is being made")
+            else:
+                part.move(NodeId(target.node), ended.set_result)
+
+        self._sessions.post(move)
+        problem = ended.result(MOVE_S)
+        if problem is not None:
+            raise CannotMove(f"volume {name} stays where it is: {problem}")
+        return MovedVolume(name, target.name, time.monotonic() - began)
+
+    def _shown(self, name: str) -> ClusterVolume:
+        return next(each for each in self.status().volumes if each.name == name)
+
+    def _statuses(self) -> list[PartStatus]:
+        return self._sessions.result_of(lambda: [part.status() for part in self._parts.values()])
+
+    # -- the thread's
+
+    def _begin(self) -> None:
+        for replica in self._replicas:
+            self._add(replica.uuid)
+
+    def _heard_of(self, peer: Peer, event: caller.Event) -> None:
+        if isinstance(event, caller.Up):
+            for part in self._parts.values():
+                part.reachable()
+
+    def _add(self, volume: bytes) -> Part | None:
+        member = self._members.member(volume)
+        if member is None:
+            return None
+        part = self._parts.get(volume)
+        if part is None:
+            part = Part(
+                *(self._around, member, self._records, self._me, self),
+                tap_bytes=self._tap_bytes,
+            )
+            self._parts[volume] = part
+            part.start()
+        return part
+
+    def _look(self, volume: bytes) -> None:
+        part = self._add(volume)
+        if part is not None:
+            part.look()
+
+    def _asked(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
+        if isinstance(message, m.Create):
+            self._around.work(
+                lambda: self._members.answer(message, self._around.clock()),
+                partial(self._created, message.volume, answer),
+            )
+            return
+        volume: bytes = getattr(message, "volume", b"")
+        part = self._parts.get(volume)
+        if part is None:
+            answer(error(m.Code.UNKNOWN, f"volume {volume.hex()}: no part of it is here"))
+        else:
+            part.asked(message, answer)
+
+    def _created(self, volume: bytes, answer: Answer, result: Message | Exception) -> None:
+        if isinstance(result, Exception):
+            answer(error(m.Code.FAILED, str(result)))
+            return
+        if isinstance(result, m.Ack):
+            self._add(volume)
+        answer(result)
+
+    # -- what parts tell (transport.group.around.Clients)
+
+    def opened(self, volume: bytes, epoch: int) -> None:
+        self._served[volume] = epoch
+
+    def closed(self, volume: bytes, why: str) -> None:
+        self._served.pop(volume, None)
+        replica = self._replicas.get(volume)
+        if replica is not None:
+            self.cut(replica.name, why)

@@ -1,0 +1,72 @@
+"""Volumes of a cluster for tests of the API and the CLI; satisfies blockd.api.node.Volumes."""
+
+from dataclasses import replace
+
+from blockd.api.cluster_types import (
+    ClusterNodeInfo,
+    ClusterStatus,
+    ClusterVolume,
+    CopyInfo,
+    MovedVolume,
+)
+from volume.metastore_records import Mode
+
+NODES = tuple((name, letter * 32) for name, letter in (("n1", "a"), ("n2", "b"), ("n3", "c")))
+
+
+def copy(number: int, behind: int = 0) -> CopyInfo:
+    """Of a volume with 120 records of epoch 4, which n1 serves."""
+    name, node = NODES[number]
+    have = 120 - behind
+    return CopyInfo(node, name, True, "", 4, 4, have, 100, behind, 0.2, number == 0, behind == 0)
+
+
+def silent(number: int, why: str) -> CopyInfo:
+    name, node = NODES[number]
+    return CopyInfo(node, name, False, why, *(None,) * 8)
+
+
+VOLUME = ClusterVolume(
+    name="vm1",
+    volume="7" * 32,
+    epoch=4,
+    state="open",
+    primary="n1",
+    mode="mirror",
+    copies=3,
+    wanted=3,
+    write_quorum=2,
+    members=(copy(0), copy(1), copy(2)),
+    doing="serving",
+    problem="",
+)
+
+
+class FakeVolumes:
+    def __init__(self) -> None:
+        self.shown = (VOLUME,)
+        self.metastore = ""
+        self.made: tuple[object, ...] = ()
+        self.moved: tuple[str, str] | None = None
+        self.error: Exception | None = None
+
+    def status(self) -> ClusterStatus:
+        nodes = tuple(
+            ClusterNodeInfo(node, name, name != "n3", 61.0, "" if name != "n3" else "silent")
+            for name, node in NODES
+        )
+        return ClusterStatus("n1", self.metastore, 0.01, nodes, self.shown)
+
+    def create(
+        self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode
+    ) -> ClusterVolume:
+        if self.error is not None:
+            raise self.error
+        self.made = (name, sizes, replicas, quorum, mode)
+        return replace(VOLUME, name=name, members=VOLUME.members[:replicas])
+
+    def move(self, name: str, node: str) -> MovedVolume:
+        if self.error is not None:
+            raise self.error
+        self.moved = (name, node)
+        return MovedVolume(name, node, 0.071)
