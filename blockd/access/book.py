@@ -114,10 +114,10 @@ class AccessBook:
 
     def grant(self, device: BlockDevice, client: Client) -> Grant:
         """See `VolumeAccess`."""
-        access = self.of(device)
+        access = self.list_of(device)
         return Grant.WRITE if access is None else access.grant(client)
 
-    def of(self, device: BlockDevice) -> AccessList | None:
+    def list_of(self, device: BlockDevice) -> AccessList | None:
         """The list of a volume, or of the volume that a version is of; None: it has none."""
         access = self._lists.get(device.volume_uuid)
         if access is None and self._coming:
@@ -135,7 +135,7 @@ class AccessBook:
         InvalidRule, VolumeError, OSError."""
         access = None if rules is None else checked(rules)
         async with self._changing:
-            if expected is not None and expected != revision(self.of(volume)):
+            if expected is not None and expected != revision(self.list_of(volume)):
                 raise AccessChanged(volume.name)
             await asyncio.to_thread(self._keep, kept.volume_key(volume.volume_uuid), access)
             if volume.name in self._coming:  # left over from making it
@@ -160,7 +160,7 @@ class AccessBook:
         """Have `make` clone `source` to a volume called `name`, on another thread, and give the
         clone the source's list. What `make` raises; VolumeError, OSError."""
         async with self._changing:
-            return await self._made(name, None if source is None else self.of(source), make)
+            return await self._made(name, None if source is None else self.list_of(source), make)
 
     async def create_closed(self, name: str, make: Callable[[], VolumeInfo]) -> VolumeInfo:
         """The same of a new volume, with a list that lets nobody in."""

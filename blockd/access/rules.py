@@ -193,7 +193,7 @@ def checked_rule(rule: Rule) -> Rule:
     if rule.initiator is not None:
         if not names.is_pattern(rule.initiator):
             raise InvalidRule(
-                f"initiator {rule.initiator!r}: write an iSCSI name, as "
+                f"initiator {_shown(rule.initiator)}: write an iSCSI name, as "
                 "iqn.1993-08.org.debian:01:abc, or its beginning and '*'"
             )
         rule = replace(rule, initiator=names.normalised(rule.initiator))
@@ -220,12 +220,22 @@ def _check_kinds(rule: Rule) -> None:
             )
 
 
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "...")
+
+
+def _reason(error: ValueError) -> str:
+    """ipaddress repeats what it was given."""
+    return "bits are set behind its prefix" if "host bits" in str(error) else "not a network"
+
+
 def _network(text: str) -> str:
     try:
         return str(networks.network(text))
     except ValueError as error:
         raise InvalidRule(
-            f"address {text!r}: {error}; write 192.0.2.0/24, 2001:db8::/32 or a single address"
+            f"address {_shown(text)}: {_reason(error)}; write 192.0.2.0/24, 2001:db8::/32 or a "
+            "single address"
         ) from error
 
 
@@ -234,7 +244,7 @@ def _fingerprint(text: str) -> str:
     digits = text.rpartition("=")[2].replace(":", "").strip().lower()
     if _FINGERPRINT.fullmatch(digits) is None:
         raise InvalidRule(
-            f"fingerprint {text!r}: give the SHA-256 of the certificate, 64 hexadecimal digits, as "
-            "`openssl x509 -in CERT -noout -fingerprint -sha256` prints them"
+            f"fingerprint {_shown(text)}: give the SHA-256 of the certificate, 64 hexadecimal "
+            "digits, as `openssl x509 -in CERT -noout -fingerprint -sha256` prints them"
         )
     return digits

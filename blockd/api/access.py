@@ -72,7 +72,7 @@ def _volume(node: Node, name: str) -> BlockDevice:
 
 
 def _info(node: Node, volume: BlockDevice, cut: tuple[str, ...] = ()) -> AccessInfo:
-    access = node.access.of(volume)
+    access = node.access.list_of(volume)
     return AccessInfo(
         volume=volume.name,
         rules=None if access is None else access.rules,

@@ -19,14 +19,19 @@ def normalised(name: str) -> str:
 def is_name(name: str) -> bool:
     """Whether `name` can be an iSCSI name. Underscores, which RFC 3722 does not have, may be: names
     with them are in use."""
-    good = len(name.encode()) <= MAX_NAME_BYTES and name.isprintable()
+    # In this order: half of a surrogate pair is not printable, and cannot be encoded.
+    good = name.isprintable() and len(name.encode()) <= MAX_NAME_BYTES
     return good and _NAME.fullmatch(normalised(name)) is not None
 
 
 def is_pattern(entry: str) -> bool:
     """Whether `entry` can stand for initiators: a name, or the beginning of some and '*'."""
-    beginning = entry.endswith("*") and entry.isprintable() and " " not in entry
-    return is_name(entry) or beginning
+    return is_name(entry) or (
+        entry.endswith("*")
+        and entry.isprintable()
+        and " " not in entry
+        and len(entry.encode()) <= MAX_NAME_BYTES
+    )
 
 
 def matches(entry: str, initiator: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 
 _TARGET = "iqn.2026-11.test:t"
+_ALLOW = {"read_only": True, "address": "192.0.2.0/24", "initiator": "iqn.2026-11.test:*"}
 
 
 def request(method: str, target: str, body: object = None) -> bytes:
@@ -55,6 +56,25 @@ def inputs() -> dict[str, bytes]:
             request("POST", "/clones", {"source": "vm@snap", "name": "copy"}),
             request("GET", "/diff?old=vm@snap&new=vm&limit=3"),
             request("POST", "/volumes/vm/restore", {"ref": "snap", "force": True}),
+        ],
+        "access": [
+            request("GET", "/volumes/vm/access"),
+            request("PUT", "/volumes/vm/access", {"rules": [_ALLOW, {"deny": True, "uid": 0}]}),
+            request("PUT", "/volumes/vm/access", {"rules": [], "revision": "none"}),
+            request("POST", "/clones", {"source": "vm@snap", "name": "copy"}),
+            request("POST", "/clones", {"source": "vm", "name": "../x"}),
+            request("GET", "/volumes/copy/access"),
+            request("POST", "/volumes", volume | {"closed": True}),
+            request("DELETE", "/volumes/copy?force=true"),
+            request("PUT", "/volumes/vm/access", {"rules": None}),
+        ],
+        "access-wrong": [
+            request("PUT", "/volumes/vm/access", {"rules": [_ALLOW | wrong]})
+            for wrong in (
+                *({"address": "10.0.0.5/8"}, {"address": "::ffff:0:0/95"}, {"uid": 1 << 40}),
+                *({"uid": True}, {"initiator": "\ud800*"}, {"certificate": "\0"}, {"psk": "a"}),
+                *({"fingerprint": "=:" * 40}, {"chap_user": "x" * 300}, {"later": None}),
+            )
         ],
         "refs": [
             request("GET", f"/diff?old=vm@{ref}&new=vm")

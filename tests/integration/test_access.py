@@ -51,6 +51,28 @@ def test_addresses_over_tcp(server: Daemon, client_tool: FindTool) -> None:
     assert "volume=vm1" in line
 
 
+def test_addresses_are_told_apart(server: Daemon, libnbd: None) -> None:
+    allow(server, "--address", "127.0.0.0/30")
+    server.run("volume", "access", "deny", "vm1", "--address", "127.0.0.3")
+    run_libnbd(
+        server.uri("vm1"),
+        f"""
+import socket
+def attaches(source):
+    connected = socket.create_connection({server.host_port!r}, source_address=(source, 0))
+    h = nbd.NBD()
+    h.set_export_name("vm1")
+    try:
+        h.connect_socket(connected.detach())
+    except nbd.Error:
+        return False
+    return h.pread(512, 0) == bytes(512)
+found = [attaches("127.0.0.%d" % last) for last in range(1, 6)]
+assert found == [True, True, False, False, False], found
+""",
+    )
+
+
 def test_users_of_a_unix_socket(server: Daemon, client_tool: FindTool) -> None:
     nbdinfo = client_tool("nbdinfo")
     allow(server, "--uid", str(os.getuid()))

@@ -27,7 +27,7 @@ def volumes(node: FakeNode) -> None:
 def rules(node: FakeNode, volume: str = "vm1") -> tuple[Rule, ...] | None:
     device = node.store.get(volume)
     assert device is not None
-    access = node.access.of(device)
+    access = node.access.list_of(device)
     return None if access is None else access.rules
 
 
@@ -98,7 +98,7 @@ def test_to_deny_without_a_list_is_refused(node: FakeNode, blockd: Blockd) -> No
     [
         (("allow", "vm1"), exits.USAGE, "say whom"),
         (("allow", "vm1", "--everybody", "--uid", "0"), exits.USAGE, "say whom"),
-        (("allow", "vm1", "--address", "10.0.0.5/8"), exits.USAGE, "host bits"),
+        (("allow", "vm1", "--address", "10.0.0.5/8"), exits.USAGE, "bits are set behind"),
         (("allow", "vm1", "--uid", "nobody-of-that-name"), exits.USAGE, "no user of that name"),
         (("allow", "vm1", "--uid", "1", "--initiator", "iqn.2026-11.a:b"), exits.USAGE, "rule of"),
         (("allow", "none", "--uid", "0"), exits.NOT_FOUND, "none"),

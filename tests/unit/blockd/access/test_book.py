@@ -101,12 +101,12 @@ def test_a_bad_rule_changes_nothing(store: FakeStore) -> None:
 
 def test_a_change_of_another_list_than_was_looked_at_is_refused(store: FakeStore) -> None:
     book = AccessBook(store)
-    seen = revision(book.of(device(store)))
+    seen = revision(book.list_of(device(store)))
     aio.run(book.change(device(store), (ROOT,), seen))
     with pytest.raises(AccessChanged, match="volume vm1"):
         aio.run(book.change(device(store), (), seen))
     assert grants(book, device(store)) == CLOSED
-    aio.run(book.change(device(store), (), revision(book.of(device(store)))))
+    aio.run(book.change(device(store), (), revision(book.list_of(device(store)))))
     assert grants(book, device(store)) == SHUT
 
 
@@ -132,7 +132,7 @@ def test_a_damaged_list_lets_nobody_in_until_it_is_made_anew(
     assert "access list damaged, nobody is let in" in caplog.text
     assert grants(book, device(store)) == SHUT
     assert grants(book, device(store, "vm2")) == OPEN
-    aio.run(book.change(device(store), (ROOT,), revision(book.of(device(store)))))
+    aio.run(book.change(device(store), (ROOT,), revision(book.list_of(device(store)))))
     assert grants(AccessBook(store), device(store)) == CLOSED
 
 

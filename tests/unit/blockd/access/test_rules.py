@@ -156,7 +156,7 @@ def test_a_chap_user_that_is_still_to_be_proved_may_be_let_in_and_is_not_denied(
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (Rule(address="10.0.0.5/8"), "has host bits set"),
+        (Rule(address="10.0.0.5/8"), "bits are set behind its prefix"),
         (Rule(address="10.0.0"), "write 192.0.2.0/24"),
         (Rule(address="host1.example.org"), "write 192.0.2.0/24"),
         (Rule(address=""), "write 192.0.2.0/24"),
@@ -170,6 +170,11 @@ def test_a_chap_user_that_is_still_to_be_proved_may_be_let_in_and_is_not_denied(
         (Rule(fingerprint="zz" * 32), "64 hexadecimal digits"),
         (Rule(initiator="host1"), "write an iSCSI name"),
         (Rule(initiator="iqn.2026-11.test:a b*"), "write an iSCSI name"),
+        (Rule(initiator="iqn.2026-11.test:\ud800"), "write an iSCSI name"),
+        (Rule(initiator="\ud800*"), "write an iSCSI name"),
+        (Rule(initiator="a" * 300 + "*"), "write an iSCSI name"),
+        (Rule(certificate="\ud800"), "certificate: give 1 to 255"),
+        (Rule(address="1" * 60_000), r"1\.\.\.': not a network"),
         (Rule(deny=True, read_only=True, uid=1), "leave out read-only"),
         (Rule(address="10.0.0.1", uid=1), "no client has uid and address"),
         (Rule(uid=1, initiator=HOST), "no client has uid and initiator"),
