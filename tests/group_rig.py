@@ -15,6 +15,7 @@ from transport.group.acks import NodeId
 from transport.group.chain import Chain
 from transport.group.lease import Lease
 from transport.group.link import (
+    Copy,
     Effect,
     Fenced,
     GroupPolicy,
@@ -31,6 +32,7 @@ from transport.group.takeover import choose
 from transport.peer import messages as m
 from transport.peer.wire import Envelope, Message, decode, encode
 from volume.metastore_records import Mode
+from volume.options import StoreOptions
 from volume.replica import Replica
 
 VOLUME = bytes(range(16))
@@ -38,6 +40,7 @@ SIZE = 64 << 10
 BLOCK = 512
 OPTIONS = replace(SMALL, window_bytes=24 * 16384, window_s=3600, journal_limit=12 * 16384)
 TAP_BYTES = 4 << 20
+COPY_BYTES = 5000  # of a stream at once, so that it takes several
 
 
 def over_the_wire(message: Message) -> Message:
@@ -57,9 +60,9 @@ def epochs(chain: Chain) -> list[int]:
 class Node:
     """One member: a store, which can die and come back."""
 
-    def __init__(self, number: int, name: str) -> None:
+    def __init__(self, number: int, name: str, options: StoreOptions) -> None:
         self.id = NodeId(name)
-        self.rig = StoreRig(options=OPTIONS, seed=number)
+        self.rig = StoreRig(options=options, seed=number)
         self.boots = 0
         self.up = True
         self.told_durable = 0
@@ -118,11 +121,18 @@ class Node:
 class Group:
     """The nodes, and a Primary on one of them. Time is a number."""
 
-    def __init__(self, count: int, wanted: int, rng: random.Random, mode: Mode = Mode.MIRROR):
+    def __init__(
+        self,
+        count: int,
+        wanted: int,
+        rng: random.Random,
+        mode: Mode = Mode.MIRROR,
+        options: StoreOptions = OPTIONS,
+    ) -> None:
         self.rng = rng
         self.now = 1.0
         self.nodes = {
-            NodeId(name): Node(number, name) for number, name in enumerate("abcd"[:count])
+            NodeId(name): Node(number, name, options) for number, name in enumerate("abcd"[:count])
         }
         self.wanted = wanted
         self.mode = mode
@@ -219,6 +229,9 @@ class Group:
             case ReadLog(tag, epoch, after, limit):
                 found = self.node.replica.read(epoch, after, limit)
                 self._add(self.primary.read(tag, found, self.now))
+            case Copy(tag, member, at, limit):
+                copied = self.node.replica.copy(member, at, min(limit, COPY_BYTES))
+                self._add(self.primary.copied(tag, copied, self.now))
             case SyncOwn():
                 self.node.replica.sync()
                 self._add(self.primary.synced(self.node.replica.held[1], self.now))

@@ -10,6 +10,7 @@ from transport.peer.fields import Int, Kind, Many, Raw, Text
 from transport.peer.messages import (
     ALL,
     Ack,
+    Adopt,
     Append,
     ChunkList,
     Chunks,
@@ -17,6 +18,7 @@ from transport.peer.messages import (
     Log,
     Looked,
     Sealed,
+    Stream,
     Welcome,
 )
 from transport.peer.wire import Envelope, Message, layout
@@ -106,6 +108,25 @@ def _seals() -> st.SearchStrategy[Message]:
     return st.builds(sealed, st.integers(1, 1 << 40), quiet, st.integers(0, 1 << 40), steps)
 
 
+def _adopts() -> st.SearchStrategy[Message]:
+    def adopt(volume: bytes, start: int, steps: list[tuple[int, int]], keep: int) -> Message:
+        ends, at = [], (0, start)
+        for epochs, seqs in steps:
+            at = (at[0] + epochs, at[1] + seqs)
+            ends.append(at)
+        return Adopt(volume, at[0], min(keep, at[1]), start, tuple(ends))
+
+    steps = st.tuples(st.integers(1, 9), st.integers(0, 99))
+    chain = st.lists(steps, min_size=1, max_size=MAX_EPOCHS)
+    some = st.integers(0, 1 << 40)
+    return st.builds(adopt, st.binary(min_size=16, max_size=16), some, chain, some)
+
+
+def _streams() -> st.SearchStrategy[Message]:
+    data = st.binary(min_size=1, max_size=99)
+    return st.builds(lambda values, each: Stream(**values, payload=(each,)), _fields(Stream), data)
+
+
 def _chunks(kind: Callable[..., Message], least: int) -> st.SearchStrategy[Message]:
     def message(chunks: list[tuple[bytes, int, int, bytes, int]]) -> Message:
         rows = tuple((each[0], each[1], each[2], len(each[3]) + each[4]) for each in chunks)
@@ -119,10 +140,12 @@ def _chunks(kind: Callable[..., Message], least: int) -> st.SearchStrategy[Messa
 _TOGETHER: dict[type[Message], Callable[[], st.SearchStrategy[Message]]] = {
     Hello: _hellos,
     Ack: _acks,
+    Adopt: _adopts,
     Append: _appends,
     Log: _logs,
     Looked: _looks,
     Sealed: _seals,
+    Stream: _streams,
     Chunks: lambda: _chunks(Chunks, 1),
     ChunkList: lambda: _chunks(ChunkList, 0),
 }

@@ -523,21 +523,28 @@ class Catalog:
         return self.info_of(successor)
 
     def rewind(
-        self, volume: Volume, row: VersionRow, epoch: int, rows: Mapping[bytes, bytes]
+        self,
+        volume: Volume,
+        row: VersionRow,
+        epoch: int,
+        rows: Mapping[bytes, bytes],
+        keep: int | None = None,
     ) -> Volume:
-        """Make `row`, which is in chunks, the head of `volume` again, as if there never had been
-        records behind it: the next one gets the next seq. Durable on return, all or nothing, with
-        `rows`. The volume as it is from here on.
+        """Make `row`, which is in chunks, the head of `volume`, as if there never had been records
+        behind it: the next one gets the next seq. Durable on return, all or nothing, with `rows`.
+        The volume as it is from here on.
 
         `epoch`: above that of all records that are undone, so that no replay takes them for those
-        that follow; versions of them go, and names of these. No round is under way or stands."""
+        that follow; versions of them go, and names of these. No round is under way or stands.
+        `keep`: versions up to that seq stay; from there on the log does not lead to `row`."""
         with self.lock, self.naming:
             self._seal.check()
             record = volume.record
             number = record.number
-            gone = [each for each in self._history.newest(number) if each.seq > row.seq]
-            points = {each.seq for each in self._history.points_of(number) if each.seq > row.seq}
-            names = [each for each in self._history.snapshots(number) if each.seq > row.seq]
+            last = row.seq if keep is None else keep
+            gone = [each for each in self._history.newest(number) if each.seq > last]
+            points = {each.seq for each in self._history.points_of(number) if each.seq > last}
+            names = [each for each in self._history.snapshots(number) if each.seq > last]
             for name in names:
                 log.warning(
                     "snapshot of writes that were undone is gone snapshot=%s@%s",
@@ -552,7 +559,7 @@ class Catalog:
                     {**versions_put([replace(row, epoch=epoch)]), **rows},
                     epoch=epoch,
                     deletes=[
-                        *(version_key(number, each.seq) for each in gone),
+                        *(version_key(number, each.seq) for each in gone if each.seq != row.seq),
                         *(point_key(number, seq) for seq in points),
                         *(snapshot_key(number, each.name) for each in names),
                     ],

@@ -244,7 +244,7 @@ class Meta:
         with self._lock:
             old = self._volumes[self._number(name)]
             record = replace(old, head=head, size=size, epoch=epoch or old.epoch + 1)
-            assert record.epoch > old.epoch
+            assert record.epoch >= old.epoch
             self._store(record, rows, list(deletes))
             return record
 

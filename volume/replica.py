@@ -18,6 +18,9 @@ its next record has the next one. Their bytes stay in the log, in an epoch that 
 volume takes any more: the volume's record in `meta/` has the lowest epoch that counts
 (`VolumeRecord.epoch`), those in the journal the one that they were written in.
 
+One that has too little for the log to make up for gets all of the volume as a stream
+(`volume.stream`), into a volume of its own, whose tree then becomes the replica's head (`adopt`).
+
 A replica is shut to clients unless this node is its primary (`serve`), and after each start. The
 row is lost with `meta/`, and then this node is no member any more: it cannot know what it promised.
 
@@ -25,7 +28,6 @@ Every method may wait for disks; any thread may call it, one at a time has its t
 """
 
 import logging
-import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,7 +42,6 @@ from volume.catalog import Catalog
 from volume.disk import Clock
 from volume.errors import (
     BadRecords,
-    CorruptData,
     MissingRecords,
     NoSuchVersion,
     OtherRecords,
@@ -51,6 +52,9 @@ from volume.errors import (
 from volume.gate import Gate
 from volume.history import History, VersionRow, state_put
 from volume.past import PastVersions
+from volume.receive import Receiver
+from volume.replicacopy import Copied, Copies, Landing
+from volume.replicarow import ROW_PREFIX, Row, row_name
 from volume.scheduler import Scheduler
 from volume.seal import Seal
 from volume.versions import Versions
@@ -59,51 +63,9 @@ from volume.volume import Volume
 log = logging.getLogger(__name__)
 
 MAX_VOLUME_EPOCH: Final = (1 << 32) - 1  # of a record; those of the MetaStore may be larger
-MAX_BEGINS: Final = 64  # as many epochs as a chain tells
 TAKE_BYTES: Final = 4 << 20  # as much as a frame of a message may have
-ROW_PREFIX: Final = "group/"  # + uuid, hex
-ROW_VERSION: Final = 1
-ROW_HEADER: Final = struct.Struct("<B Q B")
-"""version, promised epoch, count of beginnings; then of each:"""
-ROW_BEGIN: Final = struct.Struct("<Q Q")
-"""epoch and seq."""
-
 _NOT_NOW: Final = frozenset((EAGAIN, ENOSPC))  # the rest is taken later
 _BAD: Final = frozenset((EINVAL, EFBIG, EPROTO, EBADMSG))
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What is kept of a replica."""
-
-    promised: int
-    begins: tuple[tuple[int, int], ...]
-
-    def encode(self) -> bytes:
-        header = ROW_HEADER.pack(ROW_VERSION, self.promised, len(self.begins))
-        return header + b"".join(ROW_BEGIN.pack(*begin) for begin in self.begins)
-
-    @classmethod
-    def decode(cls, name: str, data: bytes) -> "Row":
-        """CorruptData."""
-        try:
-            version, promised, count = ROW_HEADER.unpack_from(data)
-            if version != ROW_VERSION or len(data) != ROW_HEADER.size + count * ROW_BEGIN.size:
-                raise ValueError(f"version {version}, {len(data)} bytes")
-            begins = tuple(ROW_BEGIN.iter_unpack(data[ROW_HEADER.size :]))
-            before = (0, 0)
-            for epoch, seq in begins:
-                if epoch <= before[0] or seq < before[1]:
-                    raise ValueError(f"epoch {epoch} begins at {seq}, after {before}")
-                before = (epoch, seq)
-            if not begins or before[0] > promised:
-                raise ValueError(f"promised {promised}, but {before} has begun")
-        except (ValueError, struct.error) as error:
-            raise CorruptData(
-                f"meta: what is kept of replica {name} makes no sense ({error}); restore meta from "
-                "a copy, or remove this node from the volume's members and add it again"
-            ) from error
-        return cls(promised, begins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +104,9 @@ class ReplicaParts:
     versions: Versions
     clock: Clock
     scheduler: Scheduler
+    send: Callable[[str], Iterator[bytes]]
+    receive: Callable[[str], Receiver]
+    abort_receive: Callable[[str], None]
     between_rounds: Callable[[Callable[[], None]], None]
     """Run a call while no destage round is under way."""
     round_stands: Callable[[], bool]
@@ -161,6 +126,10 @@ class Replica:
         self._durable = self._seq()  # the store has synced what it replayed
         self._serving: int | None = None
         self._room: bytearray | None = None  # for what is taken
+        self._copies = Copies(parts.send)
+        self._landing = Landing(
+            parts.receive, parts.abort_receive, lambda name: parts.catalog.delete(name, force=True)
+        )
         self.fenced: Callable[[int], None] = lambda _epoch: None
         """Told, before it is promised, of an epoch that ends the one in which this node serves."""
         self._gate = self._shut_out()
@@ -362,9 +331,7 @@ class Replica:
         StaleEpoch; OtherRecords: it has no such record; NoSuchVersion: it cannot be gone back to
         any more, and all of the volume has to be sent."""
         with self._lock:
-            self._check_promised(epoch)
-            if self._serving is not None:
-                raise OtherRecords(self.name, "this node serves it")
+            self._check_idle(epoch)
             kept_epoch, seq = keep
             self._check_point(kept_epoch, seq)
             begins = tuple(each for each in self._row.begins if each[0] <= kept_epoch)
@@ -382,18 +349,89 @@ class Replica:
                 self._parts.between_rounds(lambda: self._rewind(version, floor, row))
 
     def _rewind(self, version: VersionRow, floor: int, row: Row) -> None:
-        if self._parts.round_stands():
-            raise ReplicaError(
-                f"volume {self.name}: nothing can be undone before a destage round gets through; "
-                "try again"
-            )
-        put = state_put(_name(self.uuid), row.encode())
+        self._check_rounds()
+        put = state_put(row_name(self.uuid), row.encode())
         self._volume = self._parts.catalog.rewind(self._volume, version, floor, put)
         self._row = row
         self._gate = self._shut_out()
         self._durable = self._seq()
 
+    # -- all of it
+
+    def copy(self, to: str, at: int, limit: int) -> Copied:
+        """The next piece of a stream of the volume for node `to`, at most `limit` bytes; `at` 0
+        begins one, of the volume as it is now. Waits for a destage round then, and not for `append`
+        and its like. The last piece may be asked for again. OtherRecords: it has to begin anew."""
+        return self._copies.piece(self.name, to, at, limit, self._state)
+
+    def _state(self) -> tuple[int, int, tuple[tuple[int, int], ...]]:
+        with self._lock:
+            return self._seq(), self.start, self.ends()
+
+    def take_copy(self, epoch: int, at: int, data: Buffer, *, last: bool) -> int:
+        """Take a piece of such a stream, in the name of `epoch`, which was promised; how much of it
+        is here. `at` 0 begins anew. With `last` it is stored, durably, on return."""
+        with self._lock:
+            self._check_idle(epoch)
+            return self._landing.take(self.name, self._copy_name, at, data, last=last)
+
+    def adopt(self, epoch: int, keep: int, start: int, ends: tuple[tuple[int, int], ...]) -> None:
+        """Make what came as a stream the volume, at the end of that chain, in the name of `epoch`,
+        in which it ends and which was promised. `keep`: all that is here is of the chain, up to
+        that seq, and versions of it may stay; 0: nothing is known to be. Durable on return, all or
+        nothing. StaleEpoch, OtherRecords."""
+        with self._lock:
+            self._check_idle(epoch)
+            if not ends or ends[-1][0] != epoch or keep > ends[-1][1]:
+                raise OtherRecords(self.name, f"{ends} is not a chain of epoch {epoch}")
+            seqs = (start, *(seq for _, seq in ends))
+            begins = tuple((each, seq) for (each, _), seq in zip(ends, seqs, strict=False))
+            row = Row(self._row.promised, begins)
+            if row.begins == self._row.begins and self._seq() == ends[-1][1]:
+                return  # again
+            if not self._landing.landed:
+                raise OtherRecords(self.name, "no stream has come that it could be")
+            if keep and keep != self._seq():
+                raise OtherRecords(self.name, f"records up to {self._seq()} are here, not {keep}")
+            self._parts.between_rounds(lambda: self._adopt(ends[-1], keep or -1, row))
+            self._landing.drop(self._copy_name)
+
+    def _adopt(self, end: tuple[int, int], keep: int, row: Row) -> None:
+        parts = self._parts
+        self._check_rounds()
+        source = parts.catalog.named(self._copy_name).record
+        epoch, seq = end
+        version = VersionRow(
+            *(self._volume.record.number, seq, epoch, parts.journal.state()[0]),
+            *(parts.clock.now_ns(), source.size, 0),
+            *(source.head.commit, source.head.root, source.head.height),
+        )
+        put = state_put(row_name(self.uuid), row.encode())
+        self._volume = parts.catalog.rewind(self._volume, version, epoch, put, keep)
+        self._row = row
+        self._gate = self._shut_out()
+        self._set_epoch()
+        self._durable = self._seq()
+        log.info("all of the volume came from another node volume=%s seq=%d", self.name, seq)
+
+    def forget_copy(self) -> None:
+        """Let go of a stream that a crash has left half-way."""
+        with self._lock:
+            self._landing.drop(self._copy_name)
+
+    @property
+    def _copy_name(self) -> str:
+        """Of the volume that a stream lands in."""
+        return f"{self.name[:100]}.copy-{self.uuid.hex()[:8]}"
+
     # -- inside; the lock is held
+
+    def _check_rounds(self) -> None:
+        if self._parts.round_stands():
+            raise ReplicaError(
+                f"volume {self.name}: nothing can be undone before a destage round gets through; "
+                "try again"
+            )
 
     def _shut_out(self) -> Gate:
         gate = Gate(self._volume.core, self._parts.scheduler, self._parts.clock)
@@ -443,6 +481,12 @@ class Replica:
             what = f"epoch {epoch} went from {begin} to {end}, not {first} to {last}"
             raise OtherRecords(self.name, what)
 
+    def _check_idle(self, epoch: int) -> None:
+        """That was promised, and this node is not the one that writes."""
+        self._check_promised(epoch)
+        if self._serving is not None:
+            raise OtherRecords(self.name, "this node serves it")
+
     def _begin(self, epoch: int, seq: int) -> None:
         have = self._seq()
         last, begun = self._row.begins[-1]
@@ -457,14 +501,14 @@ class Replica:
         if seq < have:
             raise OtherRecords(self.name, f"epoch {epoch} begins at {seq}, but {have} is here")
         self._sync()
-        self._keep(Row(self._row.promised, (*self._row.begins, (epoch, seq))[-MAX_BEGINS:]))
+        self._keep(self._row.begun(epoch, seq))
         self._set_epoch()
 
     def _keep(self, row: Row) -> None:
         if row == self._row:
             return
         self._parts.seal.check()
-        self._parts.history.save_state(_name(self.uuid), row.encode())
+        self._parts.history.save_state(row_name(self.uuid), row.encode())
         self._row = row
 
     def _sync(self) -> None:
@@ -495,7 +539,9 @@ class Replicas:
             volume = volumes.get(bytes.fromhex(name.removeprefix(ROW_PREFIX)))
             if volume is not None:  # else it was rebuilt without it, or deleted
                 parts.catalog.replicated.add(volume.record.number)
-                self._replicas[volume.record.uuid] = Replica(parts, volume, row)
+                replica = Replica(parts, volume, row)
+                replica.forget_copy()
+                self._replicas[volume.record.uuid] = replica
 
     def get(self, uuid: bytes) -> Replica | None:
         return self._replicas.get(uuid)
@@ -520,13 +566,9 @@ class Replicas:
             row = Row(epoch, ((1, 0),))
             if not 1 <= epoch <= MAX_VOLUME_EPOCH:
                 raise ReplicaError(f"volume {name}: epoch {epoch} does not fit into a record")
-            put: Mapping[bytes, bytes] = state_put(_name(uuid), row.encode())
+            put: Mapping[bytes, bytes] = state_put(row_name(uuid), row.encode())
             parts = self._parts
             parts.catalog.create_replica(name, uuid, size, block_size, chunk_size, put)
             replica = Replica(parts, parts.catalog.named(name), row)
             self._replicas[uuid] = replica
             return replica
-
-
-def _name(uuid: bytes) -> str:
-    return ROW_PREFIX + uuid.hex()

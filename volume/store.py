@@ -315,21 +315,6 @@ class Store:
             self.versions.settled,
             lambda: self.upkeep.make_room(),
         )
-        self.replicas = Replicas(
-            ReplicaParts(
-                self._catalog,
-                history,
-                self._journal,
-                self._seal,
-                past,
-                self.versions,
-                clock,
-                self._scheduler,
-                between_rounds=self.upkeep.submit,
-                round_stands=lambda: self._destager.standing,
-                starving=self.upkeep.starving,
-            )
-        )
         self._transfers = Transfers(
             self._chunks,
             self._manifests,
@@ -340,6 +325,24 @@ class Store:
             self.upkeep.submit,
             clock,
             lambda: self._space.left_bytes,
+        )
+        self.replicas = Replicas(
+            ReplicaParts(
+                self._catalog,
+                history,
+                self._journal,
+                self._seal,
+                past,
+                self.versions,
+                clock,
+                self._scheduler,
+                send=self._transfers.send,
+                receive=self._transfers.receive,
+                abort_receive=self._transfers.abort_receive,
+                between_rounds=self.upkeep.submit,
+                round_stands=lambda: self._destager.standing,
+                starving=self.upkeep.starving,
+            )
         )
         self._spaces = SpaceReporter(
             self._catalog,

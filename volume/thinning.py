@@ -151,9 +151,11 @@ class Thinning:
         lsns = [cut.lsn for cut in rounds]
         for row, later in pairwise(rows):
             at = _base_at(row, later, rounds, lsns)
-            # No record says what a volume began with, what a restore has set, nor the size before
-            # a resize: inside the window these rows are all there is of it.
-            if at is None and (row.epoch != epoch or row.size != later.size):
+            # No record says what a volume began with, what a restore has set, what came from
+            # another node (none of these changed a chunk), nor the size before a resize: inside
+            # the window these rows are all there is of it.
+            told = row.epoch == epoch and row.changed_bytes > 0 and row.size == later.size
+            if at is None and not told:
                 at = _in_window(row, rounds, lsns)
             epoch = row.epoch
             if at is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transport.group.acks import NodeId
 from transport.peer import messages as m
+from volume.replicacopy import Copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class State(enum.Enum):
     """Not asked before `retry_at`."""
     SEALING = "sealing"
     UNDOING = "undoing"
+    COPYING = "being copied to"
+    """It gets all of the volume."""
     CATCHING = "catching up"
     """It gets records from the log, at its own pace."""
     OPENING = "opening"
@@ -65,6 +68,17 @@ class ReadLog:
     tag: int
     epoch: int
     after: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Read the next piece, from byte `at` on, of a stream of all of the volume for a member; at 0
+    one is begun (`Replica.copy`): `copied` once with `tag`."""
+
+    tag: int
+    member: NodeId
+    at: int
     limit: int
 
 
@@ -107,7 +121,7 @@ class Lag:
     why: str
 
 
-Effect = Send | Take | ReadLog | SyncOwn | Progress | Opened | Renewed | Fenced | Lag
+Effect = Send | Take | ReadLog | Copy | SyncOwn | Progress | Opened | Renewed | Fenced | Lag
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +154,10 @@ class Link:
     since: float = 0.0
     """When that was sent."""
     sync_tag: int = 0
+    keep: int = 0
+    """Seq up to which it shares our chain, where that is known."""
+    copy: Copied | None = None
+    """The piece of a stream that it gets."""
     hold: int | None = None
     """While it is read from the log for this member: records from this seq on are kept for it."""
     retry_at: float | None = 0.0

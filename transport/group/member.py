@@ -6,6 +6,7 @@
     OPEN     the epoch begins here, noted, synced
     SYNC     what is here is durable; of seq 0 nothing is asked but whether the epoch still holds
     READ_LOG records behind a point
+    STREAM   a piece of all of the volume; ADOPT: that is the volume from here on, synced
     CLOSE    as SYNC
     LOOK     how it is; promises nothing
 
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 ASKED_OF_MEMBERS: Final = (
     *(m.Open, m.Append, m.Sync, m.Seal, m.ReadLog, m.Close, m.Look, m.Undo, m.Create),
+    *(m.Stream, m.Adopt),
 )
 _MAX_QUIET_MS: Final = (1 << 32) - 1
 _MAX_TEXT: Final = 512  # characters of an error
@@ -84,6 +86,12 @@ class Member:
                 return self._look(now)
             case m.ReadLog():
                 return self._read_log(message)
+            case m.Stream():
+                last = bool(message.last)
+                piece = message.payload[0]
+                return m.Streamed(replica.take_copy(message.epoch, message.at, piece, last=last))
+            case m.Adopt():
+                replica.adopt(message.epoch, message.keep, message.start, message.ends)
             case m.Append():
                 self._append(message)
             case m.Open():
@@ -97,7 +105,7 @@ class Member:
                 replica.sync()
             case _:
                 raise ReplicaError(f"volume {replica.name}: {type(message).__name__} is not for it")
-        if not isinstance(message, m.Undo):
+        if not isinstance(message, (m.Undo, m.Adopt)):
             self._quiet.answered(now)
         return self._ack()
 

@@ -18,8 +18,8 @@ appended meanwhile, so a deep queue costs one message for many writes and none w
 W of the members (the primary is one) decide what may be acknowledged (acks.py); one that is
 *behind* holds nobody up. Records are kept in memory until every member that is in step has them, up
 to `queue_bytes`: who is further behind gets them from the log. A member that has so little that the
-log does not reach back to it has to get all of the volume as a stream; that is not done here: it
-stays away, and `status` says so.
+log does not reach back to it gets all of the volume as a stream (STREAM, ADOPT), of its state at
+one moment, and goes on from there.
 
 A member that has promised a later epoch ends it all (`Fenced`).
 """
@@ -33,6 +33,7 @@ from transport.group.chain import Chain, common
 from transport.group.kept import Batch, Kept
 from transport.group.link import (
     Asked,
+    Copy,
     Effect,
     Fenced,
     GroupPolicy,
@@ -52,8 +53,9 @@ from transport.peer import messages as m
 from transport.peer.wire import Message
 from volume.metastore_records import Mode
 from volume.replica import Records
+from volume.replicacopy import Copied
 
-NEEDS_ALL = "the log does not reach back to what it has: it needs all of the volume"
+COPYING = "the log does not reach back to what it has: it gets all of the volume"
 
 
 class Renewals(Protocol):
@@ -218,6 +220,8 @@ class Primary:
                 self._refused(link, code, detail, text, now)
             case m.Sealed() if current and link.state is State.SEALING:
                 self._sealed(link, message, now)
+            case m.Streamed() if current and link.state is State.COPYING:
+                self._streamed(link, message.at, now)
             case m.Ack() if message.epoch > self.epoch:
                 self._fence(message.epoch)
             case m.Ack() if message.epoch == self.epoch:
@@ -254,9 +258,14 @@ class Primary:
             return
         theirs = message.chain
         keep = common(theirs, self._chain.extended(self.epoch, self._own.received))
-        if message.epoch != self.epoch or keep is None or keep == (0, 0):
-            self._away(link, now, NEEDS_ALL, self._policy.retry_most_s)
+        if message.epoch != self.epoch:
+            self._away(link, now, f"it promises epoch {message.epoch} for {self.epoch}")
             return
+        if keep is None or keep == (0, 0):
+            link.keep = 0
+            self._copy(link, 0, now)
+            return
+        link.keep = keep[1]
         link.point = keep
         link.received = link.durable = keep[1]
         if theirs.end != keep:
@@ -278,6 +287,9 @@ class Primary:
         elif isinstance(message, m.Undo) and received != message.keep_seq:
             self._away(link, now, f"it has {ack.received} after it was to go back")
             return
+        elif isinstance(message, m.Adopt) and received != message.ends[-1][1]:
+            self._away(link, now, f"it has {ack.received} after all of it was copied")
+            return
         elif isinstance(message, m.Append):
             link.received, link.durable = received, min(ack.durable, received)
             link.point = (message.written, received)
@@ -289,6 +301,9 @@ class Primary:
                 link.retry_at = now + self._policy.again_s
         elif isinstance(message, m.Open):
             link.point = (self.epoch, self._start)
+        elif isinstance(message, m.Adopt):
+            link.point = message.ends[-1]
+            link.received, link.durable = received, min(ack.durable, received)
         if link.point[0] == self.epoch:
             self._join(link)
         if not isinstance(message, m.Sync):
@@ -328,9 +343,47 @@ class Primary:
                 self._have(found.last_seq)
             self._append(link, found.epoch, found.first_seq, found.last_seq, (found.data,), now)
         elif found.more:
-            self._away(link, now, NEEDS_ALL, self._policy.retry_most_s)
+            link.keep = link.point[1]
+            self._copy(link, 0, now)
         else:
             self._go_on(link, now)
+
+    # -- all of it
+
+    def copied(self, tag: int, found: Copied | None, now: float) -> list[Effect]:
+        """A piece of a stream of the volume; None: it could not be read."""
+        asked = self._asked.pop(tag, None)
+        if asked is not None and asked.link.tag == tag and self.fenced is None:
+            link = asked.link
+            link.tag = 0
+            if found is None or found.ends[-1][0] != self.epoch:
+                self._away(link, now, "our volume cannot be copied", self._policy.retry_most_s)
+            else:
+                link.copy = found
+                last = int(found.last)
+                stream = m.Stream(self._volume, self.epoch, found.at, last, (found.data,))
+                self._send(link, stream, now, self._policy.seal_s)
+        return self._effects(now)
+
+    def _copy(self, link: Link, at: int, now: float) -> None:
+        if at == 0:
+            self._lags(link, COPYING)
+        link.state = State.COPYING
+        tag = self._tag(link, None, now)
+        self._out.append(Copy(tag, link.node, at, m.MAX_RECORDS_BYTES))
+
+    def _streamed(self, link: Link, at: int, now: float) -> None:
+        """A member has taken a piece."""
+        copy, link.copy = link.copy, None
+        if copy is None or at != copy.at + len(copy.data):
+            self._away(link, now, f"it has {at} bytes of a stream")
+        elif copy.last:
+            adopt = m.Adopt(self._volume, self.epoch, link.keep, copy.start, copy.ends)
+            self._send(link, adopt, now, self._policy.seal_s)
+        else:
+            self._copy(link, at, now)
+
+    # -- on the way into step
 
     def _step(self, link: Link, seq: int) -> None:
         link.state = State.STEP
@@ -416,8 +469,11 @@ class Primary:
         link.failures += 1
         link.state = State.AWAY
         link.tag = link.sync_tag = 0
-        link.hold = None
+        link.hold = link.copy = None
         link.retry_at = now + pause_s
+        self._lags(link, why)
+
+    def _lags(self, link: Link, why: str) -> None:
         if not link.lags or link.why != why:
             link.lags, link.why = True, why
             self._out.append(Lag(link.node, True, why))

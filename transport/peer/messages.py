@@ -429,6 +429,51 @@ class Undo(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class Streamed(Message):
+    """How much of a stream has come; nothing of it is durable before it has landed."""
+
+    TYPE = 31
+    at: U64
+
+
+@dataclass(frozen=True, slots=True)
+class Stream(Request):
+    """A piece of a stream (docs/stream-format.md) of all of the volume, for a member that the log
+    does not lead to; `at` 0 begins anew. With `last` it is stored, durably, before the answer."""
+
+    TYPE = 30
+    ANSWER = Streamed
+    FRAMES = (1, 1)
+    volume: Uuid
+    epoch: Epoch
+    at: U64
+    last: Bool
+    payload: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt(Request):
+    """Make what came as a stream the volume, at the end of this chain; of what was there versions
+    up to seq `keep` stay. Durable before the answer."""
+
+    TYPE = 38
+    ANSWER = Ack
+    volume: Uuid
+    epoch: Epoch
+    keep: Seq
+    start: Seq
+    ends: Annotated[tuple[tuple[int, int], ...], Many((Int(8), Int(8)), MAX_EPOCHS)]
+
+    def check(self) -> None:
+        try:
+            end = Chain(self.ends, self.start).end
+        except BadChain as error:
+            raise BadMessage(f"Adopt: {error}") from None
+        if end[0] != self.epoch or self.keep > end[1]:
+            raise BadMessage(f"Adopt: {end} in epoch {self.epoch}, keeping {self.keep}")
+
+
+@dataclass(frozen=True, slots=True)
 class Create(Request):
     """Make your part of a new volume, empty, and promise `epoch`; durable before the answer."""
 
@@ -532,7 +577,7 @@ ALL: Final[tuple[type[Message], ...]] = (
     *(Hello, Welcome, Ping, Pong, Error, Cancel, Bye),
     *(Status, NodeStatus, Nodes, NodeList, Join, Joined),
     *(Open, Ack, Append, Sync, Seal, Sealed, ReadLog, Log, Close),
-    *(Look, Looked, Take, Undo, Create),
+    *(Look, Looked, Take, Undo, Create, Stream, Streamed, Adopt),
     *(Have, Want, Chunks, Stored, Get, ChunkList),
 )
 KINDS: Final = {kind.TYPE: kind for kind in ALL}

@@ -20,10 +20,12 @@ from volume.errors import (
     ReplicaError,
     StaleEpoch,
     StoreSealed,
+    VolumeError,
     VolumeExists,
     VolumeReplicated,
 )
-from volume.replica import MAX_VOLUME_EPOCH, Replica, Row
+from volume.replica import MAX_VOLUME_EPOCH, Replica
+from volume.replicarow import Row
 
 VOLUME = b"v" * 16
 SIZE = 64 << 10
@@ -407,3 +409,129 @@ def test_what_a_tap_holds_on_to_can_be_read_from_the_log() -> None:
     source.rig.settle()
     found = source.replica.read(1, 0, TAP_MIN_BUFFER)
     assert (found.first_seq, found.last_seq) == (1, 60)
+
+
+def copied(replica: Replica, source: Source) -> None:
+    """All of the source's volume comes as a stream, in small pieces."""
+    at, last = 0, False
+    while not last:
+        piece = source.replica.copy("a member", at, 3000)
+        assert source.replica.copy("a member", at, 3000) == piece or at == 0
+        last = piece.last
+        for _ in range(2):  # its answer was lost
+            at = replica.take_copy(2, piece.at, piece.data, last=piece.last)
+        assert at == piece.at + len(piece.data)
+
+
+def to_adopt() -> tuple[StoreRig, Replica, Source]:
+    """A member that has undone six records behind ten that it shares, and a stream that came."""
+    source, (rig, replica) = Source(), member()
+    source.begin(1)
+    shared = source.records(10, b"a")
+    replica.append(1, 1, 1, 10, shared)
+    other = Source()
+    other.begin(1)
+    other.records(10, b"a")
+    replica.append(1, 1, 11, 16, other.records(6, b"w"))
+    replica.promise(2)
+    replica.undo(2, (1, 10))
+    source.begin(2)
+    source.records(20, b"b")
+    source.rig.tend()
+    copied(replica, source)
+    return rig, replica, source
+
+
+def test_all_of_a_volume_comes_as_a_stream_and_goes_on() -> None:
+    rig, replica, source = to_adopt()
+    for _ in range(2):
+        replica.adopt(2, 10, 0, ((1, 10), (2, 30)))
+    assert replica.ends() == source.replica.ends() == ((1, 10), (2, 30))
+    assert replica.held == (30, 30)
+    assert rig.store.names() == ["vm1"]
+    assert rig.store.receives() == []
+    replica.append(2, 2, 31, 33, source.records(3, b"c"))
+    for _ in range(2):
+        assert rig.read_version("vm1@seq:33")[:512] == b"c" * 512
+        assert rig.read_version("vm1@seq:30")[:512] == b"b" * 512
+        assert rig.read_version("vm1@seq:10")[:512] == b"a" * 512
+        with pytest.raises(NoSuchVersion):
+            rig.read_version("vm1@seq:16")
+        rig, replica = reopened(rig)
+        rig.settle()
+    assert replica.ends() == ((1, 10), (2, 33))
+
+
+def test_versions_of_another_history_go_when_nothing_is_known_to_be_shared() -> None:
+    source, (rig, replica) = Source(), member()
+    other = Source()
+    other.begin(1)
+    replica.append(1, 1, 1, 6, other.records(6, b"w"))
+    rig.store.snapshots.create("named", ["vm1"])
+    rig.settle()
+    source.begin(1)
+    source.records(20, b"b")
+    replica.promise(2)
+    source.begin(2)
+    copied(replica, source)
+    replica.adopt(2, 0, 0, ((1, 20), (2, 20)))
+    assert rig.read_version("vm1@seq:20")[:512] == b"b" * 512
+    for gone in ("vm1@seq:6", "vm1@seq:3", "vm1@named"):
+        with pytest.raises(NoSuchVersion):
+            rig.read_version(gone)
+
+
+def test_a_stream_is_taken_in_its_order_and_under_the_promise() -> None:
+    source, (rig, replica) = Source(), member()
+    source.begin(1)
+    source.records(10, b"a")
+    replica.promise(2)
+    piece = source.replica.copy("a member", 0, 100)
+    with pytest.raises(OtherRecords, match="no stream"):
+        replica.take_copy(2, 100, piece.data, last=False)
+    with pytest.raises(OtherRecords, match="no stream"):
+        replica.adopt(2, 0, 0, ((2, 10),))
+    with pytest.raises(StaleEpoch):
+        replica.take_copy(1, 0, piece.data, last=False)
+    assert replica.take_copy(2, 0, piece.data, last=False) == 100
+    with pytest.raises(OtherRecords, match="no stream"):
+        replica.take_copy(2, 500, piece.data, last=False)
+    with pytest.raises(VolumeError):
+        replica.take_copy(2, 100, b"not what follows" * 99, last=True)
+    assert rig.store.names() == ["vm1"]
+    assert rig.store.receives() == []
+    with pytest.raises(OtherRecords):
+        source.replica.copy("a member", 7, 100)
+    with pytest.raises(OtherRecords):
+        source.replica.copy("another", 100, 100)
+
+
+def test_a_power_cut_at_any_step_of_an_adoption_leaves_all_of_it_or_nothing() -> None:
+    rng = random.Random(2)
+    chain = ((1, 10), (2, 30))
+    rig, replica, source = to_adopt()
+    first = rig.disk.op_count
+    replica.adopt(2, 10, 0, chain)
+    ends = set()
+    for count in range(1, rig.disk.op_count - first + 2):
+        rig, replica, source = to_adopt()
+        rig.disk.crash_at(count)
+        with suppress(PowerCut, OSError, StoreSealed):
+            replica.adopt(2, 10, 0, chain)
+        state = CrashState(rig.disk.trace)
+        for op in rig.disk.trace.ops:
+            state.apply(op)
+        rig = rig.rebooted(state.drawn("cut", rng))
+        rig.tend()
+        found = rig.store.replicas.get(VOLUME)
+        assert found is not None
+        ends.add(found.ends())
+        assert rig.store.names() == ["vm1"]
+        seq = found.held[0]
+        expected = b"b" if seq == 30 else b"a"
+        assert rig.read_version(f"vm1@seq:{seq}")[:512] == expected * 512
+        if seq != 30:
+            copied(found, source)
+            found.adopt(2, 10, 0, chain)
+        assert rig.read_version("vm1@seq:30")[:512] == b"b" * 512
+    assert ends == {chain, ((1, 10),)}

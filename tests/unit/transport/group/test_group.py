@@ -1,19 +1,36 @@
 """A Primary and its Members over real journals, with a wire that loses and members that die."""
 
 import random
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.group_rig import Group, epochs
+from tests.group_rig import OPTIONS, Group, Node, epochs
 from transport.group.link import State
 from transport.group.takeover import needed
+from transport.peer.messages import Request
+from transport.peer.wire import Message
 from volume.metastore_records import Mode
 
 
 def group(count: int = 3, wanted: int = 2, seed: int = 0, mode: Mode = Mode.MIRROR) -> Group:
     return Group(count, wanted, random.Random(seed), mode)
+
+
+def count_answers(node: Node) -> Counter[str]:
+    """How often each kind of request is answered by a node from now on."""
+    told: Counter[str] = Counter()
+    answer = node.answer
+
+    def count(message: Request, now: float) -> Message:
+        told[type(message).__name__] += 1
+        return answer(message, now)
+
+    node.answer = count  # type: ignore[method-assign]
+    return told
 
 
 def check_all(made: Group) -> None:
@@ -39,21 +56,13 @@ def test_members_are_brought_into_step_and_get_what_is_written() -> None:
 def test_many_writes_are_few_messages() -> None:
     made = group()
     made.settle(1.0)
-    answered = [0]
-    for node in made.others:
-        answer = node.answer
-
-        def count(message, now, answer=answer):  # type: ignore[no-untyped-def]
-            answered[0] += 1
-            return answer(message, now)
-
-        node.answer = count  # type: ignore[method-assign]
+    told = [count_answers(node) for node in made.others]
     for _ in range(20):
         assert made.write()
     while made.step():
         pass
     assert made.acked == 20
-    assert answered[0] <= 4
+    assert [each["Append"] <= 2 for each in told] == [True, True]
 
 
 def test_a_flush_is_done_when_w_have_synced() -> None:
@@ -111,6 +120,63 @@ def test_a_member_that_is_away_holds_nobody_up_and_catches_up_from_the_log() -> 
     made.settle(30.0)
     check_all(made)
     assert {each.why for each in made.primary.status()} == {""}
+
+
+SHORT_LOG = replace(OPTIONS, window_bytes=0, window_s=0)
+
+
+def long_away(made: Group) -> Node:
+    """A member that has missed more than the log of the others has."""
+    made.settle(1.0)
+    away = made.others[0]
+    for _ in range(5):
+        made.write()
+    made.settle(1.0)
+    away.up = False
+    for _ in range(40):
+        made.write()
+        while made.step():
+            pass
+        made.pass_time(0.1)
+    made.node.rig.settle()
+    made.settle(5.0)
+    assert made.acked == made.seq > 30
+    away.up = True
+    return away
+
+
+def test_a_member_that_the_log_does_not_lead_to_gets_all_of_the_volume() -> None:
+    made = Group(3, 2, random.Random(0), options=SHORT_LOG)
+    away = long_away(made)
+    told = count_answers(away)
+    made.settle(60.0)
+    check_all(made)
+    assert told["Stream"] > 2
+    assert told["Adopt"] == 1
+    assert away.rig.store.names() == ["vm1"]
+    for _ in range(5):
+        made.write()
+    made.settle(5.0)
+    check_all(made)
+    away.kill()
+    assert made.content(away) == made.expected(away.chain())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_copy_that_is_disturbed_begins_anew(seed: int) -> None:
+    made = Group(3, 2, random.Random(seed), options=SHORT_LOG)
+    away = long_away(made)
+    made.faults = 0.2
+    for _ in range(150):
+        made.step()
+        if made.rng.random() < 0.1:
+            made.pass_time(1.0)
+        if made.rng.random() < 0.04:
+            away.kill()
+    made.faults = 0.0
+    made.settle(120.0)
+    check_all(made)
+    assert away.rig.store.names() == ["vm1"]
 
 
 def test_what_nobody_else_has_is_undone_when_the_old_primary_comes_back() -> None:
@@ -228,6 +294,17 @@ def play(made: Group, step: str) -> None:
             count = needed(len(made.nodes), made.wanted)
             asked = rng.sample(list(made.nodes), max(count, 1))
             made.take_over(rng.choice(asked), asked)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_long_lives_over_a_short_log(seed: int) -> None:
+    made = Group(3, 2, random.Random(seed), options=SHORT_LOG)
+    made.settle(1.0)
+    made.faults = 0.1
+    kinds = ("write",) * 6 + ("work",) * 6 + ("flush", "time", "kill", "cut", "upkeep", "upkeep")
+    for _ in range(300):
+        play(made, made.rng.choice((*kinds, "off", "on", "late")))
+    heal(made)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -9,6 +9,7 @@ from transport.group.chain import Chain
 from transport.group.kept import Batch, Kept
 from transport.group.lease import RENEW_S, Lease
 from transport.group.link import (
+    Copy,
     Effect,
     Fenced,
     GroupPolicy,
@@ -20,10 +21,11 @@ from transport.group.link import (
     SyncOwn,
     Take,
 )
-from transport.group.primary import NEEDS_ALL, Primary
+from transport.group.primary import COPYING, Primary
 from transport.peer import messages as m
 from volume.metastore_records import Mode
 from volume.replica import Records
+from volume.replicacopy import Copied
 
 VOLUME = b"v" * 16
 A, B, C = (NodeId(name) for name in "abc")
@@ -56,7 +58,7 @@ class Sender:
         """The oldest request to a member that was not answered."""
         return self.sends[member][0].message
 
-    def answer(self, member: NodeId, message: m.Ack | m.Sealed | m.Error) -> None:
+    def answer(self, member: NodeId, message: m.Ack | m.Sealed | m.Streamed | m.Error) -> None:
         send = self.sends[member].pop(0)
         self.add(self.primary.answered(send.tag, message, self.now))
 
@@ -218,7 +220,7 @@ def test_a_lost_tap_is_made_up_for_from_the_log() -> None:
         m.Ack(6, 100, 100),
     ],
 )
-def test_a_later_epoch_ends_it(answer: m.Ack | m.Sealed | m.Error) -> None:
+def test_a_later_epoch_ends_it(answer: m.Ack | m.Sealed | m.Streamed | m.Error) -> None:
     sender = Sender()
     sender.join(C)
     sender.answer(B, answer)
@@ -264,14 +266,50 @@ def test_a_member_cannot_have_more_than_there_is() -> None:
     assert sender.primary.durable == 100
 
 
-def test_a_member_that_shares_nothing_that_is_told_needs_all() -> None:
+def test_a_member_that_shares_nothing_that_is_told_gets_all() -> None:
     sender = Sender()
     sender.answer(B, m.Sealed(5, 0, 50, ((4, 70),)))
-    assert sender.why(B) == NEEDS_ALL
+    assert sender.why(B) == COPYING
+    (copy,) = [each for each in sender.others if isinstance(each, Copy)]
+    assert (copy.member, copy.at) == (B, 0)
+    ends = ((3, 60), (5, 110))
+    sender.others.clear()
+    piece = Copied(0, b"abc", False, 110, 0, ends)
+    sender.add(sender.primary.copied(copy.tag, piece, sender.now))
+    assert sender.next(B) == m.Stream(VOLUME, 5, 0, 0, (b"abc",))
+    sender.answer(B, m.Streamed(3))
+    (copy,) = [each for each in sender.others if isinstance(each, Copy)]
+    assert copy.at == 3
+    piece = Copied(3, b"de", True, 110, 0, ends)
+    sender.add(sender.primary.appended(110, sender.now))
+    sender.add(sender.primary.copied(copy.tag, piece, sender.now))
+    sender.answer(B, m.Streamed(5))
+    assert sender.next(B) == m.Adopt(VOLUME, 5, 0, 0, ends)
+    sender.answer(B, ack(110, 110))
+    assert sender.state(B) in ("in step", "catching up")
+
+
+def test_a_member_that_the_log_does_not_lead_to_keeps_what_it_shares() -> None:
+    sender = Sender()
     sender.answer(C, m.Sealed(5, 0, 0, ((3, 20),)))
     (read,) = [each for each in sender.others if isinstance(each, ReadLog)]
     sender.add(sender.primary.read(read.tag, Records(3, 0, 0, True, b""), sender.now))
-    assert sender.why(C) == NEEDS_ALL
+    assert sender.why(C) == COPYING
+    (copy,) = [each for each in sender.others if isinstance(each, Copy)]
+    piece = Copied(0, b"abc", True, 100, 0, ((3, 60), (5, 100)))
+    sender.add(sender.primary.copied(copy.tag, piece, sender.now))
+    sender.answer(C, m.Streamed(3))
+    assert sender.next(C) == m.Adopt(VOLUME, 5, 20, 0, ((3, 60), (5, 100)))
+
+
+def test_a_volume_that_cannot_be_copied_is_tried_again_later() -> None:
+    sender = Sender()
+    sender.answer(B, m.Sealed(5, 0, 50, ((4, 70),)))
+    (copy,) = [each for each in sender.others if isinstance(each, Copy)]
+    sender.add(sender.primary.copied(copy.tag, None, sender.now))
+    assert sender.state(B) == "away"
+    sender.wait(POLICY.retry_most_s)
+    assert sender.next(B) == m.Seal(VOLUME, 5)
 
 
 def test_an_idle_member_is_asked_for_the_lease() -> None:
