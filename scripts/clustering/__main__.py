@@ -146,7 +146,7 @@ class Cluster:
 
         def connected() -> bool:
             for name in self.nodes:
-                with Client(self._folder / name / "control.sock") as client:
+                with Client(self._control(name)) as client:
                     seen = client.cluster().nodes
                 if sum(each.connected for each in seen) < self._count:
                     return False
@@ -157,23 +157,29 @@ class Cluster:
     # -- while it runs
 
     def explain(self) -> None:
-        first = self.nodes[0]
-        control = f"{self._folder / first / 'control.sock'}"
+        first, last = self.nodes[0], self.nodes[-1]
         say("")
         print(self._blockd("cluster", "show", *self._at(first)), flush=True)
-        lines = ["Try:"]
+        nbd = {name: self._ready(name)["nbd"][0] for name in self.nodes}
+        lines = ["Nodes:"]
         for name in self.nodes:
-            ready = json.loads((self._folder / f"{name}.ready").read_text())
-            nbd = next(each for each in ready["nbd"] if not each.startswith("/"))
+            iscsi = self._ready(name)["iscsi"][0]
             log = self._folder / f"{name}.log"
-            lines.append(f"  {name}  nbd {nbd}  iscsi {ready['iscsi'][0]}  log {log}")
+            lines.append(f"  {name}  nbd {nbd[name]}  iscsi {iscsi}  log {log}")
+        copies = min(self._count, 3)
         lines += [
-            f"  export BLOCKD_CONTROL={control}",
-            f"  {ROOT}/.venv/bin/blockd cluster show",
-            f"  {ROOT}/.venv/bin/blockd volume create demo 1G",
-            f"  kill -9 {self._pid(self.nodes[-1])}   # node {self.nodes[-1]}, and look again",
-            "Ctrl-C ends all of it; the same command goes on with the same data.",
+            "Try, in another terminal:",
+            f"  export PATH={ROOT}/.venv/bin:$PATH BLOCKD_CONTROL={self._control(first)}",
+            f"  blockd cluster create demo 1G --replicas {copies}     # {first} serves it",
+            f"  nbdinfo nbd://{nbd[first]}/demo",
+            "  blockd cluster status --copies",
         ]
+        if self._count > 1:
+            lines += [
+                f"  kill -9 {self._pid(first)}     # {first}; in 10 s another node serves it:",
+                f"  BLOCKD_CONTROL={self._control(last)} blockd cluster status --copies",
+            ]
+        lines.append("Ctrl-C ends all of it; the same command goes on with the same data.")
         print("\n".join(lines), flush=True)
 
     def watch(self) -> None:
@@ -242,8 +248,15 @@ class Cluster:
             raise Trouble(f"blockd {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
+    def _control(self, name: str) -> Path:
+        return self._folder / name / "control.sock"
+
     def _at(self, name: str) -> tuple[str, str]:
-        return ("--control", str(self._folder / name / "control.sock"))
+        return ("--control", str(self._control(name)))
+
+    def _ready(self, name: str) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = json.loads((self._folder / f"{name}.ready").read_text())
+        return found
 
     def _is_node(self, name: str) -> bool:
         path = self._folder / name / "node.json"

@@ -1,6 +1,7 @@
 """scripts/serve --cluster: three nodes and an etcd come up, and all of it ends with a signal."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from blockd.api.client import Client
+from blockd.cli.options import ENVIRONMENT
 from tests.clients import FindTool
 from tests.daemon import STOP_S
 from tests.peer_nodes import until
@@ -28,6 +30,18 @@ def start(folder: Path, log: Path, etcd: str) -> "subprocess.Popen[bytes]":
 def children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
+
+
+def run(line: str, control: Path) -> None:
+    """What a person was told to type."""
+    _, *arguments = shlex.split(line, comments=True)
+    command = [sys.executable, "-m", "blockd", *arguments]
+    subprocess.run(command, check=True, env={**os.environ, ENVIRONMENT: str(control)}, cwd=ROOT)
+
+
+def serving(folder: Path, volume: str) -> bool:
+    with Client(folder / "n1" / "control.sock") as client:
+        return any(each.name == volume and each.primary for each in client.cluster_status().volumes)
 
 
 def test_three_nodes_come_up_and_end_and_come_up_again(
@@ -51,6 +65,11 @@ def test_three_nodes_come_up_and_end_and_come_up_again(
             with Client(folder / "n2" / "control.sock") as client:
                 shown = client.cluster()
             assert [each.name for each in shown.nodes if each.connected] == ["n1", "n2", "n3"]
+            if life == 1:
+                told = log.read_text().splitlines()
+                (create,) = (line for line in told if "blockd cluster create" in line)
+                run(create, folder / "n1" / "control.sock")
+            until(lambda: serving(folder, "demo"), "the volume is served")
             process.send_signal(signal.SIGINT)
             assert process.wait(3 * STOP_S) == 0, log.read_text()
             assert not any(Path(f"/proc/{pid}").exists() for pid in started)
