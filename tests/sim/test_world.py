@@ -5,6 +5,7 @@
 
 import functools
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,6 @@ def test_failure_is_told_with_the_command_that_lives_it_again() -> None:
     told = run([*sim, "--seeds", "1", *options])
     assert told.returncode == 1
     (command,) = [line for line in told.stdout.splitlines() if "scripts/sim --seed 1 " in line]
-    again = run([*sim, *command.split()[1:]])
+    again = run([*sim, *shlex.split(command)[1:]])
     assert again.returncode == 1
     assert "Violation: I4" in again.stdout

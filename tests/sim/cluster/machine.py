@@ -10,23 +10,29 @@ from tests.sim.cluster.timeline import NodeClock
 from tests.sim.crash import survivors
 from tests.sim.image import Image
 from tests.sim.simdisk import SimDisk
-from tests.sim.store_rig import KIB, SEGMENT_BYTES, TracedKeyValue, UnsyncedKeyValue, index_at
+from tests.sim.store_rig import KIB, TracedKeyValue, UnsyncedKeyValue, index_at
 from volume.kv import KeyValue
 from volume.options import StoreOptions
 from volume.scheduler import InlineScheduler
 from volume.store import Store
 
+SEGMENT_BYTES = 32 * KIB
+LONGEST_WRITE = 12 * KIB
+"""That is one record in such a segment: it shows as a whole or not at all."""
+
 OPTIONS = StoreOptions(
-    journal_limit=12 * SEGMENT_BYTES,
+    journal_limit=8 * SEGMENT_BYTES,
     segment_bytes=SEGMENT_BYTES,
     pack_bytes=48 * KIB,
     reserve_bytes=0,
     cache_bytes=64 * KIB,
     manifest_cache_bytes=16 * KIB,
-    window_bytes=64 * SEGMENT_BYTES,  # members catch up from the log, whatever they missed
+    window_bytes=40 * SEGMENT_BYTES,  # members catch up from the log, whatever they missed
     window_s=3600,
     history_keep="",
     compression="none",
+    destage_fill=0.5,
+    gc_interval_s=1e6,  # when the nemesis says so
     gc_condemn_s=0.0,
     damage_patience_s=0.0,
 )

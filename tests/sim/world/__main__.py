@@ -1,6 +1,7 @@
 """Live worlds from seeds: see scripts/sim."""
 
 import itertools
+import shlex
 import subprocess
 import sys
 import time
@@ -16,7 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.sim.world import plan as plans
 from tests.sim.world import workers
 from tests.sim.world.workers import Result, Settings
-from tests.sim.world.world import World
 
 ROOT = Path(__file__).parents[3]
 LINES_EVERY_S = 10.0
@@ -39,8 +39,10 @@ def commit() -> str:
 def replay(seed: int, settings: Settings, steps: str) -> str:
     """The command that runs just that world again."""
     profile = f" --profile {settings.profile}" if settings.profile else ""
-    broken = f" --break {settings.broken}" if settings.broken else ""
-    return f"scripts/sim --seed {seed} --acts {settings.acts}{profile}{broken} --steps {steps}"
+    broken = f" --break {shlex.quote(settings.broken)}" if settings.broken else ""
+    kind = " --cluster" if settings.cluster else ""
+    what = f"--acts {settings.acts}{profile}{broken} --steps {steps}"
+    return f"scripts/sim{kind} --seed {seed} {what}"
 
 
 def main(
@@ -58,10 +60,13 @@ def main(
     shrink_s: Annotated[float, typer.Option(help="Seconds to shrink a failure for.")] = 30.0,
     seed: Annotated[int | None, typer.Option(help="Run just this world.")] = None,
     steps: Annotated[str | None, typer.Option(help="Acts of it to keep, as 0-7,12.")] = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Worlds of several nodes that keep one volume.")
+    ] = False,
     trace: Annotated[bool, typer.Option(help="Print every event of it.")] = False,
 ) -> None:
     """Live worlds from seeds; exit status 1 when a promise was broken."""
-    settings = Settings(acts, profile, broken, shrink_s)
+    settings = Settings(acts, profile, broken, shrink_s, cluster)
     if seed is not None:
         _one(seed, steps, settings, trace)
         return
@@ -88,10 +93,10 @@ def main(
 
 
 def _one(seed: int, steps: str | None, settings: Settings, trace: bool) -> None:
-    plan = plans.drawn(seed, settings.acts, plans.named(settings.profile))
+    plan = settings.plan(seed)
     if steps is not None:
         plan = plan.keep(plans.parse_spans(steps))
-    world = World(plan, tell=print if trace else None, broken=settings.broken)
+    world = settings.world(plan, print if trace else None)
     report = world.live()
     print(f"commit {commit()}, seed {seed}, profile {report.profile}, {report.acts} acts")
     print(", ".join(f"{what} {count}" for what, count in sorted(report.counts.items())))

@@ -8,11 +8,14 @@ import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tests.sim.cluster import plan as cluster_plans
+from tests.sim.cluster.world import ClusterWorld
 from tests.sim.world import plan as plans
+from tests.sim.world.plan import Plan
 from tests.sim.world.shrink import shrunk
 from tests.sim.world.world import Report, World
 
@@ -27,6 +30,18 @@ class Settings:
     profile: str | None = None
     broken: str | None = None
     shrink_s: float = 30.0
+    cluster: bool = False
+    """Worlds of several nodes (tests.sim.cluster), not of one."""
+
+    def plan(self, seed: int) -> Plan:
+        """ValueError: there is no such profile."""
+        if self.cluster:
+            return cluster_plans.drawn(seed, self.acts, cluster_plans.named(self.profile))
+        return plans.drawn(seed, self.acts, plans.named(self.profile))
+
+    def world(self, plan: Plan, tell: Callable[[str], None] | None = None) -> World | ClusterWorld:
+        kind = ClusterWorld if self.cluster else World
+        return kind(plan, tell, broken=self.broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +53,15 @@ class Result:
 
 def lived(seed: int, settings: Settings) -> Result:
     """Run one world; shrink it if it fails."""
-    plan = plans.drawn(seed, settings.acts, plans.named(settings.profile))
-    report = World(plan, broken=settings.broken).live()
+    plan = settings.plan(seed)
+    report = settings.world(plan).live()
     indices = [act.index for act in plan.acts]
     if report.error and settings.shrink_s > 0:
         faulthandler.cancel_dump_traceback_later()
         indices, report = shrunk(
             report,
             indices,
-            lambda kept: World(plan.keep(kept), broken=settings.broken).live(),
+            lambda kept: settings.world(plan.keep(kept)).live(),
             limit_s=settings.shrink_s,
         )
     return Result(report, plans.spans(indices))

@@ -86,7 +86,7 @@ class World:
     def live(self) -> Report:
         run = Threads(str(self.seed))
         self.run = run
-        _still_collector()
+        still_collector()
         logging.disable(logging.CRITICAL)
         error = details = ""
         try:
@@ -306,7 +306,7 @@ def _created(store: Store, name: str, size: int, chunk_size: int) -> VolumeInfo:
 _frozen = False
 
 
-def _still_collector() -> None:
+def still_collector() -> None:
     """Nothing of a world is freed at a moment that depends on what ran before it. What is there
     already is looked at once only."""
     global _frozen

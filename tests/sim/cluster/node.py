@@ -1,0 +1,375 @@
+"""A node of a world: a machine, the process on it, its sessions, and its part of the volume.
+
+The part is the product's (`transport.group.part`), in surroundings that are simulated. The process
+ends by kill -9, by a power cut between two events or in the middle of one, or politely; `power_on`
+starts the next one on what that left.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from native import OP_READ, Request
+from tests.sim.cluster.around import SimAround
+from tests.sim.cluster.clients import Session
+from tests.sim.cluster.machine import Machine
+from tests.sim.cluster.metastore import MetaStoreClient, SimMetaStore
+from tests.sim.cluster.network import Network, Reply, Sessions
+from tests.sim.cluster.plan import Shape
+from tests.sim.cluster.timeline import NodeClock, Process, Timeline
+from tests.sim.simdisk import PowerCut
+from transport.group.acks import NodeId
+from transport.group.link import GroupPolicy
+from transport.group.member import Members
+from transport.group.part import Part
+from transport.peer import messages as m
+from transport.peer.policy import Policy
+from volume.metastore import ClusterRecords
+from volume.replica import Replica
+from volume.store import Store
+from volume.volume import Volume
+
+POLICY = Policy(ping_every_s=2.5, silent_after_s=6.0, reconnect_most_s=3.0)
+"""Fewer pings than in the product, since each costs the simulation time."""
+TEND_S = (0.2, 3.0)  # after something was appended, a store's threads look at what there is to do
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """The one volume of a world. Sizes are bytes."""
+
+    uuid: bytes
+    name: str
+    size: int
+    chunk_size: int
+    shape: Shape
+    queue_bytes: int
+    """Records that a primary keeps for members that lag."""
+
+    def members(self, nodes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(nodes[: self.shape.members])
+
+
+class Surroundings(Protocol):
+    """What a node needs of its world."""
+
+    seed: int
+    timeline: Timeline
+    network: Network
+    metastore: SimMetaStore
+    spec: VolumeSpec
+    names: Sequence[str]
+
+    def note(self, what: str) -> None: ...
+    def count(self, what: str) -> None: ...
+    def crashing(self, node: "Node") -> None:
+        """A node is about to lose its process."""
+
+    def started(self, node: "Node") -> None:
+        """It has one again, which has opened what was left."""
+
+    def opened(self, node: "Node", epoch: int, image: bytes) -> None:
+        """A node begins to serve the volume, which reads as `image`."""
+
+    def cut_client(self, session: Session) -> None: ...
+
+
+class NodeProcess(Process):
+    """A process whose machine may lose its power in the middle of a call."""
+
+    def __init__(self, node: "Node") -> None:
+        super().__init__(node.world.timeline, node.clock)
+        self._node = node
+
+    def run(self, call: Callable[[], None]) -> None:
+        if not self.alive or self.stopped:
+            super().run(call)
+            return
+        try:
+            super().run(call)
+            self._node.look_around(self)
+        except PowerCut:
+            pass  # it was its last
+        except Exception:
+            if not self._node.machine.disk.is_off:  # to C it looks like a disk error
+                raise
+        self._node.look_at_power(self)
+
+
+class Node:
+    def __init__(self, world: Surroundings, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.clock = NodeClock(world.timeline, f"{world.seed}:{name}")
+        self.machine = Machine(self.clock, f"{world.seed}:{name}")
+        self.process: Process = NodeProcess(self)
+        self.process.end()
+        self.part: Part | None = None
+        self.serving: int | None = None
+        """The epoch in which clients are let in."""
+        self.promises: dict[int, set[str]] = {}
+        """By epoch that it took over in: members whose promises said what the volume is."""
+        self.starts = 0
+        self._sessions: Sessions | None = None
+        self._members: Members | None = None
+        self._around: SimAround | None = None
+        self._records: ClusterRecords
+        self._random = random.Random(f"node:{world.seed}:{name}")
+        self._attached: list[Session] = []
+        self._struck_for_s: float | None = None
+        self._tends = False  # soon
+        self._seen_lsn = 0
+
+    @property
+    def up(self) -> bool:
+        return self.process.alive
+
+    @property
+    def replica(self) -> Replica | None:
+        """Its part of the volume, as a store has it that runs."""
+        store = self.machine.store
+        return None if store is None else store.replicas.get(self.world.spec.uuid)
+
+    # -- life
+
+    def power_on(self) -> None:
+        """Start a process, unless there is one."""
+        if self.up:
+            return
+        self.world.network.off.discard(self.name)
+        self.process = process = NodeProcess(self)
+        process.run(self._start)
+
+    def _start(self) -> None:
+        world, process = self.world, self.process
+        self.starts += 1
+        store = self.machine.boot()
+        process.on_due.clear()
+        self._members = Members(store.replicas, self.clock.monotonic())
+        others = [each for each in world.names if each != self.name]
+        self._sessions = Sessions(world.network, process, self.name, others, self, POLICY)
+        etcd = MetaStoreClient(world.metastore, process, self.name)
+        seed = f"{world.seed}:{self.name}:{self.starts}"
+        self._around = SimAround(process, self._sessions, etcd, seed)
+        self._records = ClusterRecords(etcd.view, self.new_token)
+        world.note(f"{self.name[:4]} runs")
+        world.started(self)
+        if self.replica is not None:
+            self.begin_part()
+
+    def new_token(self) -> str:
+        return self._random.randbytes(16).hex()
+
+    def create(self, epoch: int) -> None:
+        """Make its part of the volume, empty."""
+        spec, store = self.world.spec, self.machine.store
+        assert store is not None
+        store.replicas.create(spec.uuid, spec.name, spec.size, 512, spec.chunk_size, epoch)
+        self.process.run(self.begin_part)
+
+    def begin_part(self) -> None:
+        assert self._members is not None
+        assert self._around is not None
+        spec = self.world.spec
+        member = self._members.member(spec.uuid)
+        assert member is not None
+        policy = GroupPolicy(queue_bytes=spec.queue_bytes)
+        self.part = Part(*(self._around, member, self._records, NodeId(self.name), self, policy))
+        self.part.start()
+
+    def crash(self, *, power: bool) -> None:
+        """The process is gone, or the machine's power."""
+        if not self.up:
+            return
+        self.world.crashing(self)
+        self._end(told=not power)
+        if power:
+            self.world.network.off.add(self.name)
+            self.clock.restart(self._random.uniform(0.0, 100.0))
+            self.machine.cut()
+        else:
+            self.machine.kill()
+        self.world.note(f"{self.name[:4]} {'loses power' if power else 'is killed'}")
+
+    def shut_down(self, away_s: float) -> None:
+        """As at SIGTERM, and start again so much later."""
+        if not self.up or self.process.stopped:
+            return
+        process, part = self.process, self.part
+
+        def stopped() -> None:
+            if self.process is process and process.alive:
+                assert self._sessions is not None
+                assert self.machine.store is not None
+                self._sessions.close()
+                self.machine.store.close()
+                self.crash(power=False)
+                self.world.timeline.after(away_s, self.power_on)
+
+        if part is None:
+            process.run(stopped)
+        else:
+            process.run(lambda: part.stop(stopped))
+
+    def _end(self, *, told: bool) -> None:
+        self.process.end()
+        if self._sessions is not None:
+            self.world.network.ended(self._sessions, told=told)
+        if told:
+            self._cut_clients()
+        self._attached.clear()
+        self.part = self._sessions = self._members = self._around = self.serving = None
+        self._struck_for_s = None
+        self._tends = False
+
+    def strike_at(self, operation: int, away_s: float) -> None:
+        """Lose power at the disk's `operation`-th change from now, for so long."""
+        if self.up and self._struck_for_s is None:
+            self._struck_for_s = away_s
+            self.machine.disk.crash_at(operation)
+
+    def look_around(self, process: Process) -> None:
+        """After a call: what has come of it that threads of a daemon would see to?"""
+        if process is not self.process or not process.alive or self._around is None:
+            return
+        if self._around.watched:
+            self._around.look_at_taps()
+        takeover = None if self.part is None else self.part._takeover
+        if takeover is not None and takeover._choice and takeover.epoch not in self.promises:
+            members = takeover._members.items()
+            self.promises[takeover.epoch] = {str(node) for node, one in members if one.promise}
+        store = self.machine.store
+        if store is None or self._tends:
+            return
+        lsn, _, _, ready, *_ = store._journal.state()
+        if lsn != self._seen_lsn or ready <= 1:
+            self._tends = True
+            process.after(self._random.uniform(*TEND_S), lambda: self._tend(store))
+
+    def _tend(self, store: Store) -> None:
+        """What the threads of a store do."""
+        self._tends = False
+        self._seen_lsn = store._journal.state()[0]
+        while store.upkeep._tend_all():
+            pass
+        store.upkeep.destage_if_due()
+
+    def look_at_power(self, process: Process) -> None:
+        """Whether a call has been the last one."""
+        if process is self.process and process.alive and self.machine.disk.is_off:
+            away_s, self._struck_for_s = self._struck_for_s or 1.0, None
+            self.world.count("struck")
+            self.crash(power=True)
+            self.world.timeline.after(away_s, self.power_on)
+
+    def heal(self) -> None:
+        """Nothing more befalls it, and it runs."""
+        self.machine.disk.crash_never()
+        self._struck_for_s = None
+        self.clock.drift(1.0)
+        self.go_on()
+        self.power_on()
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        if self.up:
+            self.process.stop()
+
+    def go_on(self) -> None:
+        if self.up and self.process.stopped:
+            self.process.go_on()
+
+    # -- what other nodes ask
+
+    def asked(self, peer: str, message: m.Request, reply: Reply) -> None:
+        """Called by its sessions."""
+        if self.part is not None and getattr(message, "volume", b"") == self.part.uuid:
+            self.part.asked(message, reply)
+        else:
+            assert self._members is not None
+            reply(self._members.answer(message, self.clock.monotonic()))
+
+    # -- clients
+
+    def opened(self, volume: bytes, epoch: int) -> None:
+        """Called by the part: clients may come."""
+        self.serving = epoch
+        self.world.opened(self, epoch, self.image())
+
+    def closed(self, volume: bytes, why: str) -> None:
+        """Called by the part: none may."""
+        self.world.note(f"{self.name[:4]} serves no more")
+        self.serving = None
+        self._cut_clients()
+
+    def attach(self, client: str) -> int | None:
+        return self.serving
+
+    def serve(
+        self, session: Session, batch: Sequence[Request], done: Callable[[list[Request]], None]
+    ) -> None:
+        if not session.open:
+            return
+        if self.serving != session.epoch:
+            self.world.cut_client(session)
+            return
+        if session not in self._attached:
+            self._attached.append(session)
+        self._volume().submit(batch, done)
+
+    def _cut_clients(self) -> None:
+        attached, self._attached = self._attached, []
+        for session in attached:
+            if session.open:
+                self.world.cut_client(session)
+
+    # -- what the world looks at
+
+    def _volume(self) -> Volume:
+        replica = self.replica
+        assert replica is not None
+        return replica.volume
+
+    def end(self) -> tuple[int, int] | None:
+        """(epoch, seq) of the newest record of its part; None when there is none that runs."""
+        replica = self.replica
+        return None if replica is None else replica.ends()[-1]
+
+    def image(self) -> bytes:
+        """All bytes of the volume as this node has it, whatever it may answer to clients."""
+        volume = self._volume()
+        gate = volume.gate
+        assert gate is not None
+        request = Request(OP_READ, 0, volume.size)
+        if gate.shut:  # for this moment only, in which nobody else asks
+            volume.core.gate_open(volume.seq, False, 0)
+        _, reads, _, _ = volume.core.submit([request], self.clock.now_ns())
+        if reads:
+            volume._reader.submit(volume.target(), reads, lambda _: None)
+        if gate.shut:
+            volume.core.gate_shut()
+        assert isinstance(request.data, (bytes, bytearray)), request.message
+        return bytes(request.data)
+
+    # -- what the nemesis and operators do
+
+    def move_to(self, node: str, then: Callable[[str | None], None]) -> None:
+        """An operator has another node be the primary."""
+        part = self.part
+        if part is not None:
+            self.process.run(lambda: part.move(NodeId(node), then))
+
+    def tidy(self, *, collect: bool) -> None:
+        """A round of the destager, and of gc."""
+        store = self.machine.store
+        if store is not None:
+            self.process.run(lambda: _tidy(store, collect))
+
+
+def _tidy(store: Store, collect: bool) -> None:
+    store.destage()
+    if collect:
+        store.collect()
+    while store.tend():
+        pass

@@ -1,0 +1,239 @@
+"""Rules of a journal group that worlds break on purpose, to see whether that is noticed.
+
+Each is broken by taking the step out of the product that keeps it, for as long as a world lives.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+from unittest.mock import patch
+
+from native import OP_READ
+from transport.group import lease, takeover, takeover_run
+from transport.group.acks import Acks, NodeId
+from transport.group.chain import Chain
+from transport.group.mending import Mending
+from transport.group.part import Part
+from transport.group.primary import Primary
+from transport.group.takeover import Choice
+from transport.group.takeover_run import Takeover
+from volume import gate
+from volume.metastore import Done, Lost, Outcome, Row
+from volume.replica import Replica
+
+Instead = tuple[Any, str, Any]
+"""Owner, name, and what is there instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    promise: str
+    """What the product does, and is kept from doing."""
+    broken: tuple[Instead, ...]
+
+
+# -- acknowledgements
+
+
+def _one_less(acks: Acks, seqs: Any) -> int:
+    found: int = sorted(seqs, reverse=True)[max(0, acks._wanted - 2)]
+    return found
+
+
+def _seen_by_nobody(request: Any) -> tuple[int, bool] | None:
+    if request.op == OP_READ:
+        return 0, False
+    return (request.wait_seq, request.wait_durable) if request.waits else None
+
+
+def _says_so_only(replica: Replica) -> None:
+    replica._durable = replica._seq()
+
+
+# -- promises
+
+
+def _promise_in_memory(replica: Replica, epoch: int) -> None:
+    with replica._lock:
+        replica._check(epoch)
+        if replica._serving is not None and replica._serving < epoch:
+            replica._stop_serving(epoch)
+        replica._sync()
+        replica._row = replace(replica._row, promised=max(epoch, replica._row.promised))
+
+
+def _keep_promises_only(replica: Replica, row: Any) -> None:
+    """What has begun is kept with the next promise."""
+    if row.promised != replica._row.promised:
+        _kept(replica, row)
+    else:
+        replica._row = row
+
+
+_kept = Replica._keep
+
+
+def _any_epoch(replica: Replica, epoch: int) -> None:
+    pass
+
+
+# -- takeovers
+
+_begun = Takeover.__init__
+
+
+def _with_a_promise_less(takeover: Takeover, *arguments: Any, **options: Any) -> None:
+    _begun(takeover, *arguments, **options)
+    takeover._needed = max(1, takeover._needed - 1)
+    takeover._enough = takeover._needed
+
+
+def _one_needed_less(members: int, wanted: int) -> int:
+    return max(1, members - wanted)
+
+
+def _longest(promises: Mapping[NodeId, Chain], members: int, wanted: int) -> Choice | None:
+    if len(promises) < takeover.needed(members, wanted):
+        return None
+    source = max(promises, key=lambda node: (promises[node].seq, node))
+    chain = promises[source]
+    others = {node: own for node, own in promises.items() if own.end != chain.end}
+    tasks = (takeover.task_of(node, own, chain, source) for node, own in others.items())
+    return Choice(chain, source, tuple(tasks))
+
+
+_claimed = Takeover._claimed
+
+
+def _won_anyway(takeover: Takeover, outcome: Outcome, tries: Any, now: float) -> Any:
+    if isinstance(outcome, Lost):
+        (change,) = tries.transaction.changes
+        revision = outcome.rows[0].revision if outcome.rows[0] is not None else 1
+        outcome = Done((Row(change.key, change.value or b"", revision),))
+    return _claimed(takeover, outcome, tries, now)
+
+
+# -- the primary
+
+_heard = Primary._heard
+
+
+def _open_at_once(primary: Primary, node: NodeId, held: Any) -> None:
+    wanted, primary._wanted = primary._wanted, 1
+    _heard(primary, node, held)
+    primary._wanted = wanted
+
+
+_sealed = Primary._sealed
+
+
+def _as_if_ours(primary: Primary, link: Any, message: Any, now: float) -> None:
+    """What a member has is taken to be the beginning of what we have."""
+    seq = min(message.chain.seq, primary._own.received)
+    link.point = (primary._chain.extended(primary.epoch, primary._own.received).end[0], seq)
+    link.received = link.durable = seq
+    primary._go_on(link, now)
+
+
+_read = Replica.read
+
+
+def _one_further(replica: Replica, epoch: int, after: int, limit: int) -> Any:
+    found = _read(replica, epoch, after, limit)
+    if found.first_seq and found.last_seq > found.first_seq:
+        return _read(replica, found.epoch, found.first_seq, limit)
+    return found
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+RULES: Mapping[str, Rule] = {
+    "ack before W": Rule(
+        "a write is acknowledged when W members have it in their journals",
+        ((Acks, "_least_of_most", _one_less),),
+    ),
+    "flush before W disks": Rule(
+        "a flush is acknowledged when W members have synced what is before it",
+        ((Acks, "durable", property(lambda acks: acks._acked)),),
+    ),
+    "a member that only says it has synced": Rule(
+        "what a member calls durable is on its disk",
+        ((Replica, "_sync", _says_so_only),),
+    ),
+    "reads do not wait for W": Rule(
+        "a read that saw a record is answered when W members have it",
+        ((gate, "_judged", _seen_by_nobody),),
+    ),
+    "a promise in memory": Rule(
+        "a promise is durable before it is given",
+        ((Replica, "promise", _promise_in_memory),),
+    ),
+    "an epoch that is noted in memory": Rule(
+        "W members have noted, durably, where an epoch begins, before it is read from",
+        ((Replica, "_keep", _keep_promises_only),),
+    ),
+    "records of a sealed epoch are taken": Rule(
+        "who has promised an epoch takes nothing in the name of an earlier one",
+        ((Replica, "_check", _any_epoch), (Replica, "_check_promised", _any_epoch)),
+    ),
+    "a promise too few": Rule(
+        "a takeover needs R-W+1 promises",
+        (
+            (Takeover, "__init__", _with_a_promise_less),
+            (takeover, "needed", _one_needed_less),
+        ),
+    ),
+    "the longest wins": Rule(
+        "of what members have, the newest epoch counts before the length",
+        ((takeover_run, "choose", _longest),),
+    ),
+    "a lost transaction is taken for a won one": Rule(
+        "who does not win the transaction does not take the volume over",
+        ((Takeover, "_claimed", _won_anyway),),
+    ),
+    "open before W know": Rule(
+        "nobody reads from an epoch before W members have noted that it began, and answer",
+        (
+            (Primary, "_heard", _open_at_once),
+            (lease.Lease, "renewed_at", property(lambda lease: 1e9)),
+        ),
+    ),
+    "no wait for the lease": Rule(
+        "a takeover waits until no earlier primary can be answering reads",
+        ((Takeover, "free_at", property(lambda takeover: -inf)),),
+    ),
+    "a lease longer than the wait": Rule(
+        "a primary answers no read after its lease, which is shorter than the wait",
+        ((lease, "READS_S", 40.0),),
+    ),
+    "a primary that ignores refusals": Rule(
+        "who is refused, or has promised a later epoch itself, serves no more",
+        (
+            (Primary, "_fence", _nothing),
+            (Replica, "_stop_serving", _nothing),
+            (Part, "_own_promise", _nothing),
+        ),
+    ),
+    "nothing is undone": Rule(
+        "what a member has beside the state that was chosen is undone",
+        ((Primary, "_sealed", _as_if_ours), (Mending, "start", _nothing)),
+    ),
+    "catching up skips a record": Rule(
+        "a member that catches up gets every record",
+        ((Replica, "read", _one_further),),
+    ),
+}
+
+
+@contextlib.contextmanager
+def broken_rule(name: str | None) -> Iterator[None]:
+    """Break a rule while the context lasts. KeyError."""
+    with contextlib.ExitStack() as stack:
+        if name is not None:
+            for owner, attribute, instead in RULES[name].broken:
+                stack.enter_context(patch.object(owner, attribute, instead))
+        yield

@@ -1,0 +1,157 @@
+"""What the disks of all nodes hold, whatever anybody says of it.
+
+A power cut *harms* a member when records are gone that it had: it may have been one of the W that
+an acknowledgement counted. So when a node begins to serve, the volume must have all that was
+acknowledged unless W members or more were harmed, or had no say in it; then it still has to be a
+prefix with all that was flushed in it.
+"""
+
+from collections.abc import Collection
+from typing import Protocol
+
+from tests.sim.cluster.history import History
+from tests.sim.cluster.metastore import SimMetaStore
+from tests.sim.cluster.node import Node, VolumeSpec
+from tests.sim.world.stamps import Violation
+from volume.metastore import ClusterRecords, Done
+from volume.metastore_records import ClusterRecord, GroupState, Mode, VolumeGroup
+
+End = tuple[int, int]
+"""(epoch, seq) of a member's newest record."""
+
+
+class Surroundings(Protocol):
+    """What it looks at."""
+
+    nodes: dict[str, Node]
+    metastore: SimMetaStore
+    history: History
+    spec: VolumeSpec
+
+    def note(self, what: str) -> None: ...
+    def count(self, what: str) -> None: ...
+    def primary(self) -> Node | None: ...
+
+
+class Truth:
+    def __init__(self, world: Surroundings) -> None:
+        self._world = world
+        self._harmed: dict[str, End] = {}
+        self._before: dict[str, End] = {}  # of nodes that are down, when they went
+        self._newest_epoch = 0
+
+    # -- the beginning
+
+    def found_cluster(self) -> None:
+        """The volume is made, with an empty part on each of its members, and nobody serves it."""
+        world, spec = self._world, self._world.spec
+        records = ClusterRecords(world.metastore.view("setup"), lambda: "0" * 32)
+        members = spec.members(list(world.nodes))
+        group = VolumeGroup(
+            *(spec.uuid.hex(), spec.name, 1, None, members),
+            *(spec.shape.members, spec.shape.wanted, spec.shape.mode),
+            *(None, "main", GroupState.CLOSED),
+        )
+        cluster = ClusterRecord("c" * 32, 0)
+        for transaction in (records.found(cluster), records.create_volume(group)):
+            outcome = records.commit(transaction)
+            assert isinstance(outcome, Done)
+        for name in members:
+            world.nodes[name].create(1)
+
+    # -- what happens
+
+    def crashing(self, node: Node) -> None:
+        """The node is about to lose its process or power."""
+        end = node.end()
+        if end is not None:
+            self._before[node.name] = max(end, self._before.get(node.name, end))
+
+    def started(self, node: Node) -> None:
+        """It runs again: what is left?"""
+        before, end = self._before.pop(node.name, None), node.end()
+        if before is not None and (end is None or end < before):
+            self._world.count("harmed")
+            self._world.note(f"{node.name[:4]} has {end} of {before}")
+            self._harmed[node.name] = max(before, self._harmed.get(node.name, before))
+
+    def opened(self, epoch: int, image: bytes, asked: Collection[str]) -> None:
+        """A node begins to serve; `asked`: members whose promises told it what the volume is."""
+        world, shape = self._world, self._world.spec.shape
+        if epoch <= self._newest_epoch:
+            return  # too late: what it shows is stale, which clients will notice
+        self._newest_epoch = epoch
+        members = world.spec.members(list(world.nodes))
+        misled = [each for each in asked if each in self._harmed]
+        lost = [each for each in members if each not in asked or each in self._harmed]
+        if shape.mode is Mode.MIRROR and misled and len(lost) >= shape.wanted:
+            world.count("opened after loss")
+            world.history.taken_over_after_loss(image)
+        else:
+            world.history.taken_over(image)
+        self._recovered()
+
+    def _recovered(self) -> None:
+        """Who has again what it had lost?"""
+        for name, harmed in list(self._harmed.items()):
+            end = self._world.nodes[name].end()
+            if end is not None and end >= harmed:
+                del self._harmed[name]
+
+    def check_status(self) -> None:
+        """What the primary says of a member, its disk has: unless that has lost power since, which
+        the primary may not have heard. Violation."""
+        world = self._world
+        primary = world.primary()
+        if primary is None or primary.part is None or not primary.part.serving:
+            return
+        status = primary.part.status()
+        for each in status.members:
+            name = str(each.member)
+            node = world.nodes[name]
+            replica = node.replica
+            if replica is None or name in self._harmed or replica.promised != primary.serving:
+                continue
+            received, durable = replica.held
+            if each.received > received or each.durable > durable:
+                raise Violation(
+                    f"I10 status says that {name[:4]} has {each.received} records, "
+                    f"{each.durable} of them durable; it has {received} and {durable}"
+                )
+
+    # -- the end
+
+    def settled(self) -> bool:
+        """Whether every member has all of the volume, and the primary says so."""
+        world = self._world
+        primary = world.primary()
+        if primary is None:
+            return False
+        members = world.spec.members(list(world.nodes))
+        whole = all(world.nodes[name].end() == primary.end() for name in members)
+        return whole and self._copies(primary) == sorted(members)
+
+    @staticmethod
+    def _copies(primary: Node) -> list[str]:
+        """Members that have all of the volume, as status says."""
+        assert primary.part is not None
+        status = primary.part.status()
+        whole = [each for each in status.members if each.received >= status.received]
+        return sorted(str(each.member) for each in whole)
+
+    def last_look(self) -> None:
+        """All is healed, and nobody writes. Violation."""
+        world = self._world
+        primary = world.primary()
+        if primary is None or primary.part is None:
+            raise Violation("I13 nobody serves the volume although all is healed")
+        members = world.spec.members(list(world.nodes))
+        if not self.settled():
+            ends = {name[:4]: world.nodes[name].end() for name in members}
+            copies = [name[:4] for name in self._copies(primary)]
+            raise Violation(f"I10 all is healed; disks hold {ends}, and status says {copies}")
+        image = primary.image()
+        world.history.final(image)
+        for name in members:
+            if world.nodes[name].image() != image:
+                raise Violation(f"I10 {name[:4]} has another volume than {primary.name[:4]}")

@@ -1,0 +1,209 @@
+"""A world of several nodes that keep one volume, clients of it, and a nemesis, all from one seed.
+
+    ClusterWorld(plan).live() -> Report
+
+Clients and nemesis act by the plan. Then everything is healed; within `HEALED_S` seconds of its own
+time each client has to get something written, flushed and read, and each member has to have a copy
+of all of it. The history checker hears what clients are told, and what the volume is each time that
+a node begins to serve it (`tests.sim.cluster.history`); what status says is held against what disks
+hold (`tests.sim.cluster.truth`).
+"""
+
+import gc
+import hashlib
+import logging
+import random
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from tests.sim.cluster import plan as plans
+from tests.sim.cluster.clients import Client, Server, Session, Wire
+from tests.sim.cluster.history import History
+from tests.sim.cluster.metastore import SimMetaStore
+from tests.sim.cluster.nemesis import Nemesis
+from tests.sim.cluster.network import Network
+from tests.sim.cluster.node import Node, VolumeSpec
+from tests.sim.cluster.rules import broken_rule
+from tests.sim.cluster.timeline import Timeline
+from tests.sim.cluster.truth import Truth
+from tests.sim.store_rig import KIB
+from tests.sim.world.plan import NEMESIS, Act, Plan
+from tests.sim.world.stamps import Violation
+from tests.sim.world.world import Report, still_collector
+from transport.peer import messages as m
+from transport.peer.wire import Frames
+
+SIZE, CHUNK = 32 * KIB, 4 * KIB
+PAUSE_S = 1.2  # between two acts of a client, on average
+NEMESIS_PAUSE_S = 4.0
+TROUBLED_S = 400.0  # clients that have not done what they wanted by then do it when all is healed
+HEALED_S = 90.0
+"""Within so long all is well again: the longest pause between two tries, and a takeover."""
+LOG_LINES = 60
+
+
+class ClusterWorld:
+    def __init__(
+        self,
+        plan: Plan,
+        tell: Callable[[str], None] | None = None,
+        *,
+        broken: str | None = None,
+    ) -> None:
+        """`tell` is called with each event. `broken`: a rule of `tests.sim.cluster.rules` that the
+        product is made to break, to see whether that is noticed."""
+        self.plan = plan
+        self.seed = plan.seed
+        self.notes: deque[str] = deque(maxlen=LOG_LINES)
+        self.counts: Counter[str] = Counter()
+        self.timeline = Timeline()
+        shape = plans.drawn_shape(plan.seed)
+        self.network = Network(self.timeline, str(plan.seed), self._carried)
+        self.wire: Wire = self.network
+        self.metastore = SimMetaStore(self.timeline, str(plan.seed))
+        rng = random.Random(f"nodes:{plan.seed}")
+        self.names: Sequence[str] = tuple(rng.randbytes(16).hex() for _ in range(shape.nodes))
+        queue_bytes = rng.choice((8, 64, 1024)) * KIB
+        self.spec = VolumeSpec(rng.randbytes(16), "volume", SIZE, CHUNK, shape, queue_bytes)
+        self.history = History(SIZE)
+        self.nodes = {name: Node(self, name) for name in self.names}
+        self.truth = Truth(self)
+        self.nemesis = Nemesis(self, plans.CLIENTS)
+        self.clients = {name: Client(self, name, plan.of(name), PAUSE_S) for name in plans.CLIENTS}
+        self._tell = tell
+        self._broken = broken
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def live(self) -> Report:
+        error = details = ""
+        still_collector()
+        logging.disable(logging.CRITICAL)
+        try:
+            with broken_rule(self._broken):
+                self._live()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            details = "".join(traceback.format_exception(failure))
+        finally:
+            logging.disable(logging.NOTSET)
+            gc.enable()
+        self.counts["events"] += self.timeline.event_count
+        self.counts["messages"] += self.network.message_count
+        self.counts["operations"] += self.history.operations
+        return Report(
+            *(self.seed, self.plan.profile.name, self._digest.hexdigest(), len(self.plan.acts)),
+            *(error, details, self.counts, self.timeline.now_s),
+        )
+
+    # -- what others use
+
+    def note(self, what: str) -> None:
+        """An event of the run: part of its digest."""
+        line = f"{self.timeline.now_ns} {what}"
+        self.notes.append(line)
+        if self._tell is not None:
+            self._tell(line)
+        self._digest.update(line.encode())
+
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
+
+    def servers(self) -> list[Server]:
+        return list(self.nodes.values())
+
+    def primary(self) -> Node | None:
+        serving = [node for node in self.nodes.values() if node.serving is not None]
+        return max(serving, key=lambda node: node.serving or 0, default=None)
+
+    def answered(self, kind: str, node: str) -> None:
+        self.nemesis.happened(kind, [node])
+        if kind == "flush":
+            self.truth.check_status()
+
+    def crashing(self, node: Node) -> None:
+        self.truth.crashing(node)
+
+    def started(self, node: Node) -> None:
+        self.truth.started(node)
+
+    def reset_client(self, client: str) -> None:
+        session = self.clients[client].session
+        if session is not None:
+            self.clients[client].cut(session)
+
+    def cut_client(self, session: Session) -> None:
+        client = self.clients[session.client]
+        if self.network.reaches(session.node, session.client):
+            self.timeline.after(self.network.delay_s(), lambda: client.cut(session))
+
+    def opened(self, node: Node, epoch: int, image: bytes) -> None:
+        """A node begins to serve the volume, which reads as `image`."""
+        self.note(f"{node.name[:4]} serves epoch {epoch}")
+        self.count("opened")
+        self.truth.opened(epoch, image, node.promises[epoch])
+        self.nemesis.happened("opened", [node.name])
+
+    def _carried(self, source: str, target: str, frames: Frames) -> None:
+        head = memoryview(frames[0])
+        kind = m.KINDS[head[5]].__name__
+        if kind not in ("Ping", "Pong"):
+            self.note(f"{source[:4]} > {target[:4]} {kind} {sum(map(len, frames))}")  # type: ignore[arg-type]
+            self.nemesis.happened(kind, (source, target))
+
+    # -- life
+
+    def _live(self) -> None:
+        for node in self.nodes.values():
+            node.power_on()
+        self.truth.found_cluster()
+        self.timeline.run(1.0)
+        for client in self.clients.values():
+            client.begin()
+        self._schedule(self.plan.of(NEMESIS))
+        self._run(TROUBLED_S, lambda: self._acts_left == 0 and self._idle())
+        self.nemesis.heal()
+        self.note("healed")
+        healed_s = self.timeline.now_s
+        for number, client in enumerate(self.clients.values()):
+            client.add(Act(len(self.plan.acts) + number, client.name, "probe"))
+        self._run(HEALED_S, self._idle)
+        if not self._idle():
+            waiting = [client.name for client in self.clients.values() if not client.idle]
+            raise Violation(
+                f"I13 {HEALED_S:g} s after all was healed {', '.join(waiting)} still wait"
+            )
+        self.counts["healed ms"] += round(1000 * (self.timeline.now_s - healed_s))
+        self._run(HEALED_S, self.truth.settled)
+        self.truth.last_look()
+
+    def _idle(self) -> bool:
+        return all(client.idle for client in self.clients.values())
+
+    def _run(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Let time pass until something is so."""
+        ends = self.timeline.now_s + seconds
+        while self.timeline.now_s < ends and not over():
+            if not self.timeline.step():
+                return
+
+    def _schedule(self, acts: list[Act]) -> None:
+        """Acts of the nemesis, one after the other."""
+        self._acts_left = len(acts)
+        at_s = 0.0
+        for act in acts:
+            rng = random.Random(f"{self.seed}:{act.index}")
+            at_s += rng.expovariate(1 / NEMESIS_PAUSE_S)
+            self.timeline.after(at_s, lambda act=act, rng=rng: self._trouble(act, rng))  # type: ignore[misc]
+
+    def _trouble(self, act: Act, rng: random.Random) -> None:
+        self._acts_left -= 1
+        self.truth.check_status()
+        self.nemesis.act(act, rng)
+
+
+def lived(seed: int, acts: int) -> Report:
+    """Run the world of a seed."""
+    return ClusterWorld(plans.drawn(seed, acts)).live()

@@ -1,0 +1,101 @@
+"""Worlds of several nodes: that they are the same each time, hold what they are to try, and fail
+when a rule of the product is broken.
+
+`scripts/sim --cluster` lives as many as there is time for; test_cluster_worlds_*.py some each time.
+"""
+
+import functools
+import os
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.sim.cluster import plan as plans
+from tests.sim.cluster.gate import ACTS
+from tests.sim.cluster.rules import RULES
+from tests.sim.cluster.world import ClusterWorld, lived
+
+ROOT = Path(__file__).parents[2]
+NOTICED_WITHIN = 100  # worlds; the first of them do today
+
+NOTICED_BY = {
+    "ack before W": (None, 6),
+    "flush before W disks": (None, 1),
+    "a member that only says it has synced": (None, 1),
+    "reads do not wait for W": ("network", 14),
+    "a promise in memory": ("network", 80),
+    "an epoch that is noted in memory": ("crashes", 1),
+    "records of a sealed epoch are taken": ("network", 28),
+    "a promise too few": ("network", 11),
+    "the longest wins": ("network", 7),
+    "a lost transaction is taken for a won one": ("metastore", 23),
+    "open before W know": ("network", 51),
+    "no wait for the lease": ("network", 89),
+    "a lease longer than the wait": ("network", 51),
+    "a primary that ignores refusals": (None, 1),
+    "nothing is undone": (None, 2),
+    "catching up skips a record": (None, 1),
+}
+"""Profile, and the seed to begin with, so that it does not take long."""
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_broken_rule_is_noticed(rule: str) -> None:
+    profile, first = NOTICED_BY[rule]
+    for seed in range(first, first + NOTICED_WITHIN):
+        plan = plans.drawn(seed, ACTS, plans.named(profile))
+        if ClusterWorld(plan, broken=rule).live().error.startswith("Violation: "):
+            return
+    pytest.fail(f"{NOTICED_WITHIN} worlds of {profile} from {first} on do not notice it")
+
+
+def test_worlds_hold_what_they_are_to_try() -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(1, 26):
+        counts += lived(seed, ACTS).counts
+    for what in ("struck", "harmed", "moved", "opened", "error ESHUTDOWN", "gave up", "reads"):
+        assert counts[what], what
+    assert counts["opened"] > 40
+    assert counts["opened after loss"] < counts["opened"] / 5  # few of them may lose anything
+
+
+def test_every_profile_and_shape_is_drawn() -> None:
+    seeds = range(1, 101)
+    drawn = {plans.drawn(seed, ACTS).profile.name for seed in seeds}
+    assert drawn == {profile.name for profile, _ in plans.PROFILES}
+    assert len({plans.drawn_shape(seed) for seed in seeds}) > 5
+
+
+def test_other_process_lives_the_same_worlds() -> None:
+    """Whatever the order of its sets is, and wherever its objects lie."""
+    seeds = (1, 2, 3, 7, 12)
+    code = (
+        "from tests.sim.cluster.world import lived\n"
+        f"for seed in {seeds}: print(lived(seed, {ACTS}).digest)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == [lived(seed, ACTS).digest for seed in seeds]
+
+
+def test_failure_is_shrunk_and_told_with_the_command_that_lives_it_again() -> None:
+    rule = "a primary that ignores refusals"
+    options = ["--cluster", "--acts", "30", "--shrink-s", "2", "--break", rule]
+    run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
+    sim = [sys.executable, "-m", "tests.sim.world"]
+    told = run([*sim, "--seeds", "4", "--from", "1", *options])
+    assert told.returncode == 1
+    command = next(line for line in told.stdout.splitlines() if "scripts/sim --cluster" in line)
+    again = run([*sim, *shlex.split(command)[1:]])
+    assert again.returncode == 1
+    assert "Violation: I" in again.stdout
