@@ -7,6 +7,7 @@ from blockd.api.cluster_types import (
     ClusterStatus,
     ClusterVolume,
     CopyInfo,
+    LocalVolume,
     MovedVolume,
 )
 from volume.metastore_records import Mode
@@ -49,6 +50,10 @@ class FakeVolumes:
         self.made: tuple[object, ...] = ()
         self.moved: tuple[str, str] | None = None
         self.error: Exception | None = None
+        self.local = [LocalVolume("vm1", True, 2, 3, (("n2", 0), ("n3", 7)))]
+
+    def here(self) -> list[LocalVolume]:
+        return self.local
 
     def status(self) -> ClusterStatus:
         nodes = tuple(

@@ -59,6 +59,21 @@ class ClusterVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalVolume:
+    """A volume of the cluster at one of its members, without asking the others."""
+
+    name: str
+    serving: bool
+    """Whether clients are let in here."""
+    copies: int
+    """Members that have all of it, this one included; 0 where it is not the primary..."""
+    wanted: int
+    """...and how many members there are; 0 where it is not the primary."""
+    behind: tuple[tuple[str, int], ...]
+    """By name of each other member, how many records it lacks; empty likewise."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterNodeInfo:
     node: str
     name: str

@@ -9,7 +9,7 @@ from typing import IO, Protocol
 
 from blockd.access.book import AccessBook
 from blockd.accounts import Accounts
-from blockd.api.cluster_types import ClusterStatus, ClusterVolume, MovedVolume
+from blockd.api.cluster_types import ClusterStatus, ClusterVolume, LocalVolume, MovedVolume
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
 from blockd.certificates import Certificate
@@ -170,6 +170,9 @@ class Volumes(Protocol):
     """Volumes that several nodes have; calls wait. VolumeError, TransportError."""
 
     def status(self) -> ClusterStatus: ...
+    def here(self) -> list[LocalVolume]:
+        """Those of which this node is a member; nobody is asked."""
+
     def create(
         self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode
     ) -> ClusterVolume: ...

@@ -10,12 +10,12 @@ All of it runs on the sessions' thread, but for what says otherwise.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Final
 
-from blockd.api.cluster_types import ClusterStatus, ClusterVolume, MovedVolume
+from blockd.api.cluster_types import ClusterStatus, ClusterVolume, LocalVolume, MovedVolume
 from blockd.api.types import ClusterInfo
 from blockd.cluster.around import DaemonAround
 from blockd.cluster.making import CannotMake, Wanted, choose_members, make
@@ -23,6 +23,7 @@ from blockd.cluster.status import Asking
 from transport.errors import TransportError
 from transport.group.acks import NodeId
 from transport.group.leading import tap_bytes
+from transport.group.link import State
 from transport.group.member import ASKED_OF_MEMBERS, Members
 from transport.group.part import Part, PartStatus
 from transport.peer import caller
@@ -117,6 +118,11 @@ class ClusterVolumes:
         """Nodes and volumes, by asking all members. TransportError."""
         asking = Asking(self._sessions, self._records, self._info())
         return asking.status(self._statuses())
+
+    def here(self) -> list[LocalVolume]:
+        """Volumes as this node alone knows them. TransportError."""
+        names = {each.node: each.name for each in self._info().nodes}
+        return [_local(part, names) for part in self._statuses()]
 
     def create(
         self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode
@@ -230,3 +236,19 @@ class ClusterVolumes:
         replica = self._replicas.get(volume)
         if replica is not None:
             self.cut(replica.name, why)
+
+
+def _local(part: PartStatus, names: Mapping[str, str]) -> LocalVolume:
+    first, *others = part.members or (None,)
+    in_step = sum(each is not None and each.state == State.STEP.value for each in others)
+    return LocalVolume(
+        name=part.name,
+        serving=part.doing == "serving",
+        copies=0 if first is None else 1 + in_step,
+        wanted=len(part.members),
+        behind=tuple(
+            (names.get(each.member, each.member), max(0, part.received - each.received))
+            for each in others
+            if each is not None
+        ),
+    )

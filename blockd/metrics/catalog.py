@@ -322,6 +322,28 @@ DEFINITIONS: Final = (
         "1 while etcd cannot be read, or this node is not in its cluster.",
         lambda f: None if f.cluster is None else float(bool(f.cluster.problem)),
     ),
+    _by_volume(
+        "volume_serving",
+        "Of volumes that several nodes have: 1 where clients are let in, 0 at the other members.",
+        lambda f: ((v.name, float(v.serving)) for v in f.shared),
+    ),
+    _by_volume(
+        "volume_copies",
+        "Members that have all of it; told by the primary.",
+        lambda f: ((v.name, v.copies) for v in f.shared if v.wanted),
+    ),
+    _by_volume(
+        "volume_copies_wanted",
+        "Members that it has; told by the primary.",
+        lambda f: ((v.name, v.wanted) for v in f.shared if v.wanted),
+    ),
+    Definition(
+        "volume_copy_behind_records",
+        "gauge",
+        "Records that a member lacks; told by the primary.",
+        lambda f: [((v.name, peer), float(n)) for v in f.shared for peer, n in v.behind],
+        ("volume", "peer"),
+    ),
     # -- the daemon
     Definition(
         "tls_certificate_expiry_timestamp_seconds",

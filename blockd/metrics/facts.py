@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blockd.accounts import Accounts
+from blockd.api.cluster_types import LocalVolume
 from blockd.api.node import Cluster, Node, Store
 from blockd.api.types import ClusterInfo, NodeStatus
 from blockd.certificates import Certificate
@@ -47,6 +48,8 @@ class Facts:
     """As `blockd.limits.RateLimits.held`."""
     cluster: ClusterInfo | None
     """None for a node by itself, and for one whose sessions have ended."""
+    shared: list[LocalVolume]
+    """Volumes that this node and others have; none without a cluster."""
 
     @property
     def store(self) -> StoreStatus:
@@ -63,6 +66,7 @@ class _StoreFacts:
     counts: list[VolumeCounts]
     held: list[tuple[str, int, int, int]]
     cluster: ClusterInfo | None
+    shared: list[LocalVolume]
 
 
 async def gather(node: Node) -> Facts:
@@ -83,6 +87,7 @@ async def gather(node: Node) -> Facts:
         counts=found.counts,
         held=found.held,
         cluster=found.cluster,
+        shared=found.shared,
     )
 
 
@@ -93,6 +98,7 @@ def _ask(
     for volume, protocol, account in accounts.all():
         requests, length = account.in_flight()
         counts.append(VolumeCounts(volume, protocol, account.snapshot(), requests, length))
+    info, shared = _cluster(cluster)
     return _StoreFacts(
         status=store.status(),
         volumes=store.volumes(),
@@ -101,12 +107,13 @@ def _ask(
         scrub=store.scrub_status(),
         counts=counts,
         held=rate_limits.held(),
-        cluster=_cluster(cluster),
+        cluster=info,
+        shared=shared,
     )
 
 
-def _cluster(cluster: Cluster | None) -> ClusterInfo | None:
+def _cluster(cluster: Cluster | None) -> tuple[ClusterInfo | None, list[LocalVolume]]:
     try:
-        return None if cluster is None else cluster.info()
+        return (None, []) if cluster is None else (cluster.info(), cluster.volumes.here())
     except (TransportError, TimeoutError):  # it ends
-        return None
+        return None, []

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from blockd.api.cluster_types import LocalVolume
 from blockd.api.limit_types import VolumeLimits
 from blockd.certificates import Certificate
 from blockd.config import MetricsConfig, ServeConfig, TcpAddress, check
@@ -98,6 +99,21 @@ def test_peers_are_told_by_name_and_only_where_there_is_a_cluster(node: FakeNode
     assert found["blockd_peer_refused_connections_total", ()] == 3
     assert found["blockd_cluster_problem", ()] == 1
     assert not any(labels == (("peer", "n1"),) for _, labels in found)
+
+
+def test_copies_are_told_by_the_primary_and_who_serves_by_all_members(node: FakeNode) -> None:
+    node.cluster = cluster = FakeCluster()
+    cluster.volumes.local = [
+        LocalVolume("vm1", True, 2, 3, (("n2", 0), ("n3", 17))),
+        LocalVolume("vm2", False, 0, 0, ()),
+    ]
+    found = samples(scrape(node).text)
+    vm1, vm2 = (("volume", "vm1"),), (("volume", "vm2"),)
+    assert found["blockd_volume_serving", vm1] == 1
+    assert found["blockd_volume_serving", vm2] == 0
+    assert (found["blockd_volume_copies", vm1], found["blockd_volume_copies_wanted", vm1]) == (2, 3)
+    assert ("blockd_volume_copies", vm2) not in found
+    assert found["blockd_volume_copy_behind_records", (("peer", "n3"), *vm1)] == 17
 
 
 def test_what_limits_have_held_back_is_told(node: FakeNode) -> None:
