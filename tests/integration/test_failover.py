@@ -307,3 +307,17 @@ def test_volumes_are_served_without_etcd_but_not_taken_over(
                 assert client.read(0, BLOCK) == b"x" * BLOCK
         finally:
             nodes.close()
+
+
+def test_an_access_list_that_every_node_has_holds_after_a_move(nodes: Nodes) -> None:
+    for name in NAMES:
+        done = nodes.daemons[name].run("volume", "access", "allow", VOLUME, "--uid", "0")
+        assert b"give it the list on each of them" in done
+    with pytest.raises(OptionError):
+        attached(nodes, "n1")
+    nodes.daemons["n1"].run("volume", "move", VOLUME, "n2")
+    until(lambda: volume(nodes, "n2")["primary"] == "n2", "n2 serves it")
+    with pytest.raises(OptionError):
+        attached(nodes, "n2")
+    nodes.daemons["n2"].run("volume", "access", "clear", VOLUME)
+    attached(nodes, "n2").close()
