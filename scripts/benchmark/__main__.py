@@ -108,6 +108,10 @@ if __name__ == "__main__":
         import profiles
 
         profiles.main(sys.argv[2:], PAGE)
+    elif sys.argv[1:2] == ["cluster"]:
+        import cluster
+
+        cluster.main(sys.argv[2:], PAGE)
     elif sys.argv[1:2] == ["upkeep"]:
         import upkeep
 

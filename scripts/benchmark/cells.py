@@ -4,8 +4,7 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-
-from servers import Running
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +67,28 @@ class Sample:
     errors: int
 
 
-def measure(cell: Cell, server: Running, seconds: int, folder: Path) -> Sample:
-    """Run fio's job once. Raises CalledProcessError when fio could not."""
-    size = cell.size or (folder / "volume.raw").stat().st_size
+class Served(Protocol):
+    """A server that runs, as a job meets it."""
+
+    @property
+    def fio(self) -> tuple[str, ...]:
+        """The options of fio by which it gets there."""
+
+    def cpu_s(self) -> float: ...
+
+    def resident_bytes(self) -> int: ...
+
+
+def measure(
+    cell: Cell, server: Served, seconds: int, folder: Path, size: int | None = None
+) -> Sample:
+    """Run fio's job once, on so many bytes, or as many as the raw file in the folder has.
+    CalledProcessError: fio could not."""
+    size = cell.size or size or (folder / "volume.raw").stat().st_size
     before = server.cpu_s()
     done = subprocess.run(
         [
-            *("fio", f"--name={cell.name}", "--ioengine=nbd", f"--uri={server.uri}"),
+            *("fio", f"--name={cell.name}", *server.fio),
             *(f"--rw={cell.rw}", f"--bs={cell.block}", f"--iodepth={cell.depth}"),
             *(f"--numjobs={cell.jobs}", f"--size={size}", "--norandommap", "--randrepeat=0"),
             "--refill_buffers",  # or chunks of what was written would be the same few bytes

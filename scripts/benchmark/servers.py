@@ -153,12 +153,16 @@ class Running:
         self.server = server
         self._volume = volume if server.is_blockd else VOLUME
         self._folder = folder
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
         return f"nbd://127.0.0.1:{self._port}/{self._volume}"
+
+    @property
+    def fio(self) -> tuple[str, ...]:
+        return "--ioengine=nbd", f"--uri={self.uri}"
 
     def __enter__(self) -> "Running":
         if shutil.which(self.server.program) is None:
@@ -199,13 +203,23 @@ class Running:
 
     def cpu_s(self) -> float:
         """CPU seconds so far of the process, its descendants, and those that it has reaped."""
-        return sum(_cpu_ticks(pid) for pid in _tree(self.pid)) / TICKS
+        return cpu_s(self.pid)
 
     def resident_bytes(self) -> int:
-        return sum(_resident_pages(pid) for pid in _tree(self.pid)) * PAGE
+        return resident_bytes(self.pid)
 
 
-def _free_port() -> int:
+def cpu_s(root: int) -> float:
+    """CPU seconds so far of a process, its descendants, and those that it has reaped."""
+    return sum(_cpu_ticks(pid) for pid in _tree(root)) / TICKS
+
+
+def resident_bytes(root: int) -> int:
+    """Of a process and its descendants."""
+    return sum(_resident_pages(pid) for pid in _tree(root)) * PAGE
+
+
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
 
