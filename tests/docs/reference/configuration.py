@@ -35,9 +35,7 @@ STORE_NAMES = {
 
 
 def page_text() -> str:
-    return page(
-        "Configuration", "blockd/config.py", prose(INTRODUCTION), *_sections(ServeConfig, "")
-    )
+    return page("Configuration", "blockd/config/", prose(INTRODUCTION), *_sections(ServeConfig, ""))
 
 
 def _sections(cls: type, name: str) -> Iterator[str]:

@@ -1,0 +1,76 @@
+"""Section [cluster]."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from blockd.config.addresses import DEFAULT_PEER_PORT, Address
+from blockd.toml_decode import ConfigError
+
+_ETCD_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
+MAX_ADVERTISED = 8  # addresses of a node, each of so many characters: what its record takes
+MAX_ADVERTISED_CHARS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """[cluster]: this node is one of several. `blockd cluster` makes it one."""
+
+    etcd: tuple[str, ...] = ()
+    """Where nodes agree on who may do what: http://host:port or https://host:port, all of one
+    etcd. Without it a daemon is a node by itself."""
+    prefix: str = "blockd/"
+    """Before all keys in etcd."""
+    ca: Path | None = None
+    """Authority of etcd's certificates; None for those that the system trusts."""
+    user: str | None = None
+    """Whom etcd is to take us for."""
+    password_file: Path | None = None
+    """First line: the user's password."""
+    listen: tuple[Address, ...] = ()
+    """Where other nodes connect: numeric addresses, an empty host for every interface. What comes
+    and goes there is encrypted, and only nodes of the cluster are let in."""
+    advertise: tuple[Address, ...] = ()
+    """Where others reach that, numeric and best first; those of `listen` if nothing is said."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What other nodes are told."""
+        found = self.advertise or self.listen
+        return tuple(str(replace(each, host=each.numeric or each.host)) for each in found)
+
+
+def check_cluster(cluster: ClusterConfig) -> None:
+    """Refuse settings that do not go together. Raises ConfigError."""
+    if not cluster.etcd:
+        if cluster.listen or cluster.advertise:
+            raise ConfigError('cluster: listen is of no use without etcd = ["http://host:2379"]')
+        return
+    for endpoint in cluster.etcd:
+        if _ETCD_ENDPOINT.fullmatch(endpoint) is None:
+            raise ConfigError(f"cluster: etcd {endpoint!r} is not http(s)://host:port")
+    if not cluster.prefix.endswith("/"):
+        raise ConfigError(f"cluster: prefix {cluster.prefix!r} has to end with '/'")
+    if (cluster.user is None) != (cluster.password_file is None):
+        raise ConfigError("cluster: user and password_file go together")
+    _check_peers(cluster)
+
+
+def _check_peers(cluster: ClusterConfig) -> None:
+    if not cluster.listen:
+        example = f'listen = ["192.0.2.1:{DEFAULT_PEER_PORT}"]'
+        raise ConfigError(f"cluster: other nodes have to reach this one: {example}")
+    for address in (*cluster.listen, *cluster.advertise):
+        if address.numeric is None:
+            raise ConfigError(f"cluster: {address}: write a numeric address, not a name")
+    if not cluster.advertise and any(each.everywhere for each in cluster.listen):
+        example = f'advertise = ["192.0.2.1:{cluster.listen[0].port}"]'
+        raise ConfigError(f"cluster: listening everywhere; say where others reach it: {example}")
+    if len(cluster.addresses) > MAX_ADVERTISED:
+        raise ConfigError(f"cluster: {len(cluster.addresses)} addresses, above {MAX_ADVERTISED}")
+    for address in (*cluster.listen, *cluster.advertise):
+        if address.port == 0:
+            raise ConfigError(f"cluster: {address}: port 0 would be another one at each start")
+    for address in cluster.advertise:
+        if address.everywhere or len(str(address)) > MAX_ADVERTISED_CHARS:
+            raise ConfigError(f"cluster: advertise {address}: nobody can connect to that")
