@@ -219,7 +219,9 @@ class Part:
         match message, answer:
             case (m.Close(), m.Ack()):
                 self._watch.left(now)
-            case (m.Append() | m.Sync() | m.Open() | m.Undo(), m.Ack()):
+            case (m.Append() | m.Sync() | m.Open() | m.Undo() | m.Adopt(), m.Ack()):
+                self._watch.heard(now)
+            case (m.Stream(), m.Streamed()):
                 self._watch.heard(now)
             case (m.Seal(), m.Sealed()):
                 self._own_promise(answer.epoch)
