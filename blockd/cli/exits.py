@@ -40,6 +40,7 @@ EXIT_CODE = {
     "volume_exists": CONFLICT,
     "volume_busy": CONFLICT,
     "volume_has_snapshots": CONFLICT,
+    "volume_replicated": CONFLICT,
     "versions_busy": CONFLICT,
     "snapshot_exists": CONFLICT,
     "snapshot_pinned": CONFLICT,

@@ -21,7 +21,7 @@ from blockd.api.types import ConnectionInfo, from_json
 from blockd.sockets import CONTROL, ListenError, UnixListener
 from tests.fake_node import VERSION, FakeNode, serving
 from volume import errors
-from volume.errors import NoSuchVolume, OutOfSpace, StoreSealed, VolumeError
+from volume.errors import NoSuchVolume, OutOfSpace, ReplicaError, StoreSealed, VolumeError
 
 GiB = 1 << 30
 
@@ -117,7 +117,7 @@ def test_every_error_of_the_volume_layer_has_a_status() -> None:
     def codes(cls: type[VolumeError]) -> set[str]:
         return {cls.code}.union(*(codes(child) for child in cls.__subclasses__()))
 
-    faults = {"volume_error", "unknown_format"}
+    faults = {"volume_error", "unknown_format", *codes(ReplicaError)}  # those are for nodes
     faults |= {code for code in codes(VolumeError) if code.startswith("corrupt")}
     assert codes(VolumeError) - faults <= set(HTTP_STATUS)
 
