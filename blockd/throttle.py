@@ -29,6 +29,10 @@ SECOND_NS: Final = 10**9
 SLOW_NS: Final = SECOND_NS // 100
 """Between two requests: a full command window of 128 takes more than a second then."""
 
+LEAST_NS: Final = SECOND_NS // 1000
+"""What uvloop counts in: less than half of it would be no wait, again and again. What goes on
+later for that is made good by the burst (`blockd.api.limit_types.MIN_BURST_S`)."""
+
 LimitOf = Callable[[BlockDevice], Limit]
 Waiting = tuple[Request, Done]
 
@@ -193,9 +197,9 @@ class Throttle:
             self._timer = None
         if due:
             self._due_ns = min(due)
-            left_ns = self._due_ns - self._clock()
+            left_ns = max(self._due_ns - self._clock(), LEAST_NS)
             self._slow = left_ns >= SLOW_NS
-            self._timer = self._loop.call_later(max(0, left_ns) / SECOND_NS, self._woken)
+            self._timer = self._loop.call_later(left_ns / SECOND_NS, self._woken)
 
     def _woken(self) -> None:
         self._timer = None

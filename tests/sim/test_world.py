@@ -37,10 +37,23 @@ def test_disk_that_lies_about_a_sync_is_found_out() -> None:
     assert found
 
 
+def test_volumes_with_limits_keep_every_promise() -> None:
+    """A flush among requests that wait, a crash, a client that vanishes, a server that stops."""
+    held = 0
+    for seed in range(1, 9):
+        report = World(plans.drawn(seed, ACTS, plans.LIMITED)).live()
+        assert not report.error, report.details
+        held += report.counts["requests held back"]
+    assert held > 100
+
+
 def test_these_worlds_hold_what_they_are_to_try() -> None:
     """Guards the tests above."""
     profiles = {plans.drawn(seed, ACTS).profile.name for seed in range(1, SEEDS + 1)}
-    assert profiles >= {profile.name for profile, _ in plans.PROFILES} - {plans.LIES.name}
+    assert profiles >= {profile.name for profile, _ in plans.PROFILES} - {
+        plans.LIES.name,
+        plans.LIMITED.name,
+    }
 
 
 @pytest.mark.parametrize("seed", [2, 3, 17])

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from blockd.access.book import Everybody
 from blockd.iscsi_listener import IscsiListener
+from blockd.limits import RateLimits
 from blockd.listener import NbdListener
 from blockd.log_limiter import LogLimiter
 from blockd.nbd.limits import Limits
@@ -80,6 +81,7 @@ class Machine:
         self.options = options
         self.store: Store | None = None
         self.disk: WorldDisk
+        self.rate_limits: RateLimits
         self.failure: BaseException | None = None
         """Why the daemon did not start, or ended."""
         self._tap = tap
@@ -160,12 +162,18 @@ class Machine:
         scheduler = LoopScheduler(asyncio.get_running_loop())
         self.store = store = await asyncio.to_thread(self._open_store, scheduler)
         targets = await asyncio.to_thread(TargetRegistry, store)
+        self.rate_limits = await asyncio.to_thread(RateLimits, store, lambda: self.run.now_ns)
         nbd = NbdListener(
             *(store, ConfiguredPolicies({}), Everybody()),
             adopted=[self.network.socket(NBD_PORT)],
             limits=Limits(),
+            rate_limits=self.rate_limits,
         )
-        iscsi = IscsiListener(targets, Everybody(), adopted=[self.network.socket(ISCSI_PORT)])
+        iscsi = IscsiListener(
+            *(targets, Everybody()),
+            adopted=[self.network.socket(ISCSI_PORT)],
+            rate_limits=self.rate_limits,
+        )
         for listener in (nbd, iscsi):
             listener.limiter = LogLimiter(logging.getLogger("blockd"), lambda: self.run.now_s)
             await listener.start()

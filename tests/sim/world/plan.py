@@ -47,6 +47,8 @@ class Profile:
     """Rare sites of the product are armed."""
     capacity: int = 0
     """Bytes of the disk; 0: plenty."""
+    limited: bool = False
+    """The volumes have limits, beyond which requests wait."""
 
 
 _CRASHES = {"power-cut": 5, "kill": 4, "restart": 1, "fail-point": 4, "clock": 1}
@@ -70,6 +72,7 @@ LIES = Profile(
     "lies", {"power-cut": 4, "lying-sync": 6}, every=8, errors=True, damage=True, lies=True
 )
 FULL = Profile("full", {**_CRASHES, "stall": 1}, errors=True, capacity=640 << 10)
+LIMITED = Profile("limited", {**_CRASHES, "stall": 1}, limited=True)
 PROFILES = (
     (CALM, 1),
     (CRASHES, 6),
@@ -78,6 +81,7 @@ PROFILES = (
     (DAMAGE, 3),
     (LIES, 1),
     (FULL, 2),
+    (LIMITED, 0),
 )
 
 

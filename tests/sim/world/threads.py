@@ -164,7 +164,8 @@ class Threads:
         me.timed_out = False
         if timeout_s is not None:
             self._timer_count += 1
-            when = self.now_ns + max(0, round(timeout_s * NS))
+            # A nanosecond at least: who waits for what is left of a time must not do so for ever.
+            when = self.now_ns + max(1 if timeout_s > 0 else 0, round(timeout_s * NS))
             heapq.heappush(self._timers, (when, self._timer_count, me, me.ticket))
         self._switch()
         return not me.timed_out

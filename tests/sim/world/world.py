@@ -7,6 +7,7 @@ read and judged before clients come back. At the end the machine crashes once mo
 judged, destaged, collected, and read again.
 """
 
+import contextlib
 import functools
 import gc
 import hashlib
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import native
+from blockd.api.limit_types import VolumeLimits
 from tests.nbd_client import OptionError, RequestError
 from tests.sim.world import plan as plans
 from tests.sim.world.clients import GONE, Client, NbdClient
@@ -216,6 +218,8 @@ class World:
             create = functools.partial(_created, name=name, size=size, chunk_size=chunk)
             info = self.machine.call(create)
             self.ledger.add(name, size, info.number)
+            if self.profile.limited:
+                self._limit(name)
         self.open_gate.set()
         medic = Group("medic")
         self._helpers = [self.run.spawn("medic", self.nemesis.attend, medic)]
@@ -224,7 +228,26 @@ class World:
                 self._actors.append(self._start(actor, acts))
         for thread in self._actors:
             self.run.join(thread)
+        if self.profile.limited:
+            self._count_held()
         LastLook(self).look()
+
+    def _count_held(self) -> None:
+        """Since the last start."""
+        with contextlib.suppress(ServerGone):  # it may have ended just now
+            held = self.machine.call(lambda _: self.machine.rate_limits.held())
+            self.counts["requests held back"] += sum(count for _, _, count, _ in held)
+
+    def _limit(self, volume: str) -> None:
+        """Less than its clients ask for; kept over every crash."""
+        rng = random.Random(f"limit:{self.seed}:{volume}")
+        limits = VolumeLimits(
+            iops=rng.choice((0, 20, 100)),
+            bandwidth=rng.choice((0, 64 << 10, 1 << 20)),
+            write_iops=rng.choice((5, 20, 100)),
+            burst_s=rng.choice((0.01, 0.1)),
+        )
+        self.machine.call(lambda _: self.machine.rate_limits.set(volume, limits))
 
     def _end(self) -> None:
         """Have all threads end, whatever they are doing."""
