@@ -234,6 +234,9 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/cluster",
         "/v1/cluster/tokens",
         "/v1/cluster/nodes/{name}",
+        "/v1/cluster/status",
+        "/v1/cluster/volumes",
+        "/v1/cluster/volumes/{name}/move",
     }
 
 
