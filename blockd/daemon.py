@@ -28,13 +28,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import uvloop
 
 from blockd import logs, systemd
-from blockd.access.book import AccessBook, VolumeAccess
+from blockd.access.book import AccessBook, Take, VolumeAccess
+from blockd.access.rules import AccessList
 from blockd.accounts import Accounts
 from blockd.api.app import create_app
 from blockd.api.connections import clients_of
@@ -54,6 +56,7 @@ from blockd.scheduler import LoopScheduler
 from blockd.sockets import CONTROL, Bind, UnixListener, bind_tcp
 from blockd.toml_decode import ConfigError
 from volume import sites
+from volume.errors import VolumeError
 from volume.model import StoreStatus
 
 logger = logging.getLogger(__name__)
@@ -100,6 +103,8 @@ class ClusterNode(Cluster, Protocol):
     @property
     def listening(self) -> tuple[str, ...]: ...
     def cut_with(self, cut: Callable[[str, str], None]) -> None: ...
+    def lists_with(self, take: Take) -> None: ...
+    def share(self, volume: bytes, access: AccessList | None) -> int | None: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
 
@@ -323,6 +328,8 @@ class Daemon:
             return
         loop = asyncio.get_running_loop()
         node.cut_with(lambda *what: _post(loop, self._cut_off, *what))
+        node.lists_with(partial(_take, loop, self.access))
+        self.access.share_by(node.share)
         try:
             await asyncio.to_thread(node.start)
             yield node
@@ -488,6 +495,26 @@ def _post(
     """Call on the loop; nothing happens when that has ended."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(call, volume, why)
+
+
+def _take(
+    loop: asyncio.AbstractEventLoop,
+    book: AccessBook,
+    volume: bytes,
+    access: AccessList | None,
+    revision: int,
+) -> None:
+    """Have the book take a list of another node, on the loop. What fails is tried again soon."""
+
+    async def take() -> None:
+        try:
+            await book.take(volume, access, revision)
+        except (VolumeError, OSError) as error:
+            facts = {"volume": volume.hex(), "reason": str(error)}
+            logger.error("access list of another node not kept", extra=facts)
+
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        asyncio.run_coroutine_threadsafe(take(), loop)
 
 
 async def _stop(listeners: Sequence[AnyListener], drain_s: float) -> None:

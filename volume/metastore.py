@@ -34,6 +34,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from volume.errors import VolumeError
 from volume.metastore_records import (
+    AccessRecord,
     ClusterRecord,
     GroupState,
     Heartbeat,
@@ -198,6 +199,9 @@ class ClusterRecords:
     def nodes(self) -> Iterator[Stored[NodeRecord]]:
         return self._all(NodeRecord)
 
+    def access(self, volume_id: str) -> Stored[AccessRecord] | None:
+        return self._read(AccessRecord, AccessRecord.prefix + volume_id)
+
     def join_token(self, public_key: str) -> Stored[JoinRecord] | None:
         return self._read(JoinRecord, JoinRecord.prefix + public_key)
 
@@ -236,6 +240,9 @@ class ClusterRecords:
 
     def uninvite(self, token: Stored[JoinRecord]) -> Transaction:
         return self._transaction([(token, None)])
+
+    def put_access(self, old: Stored[AccessRecord] | None, new: AccessRecord) -> Transaction:
+        return self._transaction([(old, new)])
 
     def join_node(self, token: Stored[JoinRecord], node: NodeRecord) -> Transaction:
         """Use the token up and add the node: both or nothing."""

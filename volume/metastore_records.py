@@ -16,6 +16,7 @@ in two ways). What fails is `CorruptRecord`, never a guess.
 | `join/<public key>` | `JoinRecord` | a token to join with that nobody has used |
 | `volume/<volume id>` | `VolumeGroup` | who may write a volume, in which epoch |
 | `name/<volume name>` | `NameRecord` | keeps names unique: which volume has it |
+| `access/<volume id>` | `AccessRecord` | who may attach a volume that several nodes have |
 | `beat/<node id>` | `Heartbeat` | a hint that a node lives; decides nothing |
 | `devices` | `DeviceMap` (transport/devicemap.py) | devices, weights, domains |
 
@@ -44,6 +45,7 @@ MAX_EPOCH = (1 << 63) - 1
 _ID = re.compile(r"[0-9a-f]{32}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PRINTABLE = re.compile(r"[ -~]*")
 _ADDRESS = re.compile(rf"[!-~]{{1,{MAX_ADDRESS_CHARS}}}")  # printable ASCII without blanks
 
 
@@ -275,6 +277,30 @@ class NameRecord:
     @classmethod
     def parse(cls, fields: "Fields") -> "NameRecord":
         return cls(fields.volume_name("name"), fields.id("volume"), fields.id("token"))
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRecord:
+    """The access list of a volume, on whichever node it is served; opaque here."""
+
+    volume_id: str
+    rules: str
+    """"" for a volume that has none any more, and is open."""
+    token: str = ""
+
+    prefix: ClassVar[str] = "access/"
+    max_bytes: ClassVar[int] = 256 << 10  # 256 rules at their longest, and quoted
+
+    @property
+    def key(self) -> str:
+        return self.prefix + self.volume_id
+
+    def fields(self) -> dict[str, Any]:
+        return {"volume": self.volume_id, "rules": self.rules}
+
+    @classmethod
+    def parse(cls, fields: "Fields") -> "AccessRecord":
+        return cls(fields.id("volume"), fields.matching("rules", _PRINTABLE), fields.id("token"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,11 @@ from volume.states import Damaged
 
 log = logging.getLogger(__name__)
 
+Share = Callable[[bytes, AccessList | None], int | None]
+"""Tell other nodes of a volume's list, by its uuid; the revision that it has there, None when no
+other node has the volume. Waits. VolumeError, OSError: they are not told."""
+Take = Callable[[bytes, AccessList | None, int], None]
+"""Hand over the list that another node gives a volume, and its revision; does not wait."""
 Watch = Callable[[], Awaitable[list[str]]]
 """Cut who is not let in any more; their ids."""
 
@@ -69,6 +74,8 @@ class AccessBook:
         self._lists: dict[bytes, AccessList] = {}
         self._coming: dict[str, AccessList] = {}  # of volumes being made, by name
         self._watches: list[Watch] = []
+        self._share: Share = lambda volume, access: None
+        self._shared: dict[bytes, int] = {}  # revision of lists that other nodes have, too
         self._changing = asyncio.Lock()
         unreadable: list[str] = []
         for key, value in store.kept(kept.PREFIX, lambda key, _: unreadable.append(key)).items():
@@ -110,6 +117,10 @@ class AccessBook:
         """`watch` is awaited after each change."""
         self._watches.append(watch)
 
+    def share_by(self, share: Share) -> None:
+        """Call `share` before a change is kept."""
+        self._share = share
+
     # -- looking
 
     def grant(self, device: BlockDevice, client: Client) -> Grant:
@@ -137,15 +148,15 @@ class AccessBook:
         async with self._changing:
             if expected is not None and expected != revision(self.list_of(volume)):
                 raise AccessChanged(volume.name)
-            await asyncio.to_thread(self._keep, kept.volume_key(volume.volume_uuid), access)
+            uuid = volume.volume_uuid
+            told = await asyncio.to_thread(self._share, uuid, access)
+            if told is not None:
+                self._shared[uuid] = told
+            await asyncio.to_thread(self._keep, kept.volume_key(uuid), access)
             if volume.name in self._coming:  # left over from making it
                 await asyncio.to_thread(self._store.keep, kept.coming_key(volume.name), None)
                 del self._coming[volume.name]
-            if access is None:
-                self._lists.pop(volume.volume_uuid, None)
-            else:
-                self._lists[volume.volume_uuid] = access
-            cut = [each for watch in self._watches for each in await watch()]
+            cut = await self._holds(uuid, access)
         facts = {
             "volume": volume.name,
             "rules": "none" if access is None else len(access.rules),
@@ -153,6 +164,27 @@ class AccessBook:
         }
         log.info("access list changed", extra=facts)
         return cut
+
+    async def take(self, volume: bytes, access: AccessList | None, revision: int) -> None:
+        """Another node has given a volume this list; one that was known before is passed over.
+        VolumeError, OSError: it holds until the next start, and is told again."""
+        async with self._changing:
+            if revision <= self._shared.get(volume, 0):
+                return
+            if access != self._lists.get(volume):
+                cut = await self._holds(volume, access)
+                facts = {"volume": volume.hex(), "cut": ",".join(cut) or "-"}
+                log.info("access list changed by another node", extra=facts)
+                await asyncio.to_thread(self._keep, kept.volume_key(volume), access)
+            self._shared[volume] = revision
+
+    async def _holds(self, volume: bytes, access: AccessList | None) -> list[str]:
+        """From now on; the ids of who was cut."""
+        if access is None:
+            self._lists.pop(volume, None)
+        else:
+            self._lists[volume] = access
+        return [each for watch in self._watches for each in await watch()]
 
     async def clone(
         self, source: BlockDevice | None, name: str, make: Callable[[], VolumeInfo]

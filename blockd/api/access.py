@@ -79,5 +79,4 @@ def _info(node: Node, volume: BlockDevice, cut: tuple[str, ...] = ()) -> AccessI
         damaged=access is not None and access.damaged,
         revision=revision(access),
         cut=cut,
-        clustered=node.cluster is not None,
     )

@@ -78,9 +78,6 @@ class AccessInfo:
     """Equal lists have the same."""
     cut: tuple[str, ...] = ()
     """Ids of clients that this change has cut."""
-    clustered: bool = False
-    """This node is in a cluster: another one that comes to serve the volume has a list of its
-    own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,6 @@ def show(name: NameArgument, control: ControlOption = None, as_json: JsonOption 
         print_json(access)
         return
     print(_summary(access))
-    _print_note(access)
     if access.rules:
         print_table(
             ("RULE", "ACTION", "WHO", "ACCESS"),
@@ -245,9 +244,3 @@ def _report(access: AccessInfo, done: str, as_json: bool) -> None:
         return
     cut = f"; cut: {', '.join(access.cut)}" if access.cut else ""
     print(f"{_summary(access)} ({done}{cut})")
-    _print_note(access)
-
-
-def _print_note(access: AccessInfo) -> None:
-    if access.clustered:
-        print("on this node: where several nodes have the volume, give it the list on each of them")

@@ -17,9 +17,12 @@ from typing import Final
 
 from blake3 import blake3
 
+from blockd.access.book import Take
+from blockd.access.rules import AccessList
 from blockd.api.node import Store
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.cluster.identity import node_identity
+from blockd.cluster.lists import SharedLists
 from blockd.cluster.membership import Members, Membership
 from blockd.cluster.volumes import ClusterVolumes
 from blockd.config import ServeConfig
@@ -61,6 +64,9 @@ class ClusterNode:
             *(self.identity.node_id, self.sessions, self.records, replicas, self.info),
             store.status().journal_limit,
         )
+        self.lists = SharedLists(self.records, replicas)
+        self._take: Take = lambda volume, access, revision: None
+        self.volumes.served_here = self.lists.look
         self._workers = ThreadPoolExecutor(WORKERS, "blockd-cluster")
         self.listening: tuple[str, ...] = ()
 
@@ -77,11 +83,13 @@ class ClusterNode:
         self.volumes.start()
         sessions.start()
         self.membership.start()
+        self.lists.start(self._take)
         facts = {"node": self.identity.name, "listen": ",".join(self.listening)}
         logger.info("node of a cluster", extra=facts)
 
     def stop(self) -> None:
         """Every request of ours and of others ends. Idempotent."""
+        self.lists.stop()
         self.volumes.stop()
         self.membership.stop()
         self.sessions.stop()
@@ -94,6 +102,14 @@ class ClusterNode:
     def cut_with(self, cut: Callable[[str, str], None]) -> None:
         """Call this with a volume's name, and why, when its clients have to go. Any thread."""
         self.volumes.cut = cut
+
+    def lists_with(self, take: Take) -> None:
+        """Before `start`: call this with the access lists that other nodes give volumes."""
+        self._take = take
+
+    def share(self, volume: bytes, access: AccessList | None) -> int | None:
+        """See `blockd.access.book.Share`."""
+        return self.lists.share(volume, access)
 
     def work(self, call: Callable[[], None]) -> None:
         """Have `call`, which may wait, called by a worker. It must not raise."""

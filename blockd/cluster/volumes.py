@@ -69,6 +69,8 @@ class ClusterVolumes:
         self._info = info
         self._tap_bytes = tap_bytes(journal_limit)
         self.cut: Callable[[str, str], None] = lambda volume, why: None
+        self.served_here: Callable[[], None] = lambda: None
+        """Called, and not waited for, when a volume is served here from now on."""
         self._around = DaemonAround(sessions)
         self._members = Members(replicas, self._around.clock())
         self._parts: dict[bytes, Part] = {}
@@ -230,6 +232,7 @@ class ClusterVolumes:
 
     def opened(self, volume: bytes, epoch: int) -> None:
         self._served[volume] = epoch
+        self.served_here()
 
     def closed(self, volume: bytes, why: str) -> None:
         self._served.pop(volume, None)

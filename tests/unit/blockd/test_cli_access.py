@@ -11,7 +11,6 @@ from blockd.access.rules import Rule
 from blockd.api.client import ApiError, Client
 from blockd.cli import exits
 from tests.command import Blockd, Result
-from tests.fake_cluster import FakeCluster
 from tests.fake_node import FakeNode
 
 GiB = 1 << 30
@@ -140,18 +139,11 @@ def test_json_is_the_apis(node: FakeNode, blockd: Blockd) -> None:
         "damaged": False,
         "revision": "none",
         "cut": [],
-        "clustered": False,
     }
     changed = blockd("volume", "access", "allow", "vm1", "--uid", "0", "--json").json
     [rule] = changed["rules"]
     assert {name: value for name, value in rule.items() if value} == {}
     assert rule["uid"] == 0
-
-
-def test_a_node_of_a_cluster_says_that_the_list_is_its_own(node: FakeNode, blockd: Blockd) -> None:
-    node.cluster = FakeCluster()
-    for command in (("allow", "vm1", "--uid", "0"), ("show", "vm1"), ("clear", "vm1")):
-        assert "give it the list on each of them" in blockd("volume", "access", *command).out
 
 
 def test_a_change_tells_whom_it_cut(node: FakeNode, blockd: Blockd) -> None:

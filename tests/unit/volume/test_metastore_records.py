@@ -10,6 +10,7 @@ from hypothesis import example, given
 from native import crc32c
 from volume.metastore_records import (
     MAX_VALUE_BYTES,
+    AccessRecord,
     ClusterRecord,
     CorruptRecord,
     GroupState,
@@ -44,6 +45,7 @@ RECORDS: list[Record] = [
     ClusterRecord(A, 7, TOKEN),
     NodeRecord(A, "node-1", ("10.0.0.1:7000", "[fe80::1]:7000"), "cd" * 32, TOKEN),
     NameRecord("vm1", A, TOKEN),
+    AccessRecord(A, '{"rules": []}', TOKEN),
     Heartbeat(A, 1_700_000_000_000_000_000, TOKEN),
 ]
 

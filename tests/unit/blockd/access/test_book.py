@@ -309,3 +309,59 @@ def test_changes_wait_for_each_other(store: FakeStore) -> None:
     with pytest.raises(AccessChanged):
         aio.run(both())
     assert grants(book, device(store)) == CLOSED
+
+
+# --- other nodes --------------------------------------------------------------------------------
+
+
+def test_a_change_is_told_to_other_nodes_before_it_is_kept(store: FakeStore) -> None:
+    book = AccessBook(store)
+    told = []
+
+    def share(volume: bytes, access: AccessList | None) -> int:
+        told.append((volume, access, dict(store.states)))
+        return 7
+
+    book.share_by(share)
+    aio.run(book.change(device(store), (ROOT,)))
+    assert told == [(device(store).volume_uuid, AccessList((ROOT,)), {})]
+
+
+def test_a_change_that_other_nodes_are_not_told_of_is_none(store: FakeStore) -> None:
+    book = AccessBook(store)
+
+    def share(volume: bytes, access: AccessList | None) -> int:
+        raise VolumeError("etcd: nobody answers")
+
+    book.share_by(share)
+    with pytest.raises(VolumeError, match="nobody answers"):
+        aio.run(book.change(device(store), (ROOT,)))
+    assert grants(book, device(store)) == OPEN
+    assert store.states == {}
+
+
+def test_a_list_of_another_node_holds_and_cuts_and_is_kept(store: FakeStore) -> None:
+    book, cuts = AccessBook(store), []
+
+    async def watch() -> list[str]:
+        cuts.append(grants(book, device(store)))
+        return []
+
+    book.watch(watch)
+    uuid = device(store).volume_uuid
+    aio.run(book.take(uuid, AccessList((ROOT,)), 5))
+    assert cuts == [CLOSED]
+    for each in (book, AccessBook(store)):
+        assert grants(each, device(store)) == CLOSED
+    aio.run(book.take(uuid, None, 6))
+    for each in (book, AccessBook(store)):
+        assert grants(each, device(store)) == OPEN
+
+
+def test_an_older_list_of_another_node_is_passed_over(store: FakeStore) -> None:
+    book = AccessBook(store)
+    book.share_by(lambda volume, access: 9)
+    aio.run(book.change(device(store), (ROOT,)))
+    for older in (8, 9):
+        aio.run(book.take(device(store).volume_uuid, None, older))
+    assert grants(book, device(store)) == CLOSED
