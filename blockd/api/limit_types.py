@@ -1,6 +1,7 @@
 """Limits of a volume, as the control API and the command have them, and as they are kept."""
 
 import json
+import reprlib
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
@@ -51,7 +52,8 @@ class VolumeLimits:
         return any(self.rates().values())
 
 
-RATES: Final = tuple(field.name for field in fields(VolumeLimits) if field.name != "burst_s")
+_FIELDS: Final = tuple(field.name for field in fields(VolumeLimits))
+RATES: Final = tuple(name for name in _FIELDS if name != "burst_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,16 @@ def encode(limits: VolumeLimits) -> bytes:
     return json.dumps(asdict(limits)).encode()
 
 
-def decode(value: bytes) -> VolumeLimits:
+def decode(row: bytes) -> VolumeLimits:
     """ValueError, which says what is wrong."""
     try:
-        found = json.loads(value)
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-        return VolumeLimits(**found)
-    except TypeError as error:  # fields that there are not, or that are no numbers
-        raise ValueError(str(error).removeprefix("VolumeLimits.__init__() ")) from error
+        found = json.loads(row)
+    except RecursionError as error:
+        raise ValueError("not an object") from error
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    for name, value in found.items():
+        kinds = (int, float) if name == "burst_s" else (int,)
+        if name not in _FIELDS or type(value) not in kinds:
+            raise ValueError(f"{reprlib.repr(name)} is {reprlib.repr(value)}")
+    return VolumeLimits(**found)

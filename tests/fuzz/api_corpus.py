@@ -76,6 +76,18 @@ def inputs() -> dict[str, bytes]:
                 *({"fingerprint": "=:" * 40}, {"chap_user": "x" * 300}, {"later": None}),
             )
         ],
+        "limits": [
+            request("GET", "/volumes/vm/limits"),
+            request("PUT", "/volumes/vm/limits", {"iops": 500, "write_bandwidth": 1 << 20}),
+            request("PUT", "/volumes/vm/limits", {"burst_s": 3600, "read_iops": 1}),
+            request("PUT", "/volumes/vm/limits", {"iops": -1}),
+            request("PUT", "/volumes/vm/limits", {"bandwidth": 1 << 70, "burst_s": 1e-300}),
+            request("PUT", "/volumes/vm/limits", {"burst_s": "1", "later": None}),
+            request("PUT", "/volumes/vm/limits", {}),
+            request("GET", "/volumes/nosuch/limits"),
+            request("DELETE", "/volumes/vm?force=true"),
+            request("GET", "/volumes/vm/limits"),
+        ],
         "refs": [
             request("GET", f"/diff?old=vm@{ref}&new=vm")
             for ref in ("1", "1.2", "2026-01-01", "-5m", "12:00", "99999999999999999999", "%00")

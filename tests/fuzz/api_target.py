@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message
 
 from blockd.access.book import AccessBook
 from blockd.api.app import create_app
+from blockd.limits import RateLimits
 from blockd.registry.targets import TargetRegistry
 from tests.fake_node import FakeNode
 from tests.sim.simdisk import SimDisk
@@ -87,6 +88,7 @@ class _Node(FakeNode):
         self.store = cast(Any, _Current())
         self.targets = cast(Any, _Current())
         self.access = cast(Any, _Current())
+        self.rate_limits = cast(Any, _Current())
 
 
 class _Bugs(logging.Handler):
@@ -133,6 +135,7 @@ class _Site:
         cast(Any, self.node.store).of = rig.store
         cast(Any, self.node.targets).of = TargetRegistry(rig.store)
         cast(Any, self.node.access).of = AccessBook(rig.store)
+        cast(Any, self.node.rate_limits).of = RateLimits(rig.store)
 
     def send(self, method: str, target: str, body: bytes) -> None:
         sent = self.loop.run_until_complete(self._ask(method, target, body))

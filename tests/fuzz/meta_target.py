@@ -14,6 +14,7 @@ import contextlib
 import struct
 from collections.abc import Callable, Iterator
 
+from blockd.api import limit_types
 from blockd.registry import stored
 from blockd.scsi import pr_codec
 from blockd.scsi.modes import ModePages
@@ -151,6 +152,9 @@ def _alone(key: bytes, value: bytes) -> None:
             assert pr_codec.encode_kept(kept) == sealed
         with contextlib.suppress(ValueError):
             _Memory.decode(sealed)
+    with contextlib.suppress(ValueError):
+        limits = limit_types.decode(body)
+        assert limit_types.decode(limit_types.encode(limits)) == limits
     ModePages(body)
     with contextlib.suppress(CorruptData, UnknownFormat):
         stored.decode(stored.PREFIX + "x", body)

@@ -110,7 +110,11 @@ def test_a_crash_between_the_two_leaves_a_row_that_the_next_start_forgets(rig: S
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"{", b"[]", b"5", b'{"iops": "many"}', b'{"iops": -1}', b'{"tokens": 5}', b"\xff"],
+    [
+        *(b"", b"{", b"[]", b"5", b"\xff", b"[" * 100_000, b'{"iops": "many"}', b'{"iops": -1}'),
+        *(b'{"iops": 5.0}', b'{"iops": true}', b'{"iops": 1e400}', b'{"burst_s": NaN}'),
+        *(b'{"burst_s": "1"}', b'{"burst_s": null}', b'{"tokens": 5}', b'{"self": 5}'),
+    ],
 )
 def test_a_row_that_cannot_be_read_limits_nothing_and_is_told(
     rig: StoreRig, value: bytes, caplog: pytest.LogCaptureFixture
