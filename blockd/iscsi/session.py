@@ -469,11 +469,14 @@ class Session:
     def _is_out(self, command: Command) -> bool:
         """Take back the requests that have not left yet; whether anything else of it is out. What
         waits for limits comes back soon."""
-        leaving = [each.batch for each in self._events if isinstance(each, Submit)]
-        for batch in [*self._batches.values(), *leaving]:
+        leaving = [each for each in self._events if isinstance(each, Submit)]
+        for batch in [*self._batches.values(), *(each.batch for each in leaving)]:
             kept = [each for each in batch if self._owners[each.cookie] is not command]
             command.in_flight -= len(batch) - len(kept)
             batch[:] = kept
+        for event in leaving:
+            if not event.batch:  # no device is asked for nothing
+                self._events.remove(event)
         self._batches = {device: batch for device, batch in self._batches.items() if batch}
         owners = self._owners
         self.held.recall(lambda request: owners.get(request.cookie) is command)
