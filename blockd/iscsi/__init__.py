@@ -1,6 +1,7 @@
 """iSCSI (RFC 7143) as a sans-I/O target: bytes in, events out.
 
-    connection.Connection   framing and digests; login, then full feature phase
+    connection.Connection   login, then full feature phase
+    framing                 where PDUs begin and end: lengths, padding, digests
     login, text, chap       login stages, negotiation by a table of keys, CHAP
     session, command        SCSI commands from their PDU to their answer
     data_out, room          data-out and R2Ts; how many bytes the commands of a session may hold

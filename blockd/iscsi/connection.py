@@ -1,10 +1,8 @@
-"""One connection: framing and digests, login, then the full feature phase. Sans-I/O.
+"""One connection: login, then the full feature phase. Sans-I/O.
 
     bytes -> buffer()/received() -> whole PDUs -> login | session -> output(), next_event()
 
-A PDU is looked at when all of it is there. It is bounded: by MaxRecvDataSegmentLength, which we
-declare, and by 255 words of additional header. A header that fails its digest, or announces more
-than that, ends the connection, since nobody knows where the next PDU begins (RFC 7143 7.7, 7.8);
+Where PDUs begin and end is `blockd.iscsi.framing`'s. What it cannot make out ends the connection;
 damaged data ends a command only.
 
 Nothing but Login is answered before the login is over. What ends the connection is told by one
@@ -13,7 +11,6 @@ event `Close`, after which nothing is parsed; commands that a device still has c
 from a call of its own: another session ended its tasks, or itself.
 """
 
-import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,12 +21,12 @@ from typing_extensions import Buffer
 from blockd.access.book import Everybody
 from blockd.api.iscsi_types import SessionInfo
 from blockd.device import BlockDevice
-from blockd.iscsi import pdu, text
+from blockd.iscsi import pdu
 from blockd.iscsi.command import Command
 from blockd.iscsi.events import Close, Event, LookUp
+from blockd.iscsi.framing import Framing
 from blockd.iscsi.handover import Begun, Elsewhere, Handover, Numbers, Offer
 from blockd.iscsi.held import Held, NothingHeld
-from blockd.iscsi.limits import MAX_LOGIN_DATA
 from blockd.iscsi.login import LoggedIn, Login, Refused
 from blockd.iscsi.management import Management
 from blockd.iscsi.node import Node
@@ -42,13 +39,11 @@ from blockd.receive import ReceiveBuffer
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.target import TargetDevice
 from blockd.scsi.unit import LogicalUnit
-from native import Request, crc32c
+from native import Request
 
 BASE_BUFFER: Final = 1088 << 10  # four of the longest Data-Outs: a move for each of them costs more
 KEPT_BUFFER: Final = 2 << 20
 DRAIN_NOTICE_S: Final = 3  # what an initiator is told that it has to log out, when we stop
-_LENGTHS = struct.Struct(">4xI")
-_NO_DATA = memoryview(b"")
 
 
 class Connection:
@@ -66,6 +61,7 @@ class Connection:
         self._node = node
         self._portal = portal
         self._rx = ReceiveBuffer(BASE_BUFFER, KEPT_BUFFER)
+        self._framing = Framing(self._rx)
         self._out: list[Buffer] = []
         self._events: deque[Event] = deque()
         self._login: Login | None = Login(
@@ -87,10 +83,7 @@ class Connection:
         self._ended = False
         self._in_round = False
         self._draining = False
-        self._longest = MAX_LOGIN_DATA  # bytes of a data segment
         self._commands = -1  # the opcode of what goes to the session at once
-        self._header_digest = 0
-        self._data_digest = 0
         self._heard = True  # something came since the last tick
         self._silent_since: float | None = None
 
@@ -387,33 +380,17 @@ class Connection:
         rx, session = self._rx, self._session
         listening = self._listening
         while listening and not self._ended:
-            at = rx.start
-            available = rx.end - at
-            if available < pdu.HEADER_BYTES:
-                rx.need = pdu.HEADER_BYTES
+            found = self._framing.next()
+            if found is None:
                 return
-            (lengths,) = _LENGTHS.unpack_from(rx.view, at)
-            length = lengths & pdu.MAX_DATA_SEGMENT
-            ahs = lengths >> 24 << 2
-            if length > self._longest:
-                raise ProtocolError(f"a data segment of {length} bytes; {self._longest} was agreed")
-            data_at = pdu.HEADER_BYTES + ahs + self._header_digest
-            whole = data_at + (pdu.padded(length) + self._data_digest if length else 0)
-            if available < whole:
-                rx.need = whole
-                return
+            at, ahs, data, sound = found
             view = rx.view
-            rx.start = at + whole
-            rx.need = 0
-            if self._header_digest and not _matches(view[at : at + data_at]):
-                raise ProtocolError("a header failed its digest")
-            data = view[at + data_at : at + data_at + length] if length else _NO_DATA
             if session is None:
                 self._login_pdu(bytes(view[at : at + pdu.HEADER_BYTES]), bytes(data))
                 session = self._session
                 listening = self._listening
-            elif length and self._data_digest and not _matches(view[at + data_at : at + whole]):
-                self._damaged(session, view, at, ahs, length)
+            elif not sound:
+                self._damaged(session, view, at, ahs, len(data))
             elif view[at] & pdu.OPCODE_MASK == self._commands:
                 session.scsi_command(view, at, ahs, data)
             else:
@@ -491,9 +468,7 @@ class Connection:
             left=lambda: self._close("logout", clean=True),
         )
         self._commands = -1 if logged_in.discovery else pdu.SCSI_COMMAND
-        self._longest = text.OUR_MAX_RECV
-        self._header_digest = pdu.DIGEST_BYTES * logged_in.parameters.header_digest
-        self._data_digest = pdu.DIGEST_BYTES * logged_in.parameters.data_digest
+        self._framing.enter(logged_in)
 
     # -- the end
 
@@ -519,11 +494,6 @@ class Connection:
             for device in self._attached:
                 device.detach(self.peer)
         self._events.append(Close(reason, clean))
-
-
-def _matches(view: memoryview) -> bool:
-    """Whether the last four bytes are the CRC32C of those before (RFC 7143 13.1)."""
-    return crc32c(view[:-4]) == int.from_bytes(view[-4:], "little")
 
 
 def _nothing() -> None:
