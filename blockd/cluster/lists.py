@@ -9,19 +9,21 @@ row that cannot be read lets nobody in.
 
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Final
 
 from blockd.access import kept
 from blockd.access.book import Take
 from blockd.access.rules import AccessList
 from volume.errors import VolumeError
-from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Unknown
+from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Row, Unknown
 from volume.metastore_records import AccessRecord, CorruptRecord
 from volume.replica import Replicas
 
 logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 5.0  # as for nodes (blockd.cluster.membership)
+PAGE: Final = 16  # rows at a time: a list of 256 rules is up to 64 KiB
 TRIES: Final = 8  # to write a row, while answers are lost or others write it
 
 
@@ -88,11 +90,10 @@ class SharedLists:
             self._wake.clear()
 
     def _look(self, take: Take) -> None:
-        for replica in self._replicas:
-            volume = replica.uuid
-            key = AccessRecord.prefix + volume.hex()
-            row = self._records.store.read(key)
-            if row is None:
+        volumes = {AccessRecord.prefix + each.uuid.hex(): each.uuid for each in self._replicas}
+        for row in self._rows() if volumes else ():
+            volume = volumes.get(row.key)
+            if volume is None:
                 continue
             try:
                 stored = self._records.stored(AccessRecord, row)
@@ -102,6 +103,16 @@ class SharedLists:
             except CorruptRecord:
                 access = kept.DAMAGED
             take(volume, access, row.revision)
+
+    def _rows(self) -> Iterator[Row]:
+        """Volumes without a list cost nothing."""
+        after = ""
+        while True:
+            rows = self._records.store.list(AccessRecord.prefix, after, PAGE)
+            yield from rows
+            if len(rows) < PAGE:
+                return
+            after = rows[-1].key
 
     def _tell(self, problem: str) -> None:
         """In the log, once."""

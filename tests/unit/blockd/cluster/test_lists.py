@@ -37,6 +37,11 @@ class Etcd(DictMetaStore):
             raise MetaStoreUnavailable("etcd: nobody answers")
         return super().read(key)
 
+    def list(self, prefix: str, after: str = "", limit: int = 128) -> Sequence[Row]:
+        if self.down:
+            raise MetaStoreUnavailable("etcd: nobody answers")
+        return super().list(prefix, after, limit)
+
     def commit(self, changes: Sequence[Change]) -> Outcome:
         if self.lost:
             self.lost -= 1
@@ -94,6 +99,14 @@ def test_other_nodes_learn_of_a_list(nodes: Nodes, access: AccessList | None) ->
     revision = nodes.one.share(UUID, access)
     assert nodes.learned() == access
     assert nodes.told[0][2] == revision
+
+
+def test_a_list_is_found_among_many_of_other_volumes(nodes: Nodes) -> None:
+    for number in range(1, 40):
+        row = AccessRecord(f"{number:032x}", "")
+        nodes.records.commit(nodes.records.put_access(None, row))
+    nodes.one.share(UUID, ROOT)
+    assert nodes.learned() == ROOT
 
 
 def test_a_volume_of_this_node_alone_is_told_to_nobody(nodes: Nodes) -> None:
