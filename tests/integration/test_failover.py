@@ -1,10 +1,7 @@
 """Volumes of real daemons whose primary is killed, paused, moved or stopped, under a client."""
 
-import json
 import os
 import signal
-import struct
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,17 +9,23 @@ from typing import Any
 import pytest
 
 from tests.clients import FindTool
-from tests.cluster_daemons import Nodes, up
+from tests.cluster_daemons import Nodes
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
-from tests.nbd_client import NbdClient, OptionError, ProtocolError, RequestError
+from tests.failover_rig import (
+    BLOCK,
+    LOST,
+    NAMES,
+    SLOW_S,
+    VOLUME,
+    Writer,
+    attached,
+    created,
+    serving,
+    volume,
+)
+from tests.nbd_client import OptionError
 from tests.peer_nodes import until
 from transport.group.lease import LEASE_S
-
-VOLUME = "vm1"
-BLOCK = 4096
-BLOCKS = 256
-NAMES = ("n1", "n2", "n3")
-SLOW_S = 60.0  # on a busy machine; what is measured is printed, not asserted
 
 
 @pytest.fixture(scope="module")
@@ -40,119 +43,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, etcd: EtcdCluster) -> Iterat
         yield created(made)
     finally:
         made.close()
-
-
-def created(nodes: Nodes) -> Nodes:
-    up(nodes, *NAMES)
-    nodes.daemons["n1"].run("cluster", "create", VOLUME, str(BLOCK * BLOCKS))
-    until(lambda: volume(nodes, "n1")["primary"] == "n1", "n1 serves it")
-    return nodes
-
-
-def volume(nodes: Nodes, at: str) -> dict[str, Any]:
-    """The volume as `blockd cluster status` shows it at a node."""
-    done = nodes.daemons[at].finish("cluster", "status", "--json")
-    (found,) = json.loads(done.stdout)["volumes"]
-    assert isinstance(found, dict)
-    return found
-
-
-def attached(nodes: Nodes, name: str, timeout_s: float = 5.0) -> NbdClient:
-    """A client of the volume at one node. OSError, OptionError: not there."""
-    host, _, port = nodes.daemons[name].ready["nbd"][0].rpartition(":")
-    client = NbdClient((host, int(port)), timeout_s=timeout_s)
-    try:
-        client.greet()
-        client.go(VOLUME)
-        client.read(0, BLOCK)  # where it is not served that fails
-    except BaseException:
-        client.close()
-        raise
-    return client
-
-
-LOST = (OSError, EOFError, OptionError, ProtocolError, RequestError)
-
-
-class Writer:
-    """Writes numbered blocks, one after the other, to whichever node serves the volume."""
-
-    def __init__(self, nodes: Nodes) -> None:
-        self._nodes = nodes
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.acked = [0] * BLOCKS
-        """Number in each block that was acknowledged last."""
-        self.tried = [0] * BLOCKS
-        """Number that it was last asked to have: may be there, acknowledged or not."""
-        self.last = 0
-        self.at = ""
-        self.gaps: list[tuple[float, float]] = []
-        """(from the last acknowledged write before, until the first one after) each new attach."""
-
-    def __enter__(self) -> "Writer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def wait_for_more(self, count: int = 50) -> None:
-        goal = self.last + count
-        until(lambda: self.last >= goal, f"{count} more writes", SLOW_S)
-
-    def _run(self) -> None:
-        since = time.monotonic()
-        while not self._stop.is_set():
-            for name in NAMES:
-                if not self._nodes.daemons[name].running:
-                    continue
-                try:
-                    with attached(self._nodes, name) as client:
-                        self.at = name
-                        since = self._write(client, since)
-                except LOST:
-                    continue
-            time.sleep(0.02)
-
-    def _write(self, client: NbdClient, since: float) -> float:
-        first = True
-        try:
-            while not self._stop.is_set():
-                number = self.last + 1
-                block = number % BLOCKS
-                self.tried[block] = number
-                client.write(block * BLOCK, struct.pack("<Q", number) * (BLOCK // 8))
-                self.acked[block] = self.last = number
-                if first:
-                    self.gaps.append((since, time.monotonic()))
-                    first = False
-                since = time.monotonic()
-        except LOST:
-            self.last += 1  # that one may be there or not: never the same number again
-        return since
-
-    def check(self, client: NbdClient) -> None:
-        """Every block has what was acknowledged last, or what came after that."""
-        for block in range(BLOCKS):
-            data = client.read(block * BLOCK, BLOCK)
-            numbers = set(struct.unpack(f"<{BLOCK // 8}Q", data))
-            assert len(numbers) == 1, f"block {block} is torn: {numbers}"
-            (number,) = numbers
-            assert self.acked[block] <= number <= self.tried[block], block
-
-
-def serving(nodes: Nodes, *names: str) -> tuple[str, NbdClient]:
-    """Whoever of these serves the volume, as soon as one does."""
-    deadline = time.monotonic() + SLOW_S
-    while time.monotonic() < deadline:
-        for name in names:
-            try:
-                return name, attached(nodes, name)
-            except LOST:
-                time.sleep(0.05)
-    raise AssertionError(f"none of {names} serves the volume")
 
 
 def test_a_primary_that_is_killed_under_load_is_followed_and_nothing_is_lost(nodes: Nodes) -> None:
@@ -307,6 +197,44 @@ def test_volumes_are_served_without_etcd_but_not_taken_over(
                 assert client.read(0, BLOCK) == b"x" * BLOCK
         finally:
             nodes.close()
+
+
+def test_a_volume_is_there_again_after_all_nodes_were_killed_at_once(nodes: Nodes) -> None:
+    with Writer(nodes) as writer:
+        writer.wait_for_more()
+        killed = time.monotonic()
+        for name in NAMES:
+            nodes.daemons[name].kill()
+        for name in NAMES:
+            nodes.start(name)
+        writer.wait_for_more()
+        print(f"from kill to the first acknowledged write: {writer.gaps[-1][1] - killed:.2f} s")
+    name, client = serving(nodes, *NAMES)
+    with client:
+        writer.check(client)
+    until(lambda: volume(nodes, name)["copies"] == 3, "all have all again", SLOW_S)
+
+
+def test_who_takes_over_may_be_killed_in_the_middle_of_it(nodes: Nodes) -> None:
+    until(lambda: volume(nodes, "n1")["copies"] == 3, "all in sync", SLOW_S)
+    with Writer(nodes) as writer:
+        writer.wait_for_more()
+        nodes.daemons["n1"].kill()
+        logs = {name: nodes.daemons[name] for name in ("n2", "n3")}
+
+        def begun() -> list[str]:
+            return [name for name in logs if "takeover begins" in logs[name].stderr()]
+
+        until(lambda: bool(begun()), "somebody begins", SLOW_S)
+        name = begun()[0]
+        nodes.daemons[name].kill()  # it waits for the lease of n1, most of the time
+        for each in ("n1", name):
+            nodes.start(each)
+        writer.wait_for_more()
+    name, client = serving(nodes, *NAMES)
+    with client:
+        writer.check(client)
+    until(lambda: volume(nodes, name)["copies"] == 3, "all have all again", SLOW_S)
 
 
 def test_an_access_list_holds_on_every_node(nodes: Nodes) -> None:

@@ -1,0 +1,133 @@
+"""A volume on three real daemons, and an NBD client that writes to whoever serves it."""
+
+import json
+import struct
+import threading
+import time
+from typing import Any
+
+from tests.cluster_daemons import Nodes, up
+from tests.nbd_client import NbdClient, OptionError, ProtocolError, RequestError
+from tests.peer_nodes import until
+
+VOLUME = "vm1"
+BLOCK = 4096
+BLOCKS = 256
+NAMES = ("n1", "n2", "n3")
+SLOW_S = 60.0  # on a busy machine; what is measured is printed, not asserted
+
+
+def created(nodes: Nodes) -> Nodes:
+    up(nodes, *NAMES)
+    nodes.daemons["n1"].run("cluster", "create", VOLUME, str(BLOCK * BLOCKS))
+    until(lambda: volume(nodes, "n1")["primary"] == "n1", "n1 serves it")
+    return nodes
+
+
+def volume(nodes: Nodes, at: str) -> dict[str, Any]:
+    """The volume as `blockd cluster status` shows it at a node."""
+    done = nodes.daemons[at].finish("cluster", "status", "--json")
+    (found,) = json.loads(done.stdout)["volumes"]
+    assert isinstance(found, dict)
+    return found
+
+
+def attached(nodes: Nodes, name: str, timeout_s: float = 5.0) -> NbdClient:
+    """A client of the volume at one node. OSError, OptionError: not there."""
+    ready = nodes.daemons[name].ready
+    if not ready:
+        raise ConnectionError(f"{name} is starting")
+    host, _, port = ready["nbd"][0].rpartition(":")
+    client = NbdClient((host, int(port)), timeout_s=timeout_s)
+    try:
+        client.greet()
+        client.go(VOLUME)
+        client.read(0, BLOCK)  # where it is not served that fails
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+LOST = (OSError, EOFError, OptionError, ProtocolError, RequestError)
+
+
+class Writer:
+    """Writes numbered blocks, one after the other, to whichever node serves the volume."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.acked = [0] * BLOCKS
+        """Number in each block that was acknowledged last."""
+        self.tried = [0] * BLOCKS
+        """Number that it was last asked to have: may be there, acknowledged or not."""
+        self.last = 0
+        self.at = ""
+        self.gaps: list[tuple[float, float]] = []
+        """(from the last acknowledged write before, until the first one after) each new attach."""
+
+    def __enter__(self) -> "Writer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def wait_for_more(self, count: int = 50) -> None:
+        goal = self.last + count
+        until(lambda: self.last >= goal, f"{count} more writes", SLOW_S)
+
+    def _run(self) -> None:
+        since = time.monotonic()
+        while not self._stop.is_set():
+            for name in NAMES:
+                if not self._nodes.daemons[name].running:
+                    continue
+                try:
+                    with attached(self._nodes, name) as client:
+                        self.at = name
+                        since = self._write(client, since)
+                except LOST:
+                    continue
+            time.sleep(0.02)
+
+    def _write(self, client: NbdClient, since: float) -> float:
+        first = True
+        try:
+            while not self._stop.is_set():
+                number = self.last + 1
+                block = number % BLOCKS
+                self.tried[block] = number
+                client.write(block * BLOCK, struct.pack("<Q", number) * (BLOCK // 8))
+                self.acked[block] = self.last = number
+                if first:
+                    self.gaps.append((since, time.monotonic()))
+                    first = False
+                since = time.monotonic()
+        except LOST:
+            self.last += 1  # that one may be there or not: never the same number again
+        return since
+
+    def check(self, client: NbdClient) -> None:
+        """Every block has what was acknowledged last, or what came after that."""
+        for block in range(BLOCKS):
+            data = client.read(block * BLOCK, BLOCK)
+            numbers = set(struct.unpack(f"<{BLOCK // 8}Q", data))
+            assert len(numbers) == 1, f"block {block} is torn: {numbers}"
+            (number,) = numbers
+            assert self.acked[block] <= number <= self.tried[block], block
+
+
+def serving(nodes: Nodes, *names: str) -> tuple[str, NbdClient]:
+    """Whoever of these serves the volume, as soon as one does."""
+    deadline = time.monotonic() + SLOW_S
+    while time.monotonic() < deadline:
+        for name in names:
+            try:
+                return name, attached(nodes, name)
+            except LOST:
+                time.sleep(0.05)
+    raise AssertionError(f"none of {names} serves the volume")
