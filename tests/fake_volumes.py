@@ -75,3 +75,11 @@ class FakeVolumes:
             raise self.error
         self.moved = (name, node)
         return MovedVolume(name, node, 0.071)
+
+    def delete(self, name: str, *, force: bool) -> bool:
+        if self.error is not None:
+            raise self.error
+        if name not in [each.name for each in self.local]:
+            return False
+        self.local = [each for each in self.local if each.name != name]
+        return True

@@ -306,18 +306,30 @@ class Catalog:
                 raise VolumeBusy(name, volume.clients)
             if (count := self._history.snapshot_counts.get(number, 0)) and not force:
                 raise VolumeHasSnapshots(name, count)
-            with self.naming:
-                fail_point("volume.delete.before")
-                gone = self._meta.delete(name, self._history.keys_of(number))
-                fail_point("volume.delete.after")
-                self._append_head(gone, gone=True)
-                self._history.forgotten(number)
-                volume.deleted = True
-                volume.core.retire()
-                self._volumes = {key: kept for key, kept in self._volumes.items() if key != name}
-            self._going(number)
-            self._parts.table.drop_volume(number)
-            log.info("volume deleted volume=%s", name)
+            self._delete(volume, ())
+
+    def delete_replica(self, volume: Volume, rows: Iterable[bytes]) -> None:
+        """Forget this node's part of a volume, which no node has any more, its versions, and the
+        keys `rows`; durable on return."""
+        with self.lock:
+            self._seal.check()
+            self._delete(volume, rows)
+            self.replicated.discard(volume.record.number)
+
+    def _delete(self, volume: Volume, rows: Iterable[bytes]) -> None:
+        name, number = volume.name, volume.record.number
+        with self.naming:
+            fail_point("volume.delete.before")
+            gone = self._meta.delete(name, [*self._history.keys_of(number), *rows])
+            fail_point("volume.delete.after")
+            self._append_head(gone, gone=True)
+            self._history.forgotten(number)
+            volume.deleted = True
+            volume.core.retire()
+            self._volumes = {key: kept for key, kept in self._volumes.items() if key != name}
+        self._going(number)
+        self._parts.table.drop_volume(number)
+        log.info("volume deleted volume=%s", name)
 
     def rename(self, name: str, new_name: str) -> VolumeInfo:
         """Give a volume another name; durable on return. Attached clients notice nothing."""

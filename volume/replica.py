@@ -50,7 +50,7 @@ from volume.errors import (
     VolumeExists,
 )
 from volume.gate import Gate
-from volume.history import History, VersionRow, state_put
+from volume.history import History, VersionRow, state_key, state_put
 from volume.past import PastVersions
 from volume.receive import Receiver
 from volume.replicacopy import Copied, Copies, Landing
@@ -113,6 +113,8 @@ class ReplicaParts:
     """Whether a round has failed and is to be tried again."""
     starving: Callable[[], None]
     """Somebody waits for journal space."""
+    dropped: Callable[[], None]
+    """Versions are gone."""
 
 
 class Replica:
@@ -424,6 +426,16 @@ class Replica:
         """Of the volume that a stream lands in."""
         return f"{self.name[:100]}.copy-{self.uuid.hex()[:8]}"
 
+    def remove(self) -> None:
+        """As `Replicas.remove`."""
+        with self._lock:
+            self._serving = None
+            self._gate.close()
+            self._landing.drop(self._copy_name)
+            key = state_key(row_name(self.uuid))
+            self._parts.catalog.delete_replica(self._volume, [key])
+        self._parts.dropped()
+
     # -- inside; the lock is held
 
     def _check_rounds(self) -> None:
@@ -545,6 +557,15 @@ class Replicas:
 
     def get(self, uuid: bytes) -> Replica | None:
         return self._replicas.get(uuid)
+
+    def remove(self, uuid: bytes) -> None:
+        """Forget this node's part of a volume that was deleted; durable on return. Its clients get
+        ESHUTDOWN."""
+        with self._lock:
+            replica = self._replicas.get(uuid)
+            if replica is not None:
+                replica.remove()
+                del self._replicas[uuid]
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(list(self._replicas.values()))

@@ -342,6 +342,7 @@ class Store:
                 between_rounds=self.upkeep.submit,
                 round_stands=lambda: self._destager.standing,
                 starving=self.upkeep.starving,
+                dropped=self.upkeep.dropped,
             )
         )
         self._spaces = SpaceReporter(

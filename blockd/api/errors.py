@@ -65,6 +65,7 @@ HTTP_STATUS = {
     "cannot_make_volume": 409,
     "volume_replicated": 409,
     "cannot_move": 409,
+    "cannot_delete": 409,
 }
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}

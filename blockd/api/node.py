@@ -177,6 +177,8 @@ class Volumes(Protocol):
         self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode
     ) -> ClusterVolume: ...
     def move(self, name: str, node: str) -> MovedVolume: ...
+    def delete(self, name: str, *, force: bool) -> bool:
+        """Whether it is one that several nodes have, and was deleted on all of them."""
 
 
 class Cluster(Protocol):

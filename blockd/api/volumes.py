@@ -89,6 +89,11 @@ def router(node: Node) -> APIRouter:
         if not force and (users := _targets_of(node, name)):
             raise VolumeIsLun(name, users)
         device = store.get(name) if name else None
+        cluster = node.cluster
+        if cluster is not None and await asyncio.to_thread(
+            cluster.volumes.delete, name, force=force
+        ):
+            return
         await asyncio.to_thread(store.delete_volume, name, force=force)
         if device is not None:
             await asyncio.to_thread(node.rate_limits.forget, device)

@@ -30,7 +30,7 @@ from transport.peer import caller
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from transport.sessions import Answer, Guest, Peer, Sessions, error
-from volume.errors import NoSuchVolume, VolumeError
+from volume.errors import NoSuchVolume, VolumeBusy, VolumeError
 from volume.metastore import ClusterRecords
 from volume.metastore_records import Mode
 from volume.replica import Replicas
@@ -47,6 +47,12 @@ class CannotMove(VolumeError):
     """A volume stays where it is."""
 
     code = "cannot_move"
+
+
+class CannotDelete(VolumeError):
+    """A volume of several nodes stays, or it is not known."""
+
+    code = "cannot_delete"
 
 
 class ClusterVolumes:
@@ -170,6 +176,30 @@ class ClusterVolumes:
             raise CannotMove(f"volume {name} stays where it is: {problem}")
         return MovedVolume(name, target.name, time.monotonic() - began)
 
+    def delete(self, name: str, *, force: bool) -> bool:
+        """Delete a volume that several nodes have, with its versions; whether it is one. Durable,
+        and nobody serves it any more; members that are away let it go when they come back.
+        VolumeBusy unless `force`. VolumeError, TransportError."""
+        replica = next((each for each in self._replicas if each.name == name), None)
+        if replica is None:
+            return False
+        if replica.volume.clients and not force:
+            raise VolumeBusy(name, replica.volume.clients)
+        ended: Future[str | None] = Future()
+
+        def delete() -> None:
+            part = self._parts.get(replica.uuid)
+            if part is None:
+                ended.set_result("it is being made")
+            else:
+                part.delete(ended.set_result)
+
+        self._sessions.post(delete)
+        problem = ended.result(MOVE_S)
+        if problem is not None:
+            raise CannotDelete(f"volume {name} is not deleted: {problem}")
+        return True
+
     def _shown(self, name: str) -> ClusterVolume:
         return next(each for each in self.status().volumes if each.name == name)
 
@@ -239,6 +269,16 @@ class ClusterVolumes:
         replica = self._replicas.get(volume)
         if replica is not None:
             self.cut(replica.name, why)
+
+    def deleted(self, volume: bytes) -> None:
+        self._parts.pop(volume, None)
+        self._members.forget(volume)
+
+        def done(result: Exception | None) -> None:
+            if isinstance(result, Exception):  # the next start sees the record again
+                logger.error("a deleted volume cannot be let go volume=%s %s", volume.hex(), result)
+
+        self._around.work(partial(self._replicas.remove, volume), done)
 
 
 def _local(part: PartStatus, names: Mapping[str, str]) -> LocalVolume:

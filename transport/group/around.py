@@ -58,6 +58,9 @@ class Clients(Protocol):
     def closed(self, volume: bytes, why: str) -> None:
         """It is no more: cut them off. Nothing that they asked is answered any more."""
 
+    def deleted(self, volume: bytes) -> None:
+        """The volume is there no more: let this node's part go. The part has ended."""
+
 
 def outcome(end: Answered | Failed) -> Message | str:
     """Of a request: the answer, an ERROR among them, or why there is none."""

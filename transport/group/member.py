@@ -173,6 +173,10 @@ class Members:
             found = self._members.setdefault(volume, Member(replica, Quiet(self._started)))
         return found
 
+    def forget(self, volume: bytes) -> None:
+        """This node has no part of it any more."""
+        self._members.pop(volume, None)
+
     def answer(self, message: m.Request, now: float) -> Message:
         """As `Member.answer`. UNKNOWN: this node has no part of the volume."""
         volume: bytes = getattr(message, "volume", b"")

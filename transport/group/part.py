@@ -50,7 +50,7 @@ from transport.group.watch import Begin, Watch
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from volume.errors import StaleEpoch
-from volume.metastore import ClusterRecords, Outcome, Stored, Unknown
+from volume.metastore import ClusterRecords, Done, Outcome, Stored, Unknown
 from volume.metastore_records import GroupState, VolumeGroup
 from volume.replica import Replica
 
@@ -62,6 +62,7 @@ LOOK_S: Final = 2.0
 SEAL_S: Final = 10.0  # a disk that takes longer to sync is done without
 MOVE_S: Final = 30.0
 MAX_TAKERS: Final = 16  # requests of TAKE that wait for one takeover
+TRIES: Final = 5  # of a transaction whose outcome is not known
 MAX_PAUSES: Final = 16  # that are remembered
 
 
@@ -191,6 +192,55 @@ class Part:
             return
         closed = replace(found.record, state=GroupState.CLOSED)
         self._store.commit(self._store.change_volume(found, closed))
+
+    # -- no volume any more
+
+    def delete(self, then: Callable[[str | None], None]) -> None:
+        """Delete the volume, at all of its members; asked of its primary. `then` is told what is
+        wrong, None: nobody has it any more, and members that are away hear of it when they come."""
+        leading = self._leading
+        if leading is None or not self.serving:
+            then(f"this node is not its primary, it is {self.status().doing}")
+            return
+        epoch, others = leading.epoch, leading.others
+
+        def noted(result: str | Exception | None) -> None:
+            if result is not None:
+                then(text_of(result))
+                return
+            for node in others:  # they look at the record at once
+                self._ask(node, m.Close(self.uuid, epoch), LOOK_S, _ignore)
+            self._gone()
+            then(None)
+
+        self._close("it is being deleted")
+        self._in_turn(
+            self.replica.shut,
+            lambda _: self._around.ask_store(lambda: self._note_deleted(epoch), noted),
+        )
+
+    def _note_deleted(self, epoch: int) -> str | None:
+        found = self._store.volume(self.uuid.hex())
+        if found is None or (found.record.epoch, found.record.primary) != (epoch, self._me):
+            return "another node has taken it over; ask that one"
+        transaction = self._store.delete_volume(found)
+        for _ in range(TRIES):
+            outcome = self._store.commit(transaction)
+            if isinstance(outcome, Done):
+                return None
+            if not isinstance(outcome, Unknown):
+                return f"its record was not changed: {outcome}"
+        return "whether its record was changed is not known; try again"
+
+    def _gone(self) -> None:
+        """The volume was deleted: this part is over."""
+        if self._stopped:
+            return
+        self._close("it was deleted")
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._in_turn(self.replica.shut, lambda _: self._clients.deleted(self.uuid))
 
     # -- what others ask
 
@@ -323,6 +373,9 @@ class Part:
         if isinstance(found, Exception):
             self._failed_to_take(f"the metastore cannot be read: {found}")
             watch.unread(now)
+        elif found is not None and found.record.state is GroupState.DELETED:
+            self._gone()
+            return
         elif (begin := watch.found(found, now)) is not None:
             self._begin(begin)
         elif self._takers:

@@ -297,6 +297,10 @@ class Node:
         self.serving = epoch
         self.world.opened(self, epoch, self.image())
 
+    def deleted(self, volume: bytes) -> None:
+        """Called by the part; no volume of a world is deleted."""
+        raise AssertionError(volume)
+
     def closed(self, volume: bytes, why: str) -> None:
         """Called by the part: none may."""
         self.world.note(f"{self.name[:4]} serves no more")

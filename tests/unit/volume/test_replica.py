@@ -535,3 +535,20 @@ def test_a_power_cut_at_any_step_of_an_adoption_leaves_all_of_it_or_nothing() ->
             found.adopt(2, 10, 0, chain)
         assert rig.read_version("vm1@seq:30")[:512] == b"b" * 512
     assert ends == {chain, ((1, 10),)}
+
+
+def test_a_part_of_a_volume_that_was_deleted_goes_with_its_row() -> None:
+    source, (rig, replica) = Source(), member()
+    source.begin(1)
+    replica.append(1, 1, 1, 5, source.records(5))
+    rig.store.snapshots.create("named", ["vm1"])
+    rig.settle()
+    for _ in range(2):
+        rig.store.replicas.remove(VOLUME)
+    assert rig.store.names() == []
+    assert rig.store.kept("group/") == {}
+    rig = rig.killed()
+    assert rig.store.replicas.get(VOLUME) is None
+    again = rig.store.replicas.create(VOLUME, "vm1", SIZE, 512, 4096, 1)
+    assert again.held == (0, 0)
+    rig.store.delete_volume(rig.store.create_volume("other", SIZE).name)
