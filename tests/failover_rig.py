@@ -49,7 +49,8 @@ def attached(nodes: Nodes, name: str, timeout_s: float = 5.0) -> NbdClient:
     return client
 
 
-LOST = (OSError, EOFError, OptionError, ProtocolError, RequestError)
+LOST = (OSError, EOFError, OptionError, ProtocolError, RequestError, KeyError)
+"""KeyError: of a node that is being started it is not known yet where it listens."""
 
 
 class Writer:

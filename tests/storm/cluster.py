@@ -24,7 +24,7 @@ from pathlib import Path
 from tests.clients import find_tool
 from tests.cluster_daemons import Nodes
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
-from tests.integration.test_failover import (
+from tests.failover_rig import (
     NAMES,
     SLOW_S,
     VOLUME,
