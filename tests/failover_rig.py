@@ -49,8 +49,7 @@ def attached(nodes: Nodes, name: str, timeout_s: float = 5.0) -> NbdClient:
     return client
 
 
-LOST = (OSError, EOFError, OptionError, ProtocolError, RequestError, KeyError)
-"""KeyError: of a node that is being started it is not known yet where it listens."""
+LOST = (OSError, EOFError, OptionError, ProtocolError, RequestError)
 
 
 class Writer:
