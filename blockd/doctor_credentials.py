@@ -16,8 +16,8 @@ from blockd.config import (
     TlsConfig,
 )
 from blockd.findings import FAIL, OK, WARN, Finding, Machine
-from blockd.secrets import user_name
 from blockd.toml_decode import ConfigError
+from volume.privatefile import user_name
 
 
 def credentials(settings: ServeConfig, data: Path, machine: Machine) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from blockd.config import LogConfig, LogFormat
-from blockd.secrets import user_name
+from volume.privatefile import user_name
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blockd import systemd
-from blockd.secrets import user_name
 from blockd.toml_decode import ConfigError
+from volume.privatefile import user_name
 
 if TYPE_CHECKING:
     from blockd.config import ServeConfig

@@ -1,29 +1,12 @@
-"""Files that hold secrets: private keys of TLS, pre-shared keys, CHAP users, passwords.
-
-Whoever reads one reads it here, so that all are held to the same: a regular file that belongs to
-root or to the user who reads it, and is closed to everybody else. A group that may read is too
-much, as who is in it changes without the file; an access list (setfacl) shows as such a group. What
-is checked is the file that was opened, and what is returned was read from it: nothing can be put in
-its place between the two. Symbolic links are followed, since that is how certbot and Kubernetes put
-a renewed key where the old one was.
-
-Two places are not looked at like that, as a runtime decides who gets there, and chooses owners and
-modes that say nothing: systemd's $CREDENTIALS_DIRECTORY (LoadCredential=), which only the service
-sees, and a container's /run/secrets.
-"""
+"""Files of secrets that the settings or the command line name, as `volume.privatefile` reads them:
+what keeps them from being used is a mistake in the configuration, and named like one."""
 
 import os
-import pwd
 import shlex
-import stat
 from pathlib import Path
 
 from blockd.toml_decode import ConfigError
-
-CONTAINER_SECRETS = Path("/run/secrets")
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-# Not waiting: a pipe that nobody writes to would hold up whoever opens it.
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+from volume.privatefile import NotPrivate, read_private, user_name
 
 
 class SecretError(ConfigError):
@@ -35,47 +18,11 @@ def read_secret(path: Path, what: str, max_bytes: int) -> bytes:
     """What the file has, `max_bytes` at most; `what` is what errors call it, as "psk file".
     SecretError."""
     try:
-        fd = os.open(path, _FLAGS)
-        try:
-            _check(fd, path, what)
-            with open(fd, "rb", closefd=False) as file:
-                data = file.read(max_bytes + 1)
-        finally:
-            os.close(fd)
+        return read_private(path, max_bytes)
+    except NotPrivate as error:
+        raise SecretError(f"{what} {path}: {error}") from error
     except OSError as error:
         raise SecretError(f"{what} {path}: {error.strerror}; {_way_out(error, path)}") from error
-    if len(data) > max_bytes:
-        raise SecretError(f"{what} {path}: longer than {max_bytes} bytes; name the right file")
-    return data
-
-
-def _check(fd: int, path: Path, what: str) -> None:
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise SecretError(f"{what} {path}: not a regular file; name one that is")
-    if _is_guarded(fd):
-        return
-    name, me = shlex.quote(os.fspath(path)), os.geteuid()
-    if status.st_uid not in (0, me):
-        raise SecretError(
-            f"{what} {path}: belongs to user {user_name(status.st_uid)}, who could read and change "
-            f"it; run: chown {user_name(me)} {name}"
-        )
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & _OTHERS:
-        raise SecretError(
-            f"{what} {path}: mode {mode:04o} opens it to others; run: chmod 600 {name}"
-        )
-
-
-def _is_guarded(fd: int) -> bool:
-    """Whether a runtime decides who gets to the open file. The kernel says where it is: a path may
-    lead somewhere else by now."""
-    guarded = [CONTAINER_SECRETS]
-    if passed := os.environ.get("CREDENTIALS_DIRECTORY"):
-        guarded.append(Path(passed))
-    place = Path(os.readlink(f"/proc/self/fd/{fd}"))
-    return any(place.is_relative_to(folder.resolve()) for folder in guarded if folder.is_absolute())
 
 
 def _way_out(error: OSError, path: Path) -> str:
@@ -86,11 +33,3 @@ def _way_out(error: OSError, path: Path) -> str:
             f"chown {me} {shlex.quote(os.fspath(path))}"
         )
     return "check the path"
-
-
-def user_name(uid: int) -> str:
-    """As `chown` takes it: the number, where the machine has no name for it."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -9,7 +9,6 @@ all; so after a crash there is never a node in the cluster whose secret key is l
 
 import json
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from transport.errors import BadIdentity
+from volume.privatefile import NotPrivate, read_private
 
 KEY_BYTES: Final = 32
 IDENTITY_NAME: Final = "node.json"
@@ -107,13 +107,12 @@ def read_identity(data: Path) -> Identity | None:
     """What the data directory is; None when it is of no cluster. BadIdentity, OSError."""
     path = identity_path(data)
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(MAX_IDENTITY_BYTES + 1)
+        # Whose the directory is, his the node is, also where root looks at it.
+        text = read_private(path, MAX_IDENTITY_BYTES, owners=[data.stat().st_uid])
     except FileNotFoundError:
         return None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise BadIdentity(str(path), f"others may read the secret key; say chmod 600 {path}")
+    except NotPrivate as error:
+        raise BadIdentity(str(path), str(error)) from error
     try:
         return _parse(text)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -123,7 +122,7 @@ def read_identity(data: Path) -> Identity | None:
 
 def _parse(text: bytes) -> Identity:
     fields = json.loads(text.decode("ascii"))
-    if len(text) > MAX_IDENTITY_BYTES or fields["version"] != IDENTITY_VERSION:
+    if fields["version"] != IDENTITY_VERSION:
         raise ValueError
     keys = pair_of(_hex(fields, "secret_key", KEY_BYTES))
     if keys.public != _hex(fields, "public_key", KEY_BYTES):

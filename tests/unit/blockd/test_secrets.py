@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from blockd import secrets
-from blockd.secrets import SecretError, read_secret, user_name
+from blockd.secrets import SecretError, read_secret
+from volume import privatefile
+from volume.privatefile import read_private, user_name
 
 SECRET = b"correct horse battery staple"
 STRANGER = 54321  # nobody of this machine
@@ -57,6 +58,11 @@ def test_a_file_of_somebody_else_is_refused(file: Path, monkeypatch: pytest.Monk
     )
 
 
+def test_a_file_of_who_is_named_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owned_by_a_stranger(file, monkeypatch)
+    assert read_private(file, 4096, [file.stat().st_uid]) == SECRET
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a file of root's")
 def test_a_file_of_root_serves_every_user(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: DAEMON)
@@ -70,7 +76,7 @@ def test_what_a_runtime_guards_may_have_any_mode_and_owner(
     if guard == "systemd":
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(file.parent))
     else:
-        monkeypatch.setattr(secrets, "CONTAINER_SECRETS", file.parent)
+        monkeypatch.setattr(privatefile, "CONTAINER_SECRETS", file.parent)
     file.chmod(0o444)
     owned_by_a_stranger(file, monkeypatch)
     assert read_secret(file, "psk file", 4096) == SECRET

@@ -43,7 +43,7 @@ def test_a_directory_without_it_is_of_no_cluster(tmp_path: Path) -> None:
 def test_nobody_else_can_read_it(tmp_path: Path, identity: Identity) -> None:
     assert stat.S_IMODE(identity_path(tmp_path).stat().st_mode) == 0o600
     identity_path(tmp_path).chmod(0o640)
-    with pytest.raises(BadIdentity, match="others may read the secret key; say chmod 600"):
+    with pytest.raises(BadIdentity, match="mode 0640 opens it to others; run: chmod 600"):
         read_identity(tmp_path)
 
 
