@@ -104,7 +104,9 @@ class ClusterNode(Cluster, Protocol):
     def listening(self) -> tuple[str, ...]: ...
     def cut_with(self, cut: Callable[[str, str], None]) -> None: ...
     def lists_with(self, take: Take) -> None: ...
-    def share(self, volume: bytes, access: AccessList | None) -> int | None: ...
+    def share(
+        self, volume: bytes, access: AccessList | None, expected: str | None
+    ) -> int | None: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
 
@@ -502,13 +504,13 @@ def _take(
     book: AccessBook,
     volume: bytes,
     access: AccessList | None,
-    revision: int,
+    number: int,
 ) -> None:
     """Have the book take a list of another node, on the loop. What fails is tried again soon."""
 
     async def take() -> None:
         try:
-            await book.take(volume, access, revision)
+            await book.take(volume, access, number)
         except (VolumeError, OSError) as error:
             facts = {"volume": volume.hex(), "reason": str(error)}
             logger.error("access list of another node not kept", extra=facts)

@@ -29,11 +29,12 @@ from volume.states import Damaged
 
 log = logging.getLogger(__name__)
 
-Share = Callable[[bytes, AccessList | None], int | None]
-"""Tell other nodes of a volume's list, by its uuid; the revision that it has there, None when no
-other node has the volume. Waits. VolumeError, OSError: they are not told."""
+Share = Callable[[bytes, AccessList | None, str | None], int | None]
+"""Tell other nodes of a volume's list, by its uuid; the number that it has there, None when no
+other node has the volume. The last argument is the `revision` of the list that they must have, if
+that matters. Waits. AccessChanged; VolumeError, OSError: they are not told."""
 Take = Callable[[bytes, AccessList | None, int], None]
-"""Hand over the list that another node gives a volume, and its revision; does not wait."""
+"""Hand over the list that another node gives a volume, and its number; does not wait."""
 Watch = Callable[[], Awaitable[list[str]]]
 """Cut who is not let in any more; their ids."""
 
@@ -74,8 +75,8 @@ class AccessBook:
         self._lists: dict[bytes, AccessList] = {}
         self._coming: dict[str, AccessList] = {}  # of volumes being made, by name
         self._watches: list[Watch] = []
-        self._share: Share = lambda volume, access: None
-        self._shared: dict[bytes, int] = {}  # revision of lists that other nodes have, too
+        self._share: Share = lambda volume, access, expected: None
+        self._shared: dict[bytes, int] = {}  # numbers of lists that other nodes have, too
         self._changing = asyncio.Lock()
         unreadable: list[str] = []
         for key, value in store.kept(kept.PREFIX, lambda key, _: unreadable.append(key)).items():
@@ -149,7 +150,7 @@ class AccessBook:
             if expected is not None and expected != revision(self.list_of(volume)):
                 raise AccessChanged(volume.name)
             uuid = volume.volume_uuid
-            told = await asyncio.to_thread(self._share, uuid, access)
+            told = await asyncio.to_thread(self._share, uuid, access, expected)
             if told is not None:
                 self._shared[uuid] = told
             await asyncio.to_thread(self._keep, kept.volume_key(uuid), access)
@@ -165,18 +166,18 @@ class AccessBook:
         log.info("access list changed", extra=facts)
         return cut
 
-    async def take(self, volume: bytes, access: AccessList | None, revision: int) -> None:
+    async def take(self, volume: bytes, access: AccessList | None, number: int) -> None:
         """Another node has given a volume this list; one that was known before is passed over.
         VolumeError, OSError: it holds until the next start, and is told again."""
         async with self._changing:
-            if revision <= self._shared.get(volume, 0):
+            if number <= self._shared.get(volume, 0):
                 return
             if access != self._lists.get(volume):
                 cut = await self._holds(volume, access)
                 facts = {"volume": volume.hex(), "cut": ",".join(cut) or "-"}
                 log.info("access list changed by another node", extra=facts)
                 await asyncio.to_thread(self._keep, kept.volume_key(volume), access)
-            self._shared[volume] = revision
+            self._shared[volume] = number
 
     async def _holds(self, volume: bytes, access: AccessList | None) -> list[str]:
         """From now on; the ids of who was cut."""

@@ -106,7 +106,10 @@ class Rule:
         return {name: value for name, value in found if value is not None}
 
     def fits(self, client: Client) -> bool:
-        return all(_FITS[name](self, client) for name in self.conditions)
+        return all(
+            getattr(self, name) is None or condition(self, client)
+            for name, condition in _FITS.items()
+        )
 
     def __str__(self) -> str:
         """As operators read it: `allow address=192.0.2.0/24 read-only`."""

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from blockd.access import kept
-from blockd.access.book import Take
-from blockd.access.rules import AccessList
+from blockd.access.book import Take, revision
+from blockd.access.rules import AccessChanged, AccessList
 from volume.errors import VolumeError
-from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Row, Unknown
+from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Row, Stored, Unknown
 from volume.metastore_records import AccessRecord, CorruptRecord
 from volume.replica import Replicas
 
@@ -53,9 +53,12 @@ class SharedLists:
         """Soon."""
         self._wake.set()
 
-    def share(self, volume: bytes, access: AccessList | None) -> int | None:
+    def share(
+        self, volume: bytes, access: AccessList | None, expected: str | None = None
+    ) -> int | None:
         """See `blockd.access.book.Share`."""
-        if self._replicas.get(volume) is None:
+        replica = self._replicas.get(volume)
+        if replica is None:
             return None
         rules = "" if access is None else kept.encode(kept.volume_key(volume), access).decode()
         wanted = AccessRecord(volume.hex(), rules)
@@ -64,6 +67,9 @@ class SharedLists:
                 old = self._records.access(wanted.volume_id)
             except CorruptRecord as error:
                 raise MetaStoreUnavailable(f"access list: {error}") from error
+            if None not in (old, expected) and revision(_list(volume, old)) != expected:
+                self.look()
+                raise AccessChanged(replica.name)
             change = self._records.put_access(old, wanted)
             outcome = self._records.commit(change)
             for _ in range(TRIES):
@@ -96,10 +102,7 @@ class SharedLists:
             if volume is None:
                 continue
             try:
-                stored = self._records.stored(AccessRecord, row)
-                assert stored is not None
-                rules = stored.record.rules
-                access = kept.decode(kept.volume_key(volume), rules.encode()) if rules else None
+                access = _list(volume, self._records.stored(AccessRecord, row))
             except CorruptRecord:
                 access = kept.DAMAGED
             take(volume, access, row.revision)
@@ -119,3 +122,8 @@ class SharedLists:
         if problem and problem != self._problem:
             logger.warning("access lists of other nodes not read", extra={"reason": problem})
         self._problem = problem
+
+
+def _list(volume: bytes, stored: Stored[AccessRecord] | None) -> AccessList | None:
+    rules = "" if stored is None else stored.record.rules
+    return kept.decode(kept.volume_key(volume), rules.encode()) if rules else None

@@ -107,9 +107,9 @@ class ClusterNode:
         """Before `start`: call this with the access lists that other nodes give volumes."""
         self._take = take
 
-    def share(self, volume: bytes, access: AccessList | None) -> int | None:
+    def share(self, volume: bytes, access: AccessList | None, expected: str | None) -> int | None:
         """See `blockd.access.book.Share`."""
-        return self.lists.share(volume, access)
+        return self.lists.share(volume, access, expected)
 
     def work(self, call: Callable[[], None]) -> None:
         """Have `call`, which may wait, called by a worker. It must not raise."""

@@ -318,7 +318,7 @@ def test_a_change_is_told_to_other_nodes_before_it_is_kept(store: FakeStore) -> 
     book = AccessBook(store)
     told = []
 
-    def share(volume: bytes, access: AccessList | None) -> int:
+    def share(volume: bytes, access: AccessList | None, expected: str | None) -> int:
         told.append((volume, access, dict(store.states)))
         return 7
 
@@ -330,7 +330,7 @@ def test_a_change_is_told_to_other_nodes_before_it_is_kept(store: FakeStore) -> 
 def test_a_change_that_other_nodes_are_not_told_of_is_none(store: FakeStore) -> None:
     book = AccessBook(store)
 
-    def share(volume: bytes, access: AccessList | None) -> int:
+    def share(volume: bytes, access: AccessList | None, expected: str | None) -> int:
         raise VolumeError("etcd: nobody answers")
 
     book.share_by(share)
@@ -360,7 +360,7 @@ def test_a_list_of_another_node_holds_and_cuts_and_is_kept(store: FakeStore) -> 
 
 def test_an_older_list_of_another_node_is_passed_over(store: FakeStore) -> None:
     book = AccessBook(store)
-    book.share_by(lambda volume, access: 9)
+    book.share_by(lambda volume, access, expected: 9)
     aio.run(book.change(device(store), (ROOT,)))
     for older in (8, 9):
         aio.run(book.take(device(store).volume_uuid, None, older))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from blockd.access import kept
-from blockd.access.rules import AccessList, Rule
+from blockd.access.book import revision
+from blockd.access.rules import AccessChanged, AccessList, Rule
 from blockd.cluster.lists import SharedLists
 from tests.metastore_twin import DictMetaStore
 from tests.peer_nodes import until
@@ -56,6 +57,7 @@ class Etcd(DictMetaStore):
 @dataclass
 class Volume:
     uuid: bytes
+    name: str = "vm1"
 
 
 class Replicas(dict[bytes, Volume]):
@@ -96,9 +98,9 @@ def nodes() -> Nodes:
 @pytest.mark.parametrize("access", [ROOT, AccessList(), None])
 def test_other_nodes_learn_of_a_list(nodes: Nodes, access: AccessList | None) -> None:
     nodes.one.share(UUID, ROOT)
-    revision = nodes.one.share(UUID, access)
+    number = nodes.one.share(UUID, access)
     assert nodes.learned() == access
-    assert nodes.told[0][2] == revision
+    assert nodes.told[0][2] == number
 
 
 def test_a_list_is_found_among_many_of_other_volumes(nodes: Nodes) -> None:
@@ -118,6 +120,17 @@ def test_lost_answers_and_races_are_gone_on_with(nodes: Nodes) -> None:
     nodes.etcd.unknown, nodes.etcd.lost = 2, 1
     assert nodes.one.share(UUID, ROOT)
     assert nodes.learned() == ROOT
+
+
+def test_a_change_of_a_list_that_another_node_has_changed_is_refused(nodes: Nodes) -> None:
+    nodes.one.share(UUID, ROOT, "none")  # no node has told of any list
+    nodes.two.share(UUID, AccessList(), revision(ROOT))
+    with pytest.raises(AccessChanged, match="volume vm1"):
+        nodes.one.share(UUID, None, revision(ROOT))
+    nodes.one.share(UUID, None, revision(AccessList()))
+    nodes.two.share(UUID, ROOT)
+    nodes.one.share(UUID, None)  # whatever it is
+    assert nodes.learned() is None
 
 
 def test_what_cannot_be_told_is_refused(nodes: Nodes) -> None:
