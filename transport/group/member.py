@@ -69,7 +69,9 @@ class Member:
         except BadRecords as error:
             log.warning("refused error=%s", error)
             return _error(m.Code.FAILED, 0, error)
-        except (ReplicaError, NoSuchVersion) as error:
+        except NoSuchVersion as error:  # nothing leads to where it is to go back to
+            return _error(m.Code.GAP, 0, error)
+        except ReplicaError as error:
             return _error(m.Code.FAILED, 0, error)
         except StoreSealed as error:
             return _error(m.Code.SEALED, 0, error)

@@ -216,8 +216,13 @@ class Primary:
         current = tag in (link.tag, link.sync_tag)
         self._ended(link, tag)
         match message:
-            case m.Error(code, detail, text):
-                self._refused(link, code, detail, text, now)
+            case m.Error(m.Code.STALE, detail) if detail > self.epoch:
+                self._fence(detail)
+            case m.Error(m.Code.GAP) if current and link.state is State.UNDOING:
+                link.keep = 0  # it cannot go back to what it shares
+                self._copy(link, 0, now)
+            case m.Error() if current:
+                self._away(link, now, message.text)
             case m.Sealed() if current and link.state is State.SEALING:
                 self._sealed(link, message, now)
             case m.Streamed() if current and link.state is State.COPYING:
@@ -447,12 +452,6 @@ class Primary:
         self._out.append(Send(link.node, link.sync_tag, message, self._policy.request_s))
 
     # -- trouble
-
-    def _refused(self, link: Link, code: int, detail: int, text: str, now: float) -> None:
-        if code == m.Code.STALE and detail > self.epoch:
-            self._fence(detail)
-        else:
-            self._away(link, now, text)
 
     def _fence(self, epoch: int) -> None:
         if self.fenced is None:

@@ -162,6 +162,29 @@ def test_a_member_that_the_log_does_not_lead_to_gets_all_of_the_volume() -> None
     assert made.content(away) == made.expected(away.chain())
 
 
+def test_a_member_that_cannot_go_back_gets_all_of_the_volume() -> None:
+    made = Group(3, 2, random.Random(0), options=SHORT_LOG)
+    made.settle(1.0)
+    for _ in range(10):
+        made.write()
+    made.settle(1.0)
+    old = made.node
+    made.cut_off = {node.id for node in made.others}
+    for _ in range(30):
+        made.write()
+        while made.step():
+            pass
+    old.replica.untap()
+    old.rig.settle()  # what it has is in chunks, and the log of it is gone
+    new, other = made.others
+    assert made.take_over(new.id, [new.id, other.id])
+    made.cut_off.clear()
+    told = count_answers(old)
+    made.settle(30.0)
+    check_all(made)
+    assert told["Undo"] == told["Adopt"] == 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_copy_that_is_disturbed_begins_anew(seed: int) -> None:
     made = Group(3, 2, random.Random(seed), options=SHORT_LOG)
