@@ -201,8 +201,7 @@ class IscsiProtocol(ClientProtocol[Connection]):
         while (event := engine.next_event()) is not None:
             any_event = True
             if isinstance(event, Submit):
-                if event.batch:  # they may all have been aborted
-                    self._submit(event.device, event.batch)
+                self._submit(event.device, event.batch)
             elif isinstance(event, Work):
                 self._begin_work(event)
             elif isinstance(event, LookUp):

@@ -135,8 +135,8 @@ def test_an_initiator_that_is_gone_leaves_the_line(server: Server) -> None:
     with session(server) as wire:
         hold(server, wire, 3)
     server.until(lambda: not server.listener.sessions())
+    server.until(lambda: limit_of(server).held()[0] == 0)
     assert not is_full_for(server, BLOCK + 60)
-    assert limit_of(server).held()[0] == 0
     set_bandwidth(server, 0)
     assert server.content(BLOCK, 3 * BLOCK) == bytes(3 * BLOCK)
 

@@ -64,10 +64,6 @@ def test_requests_take_the_time_that_their_limit_says(
             client_tool("qemu-img"), url(server, protocol), "-c", "450", "-d", "16", *options
         )
         assert took_s >= (450 - 30 - 1) / 300
-    with server.control() as client:
-        status = client.limits("demo")
-    assert status.held_requests > 0
-    assert status.held_s > 0
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
