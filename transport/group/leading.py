@@ -38,7 +38,8 @@ def tap_bytes(journal_limit: int) -> int:
 
 class Leading:
     """Tells its owner once that it is `opened` (W members have noted the epoch), and once that it
-    is over: `fenced` by a later epoch, or `failed` by the own disk. The owner then calls `end`."""
+    is over: `fenced` by a later epoch, or `failed` by the own disk. The owner then calls `end`.
+    `moved`: `deadline` may be another one."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Leading:
         opened: Callable[[], None],
         fenced: Callable[[int], None],
         failed: Callable[[str], None],
+        moved: Callable[[], None],
     ) -> None:
         """The own part has begun the epoch, and its tap is open since; `chain` is what it has."""
         members = [NodeId(node) for node in group.members]
@@ -70,6 +72,7 @@ class Leading:
         self._opened = opened
         self._fenced = fenced
         self._failed = failed
+        self._moved = moved
 
     def start(self, descriptor: int) -> None:
         """`descriptor` is readable when the tap has something."""
@@ -150,6 +153,8 @@ class Leading:
                         "member %s volume=%s node=%s why=%s",
                         *("is behind" if behind else "is in step", self._replica.name, member, why),
                     )
+        if not self.ended:
+            self._moved()
 
     def _do(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         def done(result: T | Exception) -> None:

@@ -510,7 +510,7 @@ class Part:
 
         self._leading = Leading(
             *(self._around, self.replica, group, self._me, chain, self._policy),
-            *(opened, self._fenced, self._broken),
+            *(opened, self._fenced, self._broken, self._set_timer),
         )
         self._leading.start(descriptor)
         self._set_timer()
