@@ -7,7 +7,7 @@ import pytest
 from tests.sim.cluster.world import lived
 
 ACTS = 40
-WORLDS = 200
+WORLDS = 400
 SHARES = 4
 TOGETHER = 25  # worlds of one test
 

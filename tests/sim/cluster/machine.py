@@ -5,6 +5,7 @@ machine may lose its power or its process, and within them its power, at any ope
 """
 
 import random
+from dataclasses import replace
 
 from tests.sim.cluster.timeline import NodeClock
 from tests.sim.crash import survivors
@@ -27,7 +28,7 @@ OPTIONS = StoreOptions(
     reserve_bytes=0,
     cache_bytes=64 * KIB,
     manifest_cache_bytes=16 * KIB,
-    window_bytes=40 * SEGMENT_BYTES,  # members catch up from the log, whatever they missed
+    window_bytes=40 * SEGMENT_BYTES,
     window_s=3600,
     history_keep="",
     compression="none",
@@ -36,6 +37,15 @@ OPTIONS = StoreOptions(
     gc_condemn_s=0.0,
     damage_patience_s=0.0,
 )
+
+
+WINDOWS = (2, 40, 40)
+"""Segments: with few of them a member that was away may need all of the volume."""
+
+
+def drawn_options(rng: random.Random) -> StoreOptions:
+    """Of all nodes of a world."""
+    return replace(OPTIONS, window_bytes=rng.choice(WINDOWS) * SEGMENT_BYTES)
 
 
 class Machine:

@@ -247,7 +247,7 @@ class Sessions:
         number = self._callers[peer].request(message, self._now(), timeout_s)
         self._done[peer, number] = done
         self._carry(peer)
-        self._look_again()
+        self.process.wake_at(self._callers[peer].deadline)
         return number
 
     def asking(self, peer: str) -> Caller:
@@ -275,7 +275,7 @@ class Sessions:
             self._hear(peer, each.poll(now))
         for number, (line, engine) in list(self._answerers.items()):
             self._answerer_says(number, line, engine, engine.poll(now))
-        self._look_again()
+        self.process.wake_at(self.deadline)
 
     def close(self) -> None:
         """Go, politely."""
@@ -300,20 +300,20 @@ class Sessions:
             found = self._answerers[line.number] = (line, engine)
         _, engine = found
         self._answerer_says(line.number, line, engine, engine.received(frames, self._now()))
-        self._look_again()
+        self.process.wake_at(engine.deadline)
 
     def answered(self, line: Line, frames: Frames) -> None:
         """A message on a line that this process made."""
         peer = line.target
         if self._lines.get(peer) is line:
             self._hear(peer, self._callers[peer].received(frames, self._now()))
-            self._look_again()
+            self.process.wake_at(self._callers[peer].deadline)
 
     def lost(self, line: Line, why: str) -> None:
         """A line that this process made is broken."""
         if self._lines.get(line.target) is line:
             self._hear(line.target, self._callers[line.target].lost(self._now(), why))
-            self._look_again()
+            self.process.wake_at(self._callers[line.target].deadline)
 
     def line_lost(self, line: Line) -> None:
         """A line that was made to this node is closed or broken."""
@@ -322,9 +322,6 @@ class Sessions:
         self._peers_of.pop(line.number, None)
 
     # -- inner
-
-    def _look_again(self) -> None:
-        self.process.wake_at(self.deadline)
 
     def _hear(self, peer: str, events: list[caller.Event]) -> None:
         for event in events:

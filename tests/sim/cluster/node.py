@@ -26,6 +26,7 @@ from transport.group.part import Part
 from transport.peer import messages as m
 from transport.peer.policy import Policy
 from volume.metastore import ClusterRecords
+from volume.options import StoreOptions
 from volume.replica import Replica
 from volume.store import Store
 from volume.volume import Volume
@@ -46,6 +47,7 @@ class VolumeSpec:
     shape: Shape
     queue_bytes: int
     """Records that a primary keeps for members that lag."""
+    options: StoreOptions
 
     def members(self, nodes: Sequence[str]) -> tuple[str, ...]:
         return tuple(nodes[: self.shape.members])
@@ -102,7 +104,7 @@ class Node:
         self.world = world
         self.name = name
         self.clock = NodeClock(world.timeline, f"{world.seed}:{name}")
-        self.machine = Machine(self.clock, f"{world.seed}:{name}")
+        self.machine = Machine(self.clock, f"{world.seed}:{name}", world.spec.options)
         self.process: Process = NodeProcess(self)
         self.process.end()
         self.part: Part | None = None

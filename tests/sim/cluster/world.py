@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from tests.sim.cluster import plan as plans
 from tests.sim.cluster.clients import Client, Server, Session, Wire
 from tests.sim.cluster.history import History
+from tests.sim.cluster.machine import drawn_options
 from tests.sim.cluster.metastore import SimMetaStore
 from tests.sim.cluster.nemesis import Nemesis
 from tests.sim.cluster.network import Network
@@ -41,6 +42,7 @@ TROUBLED_S = 400.0  # clients that have not done what they wanted by then do it 
 HEALED_S = 90.0
 """Within so long all is well again: the longest pause between two tries, and a takeover."""
 LOG_LINES = 60
+COLLECTED_EVERY = 8  # worlds
 
 
 class ClusterWorld:
@@ -65,7 +67,10 @@ class ClusterWorld:
         rng = random.Random(f"nodes:{plan.seed}")
         self.names: Sequence[str] = tuple(rng.randbytes(16).hex() for _ in range(shape.nodes))
         queue_bytes = rng.choice((8, 64, 1024)) * KIB
-        self.spec = VolumeSpec(rng.randbytes(16), "volume", SIZE, CHUNK, shape, queue_bytes)
+        options = drawn_options(rng)
+        self.spec = VolumeSpec(
+            *(rng.randbytes(16), "volume", SIZE, CHUNK, shape, queue_bytes, options)
+        )
         self.history = History(SIZE)
         self.nodes = {name: Node(self, name) for name in self.names}
         self.truth = Truth(self)
@@ -77,7 +82,7 @@ class ClusterWorld:
 
     def live(self) -> Report:
         error = details = ""
-        still_collector()
+        _still_collector_now_and_then()
         logging.disable(logging.CRITICAL)
         try:
             with broken_rule(self._broken):
@@ -151,6 +156,7 @@ class ClusterWorld:
         kind = m.KINDS[head[5]].__name__
         if kind not in ("Ping", "Pong"):
             self.note(f"{source[:4]} > {target[:4]} {kind} {sum(map(len, frames))}")  # type: ignore[arg-type]
+            self.counts[f"message {kind}"] += 1
             self.nemesis.happened(kind, (source, target))
 
     # -- life
@@ -202,6 +208,19 @@ class ClusterWorld:
         self._acts_left -= 1
         self.truth.check_status()
         self.nemesis.act(act, rng)
+
+
+_worlds = 0
+
+
+def _still_collector_now_and_then() -> None:
+    """A world leaves a few megabytes, and some eventfds: looking for them takes as long as a part
+    of a world."""
+    global _worlds
+    if _worlds % COLLECTED_EVERY == 0:
+        still_collector()
+    gc.disable()
+    _worlds += 1
 
 
 def lived(seed: int, acts: int) -> Report:
