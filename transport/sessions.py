@@ -210,10 +210,10 @@ class Sessions:
 
     def result_of(self, call: Callable[[], T], timeout_s: float = JOIN_S) -> T:
         """What `call` gives on the thread, or raises; waits for it, on another one. TransportError
-        when the thread has ended, TimeoutError when it does so meanwhile."""
+        when the thread has not begun or has ended, TimeoutError when it does so meanwhile."""
         assert threading.current_thread() is not self._thread
-        if self._stopped:
-            raise TransportError("the sessions with peers have ended; the daemon stops")
+        if self._stopped or not self._thread.ident:
+            raise TransportError("no sessions with peers: they have ended, or not begun")
         future: Future[T] = Future()
 
         def make() -> None:

@@ -162,4 +162,4 @@ def _owner_hint(error: OSError) -> str:
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}{_owner_hint(error)}"
-    return str(error)
+    return str(error) or type(error).__name__
