@@ -59,14 +59,17 @@ def test_a_new_volume_is_never_open(
     nbdinfo = client_tool("nbdinfo")
     dying = Daemon(data, environ={FAIL_POINT: f"{point}:{nth}"})
     dying.start()
-    with dying.control() as client:
-        ways: dict[str, Callable[[], object]] = {
-            "clone": lambda: client.clone_volume("vm1@monday", "copy"),
-            "closed": lambda: client.create_volume("copy", MiB, closed=True),
-        }
-        with pytest.raises(ApiError, match="Server disconnected"):
-            ways[way]()
-    assert dying.wait() == -signal.SIGKILL
+    try:
+        with dying.control() as client:
+            ways: dict[str, Callable[[], object]] = {
+                "clone": lambda: client.clone_volume("vm1@monday", "copy"),
+                "closed": lambda: client.create_volume("copy", MiB, closed=True),
+            }
+            with pytest.raises(ApiError, match="Server disconnected"):
+                ways[way]()
+        assert dying.wait() == -signal.SIGKILL
+    finally:
+        dying.discard()
 
     after = Daemon(data)
     after.start()
