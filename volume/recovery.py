@@ -189,6 +189,9 @@ class JournalRecovery:
                     continue  # begun by a writer whose last records were lost unflushed
                 if segment.node_epoch < node_epoch:
                     continue
+                # Behind a header there may be records that were there before it: of a run whose
+                # own header was lost with the power, and that a recovery has done without.
+                node_epoch = segment.node_epoch
                 position = SEGMENT_HEADER_BYTES
             for later in live[number + 1 : number + 1 + READ_AHEAD_SEGMENTS]:
                 warm(later.file)

@@ -16,9 +16,9 @@ from typing import Final
 
 from transport.group.acks import NodeId
 from transport.group.lease import LEASE_S, RENEW_S
-from transport.group.takeover_run import GaveUp
+from transport.group.takeover_run import GaveUp, Why
 from volume.metastore import Stored
-from volume.metastore_records import GroupState, VolumeGroup
+from volume.metastore_records import MAX_MEMBERS, GroupState, VolumeGroup
 
 FIRST_EPOCH: Final = 1
 """Of a volume that was made and never opened."""
@@ -151,6 +151,12 @@ class Watch:
         """The takeover that was begun ended without a primary."""
         self._floor = max(self._floor, end.floor)
         self._fail(now)
+        if end.why is Why.FAILED:
+            # Another member may have what this one lacks. It gives time to each claim that it hears
+            # of, and again to one that it reads of: its turn comes when this one claims no more.
+            pace = self._pace
+            longest = pace.grace_s + pace.stagger_s * (MAX_MEMBERS + 1)
+            self._rest(max(self._due, now + 2 * longest))
 
     def dropped(self, now: float) -> None:
         """This node was the primary, and is it no more: somebody else is, or will be."""

@@ -7,7 +7,7 @@ import pytest
 from tests.sim.cluster.world import lived
 
 ACTS = 40
-WORLDS = 400
+WORLDS = 1500
 SHARES = 4
 TOGETHER = 25  # worlds of one test
 

@@ -136,6 +136,19 @@ def test_a_primary_that_wants_another_node_to_be_it_is_heard_though_it_writes() 
     assert not begin.agreed  # that wish has been answered
 
 
+def test_a_member_that_cannot_do_it_leaves_the_next_try_to_others() -> None:
+    failed, other = reading(B), reading(C)
+    assert failed.found(record(), 1.0) is not None
+    failed.gave_up(GaveUp(Why.FAILED, "its log does not reach back", 2), 5.0)
+    other.dropped(1.0)
+    other.promised(5.0)
+    sealing = record(2, B, GroupState.SEALING)
+    due = other.deadline
+    assert other.poll(due) == Read()
+    assert other.found(sealing, due) is None  # time once more, for what it has read now
+    assert other.deadline < failed.deadline
+
+
 def test_a_primary_that_says_good_bye_is_followed_at_once() -> None:
     made = watch()
     made.heard(10.0)
