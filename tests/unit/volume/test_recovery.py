@@ -319,3 +319,21 @@ def test_checkpoint_at_the_end_of_a_lost_segment_is_moved_when_that_is_accepted(
     assert moved.sequence == second.sequence
     again.write("v", 512, b"n" * 512, fua=True)
     assert again.rebooted().read("v", 512, 512) == b"n" * 512
+
+
+def test_records_behind_the_header_of_a_later_run_do_not_come_back() -> None:
+    """A power cut took the header before them, so a recovery did without them; the next one took
+    the records that the run after it had written over them, behind a header of its own."""
+    rig = opened()
+    rig.write("v", 0, b"o" * 512)
+    file = rig.disk.open(FIRST)
+    old = file.pread(8 * KIB, 4096)
+    file.pwrite(bytes(512), 0)
+    again = rig.rebooted()
+    assert again.read("v", 0, 512) == bytes(512)
+    again.tend()
+    again.write("v", 1024, b"n" * 512)
+    file = again.disk.open(FIRST)
+    assert file.pread(8, 0) != bytes(8)
+    file.pwrite(old, 4096)
+    assert again.rebooted().read("v", 0, 2 * KIB) == bytes(2 * KIB)
