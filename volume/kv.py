@@ -94,7 +94,7 @@ class LmdbKeyValue:
                 max_spare_txns=SPARE_TXNS,
             )
         except lmdb.Error as error:
-            raise self._translated(error) from error
+            raise self._translated(error, opening=True) from error
         self._room = FileRoom(path / "data.mdb")
         if synced:
             _sync_folder(path)  # LMDB syncs its files, not the names they were created under
@@ -289,13 +289,18 @@ class LmdbKeyValue:
         except lmdb.Error as error:
             raise self._translated(error) from error
 
-    def _translated(self, error: lmdb.Error, *, room: bool = True) -> Exception:
+    def _translated(
+        self, error: lmdb.Error, *, room: bool = True, opening: bool = False
+    ) -> Exception:
         """LMDB's error as ours. It uses positive codes for errnos, negative ones for its own.
 
-        `room`: an update had it, so its EIO is the disk's."""
+        `room`: an update had it, so its EIO is the disk's. `opening`: nothing was changed, and the
+        error is what it says (PermissionError of somebody else's file)."""
         code: int = getattr(error, "code", 0)  # absent when the binding itself refuses
         if code in NO_SPACE_ERRNOS or (code == errno.EIO and not room):
             return OutOfSpace(f"{self.path}: {error}; free some space on that file system")
+        if code > 0 and opening:
+            return OSError(code, os.strerror(code), str(self.path))
         if code > 0:
             return SyncFailed(code, os.strerror(code), str(self.path))  # of its update, or so
         if code < 0:
