@@ -48,9 +48,8 @@ def examine(config: ServeConfig | ConfigError, data: Path, machine: Machine) -> 
     findings += _data_directory(data, machine)
     if data.is_dir():
         findings += [_owners(data), _lock(data, machine), _format(data), _free_space(data)]
-        findings += _limits(data)
+        findings += _rows(data)
         findings.append(_journal(data, settings.store.journal_limit))
-        findings += _access_lists(data)
         findings += _sockets(settings, data)
     findings.append(_native())
     findings += credentials(settings, data, machine)
@@ -173,49 +172,14 @@ def _meta(data: Path, rebuild: str) -> Finding:
     return Finding("format", OK, f"store {meta.uuid.hex()}, opened {meta.node_epoch} times")
 
 
-def _limits(data: Path) -> Iterator[Finding]:
-    """Rows of limits that cannot be read; what is wrong with meta/ as a whole, "format" says."""
+def _rows(data: Path) -> list[Finding]:
+    """What volumes are to have; what is wrong with meta/ as a whole, "format" says."""
     try:
-        from blockd.doctor_limits import unreadable_limits
+        from blockd.doctor_rows import rows
 
-        if not (data / "meta" / "data.mdb").is_file():
-            return
-        unreadable = unreadable_limits(data / "meta")
+        return rows(data / "meta") if (data / "meta" / "data.mdb").is_file() else []
     except (ImportError, VolumeError, OSError):
-        return
-    for volume, reason in unreadable:
-        message = f"those of volume {volume} cannot be read, nothing is limited: {reason}"
-        fix = f"set them again while the daemon runs: blockd volume limit {volume} --iops N"
-        yield Finding("limits", WARN, message, f"{fix} (or --none)")
-    if not unreadable:
-        yield Finding("limits", OK, "all can be read")
-
-
-def _access_lists(data: Path) -> Iterator[Finding]:
-    """Whether those that `meta/` has can be read. Where it cannot be opened `_meta` has said so."""
-    if not (data / "meta" / "data.mdb").is_file():
-        return
-    try:
-        from blockd.access import kept
-        from volume.kv import LmdbKeyValue
-        from volume.states import states
-        from volume.store import META_MAP_BYTES
-
-        kv = LmdbKeyValue(data / "meta", synced=True, map_size=META_MAP_BYTES)
-        try:
-            damaged: list[str] = []
-            found = dict(states(kv, kept.PREFIX, lambda name, _: damaged.append(name)))
-        finally:
-            kv.close()
-    except (ImportError, VolumeError, OSError):
-        return
-    damaged += [key for key, value in found.items() if kept.decode(key, value).damaged]
-    for key in damaged:
-        message = f"{key} is damaged: that volume lets nobody in"
-        fix = "blockd volume access clear NAME, then allow"
-        yield Finding("access lists", FAIL, message, fix)
-    if not damaged:
-        yield Finding("access lists", OK, f"{len(found)} volume(s) have one")
+        return []
 
 
 def _free_space(data: Path) -> Finding:

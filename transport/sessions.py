@@ -210,7 +210,7 @@ class Sessions:
 
     def result_of(self, call: Callable[[], T], timeout_s: float = JOIN_S) -> T:
         """What `call` gives on the thread, or raises; waits for it, on another one. TransportError
-        when the thread has not begun or has ended, TimeoutError when it does so meanwhile."""
+        when the thread has not begun, or has ended, or does not come to it in time."""
         assert threading.current_thread() is not self._thread
         if self._stopped or not self._thread.ident:
             raise TransportError("no sessions with peers: they have ended, or not begun")
@@ -223,13 +223,13 @@ class Sessions:
                 future.set_exception(error)
 
         self.post(make)
-        return future.result(timeout_s)
+        return waited(future, timeout_s)
 
     def ask_and_wait(self, node: bytes, message: m.Request, timeout_s: float) -> Answered | Failed:
-        """`ask` for threads that may wait. TransportError, TimeoutError."""
+        """`ask` for threads that may wait. TransportError."""
         ended: Future[Answered | Failed] = Future()
         self.result_of(lambda: self.ask(node, message, timeout_s, ended.set_result))
-        return ended.result(timeout_s + JOIN_S)
+        return waited(ended, timeout_s + JOIN_S)
 
     # -- the thread's
 
@@ -540,6 +540,19 @@ class Sessions:
             except Exception as problem:  # of one request; the session goes on
                 logger.exception("request of a peer failed", extra={"request": name})
                 answer(error(m.Code.FAILED, f"{type(problem).__name__}: {problem}"))
+
+
+def waited(future: Future[T], timeout_s: float) -> T:
+    """What the sessions' thread sets; for threads that may wait. TransportError: it has not."""
+    try:
+        return future.result(timeout_s)
+    except TimeoutError:
+        if future.done():  # it is what was set
+            raise
+        raise TransportError(
+            f"this node's sessions have not answered within {timeout_s:g} s; `blockd cluster "
+            "status` shows how far it is"
+        ) from None
 
 
 def error(code: m.Code, text: str, detail: int = 0) -> m.Error:

@@ -54,7 +54,7 @@ def make(
     create = m.Create(bytes.fromhex(group.volume_id), FIRST_EPOCH, wanted.name, *sizes)
     problems = []
     for node in group.members:
-        if node != me and (problem := _ask(sessions, node, create)):
+        if node != me and (problem := _ask(sessions, node, create)) is not None:
             problems.append(f"node {node}: {problem}")
     if problems:
         raise CannotMake(
@@ -69,13 +69,13 @@ def make(
     return closed
 
 
-def _ask(sessions: Sessions, node: str, create: m.Create) -> str:
-    """What is wrong; empty when the node has its part."""
+def _ask(sessions: Sessions, node: str, create: m.Create) -> str | None:
+    """What is wrong; None: the node has its part."""
     try:
         result = outcome(sessions.ask_and_wait(bytes.fromhex(node), create, CREATE_S))
-    except (TransportError, TimeoutError) as error:
+    except TransportError as error:
         return str(error)
-    return "" if isinstance(result, m.Ack) else text_of(result)
+    return None if isinstance(result, m.Ack) else text_of(result)
 
 
 def _row(wanted: Wanted, me: str, records: ClusterRecords) -> Stored[VolumeGroup]:

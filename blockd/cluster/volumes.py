@@ -29,18 +29,17 @@ from transport.group.part import Part, PartStatus
 from transport.peer import caller
 from transport.peer import messages as m
 from transport.peer.wire import Message
-from transport.sessions import Answer, Guest, Peer, Sessions, error
+from transport.sessions import Answer, Guest, Peer, Sessions, error, waited
 from volume.errors import NoSuchVolume, VolumeBusy, VolumeError
 from volume.metastore import ClusterRecords
 from volume.metastore_records import Mode
-from volume.replica import Replicas
+from volume.replica import Replica, Replicas
 
 logger = logging.getLogger(__name__)
 
 STOP_S: Final = 10.0  # for the MetaStore to note that volumes are closed
-MOVE_S: Final = 60.0
+PART_S: Final = 60.0  # for a move, or for all to let a deleted volume go
 OPEN_S: Final = 15.0  # a new volume is opened at once, unless members are slow
-POLL_S: Final = 0.05
 
 
 class CannotMove(VolumeError):
@@ -80,7 +79,9 @@ class ClusterVolumes:
         self._around = DaemonAround(sessions)
         self._members = Members(replicas, self._around.clock())
         self._parts: dict[bytes, Part] = {}
-        self._served: dict[bytes, int] = {}
+        self._served: set[bytes] = set()
+        self._opened = threading.Condition()
+        """Of `_served`."""
 
     # -- life; any thread but the sessions'
 
@@ -145,9 +146,8 @@ class ClusterVolumes:
         group = make(wanted, self._me, self._sessions, self._records, self._replicas)
         volume = bytes.fromhex(group.volume_id)
         self._sessions.post(partial(self._look, volume))
-        until = time.monotonic() + OPEN_S
-        while volume not in self._served and time.monotonic() < until:
-            time.sleep(POLL_S)
+        with self._opened:
+            self._opened.wait_for(lambda: volume in self._served, OPEN_S)
         return self._shown(name)
 
     def move(self, name: str, node: str) -> MovedVolume:
@@ -158,20 +158,11 @@ class ClusterVolumes:
         if target is None:
             names = ", ".join(each.name for each in info.nodes)
             raise CannotMove(f"volume {name}: there is no node {node}; nodes are {names}")
-        replica = next((each for each in self._replicas if each.name == name), None)
+        replica = self._named(name)
         if replica is None:
             raise NoSuchVolume(name)
-        ended: Future[str | None] = Future()
-
-        def move() -> None:
-            part = self._parts.get(replica.uuid)
-            if part is None:
-                ended.set_result("it is being made")
-            else:
-                part.move(NodeId(target.node), ended.set_result)
-
-        self._sessions.post(move)
-        problem = ended.result(MOVE_S)
+        to = NodeId(target.node)
+        problem = self._have_part(replica.uuid, lambda part, then: part.move(to, then))
         if problem is not None:
             raise CannotMove(f"volume {name} stays where it is: {problem}")
         return MovedVolume(name, target.name, time.monotonic() - began)
@@ -180,25 +171,34 @@ class ClusterVolumes:
         """Delete a volume that several nodes have, with its versions; whether it is one. Durable,
         and nobody serves it any more; members that are away let it go when they come back.
         VolumeBusy unless `force`. VolumeError, TransportError."""
-        replica = next((each for each in self._replicas if each.name == name), None)
+        replica = self._named(name)
         if replica is None:
             return False
         if replica.volume.clients and not force:
             raise VolumeBusy(name, replica.volume.clients)
-        ended: Future[str | None] = Future()
-
-        def delete() -> None:
-            part = self._parts.get(replica.uuid)
-            if part is None:
-                ended.set_result("it is being made")
-            else:
-                part.delete(ended.set_result)
-
-        self._sessions.post(delete)
-        problem = ended.result(MOVE_S)
+        problem = self._have_part(replica.uuid, lambda part, then: part.delete(then))
         if problem is not None:
             raise CannotDelete(f"volume {name} is not deleted: {problem}")
         return True
+
+    def _named(self, name: str) -> Replica | None:
+        return next((each for each in self._replicas if each.name == name), None)
+
+    def _have_part(
+        self, volume: bytes, do: Callable[[Part, Callable[[str | None], None]], None]
+    ) -> str | None:
+        """Have the volume's part do something, and wait for what it tells. TransportError."""
+        ended: Future[str | None] = Future()
+
+        def begin() -> None:
+            part = self._parts.get(volume)
+            if part is None:
+                ended.set_result("it is being made")
+            else:
+                do(part, ended.set_result)
+
+        self._sessions.post(begin)
+        return waited(ended, PART_S)
 
     def _shown(self, name: str) -> ClusterVolume:
         return next(each for each in self.status().volumes if each.name == name)
@@ -261,11 +261,14 @@ class ClusterVolumes:
     # -- what parts tell (transport.group.around.Clients)
 
     def opened(self, volume: bytes, epoch: int) -> None:
-        self._served[volume] = epoch
+        with self._opened:
+            self._served.add(volume)
+            self._opened.notify_all()
         self.served_here()
 
     def closed(self, volume: bytes, why: str) -> None:
-        self._served.pop(volume, None)
+        with self._opened:
+            self._served.discard(volume)
         replica = self._replicas.get(volume)
         if replica is not None:
             self.cut(replica.name, why)

@@ -65,12 +65,13 @@ void bd_gate_open(struct bd_volume *volume, uint64_t start, bool strict, uint64_
     pthread_mutex_unlock(&volume->journal->lock);
 }
 
-/* Whether what waits for these may go. The lock is held. */
-static bool passes(const struct bd_gate *gate, uint64_t seq, bool durable, bool reads)
+/* Whether what waits for these may go. `now_ns`: not before the data of a read was there. The lock
+ * is held. */
+static bool passes(const struct bd_gate *gate, uint64_t seq, bool durable, bool reads,
+                   uint64_t now_ns)
 {
-    if (seq > (durable ? gate->durable : gate->acked))
-        return false;
-    return !reads || bd_gate_now_ns() < gate->reads_until_ns;
+    return seq <= (durable ? gate->durable : gate->acked) &&
+           (!reads || now_ns < gate->reads_until_ns);
 }
 
 static bool is_read(const struct bd_job *job)
@@ -82,6 +83,7 @@ static bool is_read(const struct bd_job *job)
  * The lock is held. */
 static struct bd_job *leave(struct bd_gate *gate, int status, uint64_t until_ns)
 {
+    uint64_t now_ns = bd_gate_now_ns();
     struct bd_job *left = NULL;
     struct bd_job **to = &left;
     struct bd_job **at = &gate->first_job;
@@ -91,7 +93,7 @@ static struct bd_job *leave(struct bd_gate *gate, int status, uint64_t until_ns)
         bool fails = status < 0 && job->deadline_ns <= until_ns;
         if (fails)
             job->status = status;
-        if (fails || passes(gate, job->wait_seq, job->wait_durable, is_read(job))) {
+        if (fails || passes(gate, job->wait_seq, job->wait_durable, is_read(job), now_ns)) {
             *at = job->next;
             job->next = NULL;
             *to = job;
@@ -224,6 +226,7 @@ void bd_gate_judge(struct bd_gate *gate, struct bd_action *actions, int count)
 {
     bool news = false;
     bd_lock(&gate->lock);
+    uint64_t now_ns = bd_gate_now_ns();
     for (int i = 0; i < count; i++) {
         struct bd_action *action = &actions[i];
         if (!is_done(action) || action->kind == BD_ACTION_NONE)
@@ -237,7 +240,7 @@ void bd_gate_judge(struct bd_gate *gate, struct bd_action *actions, int count)
             /* What was written before may be with the successor, or not: nobody knows. */
             action->status = -ESHUTDOWN;
             action->state = BD_ACTION_DONE;
-        } else if (passes(gate, action->wait_seq, action->wait_durable, reads)) {
+        } else if (passes(gate, action->wait_seq, action->wait_durable, reads, now_ns)) {
             action->state = BD_ACTION_DONE;
         } else {
             action->state = BD_ACTION_WAIT_ACKS;
@@ -255,15 +258,16 @@ bool bd_gate_hold(struct bd_gate *gate, struct bd_job *job)
     bool held = false;
     bool news = false;
     bd_lock(&gate->lock);
+    uint64_t now_ns = bd_gate_now_ns();
     if (job->status == 0 && atomic_load(&gate->shut))
         job->status = -ESHUTDOWN;
     if (job->status == 0) {
         if (is_read(job) && job->wait_seq == 0)
             job->wait_seq = seen(gate, job->offset, job->length);
-        held = !passes(gate, job->wait_seq, job->wait_durable, is_read(job));
+        held = !passes(gate, job->wait_seq, job->wait_durable, is_read(job), now_ns);
     }
     if (held) {
-        job->deadline_ns = bd_gate_now_ns() + gate->timeout_ns;
+        job->deadline_ns = now_ns + gate->timeout_ns;
         job->next = NULL;
         if (gate->last_job == NULL)
             gate->first_job = job;

@@ -105,8 +105,6 @@ static struct bd_job job_of(struct iscsi_client *client, struct bd_iscsi_command
                            .offset = action->offset,
                            .length = action->length,
                            .data_at = bd_iscsi_header_bytes(client),
-                           .wait_seq = action->wait_seq,
-                           .wait_durable = action->wait_durable,
                            .cookie = (uintptr_t)command};
 }
 
@@ -145,6 +143,7 @@ static bool passes_gate(struct iscsi_client *client, const struct iscsi_item *it
         return false;
     bool reads = action->kind == BD_ACTION_READ;
     struct bd_job job = job_of(client, command, BD_JOB_ACKS);
+    /* of the round's action: a command whose data was collected has one from before */
     job.wait_seq = action->wait_seq;
     job.wait_durable = action->wait_durable;
     if (!reads)

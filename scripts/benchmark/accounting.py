@@ -7,6 +7,7 @@ The loop never polls here: it would spin for as long as the client takes.
     .venv/bin/python scripts/benchmark/accounting.py [turns]
 """
 
+import select
 import socket
 import statistics
 import struct
@@ -24,6 +25,7 @@ SIZE = 64 << 20
 BATCHES = {1: 1000, 32: 200}
 """Requests of a batch: batches of a turn."""
 REPLY = 16 + BLOCK
+STOP_S = 10.0
 
 
 def turn(loop: Loop, core: VolumeCore, account: Account | None, depth: int) -> float:
@@ -47,8 +49,8 @@ def turn(loop: Loop, core: VolumeCore, account: Account | None, depth: int) -> f
         used = time.process_time() - time.thread_time() - began
         ours.shutdown(socket.SHUT_RDWR)
         while not client.stopped:
-            time.sleep(0.001)
-        loop.news()
+            select.select([loop], [], [], STOP_S)
+            loop.news()
     return used / (batches * depth) * 1e6
 
 

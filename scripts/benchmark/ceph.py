@@ -98,6 +98,9 @@ class Ceph:
         self._run("rbd", "create", IMAGE, "--size", f"{self._size >> 20}M", "--pool", POOL)
         return self
 
+    def settle(self) -> None:
+        """BlueStore writes in place: what it defers is little, and has no end to wait for."""
+
     def fill(self, raw: Path) -> None:
         """The image gets the file's bytes."""
         self._run("rbd", "rm", f"{POOL}/{IMAGE}")

@@ -26,7 +26,7 @@ from typing import Protocol
 import ceph
 import report
 from cells import CELLS, Cell, Sample, Served, measure
-from servers import BLOCKD, RAW, cpu_s, resident_bytes
+from servers import BLOCKD, RAW, cpu_s, resident_bytes, wait_until_destaged
 
 from tests.cluster_daemons import Nodes, up
 from tests.daemon import Daemon
@@ -62,6 +62,10 @@ class Volume:
 
     def resident_bytes(self) -> int:
         return sum(resident_bytes(daemon.pid) for daemon in self._daemons)
+
+    def settle(self) -> None:
+        for daemon in self._daemons:
+            wait_until_destaged(str(daemon.data / "control.sock"))
 
     def fill(self, raw: Path) -> None:
         subprocess.run(["nbdcopy", "--flush", str(raw), self.uri], check=True, stdout=sys.stderr)
@@ -103,7 +107,11 @@ class Named(Served, Protocol):
 
     name: str
 
-    def fill(self, raw: Path) -> None: ...
+    def settle(self) -> None:
+        """Wait until nothing goes on behind what clients have asked."""
+
+    def fill(self, raw: Path) -> None:
+        """The volume gets the file's bytes."""
 
 
 def started(running: ExitStack, work: Path, size: int, with_ceph: bool) -> list[Named]:
@@ -157,6 +165,8 @@ def run_rounds(
         shift = number % len(servers)
         for cell in cells:
             for server in (*servers[shift:], *servers[:shift]):
+                for each in servers:
+                    each.settle()
                 os.sync()
                 sample = measure(cell, server, seconds, work)
                 samples[server.name, cell.name].append(sample)

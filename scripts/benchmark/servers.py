@@ -117,7 +117,7 @@ def settle(server: Server, folder: Path) -> None:
     """Let nothing of what was measured before go on while the next is: a running blockd destages,
     and what is dirty in the page cache goes to the disk."""
     if server.is_blockd:
-        _wait_until_destaged(folder)
+        wait_until_destaged(_control(folder))
     os.sync()
 
 
@@ -127,12 +127,16 @@ def fill_volume(server: Server, folder: Path) -> None:
         subprocess.run(
             ["nbdcopy", "--flush", str(folder / RAW), blockd.uri], check=True, stdout=sys.stderr
         )
-        _wait_until_destaged(folder)
+        wait_until_destaged(_control(folder))
 
 
-def _wait_until_destaged(folder: Path) -> None:
-    """Reads are to be those of data at rest. Gives up quietly: a busy destager is no error."""
-    control = str(folder / "blockd" / "control.sock")
+def _control(folder: Path) -> str:
+    return str(folder / "blockd" / "control.sock")
+
+
+def wait_until_destaged(control: str) -> None:
+    """Reads are to be those of data at rest, and nothing that was measured is to go on. Gives up
+    quietly: a busy destager is no error."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         status = subprocess.run(

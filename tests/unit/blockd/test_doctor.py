@@ -155,6 +155,24 @@ def test_a_damaged_access_list_fails(data: Path, machine: Machine) -> None:
     )
 
 
+def test_a_damaged_access_list_of_a_volume_is_named_with_it(data: Path, machine: Machine) -> None:
+    with meta(data) as records:
+        volume = records.create(
+            "vm1",
+            uuid=bytes(range(16)),
+            size=1 << 20,
+            block_size=512,
+            chunk_size=65536,
+            created_ns=0,
+        )
+        key = META_PREFIX_STATE + volume_key(volume.uuid).encode()
+        records.put_rows({key: framed(b"{}")})
+    finding = look("access lists", data, machine)
+    assert "of volume vm1, is damaged" in finding.message
+    assert finding.fix
+    assert "blockd volume access clear vm1" in finding.fix
+
+
 def test_sockets_where_others_may_write_fail(data: Path, machine: Machine, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

@@ -1,0 +1,73 @@
+"""A volume of several nodes is made on all of them, or it is said of whom that is not known."""
+
+import uuid
+from concurrent.futures import Future
+from typing import cast
+
+import pytest
+
+from blockd.cluster.making import CannotMake, Wanted, make
+from tests.metastore_twin import DictMetaStore
+from tests.sim.store_rig import StoreRig
+from transport.errors import TransportError
+from transport.peer import messages as m
+from transport.peer.caller import Answered, Failed
+from transport.sessions import Sessions, waited
+from volume.metastore import ClusterRecords
+from volume.metastore_records import GroupState, Mode
+
+ME, B, C = (bytes([number] * 16).hex() for number in (1, 2, 3))
+WANTED = Wanted("vm1", 1 << 20, 512, 4096, (ME, B, C), 2, Mode.MIRROR)
+ACK = Answered(1, m.Ack(1, 0, 0))
+
+
+class Asked:
+    """Answers of the other members, by node; an exception is raised."""
+
+    def __init__(self, **answers: Answered | Failed | Exception) -> None:
+        self.answers = answers
+
+    def ask_and_wait(self, node: bytes, message: m.Request, timeout_s: float) -> Answered | Failed:
+        assert isinstance(message, m.Create)
+        answer = self.answers["B" if node.hex() == B else "C"]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def records() -> ClusterRecords:
+    return ClusterRecords(DictMetaStore(), lambda: uuid.uuid4().hex)
+
+
+def make_with(rows: ClusterRecords, asked: Asked) -> GroupState:
+    return make(WANTED, ME, cast(Sessions, asked), rows, StoreRig().store.replicas).state
+
+
+def test_it_is_made_when_all_members_have_their_part() -> None:
+    assert make_with(records(), Asked(B=ACK, C=ACK)) is GroupState.CLOSED
+
+
+@pytest.mark.parametrize(
+    "silent", [TransportError(""), TransportError("no way there"), Failed(1, "")]
+)
+def test_a_member_that_has_not_answered_does_not_count(silent: Failed | Exception) -> None:
+    """Words or no words."""
+    rows = records()
+    with pytest.raises(CannotMake, match=f"not on all of its members yet.*{C}"):
+        make_with(rows, Asked(B=ACK, C=silent))
+    found = rows.volume_named("vm1")
+    assert found is not None
+    assert found.record.state is GroupState.SEALING
+    assert make_with(rows, Asked(B=ACK, C=ACK)) is GroupState.CLOSED  # the same command again
+
+
+def test_who_waits_for_sessions_that_are_stuck_is_told_so() -> None:
+    with pytest.raises(TransportError, match=r"have not answered within 0\.01 s"):
+        waited(Future(), 0.01)
+
+
+def test_what_was_raised_is_raised_where_it_was_asked_for() -> None:
+    ended: Future[None] = Future()
+    ended.set_exception(TimeoutError("of etcd"))
+    with pytest.raises(TimeoutError, match="of etcd"):
+        waited(ended, 0.01)
