@@ -41,7 +41,6 @@ from volume.metastore import (
     MetaStoreUnavailable,
     Stored,
     Transaction,
-    Unavailable,
 )
 from volume.metastore_records import (
     MAX_ADDRESSES,
@@ -238,13 +237,10 @@ def remove(records: ClusterRecords, name: str) -> None:
 def settled(records: ClusterRecords, transaction: Transaction) -> Done | Lost:
     """Commit, again when the answer was lost. MetaStoreUnavailable: it did not happen, or is not
     known to have."""
-    for tries_left in reversed(range(TRIES)):
-        outcome = records.commit(transaction)
-        if isinstance(outcome, (Done, Lost)):
-            return outcome
-        if isinstance(outcome, Unavailable) or not tries_left:
-            raise MetaStoreUnavailable(outcome.reason)
-    raise AssertionError
+    outcome = records.settle(transaction, TRIES)
+    if isinstance(outcome, (Done, Lost)):
+        return outcome
+    raise MetaStoreUnavailable(outcome.reason)
 
 
 def join(

@@ -30,7 +30,7 @@ token of its transaction, only an earlier try of the same transaction can have p
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from volume.errors import VolumeError
 from volume.metastore_records import (
@@ -109,6 +109,10 @@ class Unavailable:
 Outcome = Done | Lost | Unknown | Unavailable
 
 
+SETTLE_TRIES: Final = 5
+"""Of a transaction whose outcome is not known."""
+
+
 class MetaStore(Protocol):
     """Rows of key -> bytes. Calls may block for as long as the store's timeout; any thread."""
 
@@ -178,6 +182,15 @@ class ClusterRecords:
 
     def commit(self, transaction: Transaction) -> Outcome:
         return self.store.commit(transaction.changes)
+
+    def settle(self, transaction: Transaction, tries: int = SETTLE_TRIES) -> Outcome:
+        """Commit, so many times while the answer is lost; `Unknown` when it still is then."""
+        outcome: Outcome = Unknown("not tried")
+        for _ in range(tries):
+            outcome = self.commit(transaction)
+            if not isinstance(outcome, Unknown):
+                break
+        return outcome
 
     # -- reading
 

@@ -16,7 +16,7 @@ from blockd.access import kept
 from blockd.access.book import Take, revision
 from blockd.access.rules import AccessChanged, AccessList
 from volume.errors import VolumeError
-from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Row, Stored, Unknown
+from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Row, Stored
 from volume.metastore_records import AccessRecord, CorruptRecord
 from volume.replica import Replicas
 
@@ -70,12 +70,7 @@ class SharedLists:
             if None not in (old, expected) and revision(_list(volume, old)) != expected:
                 self.look()
                 raise AccessChanged(replica.name)
-            change = self._records.put_access(old, wanted)
-            outcome = self._records.commit(change)
-            for _ in range(TRIES):
-                if not isinstance(outcome, Unknown):
-                    break
-                outcome = self._records.commit(change)
+            outcome = self._records.settle(self._records.put_access(old, wanted), TRIES)
             if isinstance(outcome, Done):
                 [row] = outcome.rows
                 assert row is not None

@@ -17,12 +17,11 @@ from transport.group.watch import FIRST_EPOCH
 from transport.peer import messages as m
 from transport.sessions import Sessions
 from volume.errors import VolumeError, VolumeExists
-from volume.metastore import ClusterRecords, Done, Lost, Outcome, Stored, Transaction, Unknown
+from volume.metastore import ClusterRecords, Done, Lost, Stored
 from volume.metastore_records import GroupState, Mode, VolumeGroup
 from volume.replica import Replicas
 
 CREATE_S: Final = 30.0
-TRIES: Final = 5  # of a transaction whose outcome is not known
 
 
 class CannotMake(VolumeError):
@@ -63,7 +62,7 @@ def make(
         )
     replicas.create(create.volume, wanted.name, *sizes, FIRST_EPOCH)
     closed = replace(group, state=GroupState.CLOSED)
-    result = _commit(records, records.change_volume(found, closed))
+    result = records.settle(records.change_volume(found, closed))
     if not isinstance(result, Done):
         raise CannotMake(f"volume {wanted.name}: its row was not changed: {result}; try again")
     return closed
@@ -92,7 +91,7 @@ def _row(wanted: Wanted, me: str, records: ClusterRecords) -> Stored[VolumeGroup
         *(uuid.uuid4().hex, wanted.name, FIRST_EPOCH, me, wanted.members, len(wanted.members)),
         *(wanted.write_quorum, wanted.mode, None, "main", GroupState.SEALING),
     )
-    result = _commit(records, records.create_volume(group))
+    result = records.settle(records.create_volume(group))
     if isinstance(result, Lost):
         raise VolumeExists(wanted.name)
     if not isinstance(result, Done):
@@ -100,16 +99,6 @@ def _row(wanted: Wanted, me: str, records: ClusterRecords) -> Stored[VolumeGroup
     made = records.stored(VolumeGroup, result.rows[0])
     assert made is not None
     return made
-
-
-def _commit(records: ClusterRecords, transaction: Transaction) -> Outcome:
-    """Until it is known what happened, a few times."""
-    result: Outcome = Unknown("not tried")
-    for _ in range(TRIES):
-        result = records.commit(transaction)
-        if not isinstance(result, Unknown):
-            break
-    return result
 
 
 def choose_members(me: str, connected: Sequence[str], replicas: int) -> tuple[str, ...]:

@@ -62,7 +62,6 @@ LOOK_S: Final = 2.0
 SEAL_S: Final = 10.0  # a disk that takes longer to sync is done without
 MOVE_S: Final = 30.0
 MAX_TAKERS: Final = 16  # requests of TAKE that wait for one takeover
-TRIES: Final = 5  # of a transaction whose outcome is not known
 MAX_PAUSES: Final = 16  # that are remembered
 
 
@@ -223,14 +222,12 @@ class Part:
         found = self._store.volume(self.uuid.hex())
         if found is None or (found.record.epoch, found.record.primary) != (epoch, self._me):
             return "another node has taken it over; ask that one"
-        transaction = self._store.delete_volume(found)
-        for _ in range(TRIES):
-            outcome = self._store.commit(transaction)
-            if isinstance(outcome, Done):
-                return None
-            if not isinstance(outcome, Unknown):
-                return f"its record was not changed: {outcome}"
-        return "whether its record was changed is not known; try again"
+        outcome = self._store.settle(self._store.delete_volume(found))
+        if isinstance(outcome, Done):
+            return None
+        if isinstance(outcome, Unknown):
+            return "whether its record was changed is not known; try again"
+        return f"its record was not changed: {outcome}"
 
     def _gone(self) -> None:
         """The volume was deleted: this part is over."""
