@@ -305,7 +305,8 @@ def main() -> int:
     options = arguments()
     cluster = Cluster(options.data.absolute(), options.nodes)
     # A terminal, a service manager and a test all end it in order.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ends in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(ends, signal.default_int_handler)
     try:
         cluster.start()
         cluster.explain()

@@ -23,8 +23,16 @@ def start(folder: Path, log: Path, etcd: str) -> "subprocess.Popen[bytes]":
     path = f"{os.path.dirname(etcd)}:{os.environ['PATH']}"
     with log.open("ab") as out:
         return subprocess.Popen(
-            command, stdout=out, stderr=out, env={**os.environ, "PATH": path}, cwd=ROOT
+            [*IN_BACKGROUND, *command],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "PATH": path},
+            cwd=ROOT,
         )
+
+
+IN_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$0" "$@"')
+"""As a shell starts what it does not wait for; a signal that is sent to it ends it all the same."""
 
 
 def children(pid: int) -> list[int]:
