@@ -2,13 +2,14 @@
 
     start   open the store (recovers) -> create missing volumes -> access lists -> targets
             -> cluster, if it is in one -> control API -> NBD and iSCSI -> ready
-    stop    NBD and iSCSI stop taking clients and drain, together -> control API
+    stop    volumes that other nodes have as well are handed over to these
+            -> NBD and iSCSI stop taking clients and drain, together -> control API
             -> peers are told good-bye -> the request loop ends -> the store closes (checkpoint)
 
-The first SIGINT or SIGTERM drains for `drain_s` at most; a second one cuts that short; a third ends
-the process on the spot, which the journal makes as safe as kill -9. Signals during recovery take
-effect when it is over. SIGHUP reads TLS files and log settings again; whatever else changed in the
-file is named in the log and waits for a restart.
+The first SIGINT or SIGTERM hands over and drains, for `drain_s` at most; a second one cuts both
+short; a third ends the process on the spot, which the journal makes as safe as kill -9. Signals
+during recovery take effect when it is over. SIGHUP reads TLS files and log settings again; whatever
+else changed in the file is named in the log and waits for a restart.
 
 The store's calls wait for disks and are made in threads; everything else happens on the loop.
 """
@@ -108,6 +109,7 @@ class ClusterNode(Cluster, Protocol):
         self, volume: bytes, access: AccessList | None, expected: str | None
     ) -> int | None: ...
     def start(self) -> None: ...
+    def hand_over(self) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -303,6 +305,18 @@ class Daemon:
             self._parts.announce(ready)
             await self._stop.wait()
         self._notifier.stopping()
+        if self._cluster is not None:
+            await self._hand_over(self._cluster)
+
+    async def _hand_over(self, cluster: ClusterNode) -> None:
+        """Clients are served as before meanwhile: here, then at another node. A second signal
+        does without; the call that was begun ends by itself."""
+        handing = asyncio.ensure_future(asyncio.to_thread(cluster.hand_over))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait({handing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if handing.done():
+            await handing
 
     async def _ready(self) -> Ready:
         assert self._listener is not None

@@ -3,6 +3,8 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from blockd.api.types import ClusterInfo
@@ -15,36 +17,65 @@ CONFIG = """\
 short_percent = 0
 
 [cluster]
-etcd = ["{etcd}"]
+etcd = [{etcd}]
 prefix = "{prefix}/"
-listen = ["127.0.0.1:{port}"]
+listen = ["{peers}"]
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node runs: this machine, unless it says otherwise."""
+
+    prefix: tuple[str, ...] = ()
+    """Before each command, that it runs there."""
+    peers: str = ""
+    """HOST:PORT for other nodes; "" is a free port of 127.0.0.1."""
+    listen: tuple[str, ...] = ("--nbd", "127.0.0.1:0")
+    config: str = ""
+    """More of its blockd.toml."""
+
+
+HERE = Place()
 
 
 class Nodes:
     """Data directories, each with its configuration, and their daemons."""
 
-    def __init__(self, folder: Path, etcd: EtcdCluster, prefix: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        etcd: EtcdCluster,
+        prefix: str,
+        places: Mapping[str, Place] | None = None,
+    ) -> None:
         self._folder = folder
         self._etcd = etcd
         self._prefix = prefix
+        self._places = places or {}
         self.daemons: dict[str, Daemon] = {}
+
+    def place(self, name: str) -> Place:
+        return self._places.get(name, HERE)
 
     def data(self, name: str) -> Path:
         """A data directory with its configuration."""
         data = self._folder / name
         if not data.exists():
+            place = self.place(name)
             data.mkdir(mode=0o700)
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            where = {"etcd": self._etcd.endpoints[0], "prefix": self._prefix, "port": port}
-            (data / "blockd.toml").write_text(CONFIG.format(**where))
+            etcd = ", ".join(f'"{each}"' for each in self._etcd.endpoints)
+            peers = place.peers or f"127.0.0.1:{_free_port()}"
+            text = CONFIG.format(etcd=etcd, prefix=self._prefix, peers=peers)
+            (data / "blockd.toml").write_text(text + place.config)
         return data
 
-    def run(self, *arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *arguments: str, given: str = "", at: str = ""
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run blockd, where a node is or here."""
         return subprocess.run(
-            [sys.executable, "-m", "blockd", *arguments],
+            [*self.place(at).prefix, sys.executable, "-m", "blockd", *arguments],
             input=given,
             capture_output=True,
             text=True,
@@ -53,17 +84,20 @@ class Nodes:
         )
 
     def init(self, name: str) -> "subprocess.CompletedProcess[str]":
-        return self.run("cluster", "init", name, "--data", str(self.data(name)))
+        return self.run("cluster", "init", name, "--data", str(self.data(name)), at=name)
 
     def token(self, at: str) -> str:
         return self.daemons[at].run("cluster", "token").decode()
 
     def join(self, name: str, token: str) -> "subprocess.CompletedProcess[str]":
         data = str(self.data(name))
-        return self.run("cluster", "join", "-", "--name", name, "--data", data, given=token)
+        return self.run(
+            *("cluster", "join", "-", "--name", name, "--data", data), given=token, at=name
+        )
 
     def start(self, name: str) -> Daemon:
-        self.daemons[name] = Daemon(self.data(name))
+        place = self.place(name)
+        self.daemons[name] = Daemon(self.data(name), listen=place.listen, prefix=place.prefix)
         self.daemons[name].start()
         return self.daemons[name]
 
@@ -78,6 +112,13 @@ class Nodes:
         for name, daemon in self.daemons.items():
             daemon.discard()
             print(f"--- stderr of {name}\n{daemon.stderr()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def good(done: "subprocess.CompletedProcess[str]") -> str:

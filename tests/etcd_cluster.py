@@ -6,8 +6,9 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,10 +20,21 @@ from volume.metastore import MetaStoreUnavailable
 START_TRIES = 100  # of one attempt each: some 20 s at most
 
 
+@dataclass(frozen=True, slots=True)
+class EtcdPlace:
+    """Where a member runs: on this machine, unless it says otherwise."""
+
+    prefix: tuple[str, ...] = ()
+    """Before its command, that it runs there."""
+    host: str = "127.0.0.1"
+
+
 @contextmanager
-def etcd_cluster(program: str, folder: Path, count: int) -> Iterator["EtcdCluster"]:
+def etcd_cluster(
+    program: str, folder: Path, count: int, places: Sequence[EtcdPlace] = ()
+) -> Iterator["EtcdCluster"]:
     """So many members that are ready; they end with the context."""
-    cluster = EtcdCluster(program, folder, count)
+    cluster = EtcdCluster(program, folder, count, places=places)
     try:
         cluster.wait_ready()
         yield cluster
@@ -40,6 +52,7 @@ class EtcdCluster:
         count: int,
         *,
         certificate: tuple[Path, Path] | None = None,
+        places: Sequence[EtcdPlace] = (),
     ) -> None:
         """`certificate`: certificate and key, and clients then have to use TLS."""
         self._program = program
@@ -47,8 +60,14 @@ class EtcdCluster:
         scheme = "http" if certificate is None else "https"
         self._folder = folder
         ports = _free_ports(2 * count)
-        self._clients = [f"{scheme}://127.0.0.1:{port}" for port in ports[:count]]
-        self._peers = [f"http://127.0.0.1:{port}" for port in ports[count:]]
+        self._places = places or [EtcdPlace()] * count
+        hosts = [place.host for place in self._places]
+        self._clients = [
+            f"{scheme}://{host}:{port}" for host, port in zip(hosts, ports[:count], strict=True)
+        ]
+        self._peers = [
+            f"http://{host}:{port}" for host, port in zip(hosts, ports[count:], strict=True)
+        ]
         self._running: list[subprocess.Popen[bytes] | None] = [None] * count
         for index in range(count):
             self.start(index)
@@ -63,6 +82,7 @@ class EtcdCluster:
         with (self._folder / f"m{index}.log").open("ab") as log:
             self._running[index] = subprocess.Popen(
                 [
+                    *self._places[index].prefix,
                     self._program,
                     *("--name", f"m{index}", "--data-dir", str(self._folder / f"m{index}")),
                     *("--listen-client-urls", self._clients[index]),

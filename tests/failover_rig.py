@@ -55,8 +55,10 @@ LOST = (OSError, EOFError, OptionError, ProtocolError, RequestError)
 class Writer:
     """Writes numbered blocks, one after the other, to whichever node serves the volume."""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: Nodes, blocks: range = range(BLOCKS)) -> None:
+        """`blocks`: those that it writes; others may be somebody else's."""
         self._nodes = nodes
+        self._blocks = blocks
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.acked = [0] * BLOCKS
@@ -65,6 +67,8 @@ class Writer:
         """Number that it was last asked to have: may be there, acknowledged or not."""
         self.last = 0
         self.at = ""
+        self.refused: list[str] = []
+        """What was answered with an error, while attached."""
         self.gaps: list[tuple[float, float]] = []
         """(from the last acknowledged write before, until the first one after) each new attach."""
 
@@ -99,7 +103,7 @@ class Writer:
         try:
             while not self._stop.is_set():
                 number = self.last + 1
-                block = number % BLOCKS
+                block = self._blocks[number % len(self._blocks)]
                 self.tried[block] = number
                 client.write(block * BLOCK, struct.pack("<Q", number) * (BLOCK // 8))
                 self.acked[block] = self.last = number
@@ -107,13 +111,15 @@ class Writer:
                     self.gaps.append((since, time.monotonic()))
                     first = False
                 since = time.monotonic()
-        except LOST:
+        except LOST as error:
+            if isinstance(error, RequestError):
+                self.refused.append(f"block {block}: {error}")
             self.last += 1  # that one may be there or not: never the same number again
         return since
 
     def check(self, client: NbdClient) -> None:
         """Every block has what was acknowledged last, or what came after that."""
-        for block in range(BLOCKS):
+        for block in self._blocks:
             data = client.read(block * BLOCK, BLOCK)
             numbers = set(struct.unpack(f"<{BLOCK // 8}Q", data))
             assert len(numbers) == 1, f"block {block} is torn: {numbers}"

@@ -87,6 +87,10 @@ class ClusterNode:
         facts = {"node": self.identity.name, "listen": ",".join(self.listening)}
         logger.info("node of a cluster", extra=facts)
 
+    def hand_over(self) -> None:
+        """Have other nodes serve what this one does, as far as they can. Waits."""
+        self.volumes.hand_over()
+
     def stop(self) -> None:
         """Every request of ours and of others ends. Idempotent."""
         self.lists.stop()

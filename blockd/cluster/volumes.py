@@ -1,8 +1,9 @@
 """The volumes of which this node is a member: a `Part` for each, and what other nodes ask of them.
 
-    start   a part for each replica of the store: it reads the MetaStore's record before it does
-            anything, and serves nobody until it is the primary
-    stop    volumes that are served here are given up, so that others go on with them at once
+    start      a part for each replica of the store: it reads the MetaStore's record before it does
+               anything, and serves nobody until it is the primary
+    hand_over  volumes that are served here are moved to members in step, while clients are served
+    stop       what is still served here is given up, so that others go on with it at once
 
 All of it runs on the sessions' thread, but for what says otherwise.
 """
@@ -18,6 +19,7 @@ from typing import Final
 from blockd.api.cluster_types import ClusterStatus, ClusterVolume, LocalVolume, MovedVolume
 from blockd.api.types import ClusterInfo
 from blockd.cluster.around import DaemonAround
+from blockd.cluster.handing import HandOver
 from blockd.cluster.making import CannotMake, Wanted, choose_members, make
 from blockd.cluster.status import Asking
 from transport.errors import TransportError
@@ -91,6 +93,12 @@ class ClusterVolumes:
             self._sessions.serve(kind, self._asked)
         self._sessions.watch(self._heard_of)
         self._sessions.post(self._begin)
+
+    def hand_over(self) -> None:
+        """Before `stop`, while clients are served. Waits for a while; what fails is logged."""
+        moved = HandOver(self._me, self._sessions, lambda: list(self._parts.values())).run()
+        if moved:
+            logger.info("handed over volumes=%d", moved)
 
     def stop(self) -> None:
         """Before the sessions are stopped. Idempotent."""

@@ -141,6 +141,8 @@ class Connection:
         self._transmission.completed(requests)
         if self._ending is not None:
             self._settle()
+        elif self._transmission.ended is not None:
+            self._end(self._transmission.ended)
 
     def output(self) -> list[Buffer]:
         """Bytes to send, in order; the caller owns them. [] when there are none."""
@@ -159,10 +161,13 @@ class Connection:
         return out
 
     def drain(self) -> None:
-        """The server stops: finish what is in flight, refuse everything that comes from now on."""
+        """The server stops: finish what is in flight, refuse everything that comes from now on. To
+        an export that another node serves by now, nothing is refused: it ends."""
         self._handshake.draining = True
         if self._transmission is not None:
             self._transmission.drain()
+            if self._transmission.ended is not None:
+                self._end(self._transmission.ended)
 
     def hand_over(self) -> HandOver | None:
         """The terms on which somebody else can serve plain requests from now on, and the bytes that

@@ -14,12 +14,13 @@ request does not fit, parsing stalls with that request still in the buffer.
 A reply belongs to a Request object, never to a cookie: cookies are the client's and may repeat.
 """
 
+import errno
 from dataclasses import dataclass
 from typing import Final
 
 from typing_extensions import Buffer
 
-from blockd.device import Changes, ServedByCore
+from blockd.device import Changes, MayBeElsewhere, ServedByCore
 from blockd.nbd import contexts, wire
 from blockd.nbd.export_info import Enter
 from blockd.nbd.handshake import HangUp
@@ -58,6 +59,8 @@ class HandOver:
     received: bytes
 
 
+MOVED: Final = "another node serves it now"
+
 MAX_SERVED_BYTES: Final = 32 << 20
 """Of one READ or WRITE that the request loop serves; what is longer comes back to the engine."""
 
@@ -95,10 +98,19 @@ class Transmission:
     def device_idle(self) -> bool:
         return not self.in_flight
 
+    @property
+    def moved(self) -> bool:
+        """Another node serves it now."""
+        device = self.entered.device
+        return isinstance(device, MayBeElsewhere) and device.elsewhere is not None
+
     def drain(self) -> None:
-        """Answer ESHUTDOWN to every request that was not accepted yet."""
+        """Answer ESHUTDOWN to every request that was not accepted yet; none at all once another
+        node serves it, see `completed`."""
         self._rules.draining = True
         self._plain_size = -1
+        if self.moved:
+            self.ended = HangUp(MOVED, clean=False)
 
     def hand_over(self, rx: ReceiveBuffer) -> HandOver | None:
         """See `blockd.nbd.connection.Connection.hand_over`. Nothing may be in flight."""
@@ -131,10 +143,19 @@ class Transmission:
         return batch
 
     def completed(self, requests: list[Request]) -> None:
-        """The device finished `requests`: each one of ours, each once."""
+        """The device finished `requests`: each one of ours, each once. Sets `ended` when another
+        node serves the export by now. What that has kept from being done, or left unknown, gets no
+        answer then: clients repeat at the other node what has none when a connection ends, but
+        take an error for their own."""
         waiting = len(self.in_flight)
         self.in_flight.difference_update(requests)
         assert len(self.in_flight) == waiting - len(requests), "a request was finished twice"
+        if any(each.error == errno.ESHUTDOWN for each in requests) and self.moved:
+            self.ended = HangUp(MOVED, clean=False)
+            for each in requests:
+                if each.error == errno.ESHUTDOWN:
+                    self._asides.pop(each, None)
+            requests = [each for each in requests if each.error != errno.ESHUTDOWN]
         before = self._replies.errors
         charged, answered = self._replies.finish(requests, self._asides)
         self._answered_bytes += charged

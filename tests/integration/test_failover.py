@@ -1,7 +1,5 @@
 """Volumes of real daemons whose primary is killed, paused, moved or stopped, under a client."""
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +11,7 @@ from tests.cluster_daemons import Nodes
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from tests.failover_rig import (
     BLOCK,
+    BLOCKS,
     LOST,
     NAMES,
     SLOW_S,
@@ -23,6 +22,7 @@ from tests.failover_rig import (
     serving,
     volume,
 )
+from tests.followers import Follower, QemuWriter
 from tests.nbd_client import OptionError
 from tests.peer_nodes import until
 from transport.group.lease import LEASE_S
@@ -72,35 +72,6 @@ def test_a_primary_that_is_killed_under_load_is_followed_and_nothing_is_lost(nod
     assert "not known" in shown["problem"]
 
 
-def test_a_primary_that_was_paused_beyond_its_lease_shows_nothing_old(nodes: Nodes) -> None:
-    old = attached(nodes, "n1", timeout_s=SLOW_S)
-    old.write(0, b"a" * BLOCK)
-    idle = attached(nodes, "n1", timeout_s=SLOW_S)
-    assert idle.read(0, BLOCK) == b"a" * BLOCK
-    pid = nodes.daemons["n1"].pid
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        paused = time.monotonic()
-        name, client = serving(nodes, "n2", "n3")
-        with client:
-            assert client.read(0, BLOCK) == b"a" * BLOCK
-            client.write(0, b"b" * BLOCK)
-            print(f"paused primary followed after {time.monotonic() - paused:.2f} s")
-            old.send_request(0, 0, BLOCK)  # NBD_CMD_READ, waits in its socket
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    with old:
-        try:
-            reply = old.read_reply()
-        except LOST:
-            pass
-        else:
-            assert reply.error, "a read is answered by who is not the primary any more"
-    with pytest.raises(LOST), idle:
-        idle.read(0, BLOCK)
-    until(lambda: volume(nodes, name)["copies"] == 3, "n1 follows", SLOW_S)
-
-
 def test_a_volume_moves_without_losing_a_write(nodes: Nodes) -> None:
     with Writer(nodes) as writer:
         writer.wait_for_more()
@@ -121,20 +92,34 @@ def test_a_volume_moves_without_losing_a_write(nodes: Nodes) -> None:
     assert name == "n2"
 
 
-def test_a_node_that_is_stopped_hands_its_volumes_over(nodes: Nodes) -> None:
-    with Writer(nodes) as writer:
-        writer.wait_for_more()
-        assert nodes.daemons["n1"].stop() == 0
-        stopped = time.monotonic()
-        until(lambda: writer.at != "n1", "the client follows", SLOW_S)
-        writer.wait_for_more()
-        took = writer.gaps[-1][1] - stopped
-        print(f"from the end of the process to the first acknowledged write: {took:.2f} s")
-        assert took < LEASE_S  # nobody waits for the lease of who has said good-bye
-        nodes.start("n1")
-        at = writer.at
-        until(lambda: volume(nodes, at)["copies"] == 3, "n1 follows", SLOW_S)
-    _, client = serving(nodes, writer.at)
+def test_a_rolling_restart_is_no_error_for_any_client(nodes: Nodes, client_tool: FindTool) -> None:
+    """One node after the other is stopped and started again, as for a new version."""
+    follower = Follower(nodes)
+    try:
+        with (
+            QemuWriter(client_tool("qemu-io"), follower.address, 4) as qemu,
+            Writer(nodes, range(BLOCKS // 2, BLOCKS)) as writer,
+        ):
+            for name in NAMES:
+                writer.wait_for_more()
+                until(lambda: volume(nodes, writer.at)["copies"] == 3, "all in sync", SLOW_S)
+                served = writer.at == name
+                assert nodes.daemons[name].stop() == 0
+                if served:
+                    until(lambda name=name: writer.at != name, "clients follow", SLOW_S)  # type: ignore[misc]
+                    writer.wait_for_more()
+                    begin, end = writer.gaps[-1]
+                    print(f"{name} is stopped: {end - begin:.3f} s without an answer")
+                    assert "handed over volumes=1" in nodes.daemons[name].stderr()
+                    assert end - begin < LEASE_S
+                nodes.start(name)
+                qemu.wait_for_more()
+            until(lambda: volume(nodes, writer.at)["copies"] == 3, "all in sync", SLOW_S)
+        print(f"{writer.last} writes, {qemu.count} of qemu, {qemu.longest_s:.2f} s for the longest")
+        assert writer.refused == []
+    finally:
+        follower.close()
+    _, client = serving(nodes, *NAMES)
     with client:
         writer.check(client)
 
