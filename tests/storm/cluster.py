@@ -1,6 +1,7 @@
 """scripts/cluster-storm: three daemons, an etcd, a volume on all three, and a client that writes
 numbered blocks to whichever node serves it, while nodes are killed, stopped, paused and restarted,
-the volume is moved and etcd goes away.
+the volume is moved and etcd goes away. With --machines each node, each of three members of etcd and
+the client is in a network namespace of its own, and they are cut off from each other as well.
 
 After each round the whole volume is read: each block has what was acknowledged last, or something
 newer that was tried. Now and then, and at the end, all three copies have to be complete again.
@@ -17,7 +18,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from tests.failover_rig import (
     serving,
     volume,
 )
+from tests.lan_cluster import lan_cluster
+from tests.namespaces import Lan, missing
 from tests.peer_nodes import until
 
 WRITES = 30  # that have to be acknowledged before and after each act
@@ -49,6 +53,7 @@ class Scene:
     nodes: Nodes
     etcd: EtcdCluster
     primary: str
+    lan: Lan | None = None
 
     @property
     def others(self) -> list[str]:
@@ -77,9 +82,38 @@ class Scene:
         return ()
 
     def lose_etcd(self) -> Sequence[str]:
-        self.etcd.kill(0)
+        members = range(len(self.etcd.endpoints))
+        for member in members:
+            self.etcd.kill(member)
         time.sleep(self.rng.choice(LATER_S))
-        self.etcd.start(0)
+        for member in members:
+            self.etcd.start(member)
+        return ()
+
+    def lose_a_member_of_etcd(self) -> Sequence[str]:
+        member = self.rng.randrange(len(self.etcd.endpoints))
+        self.etcd.kill(member)
+        time.sleep(self.rng.choice(LATER_S))
+        self.etcd.start(member)
+        return ()
+
+    def cut(self, name: str, *nets: str) -> Sequence[str]:
+        assert self.lan is not None
+        self.lan.cut(name, *nets)
+        return self._heal()
+
+    def lose(self, name: str, *, sends: bool) -> Sequence[str]:
+        """In one direction only: what a node sends to the others, or what it is sent."""
+        assert self.lan is not None
+        for other in NAMES:
+            if other != name:
+                self.lan.lose(*((name, other) if sends else (other, name)), "peers")
+        return self._heal()
+
+    def _heal(self) -> Sequence[str]:
+        assert self.lan is not None
+        time.sleep(self.rng.choice(PAUSES_S))
+        self.lan.heal()
         return ()
 
 
@@ -97,12 +131,28 @@ ACTS: dict[str, Callable[[Scene], Sequence[str]]] = {
 }
 """Each gives the names of the nodes that have to be started again."""
 
+BETWEEN_MACHINES: dict[str, Callable[[Scene], Sequence[str]]] = {
+    "cut the primary off from the others": lambda s: s.cut(s.primary, "peers"),
+    "cut the primary off from all but clients": lambda s: s.cut(s.primary, "peers", "store"),
+    "cut another one off": lambda s: s.cut(s.rng.choice(s.others), "peers", "store"),
+    "cut the primary off from etcd": lambda s: s.cut(s.primary, "store"),
+    "lose what the primary sends": lambda s: s.lose(s.primary, sends=True),
+    "lose what the primary is sent": lambda s: s.lose(s.primary, sends=False),
+    "lose what another one sends": lambda s: s.lose(s.rng.choice(s.others), sends=True),
+    "lose a member of etcd": Scene.lose_a_member_of_etcd,
+}
+"""With --machines."""
+
 
 class Storm:
-    def __init__(self, nodes: Nodes, etcd: EtcdCluster, rng: random.Random) -> None:
+    def __init__(
+        self, nodes: Nodes, etcd: EtcdCluster, rng: random.Random, lan: Lan | None = None
+    ) -> None:
+        self.acts = ACTS if lan is None else {**ACTS, **BETWEEN_MACHINES}
         self._nodes = nodes
         self._etcd = etcd
         self._rng = rng
+        self._lan = lan
         self._before: Writer | None = None
 
     @property
@@ -117,8 +167,8 @@ class Storm:
         with writer:
             writer.wait_for_more(WRITES)
             for act in acts:
-                scene = Scene(self._rng, self._nodes, self._etcd, writer.at)
-                dead = ACTS[act](scene)
+                scene = Scene(self._rng, self._nodes, self._etcd, writer.at, self._lan)
+                dead = self.acts[act](scene)
                 time.sleep(self._rng.choice(LATER_S))
                 for name in dead:
                     self._nodes.start(name)
@@ -152,31 +202,52 @@ def main() -> int:
     """0: nothing was lost; 1: something was, or the volume was not served again."""
     parser = argparse.ArgumentParser(prog="scripts/cluster-storm", description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="of one or two acts [20]")
-    parser.add_argument("--act", choices=list(ACTS), metavar="NAME", help="only this one")
+    parser.add_argument(
+        "--act", choices=[*ACTS, *BETWEEN_MACHINES], metavar="NAME", help="only this"
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--machines", action="store_true", help="network namespaces; needs root")
     given = parser.parse_args()
+    if given.act in BETWEEN_MACHINES and not given.machines:
+        parser.error(f"--act {given.act!r} needs --machines")
     program = find_tool("etcd")
     assert program is not None, "there is no etcd here"
+    if given.machines and (why := missing()):
+        parser.error(f"--machines: {why}")
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
-    places = [folder / "etcd", folder / "nodes"]
-    for place in places:
-        place.mkdir()
     print(f"directories in {folder}", flush=True)
-    with etcd_cluster(program, places[0], 1) as etcd:
-        nodes = Nodes(places[1], etcd, "storm")
-        storm = Storm(created(nodes), etcd, random.Random(given.seed))
+    rng = random.Random(given.seed)
+    with _cluster(program, folder, machines=given.machines) as (nodes, etcd, lan):
+        storm = Storm(nodes, etcd, random.Random(given.seed), lan)
         try:
-            _rounds(storm, random.Random(given.seed), given.rounds, given.act)
+            _rounds(storm, rng, given.rounds, given.act)
         except BaseException:
             traceback.print_exc()
             storm.tell()
             return 1
-        finally:
-            for daemon in nodes.daemons.values():
-                daemon.discard()
     shutil.rmtree(folder)
     print(f"{given.rounds} rounds, {storm.written} writes, no acknowledged one lost")
     return 0
+
+
+@contextmanager
+def _cluster(
+    program: str, folder: Path, *, machines: bool
+) -> Iterator[tuple[Nodes, EtcdCluster, Lan | None]]:
+    if machines:
+        with lan_cluster(program, folder) as cluster:
+            yield cluster.nodes, cluster.etcd, cluster.lan
+        return
+    places = [folder / "etcd", folder / "nodes"]
+    for place in places:
+        place.mkdir()
+    with etcd_cluster(program, places[0], 1) as etcd:
+        nodes = Nodes(places[1], etcd, "storm")
+        try:
+            yield created(nodes), etcd, None
+        finally:
+            for daemon in nodes.daemons.values():
+                daemon.discard()
 
 
 def _rounds(storm: Storm, rng: random.Random, count: int, only: str | None) -> None:
@@ -184,7 +255,7 @@ def _rounds(storm: Storm, rng: random.Random, count: int, only: str | None) -> N
     for number in range(count):
         acts = []
         for _ in range(rng.randint(1, 2)):
-            names = names or rng.sample(list(ACTS), len(ACTS))
+            names = names or rng.sample(list(storm.acts), len(storm.acts))
             acts.append(only or names.pop())
         print(f"{number + 1}/{count} {', '.join(acts)}", flush=True)
         gap_s = storm.round(acts)
