@@ -23,6 +23,7 @@ from volume.manifest import Manifests, height_for
 from volume.reader import ChunkResolver, HeadState
 from volume.segments import segment_path
 from volume.sites import fail_point
+from volume.stripedpack import StripeUnavailable
 
 WINDOW_BYTES = 1024 * 1024  # put together at once
 REFERRED_CHUNKS = 1 << 14  # whose ids are looked up and put into leaves at once
@@ -235,6 +236,8 @@ class TreeBuilder:
             return bytes(size)
         try:
             return self._chunks.get(chunk_id)
+        except StripeUnavailable:
+            raise  # for the volume to wait until it can be reached: it is not lost
         except CorruptData as error:
             data, pages = self._chunks.salvage(chunk_id, size)
             for page in pages:

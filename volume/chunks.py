@@ -40,6 +40,7 @@ from volume.model import MAX_CHUNK_SIZE
 from volume.packfile import describe
 from volume.packs import Located, Packs
 from volume.sites import fail_point
+from volume.stripedpack import Adopted, StripedPack, StripeUnavailable
 
 MAX_LOOKS = 4  # at the index for one read: gc moves a chunk at most once in each of its runs
 MAX_DAMAGED = 4096  # damaged chunks remembered, so that they are stored anew when they come again
@@ -212,6 +213,30 @@ class ChunkStore:
         self._pending = {}
         self.packs.abandon()
 
+    def adopt(self, like: StripedPack, entries: Sequence[Adopted]) -> int:
+        """Find these data chunks in a stripe from now on, those that this store still has in packs
+        of its own; how many that are. Between rounds, while no run of gc is under way; the caller
+        has read them there, and has told the cluster that this node needs the stripe. OSError.
+
+            1  stub written, synced        crash after: entries nobody looks for; gc removes it
+            2  index updated               power cut after: the index is made anew of packs and
+                                           stubs, where the stub's number is the higher one
+
+        What the packs have of these chunks is garbage after that."""
+        assert not self._pending
+        known = self.index.get_many([each.chunk_id for each in entries])
+        wanted = [
+            each
+            for each, place in zip(entries, known, strict=True)
+            if place is not None
+            and place.pack not in self.packs.striped
+            and (place.kind, place.raw_length) == (KIND_DATA, each.place.raw_length)
+        ]
+        if wanted:
+            places = self.packs.adopt(like, wanted)
+            self.index.put(places)
+        return len(wanted)
+
     @property
     def pending_count(self) -> int:
         """Chunks put since the last `sync`."""
@@ -237,6 +262,8 @@ class ChunkStore:
         those are zeros. Of a packed chunk that is damaged: nothing. UnknownFormat, OSError."""
         try:
             return self.get(chunk_id), []
+        except StripeUnavailable:
+            raise
         except CorruptData:
             pass
         try:
@@ -294,10 +321,11 @@ class ChunkStore:
                 break
             try:
                 return use(place)
-            except CorruptData:
+            except CorruptData as error:
                 again = self.place(chunk_id)
                 if again == place:
-                    self.note_damage(chunk_id)
+                    if not isinstance(error, StripeUnavailable):
+                        self.note_damage(chunk_id)
                     raise
                 place = again
         raise CorruptChunk(

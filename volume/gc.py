@@ -131,6 +131,7 @@ class Collector:
         self._ended_at = monotonic()
         self._rest_s = pace.interval_s
         self._last: GcReport | None = None
+        self._shares: dict[int, float] = {}
 
     # -- the writer's thread
 
@@ -241,6 +242,8 @@ class Collector:
         elif told:
             log.info("gc done report=%s", report)
         self._last = report
+        if run.shares:
+            self._shares = run.shares
         self._ended_at = now
         self._rest_s = max(self._pace.interval_s, RUN_SHARE * report.work_s)
         self._waiting = report.condemned_chunks > 0
@@ -252,6 +255,15 @@ class Collector:
     def note_change(self) -> None:
         """Something may have died: a head moved, a volume or a snapshot was deleted."""
         self._changed = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether no run is under way. On the writer's thread that stays so until it goes on."""
+        return self._run is None
+
+    def live_share(self, number: int) -> float | None:
+        """Of a pack's bytes, how much the last run kept; None when it has not looked at it."""
+        return self._shares.get(number)
 
     def run_now(self) -> None:
         """Let the next `step` begin a run, unless one goes on."""

@@ -214,6 +214,8 @@ class Run:
         self._newest = self._packs.newest()
         self._known = self._index.count()
         self._swept = self._to_sweep = 0
+        self.shares: dict[int, float] = {}
+        """Of the bytes of each pack that stays, what is kept; known when the sweep has begun."""
         self._measured = 0  # chunks that only the root being measured needs
 
     def used(self, places: Iterable[Place]) -> None:
@@ -260,7 +262,7 @@ class Run:
         report = self.report
         report.bytes_after = report.bytes_before
         candidates = []
-        for number in self._packs.sealed():
+        for number in self._packs.unchanging():
             yield 0
             entries = self._entries_or_none(number)
             if entries is None:
@@ -459,7 +461,7 @@ class Run:
                 self._seal_if_dead(tail, rows)
             except CorruptData as error:
                 log.warning("gc leaves the newest pack alone error=%s", error)
-        numbers = [number for number in self._packs.sealed() if number <= self._newest]
+        numbers = [number for number in self._packs.unchanging() if number <= self._newest]
         for number in numbers:
             count = self._entry_count(number)
             if count is not None:
@@ -510,6 +512,7 @@ class Run:
                 self._remove(number, entries)
                 self._hooks.removed(number)
                 report.packs_removed += 1
+        self.shares = dict(partly)
         worth = self._worth_copying(partly)
         self._to_sweep = self._swept + len(worth)
         self.phase = "copy"
@@ -532,7 +535,9 @@ class Run:
         small = [
             candidate.number
             for candidate in candidates
-            if candidate.kept >= least and self._packs.size(candidate.number) < small_bytes
+            if candidate.kept >= least
+            and candidate.number not in self._packs.striped
+            and self._packs.size(candidate.number) < small_bytes
         ]
         return [number for _, number in sparse] + (small if len(small) > 1 else [])
 

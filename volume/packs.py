@@ -32,6 +32,10 @@ A crash before the header was durable leaves a file without entries; it is remov
 
 Pack numbers are not used again: the highest one stays on disk until there is a higher one.
 
+*Striped* packs (`volume.stripedpack`) have a number here and their bytes elsewhere. They are sealed
+packs for whoever reads or sweeps; what only files have (`open`, `open_uncached`, `rows_of`) is not
+theirs, and `total_bytes` and `pack_count` do not count them.
+
 What the disk refuses
 - No space: OutOfSpace. The append did not happen, all before it stands, and it can be tried again.
 - What the kernel refuses for another reason than the disk (`volume.diskerror`): OSError, likewise.
@@ -61,6 +65,7 @@ from volume.openpacks import OpenPack, OpenPacks
 from volume.packfile import HEADER_LENGTH, MEDIUM_ERRNOS, Salvage
 from volume.packtail import WRITE_BUFFER_BYTES, PackTail
 from volume.sites import fail_point, rare
+from volume.stripedpack import Adopted, StripedPack, StripedPacks, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -109,12 +114,14 @@ class Packs:
         disk.mkdir(folder)
         self._sizes = {number: self._size_on_disk(number) for number in self._listed()}
         """Sealed packs -> bytes on disk."""
+        self.striped = StripedPacks(disk, folder, store_uuid)
         self._next = max(self._sizes, default=-1) + 1
         if not self._sizes:
             disk.sync_dir("")  # the folder is perhaps new
         self.rotten: list[ChunkId] = []
         """Damaged chunks of the pack that a crash had left."""
         self._recover(index)
+        self._next = max(self._next, self.striped.newest + 1)
 
     # -- writing
 
@@ -208,6 +215,9 @@ class Packs:
 
         The index must not know its places any more. OutOfSpace: it is the highest, and there is
         no room for the header of a higher one."""
+        if number in self.striped:
+            self._unlink_stub(number)
+            return
         assert number in self._sizes, number
         if self._tail is None and number == max(self._sizes):
             self.begin()
@@ -220,6 +230,23 @@ class Packs:
             with self._lock:
                 self._sizes[number] = size
             self._refused(error, self._files.path(number))
+
+    def adopt(self, like: StripedPack, entries: list[Adopted]) -> dict[ChunkId, Place]:
+        """Have these entries of a stripe be entries of a pack of this store; the stub is durable on
+        return, and the places are for the index. `like` says which stripe it is. OutOfSpace."""
+        self._check_usable()
+        number, self._next = self._next, self._next + 1
+        try:
+            return self.striped.add(number, like, entries)
+        except OSError as error:
+            self._refused(error, f"stub of pack {number:08x}")
+
+    def _unlink_stub(self, number: int) -> None:
+        self.striped.window.forget([number])
+        try:
+            self.striped.unlink(number)
+        except OSError as error:
+            self._refused(error, f"stub of pack {number:08x}")
 
     def sync_folder(self) -> None:
         """Make removals durable."""
@@ -244,6 +271,8 @@ class Packs:
         """The stored bytes of `chunk_id`, every page verified.
 
         CorruptChunk, CorruptPack, UnknownFormat, OSError."""
+        if place.pack in self.striped:
+            return self.striped.read(place, chunk_id)
         start = packfile.ENTRY_HEADER_LENGTH + packfile.table_length(place.stored_length)
         pack, data = self._entry_bytes(place, chunk_id, start + place.stored_length)
         return packfile.stored_bytes(data, pack.path, place, chunk_id)
@@ -252,6 +281,8 @@ class Packs:
         """The stored bytes of `chunk_id`, and which of their pages are damaged: those are zeros.
 
         Errors as `read`, when nothing can be told from the entry's header and page table."""
+        if place.pack in self.striped:
+            return self.striped.read(place, chunk_id), []
         located = self.locate(place, chunk_id)
         stored = bytearray(place.stored_length)
         damaged = []
@@ -273,7 +304,13 @@ class Packs:
     def locate(self, place: Place, chunk_id: ChunkId) -> Located:
         """Where the stored bytes of a synced chunk are. Header and page table are verified.
 
-        Errors as `read`."""
+        Those of a striped pack are fetched, and then in memory. Errors as `read`."""
+        if place.pack in self.striped:
+            shown = self.striped.locate(place, chunk_id)
+            return Located(
+                *(shown.pack, shown.data_offset, place.stored_length, place.codec),
+                *(shown.table, place.raw_length),
+            )
         start = packfile.ENTRY_HEADER_LENGTH + packfile.table_length(place.stored_length)
         pack, data = self._entry_bytes(place, chunk_id, start)
         table = packfile.page_table(data, pack.path, place, chunk_id)
@@ -286,20 +323,33 @@ class Packs:
 
     def numbers(self) -> list[int]:
         """Every pack that has entries, oldest first, the one that is appended to included."""
+        striped = self.striped.numbers()
         with self._lock:
             tail = self._tail
             current = [tail.pack.number] if tail is not None and tail.rows else []
-            return sorted(self._sizes) + current
+            return sorted([*self._sizes, *current, *striped])
 
     def sealed(self) -> list[int]:
-        """Every sealed pack, oldest first."""
+        """Every sealed pack that is a file, oldest first."""
         with self._lock:
             return sorted(self._sizes)
+
+    def unchanging(self) -> list[int]:
+        """Every pack that never changes: the sealed ones and the striped ones, oldest first."""
+        return sorted([*self.sealed(), *self.striped.numbers()])
 
     def places(self, number: int) -> Iterator[tuple[ChunkId, Place]]:
         """The entries of a pack in order, synced ones only. CorruptPack, OSError.
 
-        Of a sealed pack without a sound footer: what can be salvaged, with a warning."""
+        Of a sealed pack without a sound footer: what can be salvaged, with a warning. Of a stub
+        that is damaged: none, with an error."""
+        if number in self.striped:
+            try:
+                return rows_of(self.striped, number)
+            except CorruptPack as error:
+                log.error("striped pack cannot be used error=%s", error)
+                self.striped.distrust(number)
+                return iter(())
         tail = self._tail
         if tail is not None and tail.pack.number == number:
             return packfile.decode_rows(bytes(tail.rows[: tail.synced_rows]), number)
@@ -313,6 +363,8 @@ class Packs:
 
     def footer(self, number: int) -> Iterator[tuple[ChunkId, Place]]:
         """The entries of a sealed pack, from its footer or not at all: CorruptPack."""
+        if number in self.striped:
+            return rows_of(self.striped, number)
         rows = self._footer_rows(number)
         if rows is None:
             raise CorruptPack(
@@ -344,6 +396,9 @@ class Packs:
 
     def entry_count(self, number: int) -> int | None:
         """Entries of a sealed pack, by its trailer; None when that is damaged."""
+        stub = self.striped.get(number)
+        if stub is not None:
+            return stub.entry_count
         pack = self._pack(number)
         trailer = packfile.read_trailer(pack.file, number, self._uuid)
         return None if trailer is None else trailer.entry_count
@@ -357,6 +412,9 @@ class Packs:
         if tail is not None and tail.pack.number == number:
             rows = tail.synced_rows  # before the bytes: another thread may sync right now
             return rows // layout.FOOTER_ROW.size, tail.synced - HEADER_LENGTH
+        stub = self.striped.get(number)
+        if stub is not None:
+            return stub.entry_count, stub.entry_bytes
         count = self.entry_count(number)
         if count is not None:
             footer = count * layout.FOOTER_ROW.size + packfile.TRAILER_LENGTH
@@ -377,7 +435,10 @@ class Packs:
         return tail.pack.number if tail is not None and tail.rows else None
 
     def size(self, number: int) -> int:
-        """Bytes of a sealed pack on disk."""
+        """Bytes of a sealed pack on disk; of a striped one, of what this store finds in it."""
+        stub = self.striped.get(number)
+        if stub is not None:
+            return stub.entry_bytes
         with self._lock:
             return self._sizes[number]
 

@@ -176,6 +176,7 @@ class ChunkResolver:
         ahead = islice(chunk_ids, WARM_CHUNKS)
         while go_on() and (batch := list(islice(ahead, WARM_BATCH))):
             try:
+                batch = self._in_own_packs(batch)
                 while batch:
                     batch = batch[self._warm_batch(target, head, batch) :]
                     if batch:  # something is unusual about the next one
@@ -184,6 +185,18 @@ class ChunkResolver:
             except (VolumeError, OSError) as error:
                 log.warning("not cached ahead volume=%s error=%s", target.name, error)
                 return
+
+    def _in_own_packs(self, batch: list[tuple[int, ChunkId]]) -> list[tuple[int, ChunkId]]:
+        """Those that are not in striped packs: these are fetched when they are read."""
+        striped = self._chunks.packs.striped
+        if not striped.numbers():
+            return batch
+        rows = self._chunks.index.rows([chunk_id for _, chunk_id in batch])
+        return [
+            each
+            for each, row in zip(batch, rows, strict=True)
+            if row is None or int.from_bytes(row[:_PACK_BYTES], "little") not in striped
+        ]
 
     def _warm_batch(
         self, target: ReadTarget, head: HeadState, batch: list[tuple[int, ChunkId]]

@@ -192,6 +192,7 @@ class Upkeep:
         for holder in (parts.catalog, parts.opened, parts.tracker):
             holder.protect = self._protect
         parts.catalog.attached = self._client_came
+        parts.chunks.packs.striped.window.dropped = self._forget_pack
         parts.referred.protect = lambda tree: self.collector.protect(root_of_tree(tree))
         self.scrubber = Scrubber(
             parts.chunks,
