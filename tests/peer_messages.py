@@ -17,7 +17,9 @@ from transport.peer.messages import (
     Hello,
     Log,
     Looked,
+    PutShard,
     Sealed,
+    ShardPart,
     Stream,
     Welcome,
 )
@@ -95,6 +97,12 @@ def _logs() -> st.SearchStrategy[Message]:
     return st.builds(lambda values, payload: Log(**values, payload=payload), _fields(Log), frames)
 
 
+def _parts(kind: Callable[..., Message], least: int) -> st.SearchStrategy[Message]:
+    frames = st.lists(st.binary(min_size=1, max_size=99), min_size=least, max_size=1).map(tuple)
+    fields = _fields(PutShard if least else ShardPart)
+    return st.builds(lambda values, payload: kind(**values, payload=payload), fields, frames)
+
+
 def _seals() -> st.SearchStrategy[Message]:
     def sealed(epoch: int, quiet: int, start: int, steps: list[tuple[int, int]]) -> Message:
         ends, at = [], (0, start)
@@ -148,6 +156,8 @@ _TOGETHER: dict[type[Message], Callable[[], st.SearchStrategy[Message]]] = {
     Stream: _streams,
     Chunks: lambda: _chunks(Chunks, 1),
     ChunkList: lambda: _chunks(ChunkList, 0),
+    PutShard: lambda: _parts(PutShard, 1),
+    ShardPart: lambda: _parts(ShardPart, 0),
 }
 """Kinds whose fields have to go together."""
 

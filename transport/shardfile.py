@@ -227,10 +227,12 @@ def _table_length(payload: int) -> int:
 class ShardFile:
     """An open shard whose header and page table hold; pages are checked as they are read."""
 
-    def __init__(self, disk: Disk, name: ShardName, *, uncached: bool = False) -> None:
+    def __init__(
+        self, disk: Disk, name: ShardName, *, uncached: bool = False, path: str | None = None
+    ) -> None:
         """CorruptShard, UnknownFormat, OSError (ENOENT: it is not there). `uncached`: what the disk
-        has, not what the page cache has."""
-        self.path = name.path
+        has, not what the page cache has. `path`: where it is, when that is not its name."""
+        self.path = path or name.path
         if uncached:
             self._file: File = disk.open_uncached(self.path)
         else:
@@ -242,7 +244,8 @@ class ShardFile:
             self.name = name
             self.stripe = header.stripe
             self._start = HEADER_LENGTH + _table_length(self.stripe.shard_length)
-            if self._file.size() != self._start + self.stripe.shard_length:
+            self.size = self._start + self.stripe.shard_length
+            if self._file.size() != self.size:
                 raise CorruptShard(f"{self.path}: is {self._file.size()} bytes long")
             length = self.stripe.shard_length // PAGE_SIZE * 4
             self.table = self._file.pread(length, HEADER_LENGTH)

@@ -223,6 +223,8 @@ class StripeReader:
         """Shards that are not there, or cannot be used at all, and why."""
         self.damaged: dict[int, str] = {}
         """Shards of which some page could not be read, and why: to be rebuilt."""
+        self.decoded = 0
+        """Parts that were computed from others."""
 
     def close(self) -> None:
         for shard in self._open.values():
@@ -283,6 +285,7 @@ class StripeReader:
         stripe = self.stripe
         into = [bytearray(length) if n in missing else None for n in range(stripe.width)]
         read = [there.get(number) for number in range(stripe.width)]
+        self.decoded += 1
         code_of(stripe.data, stripe.parity).reconstruct(read, into)
         made = {number: bytes(data) for number, data in enumerate(into) if data is not None}
         for number in missing:

@@ -573,12 +573,115 @@ def _check_chunks(
             raise BadMessage("a chunk is stored in more bytes than it has")
 
 
+# -- shards
+
+MAX_PART_BYTES: Final = MAX_FRAME_BYTES  # of a shard, in one message
+Count = Annotated[int, Int(1, 1, 20)]
+ShardNumber = Annotated[int, Int(1, 0, 19)]
+ShardAt = Annotated[int, Int(8, 0, 1 << 32)]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardAck(Message):
+    """Done."""
+
+    TYPE = 49
+    size: U64
+    """Of the file, as far as it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutShard(Request):
+    """Write this part of a shard file that is not finished, beginning it if need be. Nothing of it
+    is durable before it is finished."""
+
+    TYPE = 48
+    ANSWER = ShardAck
+    FRAMES = (1, 1)
+    device: Uuid
+    pack: Annotated[bytes, Raw(CHUNK_ID_LENGTH)]
+    data: Count
+    parity: Count
+    number: ShardNumber
+    at: ShardAt
+    payload: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishShard(Request):
+    """All of it is written: verify it, make it durable, give it its name."""
+
+    TYPE = 50
+    ANSWER = ShardAck
+    device: Uuid
+    pack: Annotated[bytes, Raw(CHUNK_ID_LENGTH)]
+    data: Count
+    parity: Count
+    number: ShardNumber
+
+
+@dataclass(frozen=True, slots=True)
+class DropShard(Request):
+    """Forget what was written of a shard that is not finished. A finished one stays: a node removes
+    by itself what no row of the MetaStore names."""
+
+    TYPE = 51
+    ANSWER = ShardAck
+    device: Uuid
+    pack: Annotated[bytes, Raw(CHUNK_ID_LENGTH)]
+    data: Count
+    parity: Count
+    number: ShardNumber
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPart(Message):
+    """What the file has there; nothing behind its end."""
+
+    TYPE = 53
+    FRAMES = (0, 1)
+    size: U64
+    """Of the file."""
+    payload: tuple[Buffer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GetShard(Request):
+    """A part of a finished shard's file; with `uncached` as the disk has it, past the page cache.
+    UNKNOWN: there is no such shard."""
+
+    TYPE = 52
+    ANSWER = ShardPart
+    device: Uuid
+    pack: Annotated[bytes, Raw(CHUNK_ID_LENGTH)]
+    data: Count
+    parity: Count
+    number: ShardNumber
+    at: ShardAt
+    length: Annotated[int, Int(4, 1, MAX_PART_BYTES)]
+    uncached: Bool
+
+    @property
+    def room(self) -> int:
+        return self.length
+
+
+@dataclass(frozen=True, slots=True)
+class NewStripe(Request):
+    """This pack is a stripe now, says its row: see whether you have the same chunks."""
+
+    TYPE = 54
+    ANSWER = ShardAck
+    pack: Annotated[bytes, Raw(CHUNK_ID_LENGTH)]
+
+
 ALL: Final[tuple[type[Message], ...]] = (
     *(Hello, Welcome, Ping, Pong, Error, Cancel, Bye),
     *(Status, NodeStatus, Nodes, NodeList, Join, Joined),
     *(Open, Ack, Append, Sync, Seal, Sealed, ReadLog, Log, Close),
     *(Look, Looked, Take, Undo, Create, Stream, Streamed, Adopt),
     *(Have, Want, Chunks, Stored, Get, ChunkList),
+    *(PutShard, ShardAck, FinishShard, DropShard, GetShard, ShardPart, NewStripe),
 )
 KINDS: Final = {kind.TYPE: kind for kind in ALL}
 assert len(KINDS) == len(ALL)
