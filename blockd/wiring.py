@@ -48,6 +48,7 @@ def open_store(config: ServeConfig, scheduler: LoopScheduler) -> Store:
         "history_keep": store.keep,
         "accept_journal_loss": store.accept_journal_loss,
         "read_threads": store.read_threads,
+        "pack_bytes": store.pack_size,
         "compression": store.compression and store.compression.value,
     }
     options = StoreOptions(**{name: value for name, value in given.items() if value is not None})
@@ -62,7 +63,7 @@ def make_cluster(config: ServeConfig, store: Store, version: str) -> "ClusterNod
     from blockd.cluster.node import ClusterNode
 
     assert isinstance(store, VolumeStore)
-    return ClusterNode(config, store, store.replicas, version)
+    return ClusterNode(config, store, store.replicas, store.stripe_home, version)
 
 
 class ConfiguredPolicies:

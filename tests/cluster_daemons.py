@@ -15,12 +15,12 @@ from tests.peer_nodes import until
 CONFIG = """\
 [store]
 short_percent = 0
-
+{store}
 [cluster]
 etcd = [{etcd}]
 prefix = "{prefix}/"
 listen = ["{peers}"]
-"""
+{cluster}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,12 @@ class Nodes:
         etcd: EtcdCluster,
         prefix: str,
         places: Mapping[str, Place] | None = None,
+        *,
+        store: str = "",
+        cluster: str = "",
     ) -> None:
+        """`store`, `cluster`: more lines of these sections."""
+        self._settings = {"store": store, "cluster": cluster}
         self._folder = folder
         self._etcd = etcd
         self._prefix = prefix
@@ -66,7 +71,8 @@ class Nodes:
             data.mkdir(mode=0o700)
             etcd = ", ".join(f'"{each}"' for each in self._etcd.endpoints)
             peers = place.peers or f"127.0.0.1:{_free_port()}"
-            text = CONFIG.format(etcd=etcd, prefix=self._prefix, peers=peers)
+            where = {"etcd": etcd, "prefix": self._prefix, "peers": peers}
+            text = CONFIG.format(**where, **self._settings)
             (data / "blockd.toml").write_text(text + place.config)
         return data
 

@@ -2,12 +2,43 @@
 
 from dataclasses import replace
 
+from blockd.api.cluster_types import DeviceInfo, DeviceList
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from tests.fake_volumes import FakeVolumes
 
 N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
 N2 = replace(N1, node="2" * 32, name="n2", me=False, asks_us=True)
+D1 = DeviceInfo("d1" * 16, "n1", True, "site", "rack", "n1", 1 << 40, "in", 7, 7 << 20, 0, 0)
+D2 = replace(
+    D1,
+    device="d2" * 16,
+    node="n2",
+    here=False,
+    host="n2",
+    state="draining",
+    leaving=7,
+    leaving_bytes=7 << 20,
+)
+DEVICES = DeviceList(5, "", 7, 0, 7, 7 << 20, (), (D1, D2))
 INFO = ClusterInfo("c" * 32, "1" * 32, "n1", ("10.0.0.1:10811",), "", 3, (N1, N2))
+
+
+class FakeDevices:
+    """Satisfies blockd.api.node.Devices."""
+
+    def __init__(self) -> None:
+        self.shown = DEVICES
+        self.acts: list[tuple[str, str, str | None]] = []
+        self.error: Exception | None = None
+
+    def list(self) -> DeviceList:
+        return self.shown
+
+    def act(self, action: str, device: str, other: str | None = None) -> DeviceList:
+        if self.error:
+            raise self.error
+        self.acts.append((action, device, other))
+        return self.shown
 
 
 class FakeCluster:
@@ -15,6 +46,7 @@ class FakeCluster:
 
     def __init__(self) -> None:
         self.volumes = FakeVolumes()
+        self.devices = FakeDevices()
         self.shown = INFO
         self.ttl_s = 0
         self.removed: list[str] = []

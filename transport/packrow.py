@@ -1,7 +1,7 @@
 """The row of a pack: where it can be read, and which files on devices belong to it.
 
-A row changes by compare-and-swap only: by a conversion (`transport.conversion`), and by the third
-step of a move (`transport.moves`).
+A row changes by compare-and-swap only: by a conversion (`transport.conversion`), by the third step
+of a move (`transport.moves`), and by who uses the stripe (`transport.striping`).
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -34,6 +34,10 @@ class PackRow:
     """Devices that shards are being written to, by number."""
     owner: str = ""
     """Who writes them: a token of its own for each try."""
+    users: tuple[str, ...] = ()
+    """Nodes that find chunks in the stripe: none of its shards goes while there is one."""
+    removing: bool = False
+    """Nobody used it any more, and nobody may begin to: its shards go."""
 
     @property
     def placed(self) -> Placed:

@@ -240,6 +240,12 @@ class StripeReader:
                 return shard.stripe
         raise StripeLost(self.pack_id, 1, 0, self.lost)
 
+    def open_all(self) -> dict[int, str]:
+        """Look at the header of each shard. Those that are lost or damaged, and why."""
+        for number in range(len(self._disks)):
+            self._shard(number)
+        return self.damaged | self.lost
+
     def pread(self, length: int, offset: int) -> bytes:
         """Up to `length` bytes of the pack at `offset`; shorter only at its end. StripeLost."""
         stripe = self.stripe

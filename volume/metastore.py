@@ -257,6 +257,10 @@ class ClusterRecords:
     def put_access(self, old: Stored[AccessRecord] | None, new: AccessRecord) -> Transaction:
         return self._transaction([(old, new)])
 
+    def put(self, old: Stored[R] | None, new: R | None) -> Transaction:
+        """Replace one record by another one, make it, or forget it."""
+        return self._transaction([(old, new)])
+
     def join_node(self, token: Stored[JoinRecord], node: NodeRecord) -> Transaction:
         """Use the token up and add the node: both or nothing."""
         return self._transaction([(token, None), (None, node)])

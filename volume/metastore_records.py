@@ -19,6 +19,7 @@ in two ways). What fails is `CorruptRecord`, never a guess.
 | `access/<volume id>` | `AccessRecord` | who may attach a volume that several nodes have |
 | `beat/<node id>` | `Heartbeat` | a hint that a node lives; decides nothing |
 | `devices` | `DeviceMap` (transport/devicemap.py) | devices, weights, domains |
+| `pack/<pack id>` | `PackRecord` (transport/packrecords.py) | shards of a pack, who needs them |
 
 Ids are 32 hex digits. Each record carries the `token` of the transaction that wrote it, 32 hex
 digits chosen at random: by it a retry whose first answer was lost sees that it already happened.

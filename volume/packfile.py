@@ -223,7 +223,14 @@ class Trailer(NamedTuple):
     rows_crc: int
 
 
-def read_trailer(file: File, number: int, store_uuid: bytes) -> Trailer | None:
+class Sized(Protocol):
+    """The part of a `File` that the end of a pack is read by."""
+
+    def pread(self, length: int, offset: int) -> bytes: ...
+    def size(self) -> int: ...
+
+
+def read_trailer(file: Sized, number: int, store_uuid: bytes) -> Trailer | None:
     """The trailer; None when the pack has none that holds: it is unsealed, or has rotted."""
     size = file.size()
     if size < HEADER_LENGTH + TRAILER_LENGTH:
@@ -241,7 +248,7 @@ def read_trailer(file: File, number: int, store_uuid: bytes) -> Trailer | None:
     return Trailer(count, offset, crc)
 
 
-def read_rows(file: File, trailer: Trailer) -> bytes | None:
+def read_rows(file: Sized, trailer: Trailer) -> bytes | None:
     """The footer rows; None when they fail their checksum."""
     rows = file.pread(trailer.entry_count * layout.FOOTER_ROW.size, trailer.rows_offset)
     return rows if crc32c(rows) == trailer.rows_crc else None

@@ -75,6 +75,7 @@ from volume.snapshots import Snapshots
 from volume.space import SpaceGuard
 from volume.spacereport import SpaceReporter
 from volume.states import Damaged
+from volume.stripehome import StripeHome
 from volume.transfers import Transfers
 from volume.upkeep import Upkeep, Upkept
 from volume.versions import Versions
@@ -344,6 +345,11 @@ class Store:
                 starving=self.upkeep.starving,
                 dropped=self.upkeep.dropped,
             )
+        )
+        self.stripe_home = StripeHome(
+            *(self._chunks, self.upkeep.collector, meta.uuid),
+            self.upkeep.submit,
+            clock.monotonic,
         )
         self._spaces = SpaceReporter(
             self._catalog,

@@ -13,6 +13,7 @@ from blockd.api import (
     access,
     backup,
     cluster,
+    cluster_devices,
     cluster_volumes,
     connections,
     errors,
@@ -61,6 +62,7 @@ def create_app(node: Node, version: str) -> FastAPI:
         connections,
         targets,
         cluster,
+        cluster_devices,
         cluster_volumes,
     ):
         app.include_router(noun.router(node), prefix="/v1", responses=default)

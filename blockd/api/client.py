@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from blockd.access.rules import Rule
-from blockd.api.cluster_types import ClusterStatus, ClusterVolume, MovedVolume
+from blockd.api.cluster_types import ClusterStatus, ClusterVolume, DeviceList, MovedVolume
 from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
 from blockd.api.limit_types import LimitsStatus, VolumeLimits
 from blockd.api.types import (
@@ -329,6 +329,14 @@ class Client:
     def move_volume(self, name: str, node: str) -> MovedVolume:
         path = f"/v1/cluster/volumes/{quote(name, safe='')}/move"
         return from_json(MovedVolume, self._call("POST", path, json={"node": node}))
+
+    def cluster_devices(self) -> DeviceList:
+        return from_json(DeviceList, self._call("GET", "/v1/cluster/devices"))
+
+    def change_device(self, action: str, device: str, other: str | None = None) -> DeviceList:
+        """`action`: drain, return, fail, remove, replace."""
+        body = {"action": action, "device": device, "other": other}
+        return from_json(DeviceList, self._call("POST", "/v1/cluster/devices", json=body))
 
     def make_token(self, ttl_s: int) -> TokenInfo:
         body = {"ttl_s": ttl_s}

@@ -98,6 +98,50 @@ class ClusterStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A device of the cluster, and what rows of stripes say is on it."""
+
+    device: str
+    """Its id, 32 hex digits."""
+    node: str
+    """Name of the node that serves it; its id where nobody knows its name."""
+    here: bool
+    """Whether that is the node that was asked."""
+    site: str
+    rack: str
+    host: str
+    weight: int
+    """Bytes: its share of shards."""
+    state: str
+    """in, draining, out or failed."""
+    shards: int
+    shard_bytes: int
+    leaving: int
+    """Of these, shards that move elsewhere, or are to be computed again there."""
+    leaving_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceList:
+    """Devices as the map has them now; the rest is as the last round of the node that was asked has
+    seen it."""
+
+    epoch: int
+    """Of the map."""
+    problem: str
+    """Why the map could not be read; empty when it was."""
+    stripes: int
+    unreadable: int
+    """Stripes with fewer good shards than it takes."""
+    moves: int
+    """Shards that are not where they should be."""
+    move_bytes: int
+    problems: tuple[str, ...]
+    """What is in the way, in words."""
+    devices: tuple[DeviceInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MovedVolume:
     name: str
     node: str

@@ -65,6 +65,7 @@ HTTP_STATUS = {
     "cannot_make_volume": 409,
     "volume_replicated": 409,
     "cannot_move": 409,
+    "wrong_device_map": 409,
     "cannot_delete": 409,
 }
 

@@ -9,7 +9,13 @@ from typing import IO, Protocol
 
 from blockd.access.book import AccessBook
 from blockd.accounts import Accounts
-from blockd.api.cluster_types import ClusterStatus, ClusterVolume, LocalVolume, MovedVolume
+from blockd.api.cluster_types import (
+    ClusterStatus,
+    ClusterVolume,
+    DeviceList,
+    LocalVolume,
+    MovedVolume,
+)
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
 from blockd.certificates import Certificate
@@ -181,11 +187,21 @@ class Volumes(Protocol):
         """Whether it is one that several nodes have, and was deleted on all of them."""
 
 
+class Devices(Protocol):
+    """The devices of the cluster. VolumeError, TransportError."""
+
+    def list(self) -> DeviceList: ...
+    def act(self, action: str, device: str, other: str | None = None) -> DeviceList:
+        """Drain, return, fail, remove or replace one; durable on return."""
+
+
 class Cluster(Protocol):
     """The cluster as its node knows it; calls wait, for other threads or for etcd."""
 
     @property
     def volumes(self) -> Volumes: ...
+    @property
+    def devices(self) -> Devices: ...
     def info(self) -> ClusterInfo: ...
     def make_token(self, ttl_s: int) -> TokenInfo:
         """For one node. VolumeError, TransportError."""

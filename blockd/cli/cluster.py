@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blockd.api.types import ClusterInfo, PeerInfo
+from blockd.cli import cluster_devices
 from blockd.cli.cluster_volumes import create, status
 from blockd.cli.options import ControlOption, JsonOption, UsageError, connect
 from blockd.cli.output import print_fields, print_json, print_table
@@ -49,6 +50,8 @@ ConfigOption = Annotated[
 
 app.command()(status)
 app.command()(create)
+app.command()(cluster_devices.devices)
+app.add_typer(cluster_devices.app, name="device")
 
 
 @app.command()

@@ -59,6 +59,7 @@ EXIT_CODE = {
     "node_needed": CONFLICT,
     "cannot_make_volume": CONFLICT,
     "cannot_move": CONFLICT,
+    "wrong_device_map": CONFLICT,
     "cannot_delete": CONFLICT,
     "bad_token": USAGE,
     "bad_identity": USAGE,

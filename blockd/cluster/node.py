@@ -21,9 +21,11 @@ from blockd.access.book import Take
 from blockd.access.rules import AccessList
 from blockd.api.node import Store
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
+from blockd.cluster.devices import Devices
 from blockd.cluster.identity import node_identity
 from blockd.cluster.lists import SharedLists
 from blockd.cluster.membership import Members, Membership
+from blockd.cluster.stripes import Stripes
 from blockd.cluster.volumes import ClusterVolumes
 from blockd.config import ServeConfig
 from blockd.doctor_etcd import etcd_settings
@@ -36,6 +38,7 @@ from transport.sessions import Answer, Guest, Me, Peer, PeerState, Sessions, err
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords
 from volume.replica import Replicas
+from volume.stripehome import StripeHome
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +48,15 @@ WORKERS: Final = 4  # threads for what waits: etcd, the store's status
 class ClusterNode:
     """The node that the data directory of `config` is. ConfigError when it is none."""
 
-    def __init__(self, config: ServeConfig, store: Store, replicas: Replicas, version: str) -> None:
-        """`replicas`: those of `store`."""
+    def __init__(
+        self,
+        config: ServeConfig,
+        store: Store,
+        replicas: Replicas,
+        home: StripeHome,
+        version: str,
+    ) -> None:
+        """`replicas`, `home`: those of `store`."""
         self.identity = node_identity(config)
         self.store = store
         self._config = config.cluster
@@ -64,6 +74,7 @@ class ClusterNode:
             *(self.identity.node_id, self.sessions, self.records, replicas, self.info),
             store.status().journal_limit,
         )
+        self.stripes = Stripes(config, self.identity, self.sessions, self.records, home)
         self.lists = SharedLists(self.records, replicas)
         self._take: Take = lambda volume, access, revision: None
         self.volumes.served_here = self.lists.look
@@ -81,6 +92,7 @@ class ClusterNode:
         sessions.serve(m.Nodes, self._nodes)
         sessions.serve(m.Join, self._join, guests=True)
         self.volumes.start()
+        self.stripes.start()
         sessions.start()
         self.membership.start()
         self.lists.start(self._take)
@@ -95,11 +107,17 @@ class ClusterNode:
         """Every request of ours and of others ends. Idempotent."""
         self.lists.stop()
         self.volumes.stop()
+        self.stripes.stop()
         self.membership.stop()
         self.sessions.stop()
         self.volumes.close()
+        self.stripes.close()
         self._workers.shutdown()
         self._metastore.close()
+
+    @property
+    def devices(self) -> Devices:
+        return self.stripes.devices
 
     # -- for whoever plugs in
 

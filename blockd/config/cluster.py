@@ -1,15 +1,29 @@
 """Section [cluster]."""
 
+import enum
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from blockd.config.addresses import DEFAULT_PEER_PORT, Address
-from blockd.toml_decode import ConfigError
+from blockd.config.values import Size
+from blockd.toml_decode import ConfigError, Range
 
 _ETCD_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as transport.devicemap has it
+Days = Annotated[float, Range(0.1, 366 * 86400.0)]
 MAX_ADVERTISED = 8  # addresses of a node, each of so many characters: what its record takes
 MAX_ADVERTISED_CHARS = 128
+
+
+class FailureDomain(enum.StrEnum):
+    """Levels of `transport.devicemap`, which would load all of it here."""
+
+    DEVICE = "device"
+    HOST = "host"
+    RACK = "rack"
+    SITE = "site"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,22 @@ class ClusterConfig:
     and goes there is encrypted, and only nodes of the cluster are let in."""
     advertise: tuple[Address, ...] = ()
     """Where others reach that, numeric and best first; those of `listen` if nothing is said."""
+    site: str = "site"
+    """Where the data directory stands: no two shards of a pack are in one failure domain..."""
+    rack: str = "rack"
+    """...of a site,"""
+    host: str = ""
+    """...of a rack; the node's own name if nothing is said."""
+    weight: Size | None = None
+    """Its share of shards, as a size; that of its file system if nothing is said."""
+    stripes: bool = False
+    """Have cold packs of this node become stripes: shards on several nodes instead of copies."""
+    failure_domain: FailureDomain = FailureDomain.HOST
+    """What is to fail alone. The same on all nodes."""
+    cold_after_s: Days = 3600.0
+    """A pack is cold so long after it was sealed."""
+    unused_after_s: Days = 3600.0
+    """A stripe that no node needs, and a shard that belongs to none, goes after so long."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -53,6 +83,15 @@ def check_cluster(cluster: ClusterConfig) -> None:
         raise ConfigError(f"cluster: prefix {cluster.prefix!r} has to end with '/'")
     if (cluster.user is None) != (cluster.password_file is None):
         raise ConfigError("cluster: user and password_file go together")
+    for name in ("site", "rack", "host"):
+        label = getattr(cluster, name)
+        if _LABEL.fullmatch(label) is None and (name, label) != ("host", ""):
+            raise ConfigError(
+                f"cluster: {name} {label!r}: use up to 64 letters, digits, '.', '_' and '-', "
+                "beginning with a letter or digit"
+            )
+    if cluster.weight == 0:
+        raise ConfigError("cluster: weight 0: to have no shards, drain the device")
     _check_peers(cluster)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from blockd.config.values import Seconds, Size
-from blockd.toml_decode import Range
+from blockd.toml_decode import Range, SizeText
 
 
 class Compression(enum.StrEnum):
@@ -51,5 +51,7 @@ class StoreConfig:
     """Threads for reads that have to wait for the disk."""
     compression: Compression | None = None
     """Of new volumes: how their chunks are packed, where that saves 12 %."""
+    pack_size: Annotated[int, SizeText(low=1 << 20, high=1 << 30)] | None = None
+    """A pack is sealed when it has grown to so much."""
     accept_journal_loss: bool | None = None
     """Open although flushed records of the journal are damaged: what follows them is dropped."""

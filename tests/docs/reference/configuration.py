@@ -30,6 +30,7 @@ STORE_NAMES = {
     "hot_map": "hot_map_bytes",
     "window": "window_bytes",
     "keep": "history_keep",
+    "pack_size": "pack_bytes",
 }
 """Keys of [store] that `volume.options.StoreOptions` calls otherwise."""
 

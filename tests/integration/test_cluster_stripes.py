@@ -1,0 +1,141 @@
+"""Cold packs of real daemons as stripes: space, degraded reads, a lost device, and trim.
+
+One scenario, since three daemons and an etcd take long to start: each step is what the one before
+has left.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients import FindTool
+from tests.cluster_daemons import Nodes, good, up
+from tests.etcd_cluster import EtcdCluster, etcd_cluster
+from tests.failover_rig import SLOW_S, VOLUME, attached, serving, volume
+from tests.peer_nodes import until
+
+MiB = 1 << 20
+NAMES = ("n1", "n2", "n3")
+SIZE = 24 * MiB
+STORE = """\
+pack_size = "1MiB"
+window = "1MiB"
+window_s = 0
+keep = ""
+destage_idle_s = 0.2
+gc_interval_s = 0.5
+gc_condemn_s = 0.5
+"""
+CLUSTER = """\
+stripes = true
+cold_after_s = 2.0
+unused_after_s = 3.0
+"""
+
+
+@pytest.fixture(scope="module")
+def etcd(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    with etcd_cluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 1) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def nodes(tmp_path_factory: pytest.TempPathFactory, etcd: EtcdCluster) -> Iterator[Nodes]:
+    folder = tmp_path_factory.mktemp("n")
+    made = Nodes(folder, etcd, folder.name, store=STORE, cluster=CLUSTER)
+    try:
+        up(made, *NAMES)
+        made.daemons["n1"].run("cluster", "create", VOLUME, str(SIZE))
+        until(lambda: volume(made, "n1")["primary"] == "n1", "n1 serves it")
+        yield made
+    finally:
+        made.close()
+
+
+def piece(at: int) -> bytes:
+    return random.Random(at).randbytes(MiB)
+
+
+def devices(nodes: Nodes, at: str = "n1") -> dict[str, Any]:
+    found = json.loads(nodes.daemons[at].finish("cluster", "devices", "--json").stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def used(folder: Path) -> int:
+    """Bytes of packs, stubs and shards of a data directory."""
+    return sum(
+        each.stat().st_blocks * 512
+        for name in ("packs", "shards")
+        for each in (folder / name).iterdir()
+    )
+
+
+def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes) -> None:
+    """Release gate."""
+    with attached(nodes, "n1", timeout_s=SLOW_S) as client:
+        for at in range(0, SIZE, MiB):
+            client.write(at, piece(at))
+        client.flush()
+
+    # Cold packs become stripes of 2+1: 1.5 times the data on all nodes together, not three times.
+    def total() -> int:
+        return sum(used(nodes.data(name)) for name in NAMES)
+
+    until(lambda: devices(nodes)["stripes"] >= 20, "packs are stripes", SLOW_S)
+    until(lambda: total() < 1.75 * SIZE, "copies have gone", SLOW_S)
+    shown = devices(nodes)
+    assert [each["state"] for each in shown["devices"]] == ["in"] * 3
+    assert shown["stripes"] >= 20
+    print(f"three copies of {SIZE >> 20} MiB take {total() / SIZE:.2f} of it as stripes")
+    for name in NAMES:
+        assert list((nodes.data(name) / "packs").glob("*.stripe"))
+
+    # A node is killed: what it had is decoded, wherever the volume is served.
+    nodes.daemons["n3"].kill()
+    name, client = serving(nodes, "n1", "n2")
+    with client:
+        for at in range(0, SIZE, MiB):
+            assert client.read(at, MiB) == piece(at), at
+
+    # Its device has failed: there is nowhere to build its shards, until a node joins.
+    failed = next(each["device"] for each in shown["devices"] if each["node"] == "n3")
+    nodes.daemons["n1"].run("cluster", "device", "fail", failed)
+    until(lambda: bool(devices(nodes)["problems"]), "it waits for a device", SLOW_S)
+    assert any("3 are needed" in text for text in devices(nodes)["problems"])
+    good(nodes.join("n4", nodes.token("n1")))
+    nodes.start("n4")
+    until(lambda: nodes.connected("n1") >= {"n1", "n2", "n4"}, "n4 is there", SLOW_S)
+
+    def on(node: str) -> int:
+        return int(next(e["shards"] for e in devices(nodes)["devices"] if e["node"] == node))
+
+    until(lambda: on("n3") == 0 and devices(nodes)["moves"] == 0, "all is built again", SLOW_S)
+    assert on("n4") >= 20
+    nodes.daemons["n1"].run("cluster", "device", "remove", failed)
+    nodes.daemons["n2"].kill()
+    nodes.start("n2")
+    until(lambda: nodes.connected("n1") >= {"n1", "n2", "n4"}, "n2 is back", SLOW_S)
+    nodes.start("n3")
+    until(lambda: volume(nodes, name)["copies"] == 3, "all members are in step", SLOW_S)
+
+    # Trim: packs, stubs and shards go on all nodes, also on the one that only has shards.
+    name, client = serving(nodes, "n1", "n2")
+    with client:
+        for at in range(MiB, SIZE, MiB):
+            client.trim(at, MiB)
+        client.flush()
+        assert client.read(0, MiB) == piece(0)
+    everyone = (*NAMES, "n4")
+    until(
+        lambda: all(used(nodes.data(name)) < SIZE // 4 for name in everyone),
+        "space shrinks on all nodes",
+        SLOW_S,
+    )
+    with attached(nodes, name, timeout_s=SLOW_S) as client:
+        assert client.read(0, MiB) == piece(0)
+        assert client.read(MiB, MiB) == bytes(MiB)

@@ -1,0 +1,768 @@
+"""What a node does for stripes by itself, again and again: its round.
+
+    join       find chunks that are here, too, in a stripe that somebody else has made
+    convert    make stripes of cold packs of this node's own
+    leave      say that a stripe is not needed here any more
+    remove     stripes that nobody needs, each node its own shards
+    move       shards that belong on this node's device: computed, or copied from another one
+    repair     shards of this device that are gone or damaged
+    tidy       files on this device that belong to no row
+
+**Who may still need a stripe.** Each member of a volume packs for itself, so the chunks of a pack
+are in packs of other nodes as well. A stripe's row names its *users*: nodes that find chunks in it.
+A node becomes a user by compare-and-swap before it writes its stub (`volume.stripedpack`), and
+stops being one after the stub's removal is durable. So
+
+    row names a user without a stub    it has crashed in between: it joins, or leaves, again
+    a stub whose row lacks its user    only when etcd went back to an older state: it joins again
+
+and while there is a user that is a node of the cluster, no shard is let go. Whoever is not a node
+any more is no user. A stripe without users is *removed* after `condemn_s`: the row says so first,
+by compare-and-swap, and from then on nobody can become its user. A node does not find chunks in a
+stripe of which it is no user, so dedup cannot bring one back that is going.
+
+**Never dropped before it was read back**: who converts reads all shards back (`stripes.verify`),
+and who joins reads every chunk that it is to find in the stripe, through the stripe, and compares
+it with its id; only then the stub is written. The copies become garbage of gc by that, no sooner.
+
+**Who converts.** Other nodes have the same chunks in packs of their own, and two stripes of them
+would cost as much as three copies. So nodes take turns: by the order of their ids, the n-th of
+those that are connected waits n times TURN longer than `cold_s`, and as long again since another
+node has told it of a new stripe. By then it has joined what the others made, and converts what only
+it has. Two that do not see each other may convert the same: that costs space, and nothing else.
+
+**Each move has one doer**: the node whose device gets the shard. So no two nodes write the same
+file, and nobody has to be chosen. A node that is away has its share of the moves when it is back.
+
+A round is a plain call that waits; errors of one stripe are counted and do not end it. What cannot
+be listed (etcd) ends it, and nothing is left, removed or tidied in such a round.
+"""
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from blake3 import blake3
+
+from transport import stripes
+from transport.cold import code_for
+from transport.conversion import Conversion, Drop, Encode, Swap, Verify, Written
+from transport.devicemap import DeviceMap, DeviceState, Level
+from transport.errors import TransportError
+from transport.moves import Move, Placed, placed_on, plan
+from transport.packrecords import PackRecords, without
+from transport.packrow import PackRow, leftovers
+from transport.placement import Placement
+from transport.shardfile import ShardFile, ShardName, Stripe
+from transport.shardmoves import carry_out
+from transport.shardserver import ShardServer
+from transport.stripereads import StripeReads
+from transport.stripes import StripeReader
+from volume import codecs, packfile
+from volume.disk import Disk
+from volume.errors import CorruptChunk, CorruptData, CorruptPack, VolumeError
+from volume.layout import KIND_DATA, PACK_HEADER
+from volume.stripedpack import Adopted, StripedPack
+from volume.stripehome import StripeHome
+
+log = logging.getLogger(__name__)
+
+MIN_JOIN: Final = 0.125
+"""Of a stripe's bytes that a node has itself: with less it keeps its own copies."""
+TURN: Final = 0.25
+"""Of `cold_s`."""
+AHEAD: Final = 1 << 20
+CONVERSIONS: Final = 16
+"""Packs that become stripes in one round at most: then the rest has its turn again."""
+MOVES: Final = 64
+"""Shards that come to this device in one round at most."""
+REPAIRS: Final = 4
+"""Shards of this device that are read by one round, to see whether they are what they should be."""
+MAX_DECLINED: Final = 65536
+DECLINED_S: Final = 3600.0
+"""After so long a stripe of which this node had too little is looked at again."""
+TRIES: Final = 8
+"""Of a swap that somebody else's swap came before."""
+ADOPT_TRIES: Final = 100
+ADOPT_WAIT_S: Final = 0.1
+
+ERRORS: Final = (VolumeError, TransportError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class StripePace:
+    """Seconds."""
+
+    convert: bool = False
+    """Whether cold packs of this node become stripes."""
+    cold_s: float = 3600.0
+    condemn_s: float = 3600.0
+    """A stripe that nobody needs, and a file that no row names, stay for so long."""
+    level: Level = Level.HOST
+
+
+@dataclass(slots=True)
+class StripeCounters:
+    converted: int = 0
+    converted_bytes: int = 0
+    joined: int = 0
+    left: int = 0
+    removed: int = 0
+    moved: int = 0
+    moved_bytes: int = 0
+    repaired: int = 0
+    tidied: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """What rows say of one device."""
+
+    shards: int
+    shard_bytes: int
+    leaving: int
+    """Of them, those that belong elsewhere, or are lost with it."""
+    leaving_bytes: int
+
+
+@dataclass(slots=True)
+class StripeState:
+    """What the last whole round has seen."""
+
+    rows: int = 0
+    unreadable: int = 0
+    """Stripes with fewer good shards than they need."""
+    waiting: int = 0
+    """Moves that are planned, of all devices."""
+    waiting_bytes: int = 0
+    devices: dict[str, DeviceUse] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    """What is in the way, by what it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a striper asks of the daemon; any thread."""
+
+    devices: Callable[[], DeviceMap]
+    """The newest map. MetaStoreUnavailable."""
+    nodes: Callable[[], Collection[str]]
+    """Ids of all nodes of the cluster. MetaStoreUnavailable."""
+    disk_of: Callable[[str, bool], Disk | None]
+    """A device for reading, or (True) for writing too; None: it cannot be had now."""
+    rank: Callable[[], int]
+    """How many of the nodes that are connected come before this one."""
+    tell: Callable[[bytes], None]
+    """Tell the other nodes of a new stripe."""
+    emptied: Callable[[str], None]
+    """Nothing is on a device any more that was to be drained. TransportError, VolumeError."""
+
+
+class Striper:
+    """One node. `round` on one thread; the rest on any."""
+
+    def __init__(
+        self,
+        me: str,
+        server: ShardServer,
+        rows: PackRecords,
+        home: StripeHome,
+        around: Surroundings,
+        pace: StripePace,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        should_stop: Callable[[], bool] = lambda: False,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """`me`: this node's id; `server` has its device."""
+        self.counters = StripeCounters()
+        self.state = StripeState()
+        self._me = me
+        self._device = server.device.hex()
+        self._server = server
+        self._records = rows
+        self._home = home
+        self._around = around
+        self._pace = pace
+        self._monotonic = monotonic
+        self._should_stop = should_stop
+        self._wait = wait
+        self._lock = threading.Lock()
+        """Of `_rows` and `_hinted`."""
+        self._rows: dict[bytes, PackRow] = {}
+        self._hinted: dict[bytes, None] = {}
+        self._declined: dict[bytes, float] = {}
+        self._unused_since: dict[bytes, float] = {}
+        self._stray_since: dict[str, float] = {}
+        self._verified: dict[ShardName, None] = {}
+        self._busy: set[tuple[bytes, int]] = set()
+        self._told_at = float("-inf")
+        self._problems: dict[str, str] = {}
+        self.reads = StripeReads(
+            self.row_of, lambda device: around.disk_of(device, False), monotonic=monotonic
+        )
+
+    # -- any thread
+
+    def row_of(self, pack_id: bytes, fresh: bool) -> PackRow | None:
+        """The row of a pack, as it is remembered, or read. MetaStoreUnavailable."""
+        with self._lock:
+            known = self._rows.get(pack_id)
+        if known is not None and not fresh:
+            return known
+        found = self._records.read(pack_id)
+        self._remember(pack_id, found)
+        return found
+
+    def hint(self, pack_id: bytes) -> None:
+        """There is a new stripe."""
+        self._told_at = self._monotonic()
+        with self._lock:
+            if len(self._hinted) < MAX_DECLINED:
+                self._hinted[pack_id] = None
+
+    def _remember(self, pack_id: bytes, row: PackRow | None) -> None:
+        with self._lock:
+            before = self._rows.get(pack_id)
+            if row is None:
+                self._rows.pop(pack_id, None)
+            else:
+                self._rows[pack_id] = row
+        if before is not None and (row is None or row.shards != before.shards):
+            self.reads.forget(pack_id)
+
+    # -- the round
+
+    def quick(self) -> bool:
+        """Join the stripes that others have told of; whether there was any."""
+        with self._lock:
+            hinted, self._hinted = list(self._hinted), {}
+        for pack_id in hinted:
+            with self._counted(pack_id, "join"):
+                row = self.row_of(pack_id, True)
+                if row is not None:
+                    self._declined.pop(pack_id, None)
+                    self._join(row)
+        return bool(hinted)
+
+    def round(self) -> None:
+        """See the module's text. MetaStoreUnavailable, CorruptRecord: it could not be begun."""
+        self._problems = {}
+        strays = self._files()  # before the rows: what is noted meanwhile is in these
+        listed = list(self._records.listing())
+        rows = {row.pack_id: row for row in listed if isinstance(row, PackRow)}
+        damaged = {row for row in listed if isinstance(row, bytes)}
+        for pack_id in self._rows.keys() - rows.keys() - damaged:
+            self._remember(pack_id, None)
+        for pack_id, row in rows.items():
+            self._remember(pack_id, row)
+        devices = self._around.devices()
+        nodes = frozenset(self._around.nodes())
+        self._join_all(rows)
+        self._leave_all(rows)
+        if self._pace.convert:
+            self._convert_all(devices)
+        self._remove_all(rows, devices, nodes)
+        self._move_all(rows, devices)
+        self._repair(rows)
+        if not damaged:
+            self._tidy(strays, rows)
+        self.state = replace(self.state, problems=dict(self._problems))
+
+    @contextlib.contextmanager
+    def _counted(self, pack_id: bytes, what: str) -> Iterator[None]:
+        """An error is of one stripe only."""
+        try:
+            yield
+        except ERRORS as error:
+            self.counters.failed += 1
+            self._problems[pack_id.hex()] = f"{what}: {error}"
+            log.warning("stripe: %s failed pack=%s error=%s", what, pack_id.hex(), error)
+
+    def _stubs(self) -> dict[bytes, StripedPack]:
+        return {stub.pack_id: stub for stub in self._home.stubs()}
+
+    # -- join and leave
+
+    def _join_all(self, rows: Mapping[bytes, PackRow]) -> None:
+        stubs = self._stubs()
+        for pack_id, row in rows.items():
+            if self._should_stop():
+                return
+            if (
+                row.shards
+                and not row.removing
+                and (pack_id not in stubs or self._me not in row.users)
+            ):
+                with self._counted(pack_id, "join"):
+                    self._join(row)
+        for pack_id in stubs.keys() - rows.keys():
+            if self.row_of(pack_id, True) is None:
+                text = "the metastore has no row of it, and this node finds chunks in it"
+                self._problems[pack_id.hex()] = text
+                log.error("stripe: %s pack=%s", text, pack_id.hex())
+
+    def _join(self, row: PackRow, *, verified: bool = False) -> bool:
+        """Find chunks of this node in the stripe from now on; whether there are any."""
+        if not row.shards or row.removing:
+            return False
+        if row.pack_id in self._stubs():
+            self._settle(self._become_user(row))
+            return True
+        now = self._monotonic()
+        if now - self._declined.get(row.pack_id, float("-inf")) < DECLINED_S:
+            return False
+        disks = [None if each is None else self._around.disk_of(each, False) for each in row.shards]
+        reader = StripeReader(row.pack_id, row.data, row.digest, disks)
+        with contextlib.closing(reader):
+            pack = _PackOfStripe(reader, row.size)
+            like, entries = _table(row, pack)
+            wanted = self._home.known(entries)
+            size = sum(packfile.entry_length(each.place.stored_length) for each in wanted)
+            if size < MIN_JOIN * row.size:
+                if len(self._declined) >= MAX_DECLINED:
+                    self._declined.clear()
+                self._declined[row.pack_id] = now
+                return False
+            if not verified:
+                for each in wanted:
+                    _verify(pack, like, each)
+            if lacking := reader.open_all():
+                raise CorruptPack(
+                    f"pack {row.pack_id.hex()}: copies stay until all of its shards are there: "
+                    f"{lacking}"
+                )
+        row = self._become_user(row)
+        for _ in range(ADOPT_TRIES):
+            count = self._home.adopt(like, wanted)
+            if count is not None:
+                self.counters.joined += count > 0
+                self._settle(row)
+                return count > 0
+            if self._should_stop():
+                break
+            self._wait(ADOPT_WAIT_S)
+        raise CorruptPack(f"pack {row.pack_id.hex()}: gc does not come to its end; later")
+
+    def _settle(self, row: PackRow) -> None:
+        """The copy of who made the stripe is left to gc."""
+        if self._device in row.copies:
+            self._change(row, lambda now: replace(now, copies=()))
+
+    def _become_user(self, row: PackRow) -> PackRow:
+        def joined(now: PackRow) -> PackRow:
+            if now.removing or not now.shards:
+                raise CorruptPack(f"pack {row.pack_id.hex()}: its stripe is being removed")
+            return now if self._me in now.users else replace(now, users=(*now.users, self._me))
+
+        return self._change(row, joined)
+
+    def _change(self, row: PackRow, make: Callable[[PackRow], PackRow]) -> PackRow:
+        """Have the row be what `make` says, whatever others change meanwhile; durable."""
+        for _ in range(TRIES):
+            after = make(row)
+            if after == row or self._records.swap(row, after):
+                self._remember(row.pack_id, after if after.shards or after.coming else None)
+                return after
+            found = self._records.read(row.pack_id)
+            if found is None:
+                raise CorruptPack(f"pack {row.pack_id.hex()}: its row is gone")
+            row = found
+        raise CorruptPack(f"pack {row.pack_id.hex()}: its row was changed {TRIES} times meanwhile")
+
+    def _leave_all(self, rows: Mapping[bytes, PackRow]) -> None:
+        """Stripes that name this node as a user, and of which it has no stub."""
+        if self._home.striped.unreadable:
+            self._problems["stubs"] = (
+                f"{self._home.striped.unreadable} stubs of striped packs are damaged: this node "
+                "leaves no stripe before they are restored"
+            )
+            return
+        stubs = self._stubs()
+        gone = [
+            self.row_of(pack_id, False)
+            for pack_id, row in rows.items()
+            if self._me in row.users and pack_id not in stubs
+        ]
+        if not gone or not self._home.sync_removals():
+            return
+        for row in gone:
+            if row is not None and self._me in row.users and row.pack_id not in self._stubs():
+                with self._counted(row.pack_id, "leave"):
+                    self._leave(row)
+
+    def _leave(self, row: PackRow) -> None:
+        def left(now: PackRow) -> PackRow:
+            users = tuple(each for each in now.users if each != self._me)
+            if now.coming and not users:  # of a conversion that a crash ended
+                return replace(now, coming=(), data=0, owner="", users=())
+            return replace(now, users=users)
+
+        self._change(row, left)
+        self.counters.left += 1
+
+    # -- convert
+
+    def _convert_all(self, devices: DeviceMap) -> None:
+        placement = Placement(devices, self._pace.level)
+        code = code_for(placement.domain_count)
+        if code is None:
+            self._problems["stripes"] = (
+                f"{placement.domain_count} {self._pace.level}s have a device that is in; stripes "
+                "begin with 3, packs stay copies"
+            )
+            return
+        turn_s = self._around.rank() * TURN * self._pace.cold_s
+        if self._monotonic() - self._told_at < turn_s:
+            return
+        for number in self._home.cold(self._pace.cold_s + turn_s)[:CONVERSIONS]:
+            if self._should_stop():
+                return
+            with self._counted(b"", f"convert pack {number:08x}"):
+                self._convert(number, placement, *code)
+
+    def _convert(self, number: int, placement: Placement, data: int, parity: int) -> None:
+        opened = self._home.open(number)
+        if opened is None:
+            return
+        pack, entries = opened
+        own = self._home.known(entries)
+        kept = sum(packfile.entry_length(each.place.stored_length) for each in own)
+        if kept < MIN_JOIN * pack.size:
+            return  # its chunks are found in other stripes by now
+        file = pack.file.file
+        pack_id = stripes.pack_id_of(file, pack.size)
+        cuts = stripes.cuts_of(
+            stripes.boundaries_of(file, number, self._home.uuid), pack.size, data
+        )
+        row = self._records.read(pack_id)
+        if row is None:
+            row = PackRow(pack_id, pack.size, copies=(self._device,), users=(self._me,))
+        elif row.shards:
+            return  # `join` finds it
+        else:
+            row = replace(row)
+        targets = placement.choose(pack_id, data + parity)
+        machine = Conversion(row, targets, data, secrets.token_hex(16))
+        made: Stripe | None = None
+        while (action := machine.action) is not None:
+            try:
+                match action:
+                    case Swap():
+                        if not self._records.swap(action.before, action.after):
+                            machine.lost()
+                            continue
+                        self._remember(pack_id, action.after if _kept(action.after) else None)
+                        machine.done()
+                    case Encode():
+                        disks = self._all(action.targets)
+                        made = stripes.encode(file, pack_id, pack.size, cuts, disks, parity)
+                        machine.done(Written(made.shard_length, made.digest))
+                    case Verify():
+                        assert made is not None
+                        stripes.verify(made, self._all(action.targets))
+                        machine.done()
+                    case Drop():
+                        # The copy becomes garbage of gc once chunks are found in the stripe.
+                        self._declined.pop(pack_id, None)
+                        self._join(machine.row, verified=True)
+                        machine.done()
+            except ERRORS as error:
+                machine.failed(str(error))
+        if machine.error is not None:
+            raise CorruptPack(f"pack {pack_id.hex()}: {machine.error}")
+        self.counters.converted += 1
+        self.counters.converted_bytes += pack.size
+        log.info("pack is a stripe pack=%s bytes=%d", pack_id.hex(), pack.size)
+        self._around.tell(pack_id)
+
+    def _all(self, targets: tuple[str, ...]) -> list[Disk]:
+        disks = []
+        for target in targets:
+            disk = self._around.disk_of(target, True)
+            if disk is None:
+                raise OSError(f"device {target} cannot be reached")
+            disks.append(disk)
+        return disks
+
+    # -- remove
+
+    def _remove_all(
+        self, rows: Mapping[bytes, PackRow], devices: DeviceMap, nodes: Collection[str]
+    ) -> None:
+        now = self._monotonic()
+        if self._me not in nodes:
+            return  # nothing is decided by that
+        unused = {
+            id_ for id_, row in rows.items() if not (row.removing or set(nodes) & set(row.users))
+        }
+        self._unused_since = {id_: self._unused_since.get(id_, now) for id_ in unused}
+        for pack_id, row in rows.items():
+            if self._should_stop():
+                return
+            if row.removing:
+                with self._counted(pack_id, "remove"):
+                    self._let_go(row, devices)
+            elif pack_id in unused and now - self._unused_since[pack_id] >= self._pace.condemn_s:
+                with self._counted(pack_id, "remove"):
+                    self._condemn(row, nodes)
+
+    def _condemn(self, row: PackRow, nodes: Collection[str]) -> None:
+        def removing(now: PackRow) -> PackRow:
+            if set(nodes) & set(now.users):
+                return now
+            if now.coming:
+                return replace(now, coming=(), data=0, owner="", users=())
+            return replace(now, removing=True, copies=(), users=())
+
+        self._change(row, removing)
+
+    def _let_go(self, row: PackRow, devices: DeviceMap) -> None:
+        """This node's own shard; and those of devices that are no more."""
+        for number, device in enumerate(row.shards):
+            known = None if device is None else devices.devices.get(device)
+            if device == self._device:
+                self._server.remove(row.name(number).path)
+                self.counters.removed += 1
+            elif device is None or (known is not None and known.state is not DeviceState.FAILED):
+                continue
+            row = self._change(row, lambda now, number=number: without(now, number))  # type: ignore[misc]
+            if not row.shards:
+                return
+
+    # -- move
+
+    def _move_all(self, rows: Mapping[bytes, PackRow], devices: DeviceMap) -> None:
+        placed = [row.placed for row in rows.values() if row.shards and not row.removing]
+        placement = Placement(devices, self._pace.level)
+        moves: list[Move] = []
+        unreadable = 0
+        by_width: dict[int, list[Placed]] = {}
+        for pack in placed:
+            by_width.setdefault(len(pack.held), []).append(pack)
+        for width, group in by_width.items():
+            try:
+                made = plan(placement, group)
+            except TransportError as error:
+                self._problems[f"{len(group)} stripes of {width} shards"] = str(error)
+                continue
+            moves += made.moves
+            unreadable += len(made.unreadable)
+        self.state = _state(rows, placed, moves, unreadable, devices)
+        mine = [move for move in moves if move.target == self._device]
+        for move in mine[:MOVES]:
+            if self._should_stop():
+                return
+            with self._counted(move.pack_id, f"move shard {move.number}"):
+                self._carry_out(move)
+        self._tell_emptied(rows, placed, devices)
+
+    def _carry_out(self, move: Move) -> None:
+        self._busy.add(move.key)
+        try:
+            disks: dict[str, Disk] = {self._device: self._server.disk}
+            for device in (move.source, *move.others):
+                disk = None if device is None else self._around.disk_of(device, False)
+                if device is not None and disk is not None:
+                    disks[device] = disk
+            if move.source is not None and move.source not in disks:
+                move = replace(move, source=None)
+            row = carry_out(move, self._records, disks)
+            self._remember(row.pack_id, row)
+            self.counters.moved += 1
+            self.counters.moved_bytes += move.length
+        finally:
+            self._busy.discard(move.key)
+
+    def _tell_emptied(
+        self, rows: Mapping[bytes, PackRow], placed: list[Placed], devices: DeviceMap
+    ) -> None:
+        coming = {device for row in rows.values() for device in row.coming}
+        for device in devices.devices.values():
+            drained = device.state is DeviceState.DRAINING and device.device_id not in coming
+            if drained and placed_on(placed, device.device_id) == (0, 0):
+                with self._counted(b"", f"device {device.device_id} is empty"):
+                    self._around.emptied(device.device_id)
+
+    # -- repair and tidy
+
+    def _repair(self, rows: Mapping[bytes, PackRow]) -> None:
+        """Shards that should be here: all must be there, and a few are read each time, past the
+        page cache, each once before any again."""
+        try:
+            there = set(self._server.names())
+        except OSError as error:
+            self._problems["device"] = str(error)
+            return
+        own = {
+            row.name(number): row
+            for row in rows.values()
+            for number, device in enumerate(row.shards)
+            if device == self._device and not row.removing
+        }
+        missing = [name for name in own if name not in there]
+        self._verified = {name: None for name in self._verified if name in own}
+        unread = [name for name in own if name in there and name not in self._verified]
+        if not unread:
+            self._verified = {}
+        for name in [*missing, *unread[:REPAIRS]]:
+            if self._should_stop():
+                return
+            with self._counted(name.pack_id, f"repair shard {name.number}"):
+                row = self.row_of(name.pack_id, False)
+                if row is None or row.shards[name.number : name.number + 1] != (self._device,):
+                    continue
+                if name in there and self._is_sound(name, row):
+                    self._verified[name] = None
+                    continue
+                self._build_again(name, row)
+
+    def _is_sound(self, name: ShardName, row: PackRow) -> bool:
+        try:
+            with contextlib.closing(ShardFile(self._server.disk, name, uncached=True)) as shard:
+                if shard.stripe.digest != row.digest:
+                    return False
+                shard.verify()
+        except stripes.READ_ERRORS as error:
+            log.error("shard is damaged error=%s", error)
+            return False
+        return True
+
+    def _build_again(self, name: ShardName, row: PackRow) -> None:
+        disks = [
+            None if each is None or each == self._device else self._around.disk_of(each, False)
+            for each in row.shards
+        ]
+        reader = StripeReader(row.pack_id, row.data, row.digest, disks)
+        with contextlib.closing(reader):
+            stripes.rebuild(reader, {name.number: self._server.disk})
+        self.reads.forget(row.pack_id)
+        self.counters.repaired += 1
+        log.warning("shard is made again path=%s", name.path)
+
+    def _files(self) -> tuple[list[ShardName], list[str]]:
+        try:
+            return self._server.names(), self._server.unfinished()
+        except OSError as error:
+            self._problems["device"] = str(error)
+            return [], []
+
+    def _tidy(
+        self, files: tuple[list[ShardName], list[str]], rows: Mapping[bytes, PackRow]
+    ) -> None:
+        """Files that belong to no row, and have not for `condemn_s`. What is a stub's stripe stays,
+        whatever rows say."""
+        now = self._monotonic()
+        stubs = self._stubs()
+        names = [name for name in files[0] if name.pack_id in rows or name.pack_id not in stubs]
+        strays = {name.path for name in leftovers(self._device, names, rows, self._busy)}
+        for path in files[1]:
+            name = ShardName.parse(path.rpartition("/")[2].removesuffix(".new"))
+            row = None if name is None else rows.get(name.pack_id)
+            if name is None or row is None or not row.has(self._device, name):
+                strays.add(path)
+        self._stray_since = {path: self._stray_since.get(path, now) for path in strays}
+        for path, since in list(self._stray_since.items()):
+            if now - since >= self._pace.condemn_s and not self._named_by_now(path):
+                with self._counted(b"", f"tidy {path}"):
+                    self._server.remove(path)
+                    self.counters.tidied += 1
+                    del self._stray_since[path]
+
+    def _named_by_now(self, path: str) -> bool:
+        name = ShardName.parse(path.rpartition("/")[2].removesuffix(".new"))
+        if name is None:
+            return False
+        row = self._records.read(name.pack_id)
+        return row is not None and row.has(self._device, name)
+
+
+def _kept(row: PackRow) -> bool:
+    return bool(row.shards or row.coming)
+
+
+def _state(
+    rows: Mapping[bytes, PackRow],
+    placed: list[Placed],
+    moves: list[Move],
+    unreadable: int,
+    devices: DeviceMap,
+) -> StripeState:
+    leaving: dict[str, list[int]] = {}
+    by_key = {row.pack_id: row for row in rows.values()}
+    for move in moves:
+        held = by_key[move.pack_id].shards[move.number]
+        if held is not None:
+            leaving.setdefault(held, []).append(move.length)
+    uses = {}
+    for device in devices.devices:
+        going = leaving.get(device, [])
+        uses[device] = DeviceUse(*placed_on(placed, device), len(going), sum(going))
+    return StripeState(
+        rows=len(rows),
+        unreadable=unreadable,
+        waiting=len(moves),
+        waiting_bytes=sum(move.length for move in moves),
+        devices=uses,
+    )
+
+
+class _PackOfStripe:
+    """A striped pack as a file that is read forwards, in pieces."""
+
+    def __init__(self, reader: StripeReader, size: int) -> None:
+        self._reader = reader
+        self._size = size
+        self._at = 0
+        self._data = b""
+
+    def size(self) -> int:
+        return self._size
+
+    def pread(self, length: int, offset: int) -> bytes:
+        if not self._at <= offset <= offset + length <= self._at + len(self._data):
+            self._data = self._reader.pread(max(AHEAD, length), offset)
+            self._at = offset
+        at = offset - self._at
+        return self._data[at : at + length]
+
+
+def _table(row: PackRow, pack: _PackOfStripe) -> tuple[StripedPack, list[Adopted]]:
+    """Which store wrote the pack, and the data chunks that are in it. CorruptData."""
+    path = f"stripe {row.pack_id.hex()}"
+    header = pack.pread(packfile.HEADER_LENGTH, 0)
+    if len(header) != packfile.HEADER_LENGTH:
+        raise CorruptPack(f"{path}: is {len(header)} bytes long")
+    number, uuid = PACK_HEADER.unpack(header)[2:4]
+    packfile.check_header(header, path, number, uuid)
+    trailer = packfile.read_trailer(pack, number, uuid)
+    rows = None if trailer is None else packfile.read_rows(pack, trailer)
+    if rows is None:
+        raise CorruptPack(f"{path}: has no sound footer")
+    like = StripedPack(
+        *(0, row.pack_id, row.digest, row.data, len(row.shards) - row.data),
+        *(number, uuid, 0, 0, 0),
+    )
+    entries = packfile.decode_rows(rows, number)
+    return like, [Adopted(*each) for each in entries if each[1].kind == KIND_DATA]
+
+
+def _verify(pack: _PackOfStripe, like: StripedPack, entry: Adopted) -> None:
+    """Read a chunk through the stripe. CorruptData: it is not what its id says."""
+    chunk_id, place = entry
+    path = f"stripe {like.pack_id.hex()}"
+    length = packfile.entry_length(place.stored_length)
+    stored = packfile.stored_bytes(pack.pread(length, place.offset), path, place, chunk_id)
+    what = packfile.describe(path, place, chunk_id)
+    data = codecs.decompress(place.codec, stored, place.raw_length, what)
+    if blake3(data).digest() != chunk_id:
+        raise CorruptChunk(f"{what}: its bytes hash to something else")
+
+
+__all__ = ["CorruptData", "DeviceUse", "StripeCounters", "StripePace", "StripeState", "Striper"]

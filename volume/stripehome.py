@@ -1,0 +1,140 @@
+"""What a store has to do with stripes: which of its packs are cold, and which stripes it finds
+chunks in. Knows nothing of who keeps the shards (`transport.striping`).
+
+A pack is cold when it was sealed `cold_s` ago, as far as this process knows: the time begins anew
+with each start. It is taken when at least MIN_LIVE of it was live at the last run of gc, so that
+garbage is not made a stripe; gc copies packs forward that are mostly dead, and what comes of that
+is taken later.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from volume.chunks import ChunkStore
+from volume.errors import StoreClosing, StoreSealed
+from volume.gc import Collector
+from volume.gcrun import SMALL_PACK
+from volume.index import Place
+from volume.layout import KIND_DAMAGED, KIND_DATA
+from volume.openpacks import OpenPack
+from volume.stripedpack import Adopted, StripedPack, StripedPacks
+
+MIN_LIVE: Final = 0.75
+"""Of a pack's bytes. Nodes and commits count as live: they stay here, and are few."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColdPack:
+    """A sealed pack of this store that may become a stripe."""
+
+    number: int
+    size: int
+    file: OpenPack
+
+
+class StripeHome:
+    """Any thread."""
+
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        collector: Collector,
+        store_uuid: bytes,
+        submit: Callable[[Callable[[], int | None]], int | None],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`submit`: run a call between rounds and slices of gc."""
+        self.uuid = store_uuid
+        self._chunks = chunks
+        self._packs = chunks.packs
+        self._collector = collector
+        self._submit = submit
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._seen: dict[int, float] = {}
+        """Sealed packs, and since when they were seen to be that."""
+        self._asked_at = float("-inf")
+
+    @property
+    def striped(self) -> StripedPacks:
+        return self._packs.striped
+
+    def stubs(self) -> list[StripedPack]:
+        return self.striped.all()
+
+    def cold(self, cold_s: float) -> list[int]:
+        """Numbers of cold packs, the oldest first."""
+        sealed = self._packs.sealed()
+        now = self._monotonic()
+        with self._lock:
+            self._seen = {number: self._seen.get(number, now) for number in sealed}
+            old = [number for number, since in self._seen.items() if now - since >= cold_s]
+            unknown = any(self._collector.live_share(number) is None for number in old)
+            ask = unknown and now - self._asked_at >= cold_s
+            if ask:
+                self._asked_at = now
+        if ask:  # nothing has changed since the start, so gc has not looked at them
+            self._collector.run_now()
+        return sorted(number for number in old if self._worth_it(number))
+
+    def _worth_it(self, number: int) -> bool:
+        share = self._collector.live_share(number)
+        if share is None or share < MIN_LIVE:
+            return False
+        try:
+            return self._packs.size(number) >= SMALL_PACK * self._packs.pack_bytes
+        except KeyError:  # gc has just removed it
+            return False
+
+    def open(self, number: int) -> tuple[ColdPack, list[Adopted]] | None:
+        """A pack, and its data chunks that this store finds there; None when it is not to become a
+        stripe: it is gone, or has damaged chunks. CorruptData, OSError."""
+        try:
+            pack = ColdPack(number, self._packs.size(number), self._packs.open(number))
+        except KeyError:
+            return None
+        entries = list(self._packs.footer(number))
+        if any(place.kind == KIND_DAMAGED for _, place in entries):
+            return None
+        data = [Adopted(*each) for each in entries if each[1].kind == KIND_DATA]
+        return (pack, data) if data else None
+
+    def known(self, entries: list[Adopted]) -> list[Adopted]:
+        """Those of the entries of a stripe that this store has, in packs of its own."""
+        places = self._chunks.index.get_many([each.chunk_id for each in entries])
+        return [
+            each for each, place in zip(entries, places, strict=True) if self._same(each, place)
+        ]
+
+    def _same(self, entry: Adopted, place: Place | None) -> bool:
+        return (
+            place is not None
+            and place.pack not in self.striped
+            and (place.kind, place.raw_length) == (KIND_DATA, entry.place.raw_length)
+        )
+
+    def adopt(self, like: StripedPack, entries: list[Adopted]) -> int | None:
+        """See `ChunkStore.adopt`; None: gc is at work, later. OSError, OutOfSpace, StoreSealed."""
+
+        def call() -> int | None:
+            if not self._collector.idle or self._chunks.pending_count:
+                return None
+            count = self._chunks.adopt(like, entries)
+            self._collector.note_change()  # what the packs have of it is garbage
+            return count
+
+        return self._submit(call)
+
+    def sync_removals(self) -> bool:
+        """Make durable that stubs have gone; False: not now."""
+
+        def call() -> int | None:
+            self._packs.sync_folder()
+            return 1
+
+        try:
+            return self._submit(call) is not None
+        except (StoreClosing, StoreSealed):
+            return False
