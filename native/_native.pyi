@@ -242,6 +242,9 @@ ReplayState = tuple[int, int, int, int]
 LogRow = tuple[int, int, int, int, int, int, int]
 """A record: (lsn, seq, time in ns, op, offset, length, volume epoch)."""
 
+LogPoint = tuple[int, int, int, bytes]
+"""A POINT record, or a NOTE: (lsn, volume number or 0, seq, payload)."""
+
 LogHead = tuple[int, int, int, int, int]
 """A HEAD record: (lsn, volume number, volume epoch, seq, node epoch)."""
 
@@ -282,6 +285,14 @@ class Journal:
         the volumes' seqs). Its payload: u32 count, (u32 number, u64 seq) each, then `tail` (at most
         64 KiB). BlockingIOError when no segment is ready."""
 
+    def append_notes(
+        self, notes: list[tuple[VolumeCore, bytes]], now_ns: int, /
+    ) -> list[tuple[int, int]]:
+        """Append a NOTE to each volume, all at one moment: (lsn, seq) of each. Of a payload
+        native/src/record.h has the head. BlockingIOError when no segment is ready; ESHUTDOWN: a
+        volume's gate is shut; EINVAL: it has another size than a NOTE says. Then there is none of
+        them; fewer than were asked for: the journal has no room for the others."""
+
     def append_head(
         self, number: int, epoch: int, seq: int, payload: bytes, now_ns: int, /
     ) -> None: ...
@@ -302,18 +313,16 @@ class Journal:
         rows_volume: int = 0,
         row_limit: int = 0,
         points: bool = False,
-    ) -> tuple[
-        ReplayState, int, int, int, bool, list[LogRow], list[tuple[int, bytes]], list[LogHead]
-    ]:
+    ) -> tuple[ReplayState, int, int, int, bool, list[LogRow], list[LogPoint], list[LogHead]]:
         """Apply the records of a segment from `state` on, up to the first that does not fit.
 
         A record whose seq the volume has already, or of an epoch before the volume's, is skipped.
         Stops as well before the first record after `end_lsn`, the first MARK of a later time than
         `end_ns`, the first record of volume `end_volume` after `end_seq` (0: no such end).
         Returns (state there, records, skipped, time of the last MARK or 0, whether one of the ends
-        was reached, the newest `row_limit` records of `rows_volume`, with `points` the lsn and
-        payload of each POINT record, and each HEAD record). A row has time 0 when no MARK of this
-        segment is before it."""
+        was reached, the newest `row_limit` records of `rows_volume`, with `points` each
+        POINT record, each NOTE of the volumes, and each HEAD record). A row has time 0 when no MARK
+        of this segment is before it."""
 
     def copy_records(
         self,
@@ -498,10 +507,14 @@ class VolumeCore:
         wait for the disk, without the GIL. EINVAL, ENOENT, EBUSY; EIO when the journal does not
         hold what was written."""
 
-    def append_records(self, epoch: int, records: Buffer, now_ns: int, /) -> tuple[int, int]:
+    def append_records(
+        self, epoch: int, records: Buffer, now_ns: int, notes: bool = False, /
+    ) -> tuple[int, int, tuple[int, int, int, bytes] | None]:
         """Append records of another node's tap, those that are here left out: (errno or 0, newest
-        seq here). What was appended is in the page cache; a sync makes it durable. Hostile bytes
-        are refused as a whole; native/src/member.h has the errors. Without the GIL."""
+        seq here, NOTE). Without `notes` it stops before the first NOTE, with ENOMSG; with it behind
+        the first one; that is told: (lsn or 0, seq, where in `records`, payload). What was
+        appended is in the page cache; a sync makes it durable. Hostile bytes are refused as a
+        whole; native/src/member.h has the errors. Without the GIL."""
 
     def begin_epoch(self, epoch: int, /) -> None:
         """Records from here on are of `epoch`, not below that of the newest one."""

@@ -121,7 +121,9 @@ def _decode_zstd(stored: bytes) -> bytes:
 # -- journal
 
 VERSION = 1
-WRITE, UNMAP, ZERO, MARK, HEAD, POINT, REFER = range(1, 8)
+WRITE, UNMAP, ZERO, MARK, HEAD, POINT, REFER, NOTE = range(1, 9)
+NOTE_HEADER = 24
+NOTE_MAX_PAYLOAD = 4096
 REFER_PAYLOAD = 48
 RECORD_BYTES = 64
 SEGMENT_HEADER_BYTES = 4096
@@ -156,7 +158,7 @@ class Record:
     def payload_bytes(self) -> int:
         if self.op == REFER:
             return REFER_PAYLOAD
-        return self.length if self.op in (WRITE, HEAD, POINT) else 0
+        return self.length if self.op in (WRITE, HEAD, POINT, NOTE) else 0
 
     @property
     def footprint(self) -> int:
@@ -183,9 +185,11 @@ def decode_record(data: bytes) -> Record | None:
         *(op, lsn, seq, offset, length, volume, payload_crc, chain, node_epoch, volume_epoch),
         *(flags, header_crc, version),
     )
-    if version != VERSION or op not in (WRITE, UNMAP, ZERO, MARK, HEAD, POINT, REFER):
+    if version != VERSION or op not in range(WRITE, NOTE + 1):
         raise UnknownRecord(record)
     if op in (WRITE, HEAD, POINT) and not 0 < length <= MAX_PAYLOAD:
+        raise UnknownRecord(record)
+    if op == NOTE and (offset != 0 or not NOTE_HEADER <= length <= NOTE_MAX_PAYLOAD):
         raise UnknownRecord(record)
     if op in (WRITE, UNMAP, ZERO, REFER) and not 0 < length < (1 << 64) - offset:
         raise UnknownRecord(record)

@@ -38,7 +38,6 @@ from volume.history import (
     point_key,
     points_put,
     settings_put,
-    snapshot_key,
     snapshots_put,
     version_key,
     versions_put,
@@ -158,6 +157,10 @@ class Catalog:
             raise NoSuchVolume(name)
         return volume
 
+    def is_replicated(self, volume: Volume) -> bool:
+        """Whether other nodes have it as well."""
+        return volume.record.number in self.replicated
+
     def numbered(self, number: int) -> Volume:
         """The volume of that number, whatever it is called now."""
         for volume in self._volumes.values():
@@ -182,7 +185,7 @@ class Catalog:
         """Make an empty volume; durable on return. InvalidName, InvalidSize, VolumeExists.
 
         `compression`: the codec of its chunks, None for the store's default."""
-        _check_sizes(size, block_size, chunk_size)
+        check_sizes(size, block_size, chunk_size)
         settings = self._history.defaults()
         if compression is not None:
             settings = replace(settings, codec=codecs.number(compression))
@@ -193,7 +196,7 @@ class Catalog:
     ) -> VolumeInfo:
         """Make an empty volume that is one node's part of a larger one: `uuid` is of that, and
         `rows` are put in the same transaction. As `create`."""
-        _check_sizes(size, block_size, chunk_size)
+        check_sizes(size, block_size, chunk_size)
         settings = self._history.defaults()
         return self._add(
             *(name, size, block_size, chunk_size, Head(), settings), uuid=uuid, more=rows
@@ -215,7 +218,7 @@ class Catalog:
 
     def receive(self, name: str, block_size: int, chunk_size: int, row: VersionRow) -> VolumeInfo:
         """Make a volume whose first version is `row`, which came from elsewhere."""
-        _check_sizes(row.size, block_size, chunk_size)
+        check_sizes(row.size, block_size, chunk_size)
         head = Head(row.commit, row.root, row.height, 0)
         info = self._add(name, row.size, block_size, chunk_size, head, self._history.defaults())
         self.protect(row)
@@ -354,7 +357,7 @@ class Catalog:
             self._seal.check()
             volume = self._alone(name, "resize")
             record = volume.record
-            _check_sizes(size, record.block_size, record.chunk_size)
+            check_sizes(size, record.block_size, record.chunk_size)
             if size < record.size and not force:
                 raise ShrinkRefused(name, record.size, size)
             if size != record.size:
@@ -412,6 +415,8 @@ class Catalog:
         parts, history = self._parts, self._history
         with self._may_name(wait=wait):
             taken = [self.named(name) for name in dict.fromkeys(names)]
+            if snapshot is not None and any(map(self.is_replicated, taken)):
+                raise VolumeReplicated(taken[0].name, "name a state of")
             for volume in taken:
                 number = volume.record.number
                 if snapshot is not None and history.has_snapshot(number, snapshot):
@@ -556,8 +561,8 @@ class Catalog:
             last = row.seq if keep is None else keep
             gone = [each for each in self._history.newest(number) if each.seq > last]
             points = {each.seq for each in self._history.points_of(number) if each.seq > last}
-            names = [each for each in self._history.snapshots(number) if each.seq > last]
-            for name in names:
+            names = self._history.undo_of(number, last)
+            for name in names.gone:
                 log.warning(
                     "snapshot of writes that were undone is gone snapshot=%s@%s",
                     *(record.name, name.name),
@@ -568,12 +573,12 @@ class Catalog:
                 head = Head(row.commit, row.root, row.height, row.seq)
                 record = self._meta.replace_head(
                     *(record.name, head, row.size),
-                    {**versions_put([replace(row, epoch=epoch)]), **rows},
+                    {**versions_put([replace(row, epoch=epoch)]), **names.puts, **rows},
                     epoch=epoch,
                     deletes=[
                         *(version_key(number, each.seq) for each in gone if each.seq != row.seq),
                         *(point_key(number, seq) for seq in points),
-                        *(snapshot_key(number, each.name) for each in names),
+                        *names.deletes,
                     ],
                 )
                 self._append_head(record)  # before any record of the new epoch
@@ -585,7 +590,7 @@ class Catalog:
             self._parts.table.drop_volume(number)
             successor = self._make(record)
             self._volumes = {**self._volumes, record.name: successor}
-            self._history.undone(number, points, len(names))
+            self._history.undone(number, points, names)
             self.protect(row)
             log.info("records undone volume=%s seq=%d epoch=%d", record.name, row.seq, epoch)
             return successor
@@ -601,7 +606,7 @@ class Catalog:
         )
 
 
-def _check_sizes(size: int, block_size: int, chunk_size: int) -> None:
+def check_sizes(size: int, block_size: int, chunk_size: int) -> None:
     if block_size not in BLOCK_SIZES:
         raise InvalidSize("block size", block_size, "must be 512 or 4096")
     if chunk_size & (chunk_size - 1) or not MIN_CHUNK_SIZE <= chunk_size <= MAX_CHUNK_SIZE:

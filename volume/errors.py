@@ -237,6 +237,44 @@ class VolumeReplicated(VolumeError):
         )
 
 
+class NotPrimary(VolumeError):
+    """What only the primary of a volume does."""
+
+    code = "not_primary"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"volume {name}: this node is not its primary now; ask that one: `blockd cluster "
+            "status` says which it is"
+        )
+
+
+class MixedGroup(VolumeError):
+    """Volumes that cannot get one name at one moment."""
+
+    code = "mixed_group"
+
+    def __init__(self, name: str, mirrored: list[str], most: int) -> None:
+        names = ", ".join(mirrored[:8])
+        super().__init__(
+            f"snapshot {name}: a group is either of volumes that one node has, or of up to {most} "
+            f"that several nodes have; mirrored are {names}. Make two groups of them"
+        )
+
+
+class NotConfirmed(VolumeError):
+    """What was done here may be undone by a takeover, or not."""
+
+    code = "not_confirmed"
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(
+            f"volume {name}: {what} is in this node's journal, but not enough other nodes have "
+            "said that they have it: whether it holds is not known. See `blockd cluster status`, "
+            "and look again once the volume has its copies"
+        )
+
+
 class ReplicaError(VolumeError):
     """What another node asks of this one's part of a volume cannot be done. Nothing was."""
 

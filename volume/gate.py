@@ -107,6 +107,35 @@ class Gate:
             self._waiting = [each for each in self._waiting if each.deadline_ns > now_ns]
         self._end(late, errno.EIO)
 
+    @property
+    def durable(self) -> int:
+        """W nodes have records up to this seq on their disks."""
+        return self.core.gate_state()[2]
+
+    @property
+    def timeout_s(self) -> float:
+        return self._timeout_ns / _NS
+
+    def want(self, seq: int) -> None:
+        """Have W nodes put records up to `seq` on their disks."""
+        self.core.gate_want(seq)
+
+    def confirm(self, request: Request, seq: int, *, durable: bool, done: Done) -> None:
+        """Tell `done` of `request` when W nodes have record `seq` in their journals, or on their
+        disks; with its error when that is not to be known any more."""
+        durable = durable or self._strict
+        with self._lock:
+            shut, acked, synced, *_ = self.core.gate_state()
+            if shut or self._shut:
+                request.error = errno.ESHUTDOWN
+            elif seq > (synced if durable else acked):
+                if durable:
+                    self.core.gate_want(seq)
+                deadline_ns = self._clock.boottime_ns() + self._timeout_ns
+                self._waiting.append(_Waiting(request, seq, durable, deadline_ns, done))
+                return
+        done([request])
+
     # -- for requests
 
     def guard(self, done: Done) -> Done:

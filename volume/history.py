@@ -1,12 +1,14 @@
 """History: which versions of a volume are named or kept, and where the log can be replayed from.
 
-Five small tables in `meta/`, beside the volume records (`volume.layout` has the structs):
+Six small tables in `meta/`, beside the volume records (`volume.layout` has the structs):
 
     version   (volume, seq)   a version in chunks: commit and tree. One for each head that a destage
                               round or a restore has set, until `volume.thinning` drops it
     point     (volume, seq)   a version that somebody named, but whose newest bytes are in the
                               journal only. The next round makes a version row of it
     snapshot  (volume, name)  a name for one of these
+    dropped   (volume, seq, name)  what a name was before the record of that seq took or changed it,
+                              while that record can still be undone (`volume.noted`)
     round     lsn             the cut of a destage round: every head of that round is complete
                               there, and a replay can begin there while its segment is kept
     settings  volume          how long versions stay, scheduled snapshots, codec
@@ -137,6 +139,11 @@ class History:
         for row in self._snapshots(layout.META_PREFIX_SNAPSHOT):
             self._names.add(row.number, row.name)
             self._count(row.number, 1)
+        self.dropped: dict[int, int] = {}
+        """Volume number -> the newest seq of its `dropped` rows."""
+        for key, _ in kv.items(layout.META_PREFIX_DROPPED):
+            number, seq, _ = _dropped_of(key)
+            self.dropped[number] = max(seq, self.dropped.get(number, 0))
         self.points: set[tuple[int, int]] = {
             _version_of(layout.META_PREFIX_POINT, key)
             for key, _ in kv.items(layout.META_PREFIX_POINT)
@@ -274,8 +281,11 @@ class History:
         return [_snapshot_row(*item) for item in newest]
 
     def names_seq(self, number: int, seq: int) -> bool:
-        """Whether a snapshot names that version. Looks at all of the volume's."""
-        return any(row.seq == seq for row in self.snapshots(number))
+        """Whether a snapshot names that version, or did before one was dropped that may come back.
+        Looks at all of the volume's."""
+        return any(row.seq == seq for row in self.snapshots(number)) or any(
+            row.seq == seq for _, row in self.dropped_rows(number)
+        )
 
     def put_snapshot(self, row: SnapshotRow) -> None:
         """Change a snapshot that is there."""
@@ -286,6 +296,39 @@ class History:
         self._kv.update({}, [snapshot_key(row.number, row.name) for row in rows])
         for row in rows:
             self._count(row.number, -1)
+
+    def hide(self, old: SnapshotRow, seq: int, new: SnapshotRow | None, lsn: int) -> None:
+        """Record `seq` of the volume, which is durable as record `lsn` of the journal, has made
+        `new` of a snapshot, or nothing: until `settled` it can be had back."""
+        put = {dropped_key(old.number, seq, old.name): _snapshot_value(old)}
+        if new is None:
+            self._kv.update_noted(put, [snapshot_key(old.number, old.name)], lsn)
+            self._count(old.number, -1)
+        else:
+            self._kv.update_noted({**put, **snapshots_put([new])}, [], lsn)
+        self.dropped[old.number] = max(seq, self.dropped.get(old.number, 0))
+
+    def dropped_rows(self, number: int) -> list[tuple[int, SnapshotRow]]:
+        """(seq of the record that has taken or changed it, what it was), oldest first."""
+        if number not in self.dropped:
+            return []
+        return [
+            (_dropped_of(key)[1], _dropped_row(key, value))
+            for key, value in self._kv.items(layout.META_PREFIX_DROPPED + _U32.pack(number))
+        ]
+
+    def settled(self, number: int, seq: int, lsn: int) -> None:
+        """What records up to `seq` have dropped does not come back; `lsn` as in `hide`."""
+        rows = self.dropped_rows(number)
+        gone = [dropped_key(number, at, row.name) for at, row in rows if at <= seq]
+        self._kv.update_noted({}, gone, lsn)
+        self._note_dropped(number, [at for at, _ in rows if at > seq])
+
+    def _note_dropped(self, number: int, seqs: list[int]) -> None:
+        if seqs:
+            self.dropped[number] = max(seqs)
+        else:
+            self.dropped.pop(number, None)
 
     # -- rounds
 
@@ -364,6 +407,7 @@ class History:
                 layout.META_PREFIX_VERSION,
                 layout.META_PREFIX_POINT,
                 layout.META_PREFIX_SNAPSHOT,
+                layout.META_PREFIX_DROPPED,
                 layout.META_PREFIX_SETTINGS,
             )
             for key, _ in self._kv.items(prefix + suffix)
@@ -372,12 +416,33 @@ class History:
     def forgotten(self, number: int) -> None:
         """The rows of a volume are gone."""
         self.snapshot_counts.pop(number, None)
+        self.dropped.pop(number, None)
         self.points.difference_update([point for point in list(self.points) if point[0] == number])
 
-    def undone(self, number: int, seqs: Collection[int], names: int) -> None:
-        """Points of a volume with these seqs, and so many names, are gone."""
+    def undo_of(self, number: int, last: int) -> "Undo":
+        """What becomes of a volume's names when its records behind seq `last` are undone."""
+        gone = [row for row in self.snapshots(number) if row.seq > last]
+        dropped = self.dropped_rows(number)
+        back: dict[str, SnapshotRow] = {}
+        for at, row in reversed(dropped):  # what the first of them has changed is the last put
+            if at > last and row.seq <= last:
+                back[row.name] = row
+        return Undo(
+            tuple(gone),
+            tuple(back.values()),
+            tuple(dropped_key(number, at, row.name) for at, row in dropped if at > last),
+            tuple(at for at, _ in dropped if at <= last),
+            sum(self.snapshot(number, name) is None for name in back),
+        )
+
+    def undone(self, number: int, seqs: Collection[int], names: "Undo") -> None:
+        """Points of a volume with these seqs are gone, and names are what `undo_of` said."""
         self.points.difference_update((number, seq) for seq in seqs)
-        self._count(number, -names)
+        for row in names.back:
+            self._names.add(number, row.name)
+        replaced = sum(row.name in {each.name for each in names.back} for row in names.gone)
+        self._count(number, names.missing + replaced - len(names.gone))
+        self._note_dropped(number, list(names.left))
 
     # -- inside
 
@@ -405,6 +470,30 @@ class History:
             yield _snapshot_row(*item)
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """See `History.undo_of`."""
+
+    gone: tuple[SnapshotRow, ...]
+    back: tuple[SnapshotRow, ...]
+    keys: tuple[bytes, ...]
+    """Of `dropped` rows that are not to be kept."""
+    left: tuple[int, ...]
+    """Seqs of those that are."""
+    missing: int
+    """So many of `back` are not there at all now."""
+
+    @property
+    def puts(self) -> dict[bytes, bytes]:
+        return snapshots_put(self.back)
+
+    @property
+    def deletes(self) -> list[bytes]:
+        names = {row.name for row in self.back}
+        gone = [snapshot_key(row.number, row.name) for row in self.gone if row.name not in names]
+        return [*gone, *self.keys]
+
+
 # -- keys and values, for transactions
 
 
@@ -418,6 +507,10 @@ def point_key(number: int, seq: int) -> bytes:
 
 def snapshot_key(number: int, name: str) -> bytes:
     return layout.META_PREFIX_SNAPSHOT + _U32.pack(number) + name.encode()
+
+
+def dropped_key(number: int, seq: int, name: str) -> bytes:
+    return layout.META_PREFIX_DROPPED + layout.META_VERSION_KEY.pack(number, seq) + name.encode()
 
 
 def round_key(lsn: int) -> bytes:
@@ -439,10 +532,13 @@ def points_put(rows: Iterable[VersionRow]) -> dict[bytes, bytes]:
 def snapshots_put(rows: Iterable[SnapshotRow]) -> dict[bytes, bytes]:
     puts = {}
     for row in rows:
-        flags = layout.SNAPSHOT_PINNED * row.pinned | layout.SNAPSHOT_SCHEDULED * row.scheduled
-        value = layout.META_SNAPSHOT_ROW.pack(row.seq, row.created_ns, flags)
-        puts[snapshot_key(row.number, row.name)] = framed(value)
+        puts[snapshot_key(row.number, row.name)] = _snapshot_value(row)
     return puts
+
+
+def _snapshot_value(row: SnapshotRow) -> bytes:
+    flags = layout.SNAPSHOT_PINNED * row.pinned | layout.SNAPSHOT_SCHEDULED * row.scheduled
+    return framed(layout.META_SNAPSHOT_ROW.pack(row.seq, row.created_ns, flags))
 
 
 def state_key(name: str) -> bytes:
@@ -513,6 +609,19 @@ def _snapshot_row(key: bytes, value: bytes) -> SnapshotRow:
         bool(flags & layout.SNAPSHOT_PINNED),
         bool(flags & layout.SNAPSHOT_SCHEDULED),
     )
+
+
+def _dropped_of(key: bytes) -> tuple[int, int, str]:
+    """Volume number, seq and name that the key of a `dropped` row says."""
+    prefix = layout.META_PREFIX_DROPPED
+    name_at = len(prefix) + layout.META_VERSION_KEY.size
+    number, seq = unpacked_key(layout.META_VERSION_KEY, prefix, key[:name_at])
+    return number, seq, text(key, key[name_at:])
+
+
+def _dropped_row(key: bytes, value: bytes) -> SnapshotRow:
+    number, _, name = _dropped_of(key)
+    return _snapshot_row(snapshot_key(number, name), value)
 
 
 def _created_ns(item: tuple[bytes, bytes]) -> int:

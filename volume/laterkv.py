@@ -71,6 +71,13 @@ class LaterKeyValue:
                     if self._later.get(key) is value:
                         del self._later[key]
 
+    def update_noted(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes], lsn: int) -> None:
+        """As `update`, of what the record `lsn` of the journal tells, which is durable: the next
+        start does not do it again."""
+        self.flush()
+        lsn = max(lsn, self.points_lsn)
+        self._base.update({**puts, layout.META_KEY_POINTS_LSN: _lsn_value(lsn)}, deletes)
+
     def reset_points(self, lsn: int) -> None:
         """Records after `lsn` are lost, and their numbers will be used again."""
         self._base.update({layout.META_KEY_POINTS_LSN: _lsn_value(lsn)})

@@ -109,6 +109,7 @@ head height, head seq, length of the name. The name (UTF-8) follows."""
 META_PREFIX_VERSION = b"c/"  # + number and seq, big-endian -> version row in chunks
 META_PREFIX_POINT = b"q/"  # + number and seq, big-endian -> version row that is not in chunks yet
 META_PREFIX_SNAPSHOT = b"s/"  # + number, big-endian, + name, UTF-8 -> snapshot row
+META_PREFIX_DROPPED = b"d/"  # + number, seq of the NOTE, big-endian, + name -> its snapshot row
 META_PREFIX_ROUND = b"r/"  # + next lsn, big-endian -> round row
 META_PREFIX_SETTINGS = b"h/"  # + number, big-endian -> settings row
 META_PREFIX_STATE = b"x/"  # + a name: state of long work (scrub, receives), opaque here

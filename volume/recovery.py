@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 SEGMENT_HEADER_BYTES = 4096
 LogHead = tuple[int, int, int, int, int]  # native.Journal.replay
+LogPoint = tuple[int, int, int, bytes]  # as well
 READ_AHEAD_SEGMENTS = 4  # while one is replayed, the disk works on the next ones
 LAST_SEQUENCE = 1 << 63  # the native BD_LAST_SEQUENCE; 0 is of no segment (Checkpoint)
 _PROGRESS_INTERVAL_S = 1.0
@@ -57,8 +58,8 @@ class Recovered:
     before anything is appended."""
     lost: bool = False
     """Flushed records were missing, and that was accepted."""
-    points: Sequence[tuple[int, bytes]] = ()
-    """lsn and payload of the POINT records, in order."""
+    points: Sequence[LogPoint] = ()
+    """POINT records, and NOTEs of volumes, in order."""
     heads: frozenset[int] = frozenset()
     """Numbers of the volumes that HEAD records are of."""
 
@@ -178,7 +179,7 @@ class JournalRecovery:
                 f"is (lsn {lsn}),"
             )
         chained: list[int] = []
-        points: list[tuple[int, bytes]] = []
+        points: list[LogPoint] = []
         heads: list[LogHead] = []
         records = skipped = 0
         started = shown = self._clock.monotonic()

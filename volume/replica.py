@@ -31,7 +31,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from errno import EAGAIN, EBADMSG, EFBIG, EINVAL, ENOSPC, EPROTO, ESTALE
+from errno import EAGAIN, EBADMSG, EFBIG, EINVAL, ENOMSG, ENOSPC, EPROTO, ESTALE
 from os import strerror
 from typing import Final
 
@@ -42,6 +42,7 @@ from volume.catalog import Catalog
 from volume.disk import Clock
 from volume.errors import (
     BadRecords,
+    CorruptJournal,
     MissingRecords,
     NoSuchVersion,
     OtherRecords,
@@ -51,6 +52,8 @@ from volume.errors import (
 )
 from volume.gate import Gate
 from volume.history import History, VersionRow, state_key, state_put
+from volume.noted import Notes
+from volume.notes import decode as decode_note
 from volume.past import PastVersions
 from volume.receive import Receiver
 from volume.replicacopy import Copied, Copies, Landing
@@ -64,6 +67,7 @@ log = logging.getLogger(__name__)
 
 MAX_VOLUME_EPOCH: Final = (1 << 32) - 1  # of a record; those of the MetaStore may be larger
 TAKE_BYTES: Final = 4 << 20  # as much as a frame of a message may have
+MAX_NOTES: Final = 256  # of one request: what follows is taken with the next
 _NOT_NOW: Final = frozenset((EAGAIN, ENOSPC))  # the rest is taken later
 _BAD: Final = frozenset((EINVAL, EFBIG, EPROTO, EBADMSG))
 
@@ -100,6 +104,7 @@ class ReplicaParts:
     history: History
     journal: Journal
     seal: Seal
+    notes: Notes
     past: PastVersions
     versions: Versions
     clock: Clock
@@ -281,7 +286,7 @@ class Replica:
             if last <= have:
                 return
             now_ns = self._parts.clock.now_ns()
-            error, seq = self._volume.core.append_records(written, data, now_ns)
+            error, seq = self._append(written, memoryview(data).cast("B"), now_ns)
             if error in _BAD:
                 raise BadRecords(self.name, strerror(error))
             if error == ESTALE:  # what was undone here was of that epoch
@@ -292,6 +297,23 @@ class Replica:
                 raise OSError(error, strerror(error))
             elif seq < last:
                 raise BadRecords(self.name, f"end at {seq}, before {last}")
+
+    def _append(self, written: int, data: memoryview, now_ns: int) -> tuple[int, int]:
+        """Append records, and do what NOTEs among them say; (errno or 0, newest seq)."""
+        for _ in range(MAX_NOTES):
+            error, seq, note = self._volume.core.append_records(written, data, now_ns)
+            if error != ENOMSG or note is None:
+                return error, seq
+            _, noted, at, payload = note
+            try:
+                decode_note(f"record {noted} of another node", payload)
+            except CorruptJournal as unknown:
+                raise BadRecords(self.name, str(unknown)) from unknown
+            data = data[at:]
+            error, seq = self._parts.notes.take(self._volume, written, data)
+            if error:
+                return error, seq
+        return EAGAIN, self._seq()
 
     def sync(self) -> None:
         """Make every record that is here durable."""

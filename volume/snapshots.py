@@ -17,13 +17,16 @@ from volume.catalog import Catalog
 from volume.disk import Clock
 from volume.errors import (
     InvalidPolicy,
+    MixedGroup,
     NoSuchVersion,
     SnapshotExists,
     SnapshotPinned,
     VolumeError,
+    WouldWait,
 )
 from volume.history import History, Settings, SnapshotRow, VersionRow
 from volume.model import ScheduleInfo, SnapshotInfo
+from volume.noted import MAX_GROUP, Notes
 from volume.seal import Seal
 from volume.sites import fail_point
 from volume.volume import Volume
@@ -34,6 +37,7 @@ MIN_SCHEDULE_S = 10
 MAX_LOOKS = 1000  # at versions, one by one; for more all of the volume's are read
 SCHEDULED_PREFIX = "auto-"
 _NS = 1_000_000_000
+_LOOK_NS = 2 * _NS  # at volumes that another node may have given up
 
 
 class Snapshots:
@@ -43,6 +47,7 @@ class Snapshots:
         self,
         catalog: Catalog,
         history: History,
+        notes: Notes,
         clock: Clock,
         seal: Seal,
         wake: Callable[[], None],
@@ -51,6 +56,7 @@ class Snapshots:
         """`wake()`: there are points to be brought into chunks; `dropped()`: names are gone."""
         self._catalog = catalog
         self._history = history
+        self._notes = notes
         self._clock = clock
         self._seal = seal
         self._wake = wake
@@ -75,10 +81,31 @@ class Snapshots:
         SnapshotExists, NoSuchVolume: none was made."""
         assert wait or not sync
         refs.check_snapshot_name(name)
+        mirrored = self._mirrored(name, volumes)
+        if mirrored:
+            if not wait:
+                raise WouldWait()
+            return self._create_mirrored(name, mirrored, pinned=pinned, sync=sync)
         infos = self._create(name, volumes, pinned=pinned, wait=wait)
         if sync:
             self._history.flush()
         return infos
+
+    def _mirrored(self, name: str, volumes: Sequence[str]) -> list[Volume]:
+        """The volumes, if other nodes have them as well. MixedGroup."""
+        found = [self._catalog.named(volume) for volume in dict.fromkeys(volumes)]
+        mirrored = [each for each in found if self._catalog.is_replicated(each)]
+        if mirrored and (len(mirrored) < len(found) or len(found) > MAX_GROUP):
+            raise MixedGroup(name, [each.name for each in mirrored], MAX_GROUP)
+        return mirrored
+
+    def _create_mirrored(
+        self, name: str, volumes: list[Volume], *, pinned: bool, sync: bool
+    ) -> list[SnapshotInfo]:
+        made = self._notes.snapshot(name, volumes, pinned=pinned, scheduled=False)
+        for volume, row, _ in made:
+            self._notes.confirm(volume, row.seq, f"snapshot {name}", durable=sync)
+        return [self._info(volume, named) for volume, _, named in made]
 
     def _create(
         self,
@@ -90,6 +117,9 @@ class Snapshots:
         wait: bool = True,
     ) -> list[SnapshotInfo]:
         self._seal.check()
+        if mirrored := self._mirrored(name, volumes):
+            named = self._notes.snapshot(name, mirrored, pinned=pinned, scheduled=scheduled)
+            return [self._info(volume, row) for volume, _, row in named]
         made = self._catalog.add_points(
             volumes, name, pinned=pinned, scheduled=scheduled, wait=wait
         )
@@ -180,11 +210,17 @@ class Snapshots:
         """Forget a name; durable on return. SnapshotPinned, unless `force`."""
         with self._catalog.lock:
             self._seal.check()
-            row = self._row(self._catalog.named(volume), name)
+            found = self._catalog.named(volume)
+            row = self._row(found, name)
             if row.pinned and not force:
                 raise SnapshotPinned(volume, name)
-            self._history.drop_snapshots([row])
-            fail_point("snapshot.dropped")
+            mirrored = self._catalog.is_replicated(found)
+            if not mirrored:
+                self._history.drop_snapshots([row])
+                fail_point("snapshot.dropped")
+        if mirrored:
+            seq = self._notes.drop(found, name)
+            self._notes.confirm(found, seq, f"that snapshot {name} is gone", durable=True)
         self._dropped()
 
     def pin(self, volume: str, name: str, pinned: bool) -> SnapshotInfo:
@@ -193,8 +229,12 @@ class Snapshots:
             self._seal.check()
             found = self._catalog.named(volume)
             row = replace(self._row(found, name), pinned=pinned)
-            self._history.put_snapshot(row)
-            return self._info(found, row)
+            if not self._catalog.is_replicated(found):
+                self._history.put_snapshot(row)
+                return self._info(found, row)
+        seq = self._notes.pin(found, name, pinned)
+        self._notes.confirm(found, seq, f"pin of snapshot {name}", durable=True)
+        return self.get(volume, name)
 
     def _row(self, volume: Volume, name: str) -> SnapshotRow:
         row = self._history.snapshot(volume.record.number, name)
@@ -253,6 +293,7 @@ class Snapshots:
 
     def tend(self) -> None:
         """Make and remove the scheduled snapshots that are due. On the upkeep thread."""
+        self._notes.tend()
         now_ns = self._clock.now_ns()
         if now_ns < self._next_due_ns:
             return
@@ -261,6 +302,9 @@ class Snapshots:
         for number, settings in list(self._history.with_schedule()):
             volume = by_number.get(number)
             if volume is None:
+                continue
+            if volume.gate is not None and volume.gate.shut:  # its primary does it
+                self._next_due_ns = min(self._next_due_ns, now_ns + _LOOK_NS)
                 continue
             next_ns = settings.schedule_next_ns
             step_ns = settings.schedule_s * _NS
@@ -287,10 +331,22 @@ class Snapshots:
             current = self._history.settings(number)
             self._history.put_settings(number, replace(current, schedule_next_ns=next_ns))
             gone = list(self._too_many(number, settings.schedule_keep, now_ns))
-            if gone:
+            mirrored = self._catalog.is_replicated(volume)
+            if gone and not mirrored:
                 self._history.drop_snapshots(gone)
-                self._dropped()
-                log.info("scheduled snapshots removed volume=%s count=%d", volume.name, len(gone))
+        if mirrored:
+            self._drop_mirrored(volume, gone)
+        if gone:
+            self._dropped()
+            log.info("scheduled snapshots removed volume=%s count=%d", volume.name, len(gone))
+
+    def _drop_mirrored(self, volume: Volume, gone: list[SnapshotRow]) -> None:
+        for row in gone:
+            try:
+                self._notes.drop(volume, row.name)
+            except VolumeError as error:  # with the next one
+                log.error("scheduled snapshots stay volume=%s error=%s", volume.name, error)
+                return
 
     def _too_many(self, number: int, keep: str, now_ns: int) -> Iterator[SnapshotRow]:
         rows = [row for row in self._history.snapshots(number) if row.scheduled]

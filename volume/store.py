@@ -56,6 +56,7 @@ from volume.model import (
     StoreStatus,
     VolumeInfo,
 )
+from volume.noted import Notes
 from volume.options import StoreOptions, journal_geometry, window_segments
 from volume.packs import Packs
 from volume.past import OpenVersions, PastVersions, PastVolume
@@ -240,6 +241,11 @@ class Store:
             self._seal,
             going=opened.close_volume,
         )
+        self._notes = Notes(
+            *(self._catalog, history, meta, self._journal, clock, self._seal),
+            wake=lambda: self.upkeep.points_added(),
+            dropped=lambda: self.upkeep.dropped(),
+        )
         self._referred = referred = ReferredTrees(kv)
         self._recover(checkpoint)
         self._space = SpaceGuard(
@@ -268,7 +274,7 @@ class Store:
             damaged=lambda lost: self.upkeep.lost(lost),
         )
         self.snapshots = Snapshots(
-            *(self._catalog, history, clock, self._seal),
+            *(self._catalog, history, self._notes, clock, self._seal),
             wake=lambda: self.upkeep.points_added(),
             dropped=lambda: self.upkeep.dropped(),
         )
@@ -333,6 +339,7 @@ class Store:
                 history,
                 self._journal,
                 self._seal,
+                self._notes,
                 past,
                 self.versions,
                 clock,
@@ -447,8 +454,10 @@ class Store:
         hot = any(volume.core.state()[4] for volume in volumes)
         self._referred.replayed(next_lsn - 1 if hot else checkpoint.lsn - 1, sequence)
         known = self._meta_kv.points_lsn
-        for lsn, payload in recovered.points:
-            if lsn > known:
+        for lsn, number, seq, payload in recovered.points:
+            if lsn > known and number:
+                self._notes.replay(number, seq, lsn, payload)
+            elif lsn > known:
                 self._catalog.replay_point(decode_point(lsn, payload))
         self._meta_kv.flush()
 
@@ -540,12 +549,21 @@ class Store:
         return self._catalog.rename(name, new_name)
 
     def resize_volume(self, name: str, size: int, *, force: bool = False) -> VolumeInfo:
-        """As `Catalog.resize`."""
+        """As `Catalog.resize`; of a volume that other nodes have as well, `Notes.resize`, and W of
+        them have it on their disks on return. NotPrimary, NotConfirmed."""
         for _ in range(JOURNAL_RETRIES):
             with contextlib.suppress(JournalFull):
-                return self._catalog.resize(name, size, force=force)
+                return self._resize(name, size, force=force)
             self.upkeep.make_room()
-        return self._catalog.resize(name, size, force=force)
+        return self._resize(name, size, force=force)
+
+    def _resize(self, name: str, size: int, *, force: bool) -> VolumeInfo:
+        volume = self._catalog.named(name)
+        if not self._catalog.is_replicated(volume):
+            return self._catalog.resize(name, size, force=force)
+        seq = self._notes.resize(volume, size, force=force)
+        self._notes.confirm(volume, seq, f"its size of {size} bytes", durable=True)
+        return self.info(name)
 
     def space(self) -> SpaceReport:
         """Where the disk's bytes are, exactly; takes long. CorruptData."""

@@ -144,6 +144,7 @@ class Thinning:
         points = [seq for point_number, seq in list(self._history.points) if point_number == number]
         rows = list(self._history.versions(number))
         needed = {snapshot.seq for snapshot in self._history.snapshots(number)}
+        needed.update(row.seq for _, row in self._history.dropped_rows(number))
         needed.update(self._base_of(number, seq) for seq in points)
         needed.update(row.seq for row in rows[-1:])
         window: dict[int, int] = {}

@@ -98,7 +98,7 @@ int bd_journal_commit(struct bd_journal *journal)
         if (entry->record.op == BD_RECORD_MARK) {
             journal->marked_lsn = entry->record.seq;
             journal->marked_ns = entry->record.offset;
-        } else if (volume != NULL && bd_record_has_range(entry->record.op)) {
+        } else if (volume != NULL && bd_record_has_seq(entry->record.op)) {
             bd_volume_apply(volume, &entry->record, segment->slot, entry->first_piece,
                             entry->payload_offset, entry->payload);
         }
@@ -319,7 +319,8 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
         if (error < 0)
             return error;
         /* A name is short, and must be had while trims are: it may use what is kept for them. */
-        error = rotate(journal, has_payload && record.op != BD_RECORD_POINT);
+        bool short_one = record.op == BD_RECORD_POINT || record.op == BD_RECORD_NOTE;
+        error = rotate(journal, has_payload && !short_one);
         if (error < 0)
             return error;
         begin_group(journal);

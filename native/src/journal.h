@@ -147,6 +147,9 @@ struct bd_log_head {
     uint32_t node_epoch;
 };
 
+/* Before the payload of each: lsn (8), length (4), volume (4; 0 of a POINT), seq (8). */
+enum { BD_REPLAY_POINT_HEAD = 24 };
+
 struct bd_replay {
     struct bd_journal *journal;
     struct bd_volume **volumes; /* by number; NULL where unknown */
@@ -167,8 +170,8 @@ struct bd_replay {
     bool ended;
 
     /* POINT records in their order, each as lsn (8), length (4) and payload, little-endian. */
-    bool want_points;
-    uint8_t *points; /* malloc'ed; the caller frees it */
+    bool want_points; /* and NOTEs of `volumes` */
+    uint8_t *points;  /* malloc'ed; the caller frees it */
     size_t points_length;
     size_t points_capacity;
 

@@ -300,6 +300,7 @@ static PyMethodDef journal_methods[] = {
     {"freeze", bd_py_freeze, METH_O, NULL},
     {"point", bd_py_point, METH_O, NULL},
     {"append_point", bd_py_append_point, METH_VARARGS, NULL},
+    {"append_notes", bd_py_append_notes, METH_VARARGS, NULL},
     {"append_head", journal_append_head, METH_VARARGS, NULL},
     {"append_mark", journal_append_mark, METH_VARARGS, NULL},
     {"replay", (PyCFunction)(void (*)(void))bd_py_replay, METH_VARARGS | METH_KEYWORDS, NULL},

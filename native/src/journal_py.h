@@ -19,11 +19,12 @@ static inline struct bd_journal *bd_journal_of(PyObject *self)
     return ((bd_journal_object *)self)->journal;
 }
 
-/* Methods of Journal, in cut_py.c and replay_py.c. */
+/* Methods of Journal, in cut_py.c, note_py.c and replay_py.c. */
 PyObject *bd_py_cut(PyObject *self, PyObject *unused);
 PyObject *bd_py_freeze(PyObject *self, PyObject *volumes);
 PyObject *bd_py_point(PyObject *self, PyObject *volumes);
 PyObject *bd_py_append_point(PyObject *self, PyObject *args);
+PyObject *bd_py_append_notes(PyObject *self, PyObject *args);
 PyObject *bd_py_replay(PyObject *self, PyObject *args, PyObject *keywords);
 PyObject *bd_py_copy_records(PyObject *self, PyObject *args);
 PyObject *bd_py_proves(PyObject *self, PyObject *args);

@@ -13,7 +13,7 @@ static int next_record(const uint8_t *bytes, size_t left, struct bd_record *reco
     if (record->node_epoch != 0 || record->lsn != 0 || record->volume != 0 || record->chain != 0 ||
         record->flags != 0)
         return -EBADMSG; /* there is one form of a record on the wire */
-    if (!bd_record_has_range(record->op) || record->op == BD_RECORD_REFER)
+    if (!bd_record_has_seq(record->op) || record->op == BD_RECORD_REFER)
         return -EPROTO;
     if (record->length == 0 || bd_record_footprint(record) > left)
         return -EBADMSG;
@@ -21,6 +21,9 @@ static int next_record(const uint8_t *bytes, size_t left, struct bd_record *reco
         size_t payload = (size_t)bd_record_payload(record);
         if (bd_crc32c(0, bytes + BD_RECORD_HEADER, payload) != record->payload_crc)
             return -EBADMSG;
+        struct bd_note note;
+        if (record->op == BD_RECORD_NOTE)
+            return bd_note_decode(bytes + BD_RECORD_HEADER, payload, &note);
     } else if (record->payload_crc != 0) {
         return -EBADMSG;
     }
@@ -46,8 +49,14 @@ static int check_all(uint32_t epoch, const uint8_t *bytes, size_t length)
     return 0;
 }
 
-static bool is_within(const struct bd_volume *volume, const struct bd_record *record)
+static bool is_within(const struct bd_volume *volume, const struct bd_record *record,
+                      const uint8_t *payload)
 {
+    if (record->op == BD_RECORD_NOTE) {
+        struct bd_note note;
+        return bd_note_decode(payload, record->length, &note) == 0 &&
+               note.size_before == volume->size;
+    }
     return record->offset <= volume->size && record->length <= volume->size - record->offset;
 }
 
@@ -60,7 +69,7 @@ static int append(struct bd_volume *volume, const uint8_t *bytes, const struct b
         return 0;
     if (found->seq != newest + 1)
         return -ERANGE;
-    if (!is_within(volume, found))
+    if (!is_within(volume, found, bytes + BD_RECORD_HEADER))
         return -EINVAL;
     struct bd_record record = {.op = found->op, .offset = found->offset, .length = found->length};
     const uint8_t *payload = bd_record_has_payload(found->op) ? bytes + BD_RECORD_HEADER : NULL;
@@ -68,7 +77,7 @@ static int append(struct bd_volume *volume, const uint8_t *bytes, const struct b
 }
 
 int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *bytes, size_t length,
-                     uint64_t now_ns, uint64_t *seq)
+                     uint64_t now_ns, bool notes, uint64_t *seq, struct bd_member_note *note)
 {
     int error = check_all(epoch, bytes, length);
     int failed = 0;
@@ -80,12 +89,26 @@ int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *by
     for (size_t at = 0; at < length && error == 0 && failed == 0;) {
         struct bd_record record;
         bd_record_decode(bytes + at, &record); /* has been checked */
+        bool is_note =
+            record.op == BD_RECORD_NOTE && record.seq > bd_journal_seq(volume->journal, volume);
+        if (is_note && !notes) {
+            *note = (struct bd_member_note){.found = true, .at = at};
+            error = -ENOMSG;
+            break;
+        }
         error = append(volume, bytes + at, &record, now_ns, &failed);
+        if (is_note && error == 0) {
+            *note = (struct bd_member_note){
+                .found = true, .lsn = volume->journal->group.lsn - 1, .at = at};
+            break; /* what follows is of another size, perhaps */
+        }
         at += (size_t)bd_record_footprint(&record);
     }
     int written = bd_journal_commit(volume->journal);
     if (failed == 0)
         failed = written;
+    if (failed < 0)
+        note->lsn = 0;
     *seq = volume->seq;
     pthread_mutex_unlock(&volume->journal->lock);
     return failed < 0 ? failed : error;

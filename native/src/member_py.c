@@ -62,14 +62,30 @@ PyObject *bd_py_append_records(PyObject *self, PyObject *args)
     unsigned int epoch;
     Py_buffer records;
     unsigned long long now_ns;
-    if (!PyArg_ParseTuple(args, "Iy*K:append_records", &epoch, &records, &now_ns))
+    int notes = 0;
+    if (!PyArg_ParseTuple(args, "Iy*K|p:append_records", &epoch, &records, &now_ns, &notes))
         return NULL;
     uint64_t seq = 0;
+    struct bd_member_note note = {0};
     int error;
-    Py_BEGIN_ALLOW_THREADS error =
-        bd_member_append(volume_of(self), epoch, records.buf, (size_t)records.len, now_ns, &seq);
-    Py_END_ALLOW_THREADS PyBuffer_Release(&records);
-    return Py_BuildValue("(iK)", -error, (unsigned long long)seq);
+    Py_BEGIN_ALLOW_THREADS error = bd_member_append(
+        volume_of(self), epoch, records.buf, (size_t)records.len, now_ns, notes != 0, &seq, &note);
+    Py_END_ALLOW_THREADS;
+    PyObject *found = Py_None;
+    if (note.found) {
+        const uint8_t *bytes = (const uint8_t *)records.buf + note.at;
+        struct bd_record record;
+        bd_record_decode(bytes, &record);
+        found = Py_BuildValue("(KKny#)", (unsigned long long)note.lsn,
+                              (unsigned long long)record.seq, (Py_ssize_t)note.at,
+                              (const char *)bytes + BD_RECORD_HEADER, (Py_ssize_t)record.length);
+    } else {
+        Py_INCREF(found);
+    }
+    PyBuffer_Release(&records);
+    if (found == NULL)
+        return NULL;
+    return Py_BuildValue("(iKN)", -error, (unsigned long long)seq, found);
 }
 
 PyObject *bd_py_begin_epoch(PyObject *self, PyObject *args)

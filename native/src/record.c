@@ -38,13 +38,18 @@ uint64_t bd_record_payload(const struct bd_record *record)
 bool bd_record_has_payload(uint8_t op)
 {
     return op == BD_RECORD_WRITE || op == BD_RECORD_HEAD || op == BD_RECORD_POINT ||
-           op == BD_RECORD_REFER;
+           op == BD_RECORD_REFER || op == BD_RECORD_NOTE;
 }
 
 bool bd_record_has_range(uint8_t op)
 {
     return op == BD_RECORD_WRITE || op == BD_RECORD_UNMAP || op == BD_RECORD_ZERO ||
            op == BD_RECORD_REFER;
+}
+
+bool bd_record_has_seq(uint8_t op)
+{
+    return bd_record_has_range(op) || op == BD_RECORD_NOTE;
 }
 
 void bd_refer_encode(const struct bd_refer *refer, uint8_t out[BD_REFER_PAYLOAD])
@@ -64,6 +69,20 @@ int bd_refer_decode(const uint8_t *payload, struct bd_refer *refer)
     if (payload[40] != BD_REFER_VERSION || refer->height == 0 ||
         refer->height > BD_REFER_MAX_HEIGHT || bd_get16(payload + 42) != 0 ||
         bd_get32(payload + 44) != 0)
+        return -EPROTO;
+    return 0;
+}
+
+int bd_note_decode(const uint8_t *payload, uint64_t length, struct bd_note *note)
+{
+    if (length < BD_NOTE_HEADER || length > BD_NOTE_MAX_PAYLOAD || payload[0] != BD_NOTE_VERSION)
+        return -EPROTO;
+    note->kind = payload[1];
+    note->size_before = bd_get64(payload + 8);
+    note->size = bd_get64(payload + 16);
+    if (bd_get16(payload + 2) != 0 || bd_get32(payload + 4) != 0 || note->size_before == 0 ||
+        note->size == 0 || note->size_before > BD_MAX_VOLUME_BYTES ||
+        note->size > BD_MAX_VOLUME_BYTES)
         return -EPROTO;
     return 0;
 }
@@ -98,10 +117,13 @@ int bd_record_decode(const uint8_t *bytes, struct bd_record *record)
     record->chain = bd_get32(bytes + 56);
     record->header_crc = bd_get32(bytes + 60);
     if (bytes[4] != BD_FORMAT_VERSION || record->op < BD_RECORD_WRITE ||
-        record->op > BD_RECORD_REFER)
+        record->op > BD_RECORD_NOTE)
         return -EPROTO;
     if (bd_record_has_payload(record->op) && record->op != BD_RECORD_REFER &&
         (record->length == 0 || record->length > BD_RECORD_MAX_PAYLOAD))
+        return -EPROTO;
+    if (record->op == BD_RECORD_NOTE && (record->offset != 0 || record->length < BD_NOTE_HEADER ||
+                                         record->length > BD_NOTE_MAX_PAYLOAD))
         return -EPROTO;
     if (bd_record_has_range(record->op) &&
         (record->length == 0 || record->offset + record->length < record->offset))

@@ -17,7 +17,12 @@ enum {
     BD_REFER_PAYLOAD = 48,
     BD_REFER_VERSION = 1,
     BD_REFER_MAX_HEIGHT = 8, /* of a tree: 256^8 chunks */
+    BD_NOTE_HEADER = 24,
+    BD_NOTE_MAX_PAYLOAD = 4096,
+    BD_NOTE_VERSION = 1,
 };
+
+#define BD_MAX_VOLUME_BYTES (UINT64_C(1) << 62)
 
 /* No log gets there: a segment that says it has is forged, and none is begun after it. */
 #define BD_LAST_SEQUENCE (UINT64_C(1) << 63)
@@ -31,6 +36,7 @@ enum bd_record_op {
     BD_RECORD_HEAD = 5,  /* payload: a volume's new head (commit id and description) */
     BD_RECORD_POINT = 6, /* payload: volumes, where they are, and the name that this gets */
     BD_RECORD_REFER = 7, /* range reads as a range of a tree of chunks; payload: which */
+    BD_RECORD_NOTE = 8,  /* what became of the volume as a whole; payload: what, and its sizes */
 };
 
 struct bd_record {
@@ -42,7 +48,7 @@ struct bd_record {
     uint64_t lsn;          /* position in the order of all records of this journal */
     uint64_t seq;          /* position in the order of the volume's records */
     uint64_t offset;
-    uint64_t length; /* bytes affected; for WRITE, HEAD and POINT also the payload's size */
+    uint64_t length; /* bytes affected; for WRITE, HEAD, POINT, NOTE also the payload's size */
     uint32_t payload_crc;
     uint32_t chain; /* header_crc of the record before: ties the order */
     uint32_t header_crc;
@@ -55,6 +61,14 @@ struct bd_refer {
     uint64_t source; /* offset of the range in the tree */
     uint64_t start;  /* of the record: offset of the range in the volume */
     uint64_t seq;    /* of the record: names it within the volume */
+};
+
+/* The head of a NOTE's payload; what follows it is for others (volume/notes.py). A volume whose
+ * size changes reads as zeros between the two from there on. */
+struct bd_note {
+    uint8_t kind;
+    uint64_t size_before;
+    uint64_t size;
 };
 
 struct bd_segment_header {
@@ -86,10 +100,16 @@ bool bd_record_has_payload(uint8_t op);
 /* Whether it changes a range of a volume. */
 bool bd_record_has_range(uint8_t op);
 
+/* Whether it is one of those that the seqs of its volume count. */
+bool bd_record_has_seq(uint8_t op);
+
 /* The payload of a REFER; `start` and `seq` are not in it, and left alone. -EPROTO for what this
  * code does not know. */
 void bd_refer_encode(const struct bd_refer *refer, uint8_t out[BD_REFER_PAYLOAD]);
 int bd_refer_decode(const uint8_t *payload, struct bd_refer *refer);
+
+/* The same of a NOTE, of whose payload there are `length` bytes. */
+int bd_note_decode(const uint8_t *payload, uint64_t length, struct bd_note *note);
 
 /* A MARK is of one store: what looks like one in a payload (a guest may keep another journal on its
  * volume, or mean harm) says nothing. */

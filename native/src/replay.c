@@ -25,10 +25,11 @@ static void note_row(struct bd_replay *replay, const struct bd_record *record)
                             .op = record->op};
 }
 
-static int note_point(struct bd_replay *replay, const struct bd_record *record,
+/* A POINT, or a NOTE of the volume `number`. */
+static int note_point(struct bd_replay *replay, const struct bd_record *record, uint32_t number,
                       const uint8_t *payload)
 {
-    size_t needed = replay->points_length + 12 + (size_t)record->length;
+    size_t needed = replay->points_length + BD_REPLAY_POINT_HEAD + (size_t)record->length;
     if (needed > replay->points_capacity) {
         size_t capacity = needed * 2;
         uint8_t *grown = realloc(replay->points, capacity);
@@ -40,7 +41,9 @@ static int note_point(struct bd_replay *replay, const struct bd_record *record,
     uint8_t *at = replay->points + replay->points_length;
     bd_put64(at, record->lsn);
     bd_put32(at + 8, (uint32_t)record->length);
-    memcpy(at + 12, payload, (size_t)record->length);
+    bd_put32(at + 12, number);
+    bd_put64(at + 16, record->seq);
+    memcpy(at + BD_REPLAY_POINT_HEAD, payload, (size_t)record->length);
     replay->points_length = needed;
     return 0;
 }
@@ -80,7 +83,7 @@ static bool beyond_end(const struct bd_replay *replay, const struct bd_record *r
         return true;
     if (record->op == BD_RECORD_MARK)
         return replay->end_ns != 0 && record->offset > replay->end_ns;
-    if (!bd_record_has_range(record->op) || replay->end_volume == 0 ||
+    if (!bd_record_has_seq(record->op) || replay->end_volume == 0 ||
         record->volume != replay->end_volume || record->seq <= replay->end_seq)
         return false;
     const struct bd_volume *volume = volume_of(replay, record->volume);
@@ -90,7 +93,7 @@ static bool beyond_end(const struct bd_replay *replay, const struct bd_record *r
 static bool is_wanted(const struct bd_replay *replay, const struct bd_record *record)
 {
     return replay->copy_volume != 0 && record->volume == replay->copy_volume &&
-           bd_record_has_range(record->op) && record->volume_epoch == replay->copy_epoch &&
+           bd_record_has_seq(record->op) && record->volume_epoch == replay->copy_epoch &&
            record->seq == replay->copy_seq + 1;
 }
 
@@ -120,9 +123,18 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
     if (record->op == BD_RECORD_HEAD) /* what it says is in meta as well, or meta is an old one */
         return replay->want_points ? note_head(replay, record) : 0;
     if (record->op == BD_RECORD_POINT)
-        return replay->want_points ? note_point(replay, record, payload) : 0;
-    note_row(replay, record);
+        return replay->want_points ? note_point(replay, record, 0, payload) : 0;
     struct bd_volume *volume = volume_of(replay, record->volume);
+    if (record->op == BD_RECORD_NOTE) {
+        struct bd_note note;
+        int error = bd_note_decode(payload, record->length, &note);
+        if (error == 0 && replay->want_points && volume != NULL && !is_over(volume, record))
+            error = note_point(replay, record, record->volume, payload);
+        if (error < 0)
+            return error;
+    } else {
+        note_row(replay, record);
+    }
     /* A head may be ahead of the checkpoint: a restore moves one volume's head alone. */
     bool old = volume != NULL && (is_over(volume, record) || (record->seq <= volume->seq &&
                                                               !bd_site_fires(BD_SITE_ANY_EPOCH)));

@@ -33,12 +33,14 @@ static PyObject *point_list(const struct bd_replay *replay)
     while (list != NULL && at < replay->points_length) {
         const uint8_t *point = replay->points + at;
         uint32_t length = bd_get32(point + 8);
-        PyObject *item = Py_BuildValue("(Ky#)", (unsigned long long)bd_get64(point),
-                                       (const char *)point + 12, (Py_ssize_t)length);
+        PyObject *item =
+            Py_BuildValue("(KIKy#)", (unsigned long long)bd_get64(point), bd_get32(point + 12),
+                          (unsigned long long)bd_get64(point + 16),
+                          (const char *)point + BD_REPLAY_POINT_HEAD, (Py_ssize_t)length);
         if (item == NULL || PyList_Append(list, item) < 0)
             Py_CLEAR(list);
         Py_XDECREF(item);
-        at += 12 + length;
+        at += BD_REPLAY_POINT_HEAD + length;
     }
     return list;
 }

@@ -6,7 +6,8 @@
 
 static int note_range(struct bd_scan *scan, const struct bd_record *record)
 {
-    uint64_t end = record->offset + record->length;
+    bool has_range = bd_record_has_range(record->op);
+    uint64_t end = has_range ? record->offset + record->length : 0;
     struct bd_log_run *run = scan->run_count == 0 ? NULL : &scan->runs[scan->run_count - 1];
     if (run != NULL && run->volume == record->volume && run->epoch == record->volume_epoch &&
         run->last + 1 == record->seq) {
@@ -56,7 +57,7 @@ static int look_at(struct bd_scan *scan, const struct bd_record *record, const u
         struct bd_refer refer;
         error = bd_refer_decode(payload, &refer);
     }
-    if (error == 0 && bd_record_has_range(record->op))
+    if (error == 0 && bd_record_has_seq(record->op))
         error = note_range(scan, record);
     if (error == 0 && (record->op == BD_RECORD_HEAD || record->op == BD_RECORD_POINT ||
                        record->op == BD_RECORD_REFER))

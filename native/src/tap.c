@@ -126,7 +126,7 @@ static int64_t strip_all(const struct bd_volume *volume, uint8_t *buffer, size_t
         uint64_t footprint = bd_record_footprint(&record);
         if (footprint > length - at)
             break;
-        if (bd_record_has_range(record.op) && record.volume == volume->number) {
+        if (bd_record_has_seq(record.op) && record.volume == volume->number) {
             memmove(buffer + *to, buffer + from + at, (size_t)footprint);
             bd_tap_strip(&record, buffer + *to);
             *to += (size_t)footprint;

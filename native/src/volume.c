@@ -104,15 +104,41 @@ static uint64_t new_place(struct bd_volume *volume, const struct bd_record *reco
     }
 }
 
+static void out_of_memory(void)
+{
+    fprintf(stderr, "blockd: out of memory for the hot map; the journal has the write and a "
+                    "restart replays it\n");
+    abort();
+}
+
+static void apply_note(struct bd_volume *volume, const struct bd_record *record,
+                       const uint8_t *payload)
+{
+    struct bd_note note;
+    int error = bd_note_decode(payload, record->length, &note);
+    assert(error == 0); /* whoever appends or replays one has looked */
+    (void)error;
+    if (note.size != note.size_before) {
+        uint64_t start = note.size < note.size_before ? note.size : note.size_before;
+        uint64_t end = note.size < note.size_before ? note.size_before : note.size;
+        if (bd_map_reserve(volume->active) < 0)
+            out_of_memory();
+        bd_map_set(volume->active, start, end - start, bd_place_make(BD_PLACE_ZERO, 0, 0, 0));
+        __atomic_store_n(&volume->size, note.size, __ATOMIC_RELAXED);
+    }
+    volume->seq = record->seq;
+}
+
 void bd_volume_apply(struct bd_volume *volume, const struct bd_record *record, uint32_t slot,
                      uint32_t first_piece, uint32_t payload_offset, const uint8_t *payload)
 {
-    uint64_t place = new_place(volume, record, slot, first_piece, payload_offset, payload);
-    if (place == NO_PLACE || bd_map_reserve(volume->active) < 0) {
-        fprintf(stderr, "blockd: out of memory for the hot map; the journal has the write and a "
-                        "restart replays it\n");
-        abort();
+    if (record->op == BD_RECORD_NOTE) {
+        apply_note(volume, record, payload);
+        return;
     }
+    uint64_t place = new_place(volume, record, slot, first_piece, payload_offset, payload);
+    if (place == NO_PLACE || bd_map_reserve(volume->active) < 0)
+        out_of_memory();
     bd_map_set(volume->active, record->offset, record->length, place);
     volume->seq = record->seq;
 }

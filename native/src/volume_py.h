@@ -14,7 +14,6 @@ typedef struct {
 } bd_volume_object;
 
 /* No end of a chunk beyond it wraps around. */
-#define BD_MAX_VOLUME_BYTES (UINT64_C(1) << 62)
 
 extern PyTypeObject bd_volume_type;
 extern PyObject *bd_read_fault_error;

@@ -16,7 +16,7 @@ static struct bd_record sample(uint8_t op)
                               .volume = 0x21222324,
                               .lsn = UINT64_C(0x3132333435363738),
                               .seq = UINT64_C(0x4142434445464748),
-                              .offset = UINT64_C(0x5152535455565758),
+                              .offset = op == BD_RECORD_NOTE ? 0 : UINT64_C(0x5152535455565758),
                               .length = 4096,
                               .payload_crc = 0x61626364,
                               .chain = 0x71727374};
@@ -30,7 +30,7 @@ static void seal(uint8_t *bytes)
 
 static void test_round_trip(void)
 {
-    for (uint8_t op = BD_RECORD_WRITE; op <= BD_RECORD_REFER; op++) {
+    for (uint8_t op = BD_RECORD_WRITE; op <= BD_RECORD_NOTE; op++) {
         struct bd_record in = sample(op);
         struct bd_record out;
         uint8_t bytes[BD_RECORD_HEADER];
@@ -91,6 +91,10 @@ static void test_hostile_sizes(void)
     CHECK_EQ(decode_with(BD_RECORD_HEAD, 0, BD_RECORD_MAX_PAYLOAD + 1), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_POINT, 0, 0), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_POINT, 0, BD_RECORD_MAX_PAYLOAD + 1), -EPROTO);
+    CHECK_EQ(decode_with(BD_RECORD_NOTE, 0, BD_NOTE_HEADER), 0);
+    CHECK_EQ(decode_with(BD_RECORD_NOTE, 0, BD_NOTE_HEADER - 1), -EPROTO);
+    CHECK_EQ(decode_with(BD_RECORD_NOTE, 0, BD_NOTE_MAX_PAYLOAD + 1), -EPROTO);
+    CHECK_EQ(decode_with(BD_RECORD_NOTE, 512, BD_NOTE_HEADER), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_REFER, 0, 0), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_REFER, UINT64_MAX - 4095, 4096), -EPROTO);
     CHECK_EQ(decode_with(BD_RECORD_REFER, 0, UINT64_C(1) << 60), 0);  /* its payload is short */
@@ -111,7 +115,7 @@ static void test_unknown_versions_and_ops(void)
         CHECK_EQ(out.chain, record.chain);
     }
     for (int op = 0; op < 256; op++) {
-        bool known = op >= BD_RECORD_WRITE && op <= BD_RECORD_REFER;
+        bool known = op >= BD_RECORD_WRITE && op <= BD_RECORD_NOTE;
         CHECK_EQ(decode_with((uint8_t)op, 0, 512), known ? 0 : -EPROTO);
     }
 }

@@ -138,8 +138,8 @@ static void test_points_are_collected(void)
     for (int i = 0; i < 3; i++) {
         CHECK_EQ(bd_get64(past.replay.points + at), lsns[i]);
         CHECK_EQ(bd_get32(past.replay.points + at + 8), (i + 1) * 1000);
-        CHECK_EQ(past.replay.points[at + 12], 'a' + i);
-        at += 12 + (size_t)(i + 1) * 1000;
+        CHECK_EQ(past.replay.points[at + BD_REPLAY_POINT_HEAD], 'a' + i);
+        at += BD_REPLAY_POINT_HEAD + (size_t)(i + 1) * 1000;
     }
     CHECK_EQ(past.replay.points_length, at);
     past_destroy(&past);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bytes.h"
 #include "check.h"
 #include "crc32c.h"
 #include "member.h"
@@ -53,7 +54,8 @@ static struct bd_taken take(struct pair *pair, size_t capacity)
 
 static int append(struct pair *pair, const uint8_t *bytes, size_t length, uint64_t *seq)
 {
-    return bd_member_append(pair->to.volume, 1, bytes, length, ++pair->to.now_ns, seq);
+    struct bd_member_note note = {0};
+    return bd_member_append(pair->to.volume, 1, bytes, length, ++pair->to.now_ns, true, seq, &note);
 }
 
 /* Everything that there is, in pieces of `capacity`. */
@@ -252,6 +254,52 @@ static void forged_records_are_refused(void)
     pair_destroy(&pair);
 }
 
+/* A NOTE of the primary, which gives the volume another size. */
+static void resize(struct pair *pair, uint64_t before, uint64_t size)
+{
+    uint8_t payload[BD_NOTE_HEADER + 5] = {BD_NOTE_VERSION, 5};
+    bd_put64(payload + 8, before);
+    bd_put64(payload + 16, size);
+    struct bd_record record = {.op = BD_RECORD_NOTE, .length = sizeof payload};
+    struct bd_journal *journal = pair->from.journal;
+    CHECK_EQ(bd_journal_add(journal, pair->from.volume, record, payload, 1, NULL), 0);
+    CHECK_EQ(bd_journal_commit(journal), 0);
+}
+
+static void a_note_has_its_place_between_writes(void)
+{
+    struct pair pair;
+    pair_init(&pair, LIMIT);
+    rig_write(&pair.from, 0, 4096, 1);
+    resize(&pair, VOLUME, VOLUME / 2);
+    resize(&pair, VOLUME / 2, 2 * VOLUME);
+    rig_write(&pair.from, 2 * VOLUME - 4096, 4096, 2);
+    CHECK_EQ(pair.from.volume->seq, 4);
+    struct bd_taken taken = take(&pair, BUFFER);
+    CHECK_EQ(taken.last_seq, 4);
+    uint64_t seq;
+    struct bd_member_note note = {0};
+    CHECK_EQ(bd_member_append(pair.to.volume, 1, pair.buffer, taken.length, 1, false, &seq, &note),
+             -ENOMSG);
+    CHECK(note.found);
+    CHECK_EQ(note.lsn, 0);
+    CHECK_EQ(seq, 1);
+    for (uint64_t at = 2; at <= 3; at++) {
+        CHECK_EQ(append(&pair, pair.buffer, taken.length, &seq), 0);
+        CHECK_EQ(seq, at);
+        CHECK_EQ(pair.to.volume->size, at == 2 ? VOLUME / 2 : 2 * VOLUME);
+    }
+    CHECK_EQ(append(&pair, pair.buffer, taken.length, &seq), 0);
+    CHECK_EQ(seq, 4);
+    rig_expect(&pair.to, 2 * VOLUME - 4096, 4096, 2);
+    rig_expect(&pair.to, VOLUME - 4096, 4096, 0);
+    resize(&pair, VOLUME, VOLUME / 2); /* of a size that it has not */
+    taken = take(&pair, BUFFER);
+    CHECK_EQ(append(&pair, pair.buffer, taken.length, &seq), -EINVAL);
+    CHECK_EQ(seq, 4);
+    pair_destroy(&pair);
+}
+
 static void a_full_member_says_how_far_it_came(void)
 {
     struct pair pair;
@@ -286,6 +334,7 @@ int main(void)
     records_that_are_there_are_left_out();
     hostile_bytes_are_refused_as_a_whole();
     forged_records_are_refused();
+    a_note_has_its_place_between_writes();
     a_full_member_says_how_far_it_came();
     return 0;
 }

@@ -28,7 +28,7 @@ from tests.fuzz.unlogged import unlogged
 from tests.sim.image import Image
 from tests.sim.simclock import SimClock
 from tests.sim.simdisk import SimDisk
-from volume import layout, points
+from volume import layout, notes, points
 from volume.checkpoint import Checkpoint
 from volume.errors import CorruptJournal, OldMeta, UnknownFormat
 from volume.history import RoundRow
@@ -134,12 +134,16 @@ def _open(
         pool.close()
         assert accept or _segments(disk) == _segments(SimDisk(image, record=False))
         return None
-    held = sum(len(payload) for _, payload in found.points)
+    held = sum(len(payload) for *_, payload in found.points)
     assert held <= MAX_FILES * SEGMENT
     assert sum(core.state()[5] for core in cores.values()) <= MAX_MEMORY
-    for lsn, payload in found.points:
+    for lsn, number, _, payload in found.points:
         assert lsn < found.lsn
-        _check_point(payload)
+        if not number:
+            _check_point(payload)
+            continue
+        with contextlib.suppress(CorruptJournal):
+            assert notes.decode("it", payload).encode() == payload
     return _Opened(disk, checkpoint, pool, journal, cores, found)
 
 
@@ -190,8 +194,11 @@ def _check_goes_on(opened: _Opened, rounds: list[RoundRow]) -> None:
     assert again is not None
     assert again.found.lsn == appended[-1] + 1
     assert again.found.points[: len(was)] == was
-    assert [lsn for lsn, _ in again.found.points[len(was) :]] == appended
-    assert all(points.decode(*each).name == name for each in again.found.points[len(was) :])
+    assert [lsn for lsn, *_ in again.found.points[len(was) :]] == appended
+    assert all(
+        points.decode(lsn, payload).name == name
+        for lsn, _, _, payload in again.found.points[len(was) :]
+    )
     assert again.state[2] == before[2]
     again.pool.close()
 

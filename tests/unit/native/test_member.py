@@ -75,7 +75,7 @@ def test_a_member_reads_as_the_volume_that_its_records_are_of(seed: int) -> None
         if rng.random() < 0.4:
             records = take(primary.core)
             again = kept if rng.random() < 0.3 else b""  # a link that was lost sends it again
-            error, seq = member.core.append_records(EPOCH, again + records, 7)
+            error, seq, _ = member.core.append_records(EPOCH, again + records, 7)
             assert error == 0
             kept = records
     assert member.core.append_records(EPOCH, take(primary.core), 7)[0] == 0
@@ -92,7 +92,7 @@ def test_what_was_written_before_the_tap_is_not_taken() -> None:
     assert not readable(descriptor)
     primary.write(SECTOR, b"b" * SECTOR)
     assert readable(descriptor)
-    assert member.core.append_records(EPOCH, take(primary.core), 7) == (errno.ERANGE, 0)
+    assert member.core.append_records(EPOCH, take(primary.core), 7) == (errno.ERANGE, 0, None)
     assert not readable(descriptor)
 
 
@@ -117,7 +117,7 @@ def test_a_write_that_failed_is_not_sent() -> None:
     primary.submit(request)
     assert request.error == errno.ENOSPC
     primary.write(SECTOR, b"b" * SECTOR)
-    assert member.core.append_records(EPOCH, take(primary.core), 7) == (0, 2)
+    assert member.core.append_records(EPOCH, take(primary.core), 7) == (0, 2, None)
     assert read(member.core, 0, 2 * SECTOR) == b"a" * SECTOR + b"b" * SECTOR
 
 
@@ -170,4 +170,4 @@ def test_nobody_else_takes_or_unties_while_one_takes() -> None:
     primary.files[0].pread = pread  # type: ignore[method-assign]
     second = take(primary.core)
     member = rig()
-    assert member.core.append_records(EPOCH, taken[0] + second, 7) == (0, 2)
+    assert member.core.append_records(EPOCH, taken[0] + second, 7) == (0, 2, None)

@@ -1,0 +1,267 @@
+"""What is done to a volume that several nodes have, by records of it (`volume.notes`).
+
+The primary appends a NOTE and does to its own rows what it says; every member does the same when it
+appends the record, and at a start for those that were in the journal and not in `meta/` yet. So
+members that have the same records have the same names and sizes.
+
+    SNAPSHOT   a point and a name; in the journal first, as a POINT record's (volume.points)
+    DROP, PIN  the journal is synced; then the row, and its old one under the seq of the NOTE
+    SETTLED    these old rows go: until then an undo puts them back (`Catalog.rewind`)
+    RESIZE     a point for the state before; the journal is synced; then the volume's size
+
+A crash before the row is written finds the NOTE in the journal at the start, or neither. What is
+undone takes its NOTEs along: names of states behind the common point go, those that were dropped
+behind it come back, and the size is that of the state gone back to.
+
+SETTLED is appended by the primary once W nodes have all before it on their disks: a record that has
+it behind it is in every state that a takeover can choose. Until then what was dropped keeps its
+chunks.
+
+Any thread. Locks: the catalog's, then `naming`; the upkeep thread tends.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from errno import EINVAL, ESHUTDOWN
+from typing import Final
+
+from native import OP_FLUSH, OP_WRITE, Journal, Request
+from volume.catalog import Catalog, check_sizes
+from volume.disk import Clock
+from volume.errors import (
+    JournalFull,
+    NoSuchVersion,
+    NotConfirmed,
+    NotPrimary,
+    ShrinkRefused,
+    SnapshotExists,
+)
+from volume.history import History, SnapshotRow, VersionRow
+from volume.meta import Meta
+from volume.notes import Kind, Note, decode
+from volume.seal import Seal
+from volume.sites import fail_point
+from volume.volume import Volume
+
+log = logging.getLogger(__name__)
+
+MAX_GROUP: Final = 64  # volumes of one snapshot: their records are appended without a break
+CONFIRM_MARGIN_S: Final = 5.0  # beyond the time after which a gate gives up
+
+
+class Notes:
+    """Of the volumes of a store that other nodes have as well."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        history: History,
+        meta: Meta,
+        journal: Journal,
+        clock: Clock,
+        seal: Seal,
+        wake: Callable[[], None],
+        dropped: Callable[[], None],
+    ) -> None:
+        """`wake()`: there are points to be brought into chunks; `dropped()`: names are gone."""
+        self._catalog = catalog
+        self._history = history
+        self._meta = meta
+        self._journal = journal
+        self._clock = clock
+        self._seal = seal
+        self._wake = wake
+        self._dropped = dropped
+
+    # -- what the primary does; nothing here waits for other nodes but `confirm`
+
+    def snapshot(
+        self, name: str, volumes: Sequence[Volume], *, pinned: bool, scheduled: bool
+    ) -> list[tuple[Volume, VersionRow, SnapshotRow]]:
+        """Name what `volumes` are at one moment. NotPrimary, SnapshotExists, JournalFull: no name
+        was given."""
+        with self._locked():
+            for volume in volumes:
+                if self._history.has_snapshot(volume.record.number, name):
+                    raise SnapshotExists(volume.name, name)
+            wanted = [
+                replace(
+                    self._note(volume, Kind.SNAPSHOT), name=name, pinned=pinned, scheduled=scheduled
+                )
+                for volume in volumes
+            ]
+            seqs = self._append(volumes, wanted)
+            made = []
+            for volume, seq in zip(volumes, seqs, strict=False):
+                row = self._history.point(volume.record.number, seq)
+                named = self._history.snapshot(volume.record.number, name)
+                assert row is not None
+                assert named is not None
+                made.append((volume, row, named))
+            if len(made) < len(volumes):
+                for volume in volumes[: len(made)]:
+                    self._append([volume], [replace(self._note(volume, Kind.DROP), name=name)])
+                raise JournalFull(f"snapshot {name}: the journal is full; try again later")
+        return made
+
+    def drop(self, volume: Volume, name: str) -> int:
+        """Forget a name; the seq that W nodes have to have for it. NoSuchVersion, NotPrimary."""
+        return self._named(volume, replace(self._note(volume, Kind.DROP), name=name))
+
+    def pin(self, volume: Volume, name: str, pinned: bool) -> int:
+        """As `drop`."""
+        return self._named(volume, replace(self._note(volume, Kind.PIN), name=name, pinned=pinned))
+
+    def _named(self, volume: Volume, note: Note) -> int:
+        with self._locked():
+            if self._history.snapshot(volume.record.number, note.name) is None:
+                raise NoSuchVersion(volume.name, note.name)
+            (seq,) = self._append([volume], [note])
+            return seq
+
+    def resize(self, volume: Volume, size: int, *, force: bool) -> int:
+        """Change the volume's size, as `Catalog.resize`; the seq that W nodes have to have, 0:
+        nothing was to be done."""
+        with self._locked():
+            record = volume.record
+            check_sizes(size, record.block_size, record.chunk_size)
+            if size < record.size and not force:
+                raise ShrinkRefused(volume.name, record.size, size)
+            if size == record.size:
+                return 0
+            (seq,) = self._append([volume], [replace(self._note(volume, Kind.RESIZE), size=size)])
+            log.info("volume resized volume=%s size=%d", volume.name, size)
+            return seq
+
+    def confirm(self, volume: Volume, seq: int, what: str, *, durable: bool) -> None:
+        """Wait until W nodes have record `seq` in their journals, or on their disks. NotPrimary,
+        NotConfirmed: it may have happened."""
+        gate = volume.gate
+        if gate is None or not seq:
+            return
+        ended = threading.Event()
+        request = Request(OP_FLUSH if durable else OP_WRITE, 0, 0)
+        gate.confirm(request, seq, durable=durable, done=lambda _: ended.set())
+        if not ended.wait(gate.timeout_s + CONFIRM_MARGIN_S) or request.error:
+            raise NotConfirmed(volume.name, what)
+
+    def tend(self) -> None:
+        """Let go of what was dropped, once W nodes have it on their disks. On upkeep."""
+        for number, last in list(self._history.dropped.items()):
+            for volume in self._catalog.all():
+                gate = volume.gate
+                if volume.record.number != number or gate is None or gate.shut:
+                    continue
+                if gate.durable >= last:
+                    with self._locked():
+                        note = replace(self._note(volume, Kind.SETTLED), up_to=last)
+                        self._append([volume], [note])
+                else:
+                    gate.want(last)
+
+    def _note(self, volume: Volume, kind: Kind) -> Note:
+        size = volume.record.size
+        return Note(kind, self._clock.now_ns(), size, size)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._catalog.lock, self._catalog.naming:
+            self._seal.check()
+            yield
+
+    def _append(self, volumes: Sequence[Volume], notes: Sequence[Note]) -> list[int]:
+        """Append notes, at one moment, and do what they say; their seqs. Fewer than there are:
+        there is no room for the others."""
+        for volume in volumes:
+            if volume.gate is None or volume.gate.shut:
+                raise NotPrimary(volume.name)
+        records = [
+            (volume.core, note.encode()) for volume, note in zip(volumes, notes, strict=True)
+        ]
+        try:
+            places = self._journal.append_notes(records, self._clock.now_ns())
+        except BlockingIOError:
+            raise JournalFull(
+                f"volume {volumes[0].name}: the journal is full; try again later"
+            ) from None
+        except OSError as error:
+            if error.errno in (ESHUTDOWN, EINVAL):  # it was taken over, and changed, meanwhile
+                raise NotPrimary(volumes[0].name) from error
+            raise
+        for volume, note, (lsn, seq) in zip(volumes, notes, places, strict=False):
+            self._apply(volume, note, seq, lsn)
+            self._tell(note)
+        return [seq for _, seq in places]
+
+    # -- what everybody does
+
+    def take(self, volume: Volume, epoch: int, records: memoryview) -> tuple[int, int]:
+        """Append records of another node up to the first NOTE among them, which is the first one
+        that is not here, and do what it says: (errno or 0, newest seq), as `append_records`."""
+        with self._locked():
+            now_ns = self._clock.now_ns()
+            error, seq, found = volume.core.append_records(epoch, records, now_ns, True)
+            if found is not None and error == 0:
+                lsn, noted, _, payload = found
+                note = decode(f"record {noted}", payload)
+                self._apply(volume, note, noted, lsn)
+                self._tell(note)
+            return error, seq
+
+    def replay(self, number: int, seq: int, lsn: int, payload: bytes) -> None:
+        """At a start: what a NOTE says that `meta/` does not have yet."""
+        note = decode(f"journal: record {lsn}", payload)
+        with self._locked():
+            self._apply(self._catalog.numbered(number), note, seq, lsn)
+
+    def _apply(self, volume: Volume, note: Note, seq: int, lsn: int) -> None:
+        """Both locks are held."""
+        number, history = volume.record.number, self._history
+        match note.kind:
+            case Kind.SNAPSHOT:
+                if (old := history.snapshot(number, note.name)) is not None:
+                    self._seal.sync_journal()
+                    history.hide(old, seq, None, lsn - 1)
+                point = VersionRow(
+                    *(number, seq, volume.record.epoch, lsn, note.time_ns, note.size)
+                )
+                named = SnapshotRow(
+                    number, note.name, seq, note.time_ns, note.pinned, note.scheduled
+                )
+                history.note_later([point], [named], lsn)
+            case Kind.DROP | Kind.PIN:
+                self._seal.sync_journal()
+                old = history.snapshot(number, note.name)
+                if old is not None:
+                    new = None if note.kind is Kind.DROP else replace(old, pinned=note.pinned)
+                    history.hide(old, seq, new, lsn)
+            case Kind.SETTLED:
+                self._seal.sync_journal()
+                history.settled(number, note.up_to, lsn)
+            case Kind.RESIZE:
+                self._resize(volume, note, seq, lsn)
+
+    def _resize(self, volume: Volume, note: Note, seq: int, lsn: int) -> None:
+        number, history = volume.record.number, self._history
+        before = seq - 1
+        if history.version(number, before) is None and history.point(number, before) is None:
+            row = VersionRow(
+                *(number, before, volume.record.epoch, lsn - 1, note.time_ns, note.size_before)
+            )
+            history.note_later([row], [], lsn - 1)  # not `lsn`: the size is not kept yet
+        self._seal.sync_journal()
+        fail_point("resize.unmapped")
+        volume.record = self._meta.resize(volume.name, note.size)
+        fail_point("resize.stored")
+        self._catalog.unrecorded.add(number)
+        volume.core.resize(note.size)
+
+    def _tell(self, note: Note) -> None:
+        """Who has work by it."""
+        if note.kind is Kind.SETTLED:
+            self._dropped()
+        elif note.kind in (Kind.SNAPSHOT, Kind.RESIZE):
+            self._wake()
