@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from blockd.api.cluster_types import DeviceInfo, DeviceList
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
+from blockd.api.volume_settings import Change
 from tests.fake_volumes import FakeVolumes
 
 N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
@@ -41,12 +42,20 @@ class FakeDevices:
         return self.shown
 
 
+class AloneSettings:
+    """No volume is on other nodes as well."""
+
+    def share(self, name: str, change: Change) -> bool:
+        return False
+
+
 class FakeCluster:
     """Satisfies blockd.api.node.Cluster."""
 
     def __init__(self) -> None:
         self.volumes = FakeVolumes()
         self.devices = FakeDevices()
+        self.settings = AloneSettings()
         self.shown = INFO
         self.ttl_s = 0
         self.removed: list[str] = []

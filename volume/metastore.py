@@ -42,6 +42,7 @@ from volume.metastore_records import (
     NameRecord,
     NodeRecord,
     Record,
+    SettingsRecord,
     VolumeGroup,
     decode,
     encode,
@@ -214,6 +215,9 @@ class ClusterRecords:
 
     def access(self, volume_id: str) -> Stored[AccessRecord] | None:
         return self._read(AccessRecord, AccessRecord.prefix + volume_id)
+
+    def settings(self, volume_id: str) -> Stored[SettingsRecord] | None:
+        return self._read(SettingsRecord, SettingsRecord.prefix + volume_id)
 
     def join_token(self, public_key: str) -> Stored[JoinRecord] | None:
         return self._read(JoinRecord, JoinRecord.prefix + public_key)

@@ -17,6 +17,7 @@ in two ways). What fails is `CorruptRecord`, never a guess.
 | `volume/<volume id>` | `VolumeGroup` | who may write a volume, in which epoch |
 | `name/<volume name>` | `NameRecord` | keeps names unique: which volume has it |
 | `access/<volume id>` | `AccessRecord` | who may attach a volume that several nodes have |
+| `settings/<volume id>` | `SettingsRecord` | limits, schedule and history policy of such a volume |
 | `beat/<node id>` | `Heartbeat` | a hint that a node lives; decides nothing |
 | `devices` | `DeviceMap` (transport/devicemap.py) | devices, weights, domains |
 | `pack/<pack id>` | `PackRecord` (transport/packrecords.py) | shards of a pack, who needs them |
@@ -302,6 +303,29 @@ class AccessRecord:
     @classmethod
     def parse(cls, fields: "Fields") -> "AccessRecord":
         return cls(fields.id("volume"), fields.matching("rules", _PRINTABLE), fields.id("token"))
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsRecord:
+    """Limits, schedule and history policy of a volume, on whichever node it is served; opaque."""
+
+    volume_id: str
+    settings: str
+    token: str = ""
+
+    prefix: ClassVar[str] = "settings/"
+    max_bytes: ClassVar[int] = MAX_VALUE_BYTES
+
+    @property
+    def key(self) -> str:
+        return self.prefix + self.volume_id
+
+    def fields(self) -> dict[str, Any]:
+        return {"volume": self.volume_id, "settings": self.settings}
+
+    @classmethod
+    def parse(cls, fields: "Fields") -> "SettingsRecord":
+        return cls(fields.id("volume"), fields.matching("settings", _PRINTABLE), fields.id("token"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,11 +260,7 @@ class Snapshots:
         """Make a snapshot every `every_s` seconds from now on, and keep of them what `keep` says.
 
         InvalidPolicy. Durable on return."""
-        policy = str(retention.parse(keep))
-        if every_s < MIN_SCHEDULE_S:
-            raise InvalidPolicy(f"every {every_s}s", f"{MIN_SCHEDULE_S} s is the shortest interval")
-        if not policy:
-            raise InvalidPolicy(keep, "a schedule that keeps nothing is none")
+        policy = checked_schedule(every_s, keep)
         now_ns = self._clock.now_ns()
         next_ns = (now_ns // (every_s * _NS) + 1) * every_s * _NS
         self._put(volume, schedule_s=every_s, schedule_keep=policy, schedule_next_ns=next_ns)
@@ -355,6 +351,16 @@ class Snapshots:
         for row, kept in zip(rows, stays, strict=True):
             if not kept and not row.pinned:
                 yield row
+
+
+def checked_schedule(every_s: int, keep: str) -> str:
+    """`keep` as it is kept. InvalidPolicy."""
+    policy = str(retention.parse(keep))
+    if not MIN_SCHEDULE_S <= every_s < 1 << 32:
+        raise InvalidPolicy(f"every {every_s}s", f"{MIN_SCHEDULE_S} s is the shortest interval")
+    if not policy:
+        raise InvalidPolicy(keep, "a schedule that keeps nothing is none")
+    return policy
 
 
 def _snapshot_info(

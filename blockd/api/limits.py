@@ -1,6 +1,7 @@
 """/v1/volumes/NAME/limits: how much the clients of a volume may ask for per second."""
 
 import asyncio
+from dataclasses import replace
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,7 +46,15 @@ def router(node: Node) -> APIRouter:
     @routes.put("")
     async def set_limits(name: str, body: LimitsChange) -> LimitsStatus:
         wanted = VolumeLimits(**body.model_dump())
-        await asyncio.to_thread(node.rate_limits.set, name, wanted)
+
+        def change() -> None:
+            cluster = node.cluster
+            if cluster is None or not cluster.settings.share(
+                name, lambda old: replace(old, limits=wanted)
+            ):
+                node.rate_limits.set(name, wanted)
+
+        await asyncio.to_thread(change)
         return node.rate_limits.get(name)
 
     return routes

@@ -18,6 +18,7 @@ from blockd.api.cluster_types import (
 )
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
+from blockd.api.volume_settings import Change
 from blockd.certificates import Certificate
 from blockd.device import Exports, LastingDevice
 from blockd.limits import RateLimits
@@ -195,6 +196,14 @@ class Devices(Protocol):
         """Drain, return, fail, remove or replace one; durable on return."""
 
 
+class Settings(Protocol):
+    """Settings that nodes share."""
+
+    def share(self, name: str, change: Change) -> bool:
+        """Change those of a volume that other nodes have as well, there and here; False: none has
+        it. Waits. VolumeError, OSError."""
+
+
 class Cluster(Protocol):
     """The cluster as its node knows it; calls wait, for other threads or for etcd."""
 
@@ -202,6 +211,8 @@ class Cluster(Protocol):
     def volumes(self) -> Volumes: ...
     @property
     def devices(self) -> Devices: ...
+    @property
+    def settings(self) -> Settings: ...
     def info(self) -> ClusterInfo: ...
     def make_token(self, ttl_s: int) -> TokenInfo:
         """For one node. VolumeError, TransportError."""

@@ -6,6 +6,7 @@ a commit) is a ref and goes into queries and bodies, see `blockd.api.versions`.
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -15,6 +16,7 @@ from blockd.api.node import Node, Store
 from blockd.api.streaming import streamed_list
 from volume.errors import WouldWait
 from volume.model import ScheduleInfo, SnapshotInfo
+from volume.snapshots import checked_schedule
 
 MAX_GROUP = 1024  # volumes of one snapshot; all their writers wait for the one instant
 QUICK_GROUP = 16  # volumes that are named on the event loop: some 0.2 ms, and 0.03 for each more
@@ -53,7 +55,7 @@ def router(node: Node) -> APIRouter:
     routes = APIRouter(tags=["snapshots"])
     _add_snapshots(routes, node.store)
     _add_one_snapshot(routes, node.store)
-    _add_schedule(routes, node.store)
+    _add_schedule(routes, node)
     return routes
 
 
@@ -110,8 +112,15 @@ def _add_one_snapshot(routes: APIRouter, store: Store) -> None:
         await asyncio.to_thread(store.snapshots.delete, volume, name, force=force)
 
 
-def _add_schedule(routes: APIRouter, store: Store) -> None:
+def _add_schedule(routes: APIRouter, node: Node) -> None:
+    store = node.store
     path = "/volumes/{volume}/schedule"
+
+    def share(volume: str, every_s: int, keep: str) -> bool:
+        cluster = node.cluster
+        return cluster is not None and cluster.settings.share(
+            volume, lambda old: replace(old, schedule_s=every_s, schedule_keep=keep)
+        )
 
     @routes.get(path)
     async def show_schedule(volume: str) -> ScheduleInfo | None:
@@ -120,11 +129,22 @@ def _add_schedule(routes: APIRouter, store: Store) -> None:
 
     @routes.put(path)
     async def set_schedule(volume: str, body: ScheduleChange) -> ScheduleInfo:
-        return await asyncio.to_thread(
-            store.snapshots.set_schedule, volume, body.every_s, body.keep
-        )
+        def schedule() -> ScheduleInfo:
+            keep = checked_schedule(body.every_s, body.keep)
+            if not share(volume, body.every_s, keep):
+                return store.snapshots.set_schedule(volume, body.every_s, keep)
+            made = store.snapshots.schedule(volume)
+            assert made is not None
+            return made
+
+        return await asyncio.to_thread(schedule)
 
     @routes.delete(path, status_code=204)
     async def clear_schedule(volume: str) -> None:
         """The snapshots that it made stay until they are deleted."""
-        await asyncio.to_thread(store.snapshots.clear_schedule, volume)
+
+        def clear() -> None:
+            if not share(volume, 0, ""):
+                store.snapshots.clear_schedule(volume)
+
+        await asyncio.to_thread(clear)

@@ -6,6 +6,7 @@ queries and bodies only. What walks trees takes its turn, see `blockd.api.thread
 """
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -16,10 +17,14 @@ from blockd.api.node import Node, Store
 from blockd.api.streaming import streamed_object
 from blockd.api.threads import LongCalls
 from blockd.api.types import VersionDiff
+from blockd.api.volume_settings import VolumeSettings
+from volume import retention
+from volume.errors import InvalidPolicy
 from volume.model import HistoryPolicy, RestoreInfo, VersionLog, VolumeInfo
 
 MAX_LOG = 100_000  # versions in one answer
 DEFAULT_LOG = 50
+MAX_WINDOW_S = (1 << 32) - 1
 
 
 class Restore(BaseModel):
@@ -50,7 +55,7 @@ class HistoryChange(BaseModel):
 def router(node: Node) -> APIRouter:
     routes = APIRouter(tags=["versions"])
     _add_log(routes, node.store)
-    _add_history(routes, node.store)
+    _add_history(routes, node)
     _add_restore(routes, node)
     _add_diff(routes, node.store)
     return routes
@@ -70,16 +75,34 @@ def _add_log(routes: APIRouter, store: Store) -> None:
         return streamed_object(log, "versions")
 
 
-def _add_history(routes: APIRouter, store: Store) -> None:
+def _add_history(routes: APIRouter, node: Node) -> None:
+    store = node.store
+
     @routes.get("/volumes/{volume}/history")
     async def show_history(volume: str) -> HistoryPolicy:
         return await asyncio.to_thread(store.versions.policy, volume)
 
     @routes.patch("/volumes/{volume}/history")
     async def change_history(volume: str, body: HistoryChange) -> HistoryPolicy:
-        return await asyncio.to_thread(
-            store.versions.set_policy, volume, window_s=body.window_s, keep=body.keep
-        )
+        keep = None if body.keep is None else str(retention.parse(body.keep))
+        window_s = body.window_s
+        if window_s is not None and not 0 <= window_s <= MAX_WINDOW_S:
+            raise InvalidPolicy(f"window {window_s}s", f"give 0 to {MAX_WINDOW_S} s")
+
+        def change(old: VolumeSettings) -> VolumeSettings:
+            return replace(
+                old,
+                window_s=old.window_s if window_s is None else window_s,
+                keep=old.keep if keep is None else keep,
+            )
+
+        def set_policy() -> HistoryPolicy:
+            cluster = node.cluster
+            if cluster is not None and cluster.settings.share(volume, change):
+                return store.versions.policy(volume)
+            return store.versions.set_policy(volume, window_s=window_s, keep=keep)
+
+        return await asyncio.to_thread(set_policy)
 
 
 def _add_restore(routes: APIRouter, node: Node) -> None:

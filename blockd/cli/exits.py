@@ -41,6 +41,8 @@ EXIT_CODE = {
     "volume_busy": CONFLICT,
     "volume_has_snapshots": CONFLICT,
     "volume_replicated": CONFLICT,
+    "not_primary": CONFLICT,
+    "mixed_group": USAGE,
     "versions_busy": CONFLICT,
     "snapshot_exists": CONFLICT,
     "snapshot_pinned": CONFLICT,

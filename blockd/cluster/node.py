@@ -25,6 +25,7 @@ from blockd.cluster.devices import Devices
 from blockd.cluster.identity import node_identity
 from blockd.cluster.lists import SharedLists
 from blockd.cluster.membership import Members, Membership
+from blockd.cluster.settings import Limits, SharedSettings
 from blockd.cluster.stripes import Stripes
 from blockd.cluster.volumes import ClusterVolumes
 from blockd.config import ServeConfig
@@ -77,7 +78,9 @@ class ClusterNode:
         self.stripes = Stripes(config, self.identity, self.sessions, self.records, home)
         self.lists = SharedLists(self.records, replicas)
         self._take: Take = lambda volume, access, revision: None
-        self.volumes.served_here = self.lists.look
+        self.settings = SharedSettings(self.records, replicas, store)
+        self._limits: Limits | None = None
+        self.volumes.served_here = self._served_here
         self._workers = ThreadPoolExecutor(WORKERS, "blockd-cluster")
         self.listening: tuple[str, ...] = ()
 
@@ -96,6 +99,8 @@ class ClusterNode:
         sessions.start()
         self.membership.start()
         self.lists.start(self._take)
+        if self._limits is not None:
+            self.settings.start(self._limits)
         facts = {"node": self.identity.name, "listen": ",".join(self.listening)}
         logger.info("node of a cluster", extra=facts)
 
@@ -106,6 +111,7 @@ class ClusterNode:
     def stop(self) -> None:
         """Every request of ours and of others ends. Idempotent."""
         self.lists.stop()
+        self.settings.stop()
         self.volumes.stop()
         self.stripes.stop()
         self.membership.stop()
@@ -128,6 +134,14 @@ class ClusterNode:
     def lists_with(self, take: Take) -> None:
         """Before `start`: call this with the access lists that other nodes give volumes."""
         self._take = take
+
+    def limits_with(self, limits: Limits) -> None:
+        """Before `start`: these limit clients here, and other nodes tell how."""
+        self._limits = limits
+
+    def _served_here(self) -> None:
+        self.lists.look()
+        self.settings.look()
 
     def share(self, volume: bytes, access: AccessList | None, expected: str | None) -> int | None:
         """See `blockd.access.book.Share`."""

@@ -1,0 +1,103 @@
+"""What an administrator has done to a volume of three real daemons is there after its primary dies,
+and on a member that was away meanwhile, when that one becomes the primary."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from blockd.api.limit_types import VolumeLimits
+from tests.clients import FindTool
+from tests.cluster_daemons import Nodes
+from tests.etcd_cluster import etcd_cluster
+from tests.failover_rig import BLOCK, SLOW_S, VOLUME, attached, created, serving
+from tests.nbd_client import NbdClient
+from tests.peer_nodes import until
+
+SIZE = 4 << 20
+
+
+@pytest.fixture
+def nodes(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    folder = tmp_path_factory.mktemp("n")
+    with etcd_cluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 1) as etcd:
+        made = Nodes(folder, etcd, folder.name)
+        try:
+            yield created(made)
+        finally:
+            made.close()
+
+
+def names(nodes: Nodes, at: str) -> list[str]:
+    with nodes.daemons[at].control() as control:
+        return [each.name for each in control.snapshots(VOLUME)]
+
+
+def copies(nodes: Nodes, at: str) -> int | None:
+    with nodes.daemons[at].control() as control:
+        (found,) = control.cluster_status().volumes
+        return found.copies
+
+
+def first_block(nodes: Nodes, at: str, export: str) -> bytes:
+    host, _, port = nodes.daemons[at].ready["nbd"][0].rpartition(":")
+    with NbdClient((host, int(port)), timeout_s=SLOW_S) as client:
+        client.greet()
+        client.go(export)
+        return client.read(0, BLOCK)[:1]
+
+
+def check(nodes: Nodes, at: str) -> None:
+    """All that was ordered, at the node that serves the volume now."""
+    assert names(nodes, at) == ["before", "after"]
+    assert first_block(nodes, at, f"{VOLUME}@before") == b"a"
+    assert first_block(nodes, at, f"{VOLUME}@after") == b"b"
+    with nodes.daemons[at].control() as control:
+        assert control.volume(VOLUME).size == SIZE
+
+        def kept() -> bool:
+            schedule = control.schedule(VOLUME)
+            every_s = None if schedule is None else schedule.every_s
+            return (control.limits(VOLUME).limits.iops, every_s) == (5000, 3600)
+
+        until(kept, f"{at} has limits and schedule")
+
+
+def test_orders_survive_their_primary_and_reach_who_was_away(nodes: Nodes) -> None:
+    nodes.daemons["n3"].kill()
+    with (
+        nodes.daemons["n1"].control() as control,
+        attached(nodes, "n1", timeout_s=SLOW_S) as client,
+    ):
+        client.write(0, b"a" * BLOCK)
+        control.create_snapshot("before", [VOLUME], pinned=True)
+        client.write(0, b"b" * BLOCK)
+        control.create_snapshot("gone", [VOLUME])
+        control.create_snapshot("after", [VOLUME])
+        control.resize_volume(VOLUME, SIZE)
+        control.delete_snapshot(VOLUME, "gone")
+        control.set_limits(VOLUME, VolumeLimits(iops=5000))
+        control.set_schedule(VOLUME, 3600, "24h")
+    with attached(nodes, "n1", timeout_s=SLOW_S) as client:
+        client.write(SIZE - BLOCK, b"c" * BLOCK)
+    check(nodes, "n1")
+    refused = nodes.daemons["n2"].finish("snapshot", "create", f"{VOLUME}@other")
+    assert refused.returncode == 5
+    assert b"not its primary" in refused.stderr
+
+    nodes.start("n3")
+    until(lambda: copies(nodes, "n1") == 3, "n3 has all", SLOW_S)
+    nodes.daemons["n1"].kill()
+    name, client = serving(nodes, "n2", "n3")
+    client.close()
+    check(nodes, name)
+    if name != "n3":
+        until(lambda: copies(nodes, name) == 2, "n3 is in step", SLOW_S)
+        with nodes.daemons[name].control() as control:
+            control.move_volume(VOLUME, "n3")
+    _, client = serving(nodes, "n3")
+    with client:
+        assert client.read(SIZE - BLOCK, BLOCK) == b"c" * BLOCK
+    check(nodes, "n3")
+    with nodes.daemons["n3"].control() as control:
+        control.delete_snapshot(VOLUME, "before", force=True)
+    assert names(nodes, "n3") == ["after"]
