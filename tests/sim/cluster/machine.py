@@ -10,9 +10,12 @@ from dataclasses import replace
 from tests.sim.cluster.timeline import NodeClock
 from tests.sim.crash import survivors
 from tests.sim.image import Image
-from tests.sim.simdisk import SimDisk
+from tests.sim.simdisk import Inode, SimDisk
 from tests.sim.store_rig import KIB, TracedKeyValue, UnsyncedKeyValue, index_at
+from tests.sim.world.stamps import Violation
+from volume.diskerror import SyncFailed
 from volume.kv import KeyValue
+from volume.layout import META_KEY_SEALED
 from volume.options import StoreOptions
 from volume.scheduler import InlineScheduler
 from volume.store import Store
@@ -35,7 +38,7 @@ OPTIONS = StoreOptions(
     destage_fill=0.5,
     gc_interval_s=1e6,  # when the nemesis says so
     gc_condemn_s=0.0,
-    damage_patience_s=0.0,
+    damage_patience_s=30.0,  # longer than a disk of a world cannot be read
 )
 
 
@@ -48,23 +51,46 @@ def drawn_options(rng: random.Random) -> StoreOptions:
     return replace(OPTIONS, window_bytes=rng.choice(WINDOWS) * SEGMENT_BYTES)
 
 
+class CheckedDisk(SimDisk):
+    """A disk that remembers which syncs have failed: what they were to keep may be gone, and the
+    next one would not say so."""
+
+    def __init__(self, image: Image) -> None:
+        super().__init__(image)
+        self.failed_syncs: set[str] = set()
+        """Files whose sync has failed."""
+        self.tried_again = ""
+        """One of them that was synced once more."""
+
+    def sync(self, inode: Inode) -> None:
+        if inode.path in self.failed_syncs:
+            self.tried_again = inode.path
+        try:
+            super().sync(inode)
+        except SyncFailed:
+            self.failed_syncs.add(inode.path)
+            raise
+
+
 class Machine:
     """Its disk outlives stores; `boot` opens the next one on what the last crash left."""
 
     def __init__(self, clock: NodeClock, seed: str, options: StoreOptions = OPTIONS) -> None:
         self.clock = clock
         self.options = options
-        self.disk = SimDisk()
+        self.disk = CheckedDisk(Image())
         self.store: Store | None = None
         self._random = random.Random(f"machine:{seed}")
         self._image = Image()
         self._meta: dict[bytes, bytes] = {}
         self._index: dict[bytes, bytes] = {}
         self._boots = 0
+        self._distrusted = False  # since a sync has failed
 
     def boot(self, crash_at: int = 0) -> Store:
-        """Open the store; `crash_at`: as of SimDisk, 0 for none. What `Store` raises, PowerCut."""
-        self.disk = disk = SimDisk(self._image)
+        """Open the store; `crash_at`: as of SimDisk, 0 for none. What `Store` raises, PowerCut;
+        StoreSealed: nothing has changed."""
+        self.disk = disk = CheckedDisk(self._image)
         if crash_at:
             disk.crash_at(crash_at)
         self._meta_kv = TracedKeyValue(disk, self._meta)
@@ -79,6 +105,10 @@ class Machine:
             *(disk, self.clock, self._meta_kv, open_index, InlineScheduler(), self.options),
             boot_id=f"boot-{self._boots}",
         )
+        if self._distrusted:
+            raise Violation(
+                "I2 a disk that failed a sync is used again, and nobody has looked at it"
+            )
         while store.tend():
             pass
         return store
@@ -96,7 +126,19 @@ class Machine:
         self._index = dict(index_at(self.disk.trace.marks(len(self.disk.trace.ops)), self._index))
         self._left()
 
+    @property
+    def sealed(self) -> bool:
+        """A sync has failed, and somebody has to look at the disk before it is used again."""
+        return self._distrusted or bool(self.disk.failed_syncs)
+
+    def unseal(self) -> None:
+        """`blockd doctor --unseal`, while no store is open."""
+        assert self.store is None
+        self._meta.pop(META_KEY_SEALED, None)
+        self._distrusted = False
+
     def _left(self) -> None:
+        self._distrusted = self._distrusted or bool(self.disk.failed_syncs)
         self._meta = dict(self._meta_kv.snapshot())
         self.disk.power_off()
         self.store = None
@@ -107,3 +149,4 @@ class Machine:
         self.store = None
         self._image, self._meta, self._index = Image(), {}, {}
         self._boots += 1
+        self._distrusted = False

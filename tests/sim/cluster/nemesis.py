@@ -13,6 +13,7 @@ from tests.sim.cluster.metastore import MetaStoreWeather, SimMetaStore
 from tests.sim.cluster.network import Network, Weather
 from tests.sim.cluster.node import Node
 from tests.sim.cluster.timeline import NS, Timeline
+from tests.sim.faults import Fail, Fault
 from tests.sim.world.plan import Act
 
 MOST_DRIFT = 0.12
@@ -81,6 +82,8 @@ class Nemesis:
             "clock": self._clock,
             "move": self._move,
             "upkeep": self._upkeep,
+            "sick": self._sick,
+            "unreadable": self._unreadable,
         }
 
     def act(self, act: Act, rng: random.Random) -> None:
@@ -181,6 +184,23 @@ class Nemesis:
     def _upkeep(self, rng: random.Random) -> None:
         node = self._node(rng)
         node.tidy(collect=rng.random() < 0.5)
+
+    # -- disks
+
+    def _sick(self, rng: random.Random) -> None:
+        """A sync fails, and whatever the disk says after that is not to be trusted. Somebody comes
+        to look at it."""
+        node = self._node(rng)
+        where = rng.choice(("journal/*", "journal/*", "packs/*"))
+        node.sicken(Fault("sync", Fail(), where, nth=rng.choice((1, 1, 2, 5))))
+        self._until(self._while(rng), node.mend)
+
+    def _unreadable(self, rng: random.Random) -> None:
+        """Reads fail for a while."""
+        node = self._node(rng)
+        where, count = rng.choice(("journal/*", "packs/*", "*")), rng.choice((1, 3, 20))
+        node.sicken(Fault("pread", Fail(), where, nth=rng.choice((1, 1, 3)), count=count))
+        self._until(self._while(rng), node.machine.disk.faults.clear)
 
     # -- the network
 

@@ -18,6 +18,7 @@ from tests.sim.cluster.metastore import MetaStoreClient, SimMetaStore
 from tests.sim.cluster.network import Network, Reply, Sessions
 from tests.sim.cluster.plan import Shape
 from tests.sim.cluster.timeline import NodeClock, Process, Timeline
+from tests.sim.faults import Fault, FaultScript
 from tests.sim.simdisk import PowerCut
 from transport.group.acks import NodeId
 from transport.group.link import GroupPolicy
@@ -25,6 +26,8 @@ from transport.group.member import Members
 from transport.group.part import Part
 from transport.peer import messages as m
 from transport.peer.policy import Policy
+from volume.diskerror import seals
+from volume.errors import StoreSealed, VolumeError
 from volume.metastore import ClusterRecords
 from volume.options import StoreOptions
 from volume.replica import Replica
@@ -146,7 +149,13 @@ class Node:
     def _start(self) -> None:
         world, process = self.world, self.process
         self.starts += 1
-        store = self.machine.boot()
+        try:
+            store = self.machine.boot()
+        except StoreSealed:
+            world.note(f"{self.name[:4]} is sealed")
+            world.count("does not start sealed")
+            process.end()
+            return
         process.on_due.clear()
         self._members = Members(store.replicas, self.clock.monotonic())
         others = [each for each in world.names if each != self.name]
@@ -253,9 +262,8 @@ class Node:
         """What the threads of a store do."""
         self._tends = False
         self._seen_lsn = store._journal.state()[0]
-        while store.upkeep._tend_all():
-            pass
-        store.upkeep.destage_if_due()
+        _as_a_thread(store, lambda: _tend_all(store))
+        _as_a_thread(store, store.upkeep.destage_if_due)
 
     def look_at_power(self, process: Process) -> None:
         """Whether a call has been the last one."""
@@ -265,8 +273,24 @@ class Node:
             self.crash(power=True)
             self.world.timeline.after(away_s, self.power_on)
 
+    def sicken(self, fault: Fault) -> None:
+        """Something of its disk fails from now on, as long as this process lives."""
+        if self.up:
+            self.machine.disk.faults.add(fault)
+
+    def mend(self) -> None:
+        """Somebody has looked at its disk, and started the machine anew, if it is sealed: what was
+        not synced may be gone."""
+        self.machine.disk.faults.clear()
+        if self.machine.sealed:
+            self.crash(power=True)
+            self.machine.unseal()
+            self.power_on()
+
     def heal(self) -> None:
         """Nothing more befalls it, and it runs."""
+        self.go_on()
+        self.mend()
         self.machine.disk.crash_never()
         self._struck_for_s = None
         self.clock.drift(1.0)
@@ -348,6 +372,8 @@ class Node:
         gate = volume.gate
         assert gate is not None
         request = Request(OP_READ, 0, volume.size)
+        disk = self.machine.disk
+        faults, disk.faults = disk.faults, FaultScript()  # whoever looks sees through them
         if gate.shut:  # for this moment only, in which nobody else asks
             volume.core.gate_open(volume.seq, False, 0)
         _, reads, _, _ = volume.core.submit([request], self.clock.now_ns())
@@ -355,6 +381,7 @@ class Node:
             volume._reader.submit(volume.target(), reads, lambda _: None)
         if gate.shut:
             volume.core.gate_shut()
+        disk.faults = faults
         assert isinstance(request.data, (bytes, bytearray)), request.message
         return bytes(request.data)
 
@@ -370,7 +397,7 @@ class Node:
         """A round of the destager, and of gc."""
         store = self.machine.store
         if store is not None:
-            self.process.run(lambda: _tidy(store, collect))
+            self.process.run(lambda: _as_a_thread(store, lambda: _tidy(store, collect)))
 
 
 def _tidy(store: Store, collect: bool) -> None:
@@ -378,4 +405,23 @@ def _tidy(store: Store, collect: bool) -> None:
     if collect:
         store.collect()
     while store.tend():
+        pass
+
+
+def _tend_all(store: Store) -> None:
+    while store.upkeep._tend_all():
+        pass
+
+
+def _as_a_thread(store: Store, work: Callable[[], object]) -> None:
+    """Do what a thread of a store does, and fail as it does (`volume.background`): it ends when the
+    disk cannot be trusted."""
+    if store._seal.reason is not None:
+        return
+    try:
+        work()
+    except OSError as error:
+        if seals(error):
+            store._seal.close(error)
+    except VolumeError:
         pass

@@ -47,6 +47,14 @@ CLOCKS = Profile(
 METASTORE = Profile(
     "metastore", {"etcd": 6, "kill": 3, "pause": 1, "cut-off": 2, "ambush": 2, "move": 2}, every=6
 )
+DISKS = Profile(
+    "disks",
+    {
+        **{"sick": 6, "unreadable": 4, "kill": 2, "power-cut": 1, "isolate": 2, "move": 2},
+        **{"ambush": 2, "upkeep": 3, "cut-off": 1},
+    },
+    every=5,
+)
 EVERYTHING = Profile(
     "everything",
     {
@@ -70,6 +78,7 @@ PROFILES: tuple[tuple[Profile, int], ...] = (
     (NETWORK, 4),
     (CLOCKS, 3),
     (METASTORE, 2),
+    (DISKS, 3),
     (EVERYTHING, 6),
 )
 

@@ -20,8 +20,10 @@ from transport.group.primary import Primary
 from transport.group.takeover import Choice
 from transport.group.takeover_run import Takeover
 from volume import gate
+from volume.meta import Meta
 from volume.metastore import Done, Lost, Outcome, Row
 from volume.replica import Replica
+from volume.seal import Seal
 
 Instead = tuple[Any, str, Any]
 """Owner, name, and what is there instead."""
@@ -221,6 +223,14 @@ RULES: Mapping[str, Rule] = {
     "nothing is undone": Rule(
         "what a member has beside the state that was chosen is undone",
         ((Primary, "_sealed", _as_if_ours), (Mending, "start", _nothing)),
+    ),
+    "a disk that failed a sync is used again": Rule(
+        "a disk that has failed a sync takes nothing more, and is said to be sealed",
+        ((Seal, "close", _nothing),),
+    ),
+    "a seal in memory": Rule(
+        "a disk that has failed a sync is not used by the next process either",
+        ((Meta, "seal", _nothing),),
     ),
     "catching up skips a record": Rule(
         "a member that catches up gets every record",

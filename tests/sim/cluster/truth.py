@@ -63,6 +63,7 @@ class Truth:
 
     def crashing(self, node: Node) -> None:
         """The node is about to lose its process or power."""
+        self.check_disks()
         end = node.end()
         if end is not None:
             self._before[node.name] = max(end, self._before.get(node.name, end))
@@ -101,6 +102,7 @@ class Truth:
     def check_status(self) -> None:
         """What the primary says of a member, its disk has: unless that has lost power since, which
         the primary may not have heard. Violation."""
+        self.check_disks()
         world = self._world
         primary = world.primary()
         if primary is None or primary.part is None or not primary.part.serving:
@@ -118,6 +120,22 @@ class Truth:
                     f"I10 status says that {name[:4]} has {each.received} records, "
                     f"{each.durable} of them durable; it has {received} and {durable}"
                 )
+
+    def check_disks(self) -> None:
+        """A disk that has failed a sync is sealed, which status says, and not asked to sync again.
+        Violation."""
+        for node in self._world.nodes.values():
+            disk, store = node.machine.disk, node.machine.store
+            if not disk.failed_syncs or store is None:
+                continue
+            self._world.count("sealed")
+            if disk.tried_again:
+                raise Violation(
+                    f"I2 {node.name[:4]} has synced {disk.tried_again} again, which had failed"
+                )
+            if store.status().state != "sealed":
+                failed = ", ".join(sorted(disk.failed_syncs))
+                raise Violation(f"I10 syncs of {failed} failed; {node.name[:4]} is said to be well")
 
     # -- the end
 
