@@ -40,7 +40,6 @@ from blockd.access.book import AccessBook, Take, VolumeAccess
 from blockd.access.rules import AccessList
 from blockd.accounts import Accounts
 from blockd.api.app import create_app
-from blockd.api.connections import clients_of
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Cluster, Store
 from blockd.api.server import HttpServer
@@ -50,6 +49,7 @@ from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, che
 from blockd.device import Exports
 from blockd.limits import RateLimits
 from blockd.metrics import app as metrics
+from blockd.paths import Paths
 from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
 from blockd.request_loop import RequestLoop
@@ -86,12 +86,23 @@ class Listener(AnyListener, Protocol):
     async def disconnect_id(self, client_id: str) -> bool | None: ...
     def certificates(self) -> Sequence[Certificate]: ...
     async def bar(self) -> list[str]: ...
+    def follow(self, paths: Paths) -> None:
+        """Before `start`: how volumes that several nodes have are reached."""
+
     def reload_tls(self) -> None:
         """Read the TLS files again. Raises when they cannot be used, and keeps the old ones."""
 
 
 class IscsiListener(AnyListener, Protocol):
     """What the daemon needs of `blockd.iscsi_listener.IscsiListener`."""
+
+    @property
+    def portals(self) -> list[tuple[str, int]]:
+        """Addresses, and which portal group of this node each has."""
+
+    def follow(self, paths: Paths) -> None: ...
+    def paths_changed(self) -> None:
+        """Some of these ways are other ones."""
 
     def sessions(self) -> list[SessionInfo]: ...
     async def disconnect_id(self, client_id: str) -> bool | None: ...
@@ -103,6 +114,9 @@ class ClusterNode(Cluster, Protocol):
 
     @property
     def listening(self) -> tuple[str, ...]: ...
+    @property
+    def paths(self) -> Paths: ...
+    def advertise(self, nbd: Sequence[str], portals: Sequence[tuple[str, int]]) -> None: ...
     def cut_with(self, cut: Callable[[str, str], None]) -> None: ...
     def lists_with(self, take: Take) -> None: ...
     def limits_with(self, limits: RateLimits) -> None: ...
@@ -236,16 +250,37 @@ class Daemon:
         )
 
     def _cut_off(self, volume: str, why: str) -> None:
-        """Another node serves `volume` from now on: its clients here have to go there."""
+        """Another node serves `volume` from now on: its NBD clients here have to go there. iSCSI
+        sessions stay, on standby; they are told by `paths_changed`."""
         if self._listener is None or self._iscsi is None:
             return
-        ids = clients_of(self, volume)
+        ids = [each.id for each in self.connections() if each.export == volume]
         facts = {"volume": volume, "clients": len(ids), "why": why}
         logger.warning("clients of a volume are cut off", extra=facts)
         for client_id in ids:
             cutting = asyncio.ensure_future(self.disconnect(client_id))
             self._cutting.add(cutting)
             cutting.add_done_callback(self._cutting.discard)
+
+    def _follow_paths(self) -> None:
+        """Front ends know how volumes are reached that several nodes have."""
+        assert self._listener is not None
+        assert self._iscsi is not None
+        if self._cluster is None:
+            return
+        loop, changed, paths = (
+            asyncio.get_running_loop(),
+            self._iscsi.paths_changed,
+            self._cluster.paths,
+        )
+        self._listener.follow(paths)
+        self._iscsi.follow(paths)
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(changed)
+
+        paths.watch(tell)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -270,9 +305,12 @@ class Daemon:
             self._iscsi = parts.make_iscsi(config, self._targets, access, passed.iscsi, *shared)
             access.watch(self._listener.bar)
             access.watch(self._iscsi.bar)
+            self._follow_paths()
             await stack.enter_async_context(self._controlled(passed.control))
             await stack.enter_async_context(self._measured())
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
+            if self._cluster is not None:
+                self._cluster.advertise(self._listener.addresses, self._iscsi.portals)
             await stack.enter_async_context(
                 _repeated(CERTIFICATES_EVERY_S, self._warn_of_certificates)
             )

@@ -88,6 +88,18 @@ class MayBeElsewhere(Protocol):
     """A BlockDevice that another node may be serving."""
 
     @property
+    def mirrored(self) -> bool:
+        """Other nodes have it as well; for ever so, or never. Quick."""
+
+    @property
+    def opened(self) -> bool:
+        """This node has become the one that serves it, and knows of no later one. Quick."""
+
+    @property
+    def leads(self) -> bool:
+        """It has, and nobody else can be serving it at this moment. Quick."""
+
+    @property
     def elsewhere(self) -> str | None:
         """Why no client is let in here, with the way out; None when they are. Quick."""
 

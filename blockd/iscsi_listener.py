@@ -23,13 +23,14 @@ from blockd.api.iscsi_types import SessionInfo
 from blockd.attach import split
 from blockd.client_listener import ClientListener
 from blockd.config import PortalAddress, TcpAddress, portal_groups
-from blockd.device import LastingDevice
+from blockd.device import BlockDevice, LastingDevice
 from blockd.iscsi.connection import Connection
 from blockd.iscsi.limits import Limits
 from blockd.iscsi.node import Node, OpenSession
 from blockd.iscsi.targets import Portal, Target, Targets
 from blockd.iscsi_protocol import IscsiProtocol
 from blockd.limits import RateLimits
+from blockd.paths import ALONE, Paths, tag_of
 from blockd.request_loop import RequestLoop
 from blockd.sockets import Bind, bind_tcp, bound_name
 from blockd.workers import Done, Workers
@@ -61,6 +62,12 @@ class ServedTargets(Targets, Protocol):
 
     def release(self, target: Target) -> None:
         """Take back one `hold`."""
+
+    def follow(self, paths: Paths) -> None:
+        """Before anybody logs in: how volumes that several nodes have are reached."""
+
+    def paths_changed(self) -> None:
+        """Some of these ways are other ones."""
 
     def tick(self, now_s: float) -> None:
         """Called about once a second."""
@@ -107,6 +114,7 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         self._groups_left = portal_groups(portals)  # of addresses that are not bound yet
         self._groups = list(range(1, len(adopted) + 1))  # of sockets, in order
         self._portals: list[Portal] = []
+        self._paths = ALONE
         self._max_open_versions = max_open_versions
         self._open_versions = 0
         self._workers = Workers("iscsi")
@@ -128,9 +136,31 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         return sockets
 
     def _bound(self) -> None:
-        places = zip(map(split, self.addresses), self._groups, strict=True)
-        self._portals = [Portal(host, int(port), group) for (host, port), group in places]
+        number = self._paths.number
+        self._portals = [
+            Portal(host, int(port), tag_of(number, group))
+            for (host, port), group in zip(map(split, self.addresses), self._groups, strict=True)
+        ]
         self._targets.listening(self._portals)
+
+    @property
+    def portals(self) -> list[tuple[str, int]]:
+        """Addresses, and which portal group of this node each has."""
+        return list(zip(self.addresses, self._groups, strict=False))
+
+    def follow(self, paths: Paths) -> None:
+        """Before `start`: how volumes that several nodes have are reached."""
+        self._paths = paths
+        self._targets.follow(paths)
+
+    def paths_changed(self) -> None:
+        """Some of these ways are other ones, or this node has its number now."""
+        if self.addresses and any(
+            tag_of(self._paths.number, group) != portal.group
+            for portal, group in zip(self._portals, self._groups, strict=True)
+        ):
+            self._bound()
+        self._targets.paths_changed()
 
     async def stop(self, drain_s: float) -> None:
         if self._tick_timer is not None:
@@ -227,6 +257,20 @@ class IscsiListener(ClientListener[IscsiProtocol]):
             done(None)
 
         self._workers.submit(owner, partial(self._targets.open_past, name), opened)
+
+    def prove(
+        self, owner: object, volumes: Sequence[BlockDevice], done: Callable[[str | None], None]
+    ) -> None:
+        paths = self._paths
+
+        def ask() -> str | None:
+            found = (paths.refusal(each.volume_uuid) for each in volumes)
+            return next((why for why in found if why is not None), None)
+
+        def asked(why: Any, error: Exception | None) -> None:
+            done(why if error is None else f"the volume's attach token: {error}")
+
+        self._workers.submit(owner, ask, asked)
 
     def release(self, target: Target) -> None:
         self._open_versions -= 1

@@ -13,13 +13,14 @@ these go to the device from here, past the engine, and their data goes back to t
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from blockd.client_protocol import ClientProtocol, Host
+from blockd.device import BlockDevice
 from blockd.iscsi.connection import Connection
-from blockd.iscsi.events import LookUp, Submit, Work
+from blockd.iscsi.events import LookUp, Prove, Submit, Work
 from blockd.iscsi.handover import Handover
 from blockd.iscsi.pdu import HEADER_BYTES
 from blockd.iscsi.stats import Stats
@@ -50,6 +51,12 @@ class IscsiHost(Host["IscsiProtocol", Connection], Protocol):
 
     def release(self, target: Target) -> None:
         """Take back what `look_up` gave."""
+
+    def prove(
+        self, owner: object, volumes: Sequence[BlockDevice], done: Callable[[str | None], None]
+    ) -> None:
+        """Tell why this node may not serve one of these to a client that comes, or None; as
+        `work`."""
 
 
 class InLoop:
@@ -207,6 +214,9 @@ class IscsiProtocol(ClientProtocol[Connection]):
             elif isinstance(event, LookUp):
                 self._looking_up = True
                 self._host.look_up(self, event.name, self._answered)
+            elif isinstance(event, Prove):
+                self._looking_up = True
+                self._host.prove(self, event.volumes, self._proved)
             else:
                 self._end(event.reason, clean=event.clean)
         return any_event
@@ -241,6 +251,17 @@ class IscsiProtocol(ClientProtocol[Connection]):
         self._guarded(self._take_answer, target)
         if self._lost:
             self._leave_if_done()
+
+    def _proved(self, refusal: str | None) -> None:
+        self._looking_up = False
+        if not self._broken:
+            self._guarded(self._take_proof, refusal)
+        if self._lost:
+            self._leave_if_done()
+
+    def _take_proof(self, refusal: str | None) -> None:
+        self.engine.proved(refusal)
+        self._run_again()
 
     def _take_answer(self, target: Target | None) -> None:
         self.engine.answered(target)

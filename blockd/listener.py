@@ -26,8 +26,17 @@ from blockd.limits import RateLimits
 from blockd.nbd.access import Policies, TlsMode
 from blockd.nbd.connection import Connection
 from blockd.nbd.limits import Limits
-from blockd.nbd.lookups import Answer, OpenVersion, Question, Unavailable, look_up
+from blockd.nbd.lookups import (
+    Answer,
+    OpenVersion,
+    Prove,
+    Proved,
+    Question,
+    Unavailable,
+    look_up,
+)
 from blockd.nbd_protocol import NbdProtocol
+from blockd.paths import ALONE, Paths
 from blockd.request_loop import RequestLoop
 from blockd.sockets import Bind, ListenError, bind_tcp, peer_of
 from blockd.tls import TlsChannel, TlsProvider
@@ -38,6 +47,7 @@ __all__ = ["ListenError", "NbdListener"]
 logger = logging.getLogger(__name__)
 
 LOOKUP_THREADS = 4  # versions being looked for at once, in the whole process
+PROOF_THREADS = 4  # attach tokens being looked at: these do not wait for a disk behind the others
 MAX_OPEN_VERSIONS = 256  # of all clients together; several connections to one count each
 
 
@@ -99,6 +109,12 @@ class NbdListener(ClientListener[NbdProtocol]):
         self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="nbd-version")
         self._tls_mode = tls_mode
         self._tls = tls
+        self._paths = ALONE
+        self._proofs = ThreadPoolExecutor(PROOF_THREADS, thread_name_prefix="nbd-attach")
+
+    def follow(self, paths: Paths) -> None:
+        """Before `start`: how volumes that several nodes have are reached."""
+        self._paths = paths
 
     def _client(self) -> NbdProtocol:
         return NbdProtocol(self)
@@ -128,6 +144,7 @@ class NbdListener(ClientListener[NbdProtocol]):
     async def _stopped(self) -> None:
         # The store is closed behind us, and must not be while somebody looks for something in it.
         await asyncio.to_thread(self._lookups.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._proofs.shutdown, cancel_futures=True)
 
     def reload_tls(self) -> None:
         """Read the TLS files again, for clients from now on. Raises TlsConfigError, and then the
@@ -155,6 +172,7 @@ class NbdListener(ClientListener[NbdProtocol]):
             client=Client(address=address, uid=peer.uid),
             peer=client.peer,
             list_versions=self._list_versions,
+            paths=self._paths,
         )
 
     def tls_channel(self) -> TlsChannel:
@@ -175,7 +193,8 @@ class NbdListener(ClientListener[NbdProtocol]):
             answer = self._look_up(question)
             loop.call_soon_threadsafe(self._answered, answer, done)
 
-        self._lookups.submit(answer)
+        threads = self._proofs if isinstance(question, Prove) else self._lookups
+        threads.submit(answer)
 
     def _answered(self, answer: Answer, done: Callable[[Answer], None]) -> None:
         if isinstance(answer, Unavailable) and answer.unusual:
@@ -186,8 +205,10 @@ class NbdListener(ClientListener[NbdProtocol]):
 
     def _look_up(self, question: Question) -> Answer:
         """On a thread of `_lookups`. Always an answer: a client waits for it."""
-        assert isinstance(self._exports, Versions)  # else the engine does not ask
         try:
+            if isinstance(question, Prove):
+                return Proved(self._paths.refusal(question.device.volume_uuid))
+            assert isinstance(self._exports, Versions)  # else the engine does not ask
             return look_up(question, self._exports)
         except Exception as bug:
             return Unavailable("internal error; the server's log has more", unusual=True, bug=bug)

@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +51,10 @@ class Nodes:
         *,
         store: str = "",
         cluster: str = "",
+        options: Sequence[str] = (),
     ) -> None:
-        """`store`, `cluster`: more lines of these sections."""
+        """`store`, `cluster`: more lines of these sections; `options`: of each daemon."""
+        self._options = options
         self._settings = {"store": store, "cluster": cluster}
         self._folder = folder
         self._etcd = etcd
@@ -103,7 +105,9 @@ class Nodes:
 
     def start(self, name: str) -> Daemon:
         place = self.place(name)
-        self.daemons[name] = Daemon(self.data(name), listen=place.listen, prefix=place.prefix)
+        self.daemons[name] = Daemon(
+            self.data(name), self._options, listen=place.listen, prefix=place.prefix
+        )
         self.daemons[name].start()
         return self.daemons[name]
 

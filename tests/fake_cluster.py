@@ -1,10 +1,12 @@
 """A cluster of two nodes as its node tells of it, without sockets."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from blockd.api.cluster_types import DeviceInfo, DeviceList
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.api.volume_settings import Change
+from blockd.paths import Way, WayState
 from tests.fake_volumes import FakeVolumes
 
 N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
@@ -49,6 +51,37 @@ class AloneSettings:
         return False
 
 
+class FakePaths:
+    """Satisfies blockd.paths.Paths: the same ways to every volume, until a test says otherwise."""
+
+    def __init__(self, number: int = 1) -> None:
+        self.number = number
+        self.known: tuple[Way, ...] = ()
+        self.refused: str | None = None
+        self.asked: list[bytes] = []
+        self.watchers: list[Callable[[], None]] = []
+
+    def ways(self, volume: bytes) -> tuple[Way, ...]:
+        return self.known
+
+    def refusal(self, volume: bytes) -> str | None:
+        self.asked.append(volume)
+        return self.refused
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        self.watchers.append(changed)
+
+    def are(self, *states: str) -> None:
+        """Nodes n1, n2, ... are in these states; this one is among them."""
+        self.known = tuple(
+            Way(
+                *(f"n{number}", number, number == self.number, WayState(state)),
+                *((f"10.0.0.{number}:10809",), (f"10.0.0.{number}:3260,{number << 8 | 1}",)),
+            )
+            for number, state in enumerate(states, 1)
+        )
+
+
 class FakeCluster:
     """Satisfies blockd.api.node.Cluster."""
 
@@ -56,6 +89,7 @@ class FakeCluster:
         self.volumes = FakeVolumes()
         self.devices = FakeDevices()
         self.settings = AloneSettings()
+        self.paths = FakePaths()
         self.shown = INFO
         self.ttl_s = 0
         self.removed: list[str] = []

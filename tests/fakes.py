@@ -244,6 +244,25 @@ class MemoryDevice:
         return found[:MAX_EXTENTS]
 
 
+class MirroredDevice(MemoryDevice):
+    """A volume that other nodes have as well (`blockd.device.MayBeElsewhere`)."""
+
+    mirrored = True
+
+    def __init__(self, name: str = "disk", size: int = 1 << 20, *, block_size: int = 4096) -> None:
+        super().__init__(name, size, block_size=block_size)
+        self.opened = True
+        self.leads = True
+
+    @property
+    def elsewhere(self) -> str | None:
+        return None if self.leads else f"volume {self.name}: not served here"
+
+    def move_away(self) -> None:
+        """Another node takes it over."""
+        self.opened = self.leads = False
+
+
 @dataclass
 class FakeExports:
     """Satisfies blockd.device.Exports and Versions; the first device is the default export too."""

@@ -12,7 +12,7 @@ from typing import Final
 from blockd.device import BlockDevice
 from blockd.iscsi import pdu, text
 from blockd.iscsi.connection import Connection
-from blockd.iscsi.events import Close, LookUp, Submit, Work
+from blockd.iscsi.events import Close, LookUp, Prove, Submit, Work
 from blockd.iscsi.limits import Limits
 from blockd.iscsi.node import Node
 from blockd.iscsi.targets import Access, Portal, Target
@@ -45,7 +45,7 @@ class FakeTargets:
     def volume_of(self, name: str) -> BlockDevice | None:
         return None
 
-    def portals(self, arrived_at: Portal) -> Sequence[Portal]:
+    def portals(self, arrived_at: Portal, target: Target) -> Sequence[Portal]:
         return [arrived_at]
 
 
@@ -175,6 +175,9 @@ class Initiator:
         self.stat_sn = 0
         self.itt = 0
         self.closed: Close | None = None
+        self.proofs: list[tuple[BlockDevice, ...]] = []
+        """Volumes whose attach tokens were asked about, and what is answered."""
+        self.refusal: str | None = None
         self.held: list[Work] = []
         self.holding = False
         """Work is kept in `held` instead of being done."""
@@ -206,6 +209,9 @@ class Initiator:
                     self.work()
             elif isinstance(event, LookUp):
                 self.connection.answered(self.world.targets.past.get(event.name))
+            elif isinstance(event, Prove):
+                self.proofs.append(event.volumes)
+                self.connection.proved(self.refusal)
             elif isinstance(event, Close):
                 assert self.closed is None
                 self.closed = event

@@ -8,6 +8,7 @@ from typing import Any
 
 from blockd.access.book import Everybody, VolumeAccess
 from blockd.access.rules import Client
+from blockd.device import BlockDevice
 from blockd.nbd.access import ExportPolicy, TlsIdentity, TlsMode
 from blockd.nbd.connection import Connection
 from blockd.nbd.events import (
@@ -22,7 +23,8 @@ from blockd.nbd.events import (
     Submit,
 )
 from blockd.nbd.limits import Limits
-from blockd.nbd.lookups import Question, look_up
+from blockd.nbd.lookups import Answer, Prove, Proved, Question, look_up
+from blockd.paths import ALONE, Paths
 from native import Request
 from tests.fakes import FakeExports, FakePolicies, MemoryDevice
 from tests.nbd_client import Session
@@ -42,6 +44,7 @@ class Engine:
         known: Client | None = None,
         piece: int | None = None,
         list_versions: bool = False,
+        paths: Paths = ALONE,
     ) -> None:
         self.devices = list(devices) or [MemoryDevice()]
         self.exports = FakeExports(self.devices)
@@ -54,6 +57,7 @@ class Engine:
             client=known or Client(),
             peer="test",
             list_versions=list_versions,
+            paths=paths,
         )
         self.piece = piece
         """Bytes are fed in pieces of this length; None feeds them at once."""
@@ -67,6 +71,10 @@ class Engine:
         """True: questions about versions wait for `answer()`."""
         self.question: Question | None = None
         """The one that waits."""
+        self.proofs: list[BlockDevice] = []
+        """Whose attach tokens were asked about..."""
+        self.refusal: str | None = None
+        """...and what is answered."""
         self.closed: Close | None = None
         self.barred: list[str] = []
         self.pump()
@@ -110,8 +118,14 @@ class Engine:
         """The disk answers the question that waits."""
         assert self.question is not None
         question, self.question = self.question, None
-        self.connection.answered(look_up(question, self.exports))
+        self.connection.answered(self._answer(question))
         self.pump()
+
+    def _answer(self, question: Question) -> Answer:
+        if isinstance(question, Prove):
+            self.proofs.append(question.device)
+            return Proved(self.refusal)
+        return look_up(question, self.exports)
 
     def finish(self, count: int | None = None, *, newest_first: bool = False) -> None:
         """Let deferred devices finish `count` requests each, all by default."""
@@ -143,7 +157,7 @@ class Engine:
                 if self.slow_disk:
                     self.question = event.question
                 else:
-                    self.connection.answered(look_up(event.question, self.exports))
+                    self.connection.answered(self._answer(event.question))
             case Opened():
                 event.device.attach("test")
             case Released():

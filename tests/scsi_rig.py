@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from blockd.scsi import sense
+from blockd.scsi.alua import PortGroups
 from blockd.scsi.cdb import Opcode
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.opcodes import TABLE
@@ -56,6 +57,7 @@ class FakeSurroundings:
     fails_to_save: bool = False
     background: list[Steps] = field(default_factory=list)
     paced_bytes: int = 0
+    groups: PortGroups | None = None
 
     def space(self) -> SpaceFacts:
         return self.facts
@@ -73,6 +75,9 @@ class FakeSurroundings:
 
     def unit(self, identifier: bytes) -> LogicalUnit | None:
         return self.units.get(identifier)
+
+    def port_groups(self) -> PortGroups | None:
+        return self.groups
 
     def pace(self, length: int) -> None:
         self.paced_bytes += length

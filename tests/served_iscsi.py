@@ -14,6 +14,7 @@ from blockd.iscsi import pdu
 from blockd.iscsi.node import Node
 from blockd.iscsi.targets import Portal, Target
 from blockd.iscsi_listener import IscsiListener
+from blockd.paths import Paths
 from blockd.workers import Done
 from tests.fakes import MemoryDevice
 from tests.iscsi_initiator import ISID, FakeTargets, Initiator, Pdu, World, parse
@@ -37,6 +38,7 @@ class FakeRegistry(FakeTargets):
         """Names of the threads that versions were opened on."""
         self.held: list[Target] = []
         self.ticks = 0
+        self.paths_changes = 0
         self.stopped = False
 
     def serve(self, node: Node, work: Callable[[Callable[[], Any], Done], None]) -> None:
@@ -62,6 +64,12 @@ class FakeRegistry(FakeTargets):
 
     def release(self, target: Target) -> None:
         self.held.remove(target)
+
+    def follow(self, paths: Paths) -> None:
+        self.paths = paths
+
+    def paths_changed(self) -> None:
+        self.paths_changes += 1
 
     def tick(self, now_s: float) -> None:
         self.ticks += 1

@@ -58,6 +58,12 @@ class Gate:
         return self._shut
 
     @property
+    def leads(self) -> bool:
+        """Nobody else can be serving the volume now: it is not shut, and its lease has not run out.
+        Quick."""
+        return not self._shut and self._clock.boottime_ns() < self._reads_until_ns
+
+    @property
     def waiting(self) -> int:
         """Requests that wait, here and in the request loop."""
         return len(self._waiting) + self.core.gate_state()[5]

@@ -19,6 +19,7 @@ in two ways). What fails is `CorruptRecord`, never a guess.
 | `access/<volume id>` | `AccessRecord` | who may attach a volume that several nodes have |
 | `settings/<volume id>` | `SettingsRecord` | limits, schedule and history policy of such a volume |
 | `beat/<node id>` | `Heartbeat` | a hint that a node lives; decides nothing |
+| `exports` | `ExportsRecord` (blockd/cluster/exports.py) | where each node exports volumes |
 | `devices` | `DeviceMap` (transport/devicemap.py) | devices, weights, domains |
 | `pack/<pack id>` | `PackRecord` (transport/packrecords.py) | shards of a pack, who needs them |
 

@@ -90,10 +90,30 @@ class Volume:
         return self.deleted
 
     @property
+    def mirrored(self) -> bool:
+        """Other nodes have it as well; see `blockd.device.MayBeElsewhere`."""
+        return self.gate is not None
+
+    @property
+    def opened(self) -> bool:
+        """See `blockd.device.MayBeElsewhere`."""
+        return self.gate is None or not self.gate.shut
+
+    @property
+    def leads(self) -> bool:
+        """See `blockd.device.MayBeElsewhere`."""
+        return self.gate is None or self.gate.leads
+
+    @property
     def elsewhere(self) -> str | None:
         """Why no client is let in here; see `blockd.device.MayBeElsewhere`."""
-        if self.gate is None or not self.gate.shut:
+        if self.gate is None or self.gate.leads:
             return None
+        if not self.gate.shut:
+            return (
+                f"volume {self.name}: this node served it, and has not heard from the others for "
+                "too long to know that it still does; try again, or another node"
+            )
         return (
             f"volume {self.name}: another node serves it, or none does yet; "
             "`blockd cluster status` says which"

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blockd.api import (
     access,
+    attach,
     backup,
     cluster,
     cluster_devices,
@@ -50,6 +51,7 @@ def create_app(node: Node, version: str) -> FastAPI:
     app.add_middleware(Boundary)
     for noun in (
         volumes,
+        attach,
         limits,
         access,
         snapshots,

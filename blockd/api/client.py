@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from blockd.access.rules import Rule
-from blockd.api.cluster_types import ClusterStatus, ClusterVolume, DeviceList, MovedVolume
+from blockd.api.cluster_types import (
+    AttachInfo,
+    ClusterStatus,
+    ClusterVolume,
+    DeviceList,
+    MovedVolume,
+)
 from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
 from blockd.api.limit_types import LimitsStatus, VolumeLimits
 from blockd.api.types import (
@@ -320,6 +326,9 @@ class Client:
 
     def cluster_status(self) -> ClusterStatus:
         return from_json(ClusterStatus, self._call("GET", "/v1/cluster/status"))
+
+    def ways(self, name: str) -> AttachInfo:
+        return from_json(AttachInfo, self._call("GET", _path(name) + "/ways"))
 
     def create_cluster_volume(self, name: str, size: int, **options: int | str) -> ClusterVolume:
         """`options`: replicas, write_quorum, mode, block_size, chunk_size."""

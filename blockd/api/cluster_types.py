@@ -142,6 +142,35 @@ class DeviceList:
 
 
 @dataclass(frozen=True, slots=True)
+class WayInfo:
+    """A node that has a volume, as clients see it."""
+
+    node: str
+    """Its name; empty where the node that was asked is by itself."""
+    here: bool
+    """Whether it is the node that was asked."""
+    state: str
+    """serving; standby; changing: it is taking the volume over, or is not sure any more that it
+    serves it; unreachable, from the node that was asked."""
+    nbd: tuple[str, ...]
+    """HOST:PORT, or the path of a unix socket."""
+    iscsi: tuple[str, ...]
+    """HOST:PORT; of a volume of several nodes with ,TAG of the portal group."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachInfo:
+    """How clients attach a volume."""
+
+    volume: str
+    target: str
+    """The IQN that it has by itself, on every node; empty when there is none here."""
+    tls: bool
+    """Whether NBD clients need TLS."""
+    ways: tuple[WayInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MovedVolume:
     name: str
     node: str

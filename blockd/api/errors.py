@@ -63,6 +63,7 @@ HTTP_STATUS = {
     "invalid_rule": 422,
     "access_changed": 409,
     "cannot_make_volume": 409,
+    "no_number_left": 409,
     "volume_replicated": 409,
     "not_primary": 409,
     "mixed_group": 422,

@@ -22,6 +22,7 @@ from blockd.api.volume_settings import Change
 from blockd.certificates import Certificate
 from blockd.device import Exports, LastingDevice
 from blockd.limits import RateLimits
+from blockd.paths import Paths
 from blockd.registry.targets import TargetRegistry
 from volume.gc import GcReport, GcStatus
 from volume.metastore_records import Mode
@@ -213,6 +214,8 @@ class Cluster(Protocol):
     def devices(self) -> Devices: ...
     @property
     def settings(self) -> Settings: ...
+    @property
+    def paths(self) -> Paths: ...
     def info(self) -> ClusterInfo: ...
     def make_token(self, ttl_s: int) -> TokenInfo:
         """For one node. VolumeError, TransportError."""

@@ -48,6 +48,7 @@ class Codec(enum.StrEnum):
     IGZIP = "igzip"
 
 
+ATTACH_COLUMNS = ("NODE", "STATE", "ADDRESS")
 COLUMNS = ("NAME", "SIZE", "BLOCK", "CHUNK", "NOT DESTAGED", "SNAPSHOTS", "CLIENTS")
 
 NameArgument = Annotated[
@@ -144,6 +145,31 @@ def show(name: NameArgument, control: ControlOption = None, as_json: JsonOption 
         print(line)
     for line in _iscsi_lines(target, node):
         print(line)
+
+
+@app.command("attach-info")
+def attach_info(
+    name: NameArgument, control: ControlOption = None, as_json: JsonOption = False
+) -> None:
+    """Show where clients attach a volume: all nodes that have it, and which one serves it now.
+
+    For scripts that follow a failover: after an error they ask again, or try one address after
+    the other. iSCSI initiators with multipath need all of them from the beginning.
+    """
+    with connect(control) as client:
+        found = client.ways(name)
+    if as_json:
+        print_json(asdict(found))
+        return
+    rows = []
+    for way in found.ways:
+        node = way.node or "this node"
+        uris = [attach.uri(address, found.volume, tls=found.tls) for address in way.nbd]
+        if found.target:
+            portals = [each.partition(",")[0] for each in way.iscsi]
+            uris += [iscsi_attach.url(address, found.target) for address in portals]
+        rows += [(node, way.state, uri) for uri in uris or ("no address",)]
+    print_table(ATTACH_COLUMNS, rows)
 
 
 @app.command()

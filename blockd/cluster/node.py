@@ -11,7 +11,7 @@ disk or for etcd. What the daemon's users are told comes from any thread.
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -22,9 +22,11 @@ from blockd.access.rules import AccessList
 from blockd.api.node import Store
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.cluster.devices import Devices
+from blockd.cluster.exports import advertised
 from blockd.cluster.identity import node_identity
 from blockd.cluster.lists import SharedLists
 from blockd.cluster.membership import Members, Membership
+from blockd.cluster.paths import VolumePaths
 from blockd.cluster.settings import Limits, SharedSettings
 from blockd.cluster.stripes import Stripes
 from blockd.cluster.volumes import ClusterVolumes
@@ -71,9 +73,11 @@ class ClusterNode:
             self.records, self.identity, config.cluster.addresses, self._learn
         )
         self._door = Door(self.records, self.identity)
+        self.paths = VolumePaths(self.records, replicas, self.identity.node_id, self._names)
         self.volumes = ClusterVolumes(
             *(self.identity.node_id, self.sessions, self.records, replicas, self.info),
             store.status().journal_limit,
+            self.paths,
         )
         self.stripes = Stripes(config, self.identity, self.sessions, self.records, home)
         self.lists = SharedLists(self.records, replicas)
@@ -96,6 +100,7 @@ class ClusterNode:
         sessions.serve(m.Join, self._join, guests=True)
         self.volumes.start()
         self.stripes.start()
+        self.paths.start()
         sessions.start()
         self.membership.start()
         self.lists.start(self._take)
@@ -114,6 +119,7 @@ class ClusterNode:
         self.settings.stop()
         self.volumes.stop()
         self.stripes.stop()
+        self.paths.stop()
         self.membership.stop()
         self.sessions.stop()
         self.volumes.close()
@@ -146,6 +152,11 @@ class ClusterNode:
     def share(self, volume: bytes, access: AccessList | None, expected: str | None) -> int | None:
         """See `blockd.access.book.Share`."""
         return self.lists.share(volume, access, expected)
+
+    def advertise(self, nbd: Sequence[str], portals: Sequence[tuple[str, int]]) -> None:
+        """Clients of this node are served at these addresses now: what other nodes are told. Those
+        of iSCSI come with the number of their portal group."""
+        self.paths.advertise(*advertised(self._config, nbd, portals))
 
     def work(self, call: Callable[[], None]) -> None:
         """Have `call`, which may wait, called by a worker. It must not raise."""
@@ -207,6 +218,9 @@ class ClusterNode:
             asks_us=state is not None and state.asks_us,
             unanswered=0 if state is None else state.unanswered,
         )
+
+    def _names(self) -> dict[str, str]:
+        return {each.record.node_id: each.record.name for each in self.membership.members.nodes}
 
     # -- members
 

@@ -21,6 +21,7 @@ from blockd.api.types import ClusterInfo
 from blockd.cluster.around import DaemonAround
 from blockd.cluster.handing import HandOver
 from blockd.cluster.making import CannotMake, Wanted, choose_members, make
+from blockd.cluster.paths import VolumePaths
 from blockd.cluster.status import Asking
 from transport.errors import TransportError
 from transport.group.acks import NodeId
@@ -68,6 +69,7 @@ class ClusterVolumes:
         replicas: Replicas,
         info: Callable[[], ClusterInfo],
         journal_limit: int,
+        paths: VolumePaths,
     ) -> None:
         self._me = NodeId(node_id)
         self._sessions = sessions
@@ -75,6 +77,7 @@ class ClusterVolumes:
         self._replicas = replicas
         self._info = info
         self._tap_bytes = tap_bytes(journal_limit)
+        self._paths = paths
         self.cut: Callable[[str, str], None] = lambda volume, why: None
         self.served_here: Callable[[], None] = lambda: None
         """Called, and not waited for, when a volume is served here from now on."""
@@ -221,6 +224,8 @@ class ClusterVolumes:
             self._add(replica.uuid)
 
     def _heard_of(self, peer: Peer, event: caller.Event) -> None:
+        if isinstance(event, caller.Up | caller.Down):
+            self._paths.reached(peer.node.hex(), isinstance(event, caller.Up))
         if isinstance(event, caller.Up):
             for part in self._parts.values():
                 part.reachable()
@@ -255,8 +260,10 @@ class ClusterVolumes:
         part = self._parts.get(volume)
         if part is None:
             answer(error(m.Code.UNKNOWN, f"volume {volume.hex()}: no part of it is here"))
-        else:
-            part.asked(message, answer)
+            return
+        if isinstance(message, m.Seal | m.Open | m.Close):
+            self._paths.look(volume)
+        part.asked(message, answer)
 
     def _created(self, volume: bytes, answer: Answer, result: Message | Exception) -> None:
         if isinstance(result, Exception):
@@ -272,11 +279,13 @@ class ClusterVolumes:
         with self._opened:
             self._served.add(volume)
             self._opened.notify_all()
+        self._paths.opened(volume, epoch)
         self.served_here()
 
     def closed(self, volume: bytes, why: str) -> None:
         with self._opened:
             self._served.discard(volume)
+        self._paths.closed(volume)
         replica = self._replicas.get(volume)
         if replica is not None:
             self.cut(replica.name, why)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from blockd.config.addresses import DEFAULT_PEER_PORT, Address
+from blockd.config.addresses import DEFAULT_PEER_PORT, Address, Portal
 from blockd.config.values import Size
 from blockd.toml_decode import ConfigError, Range
 
@@ -15,6 +15,7 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as transport.devicema
 Days = Annotated[float, Range(0.1, 366 * 86400.0)]
 MAX_ADVERTISED = 8  # addresses of a node, each of so many characters: what its record takes
 MAX_ADVERTISED_CHARS = 128
+MAX_LOCAL_GROUP = 255  # as `blockd.paths.MAX_LOCAL_TAG`
 
 
 class FailureDomain(enum.StrEnum):
@@ -63,6 +64,13 @@ class ClusterConfig:
     unused_after_s: Days = 3600.0
     """A stripe that no node needs, and a shard that belongs to none, goes after so long."""
 
+    nbd: tuple[Address, ...] = ()
+    """Where clients reach the NBD listener of this node; those that it listens on if nothing is
+    said. Other nodes tell them to clients of a volume that is served here."""
+    iscsi: tuple[Portal, ...] = ()
+    """Where initiators reach its portals, as 192.0.2.1:3260 or 192.0.2.1:3260,2 with the tag of the
+    portal group; likewise. Discovery lists them on all nodes that have a volume."""
+
     @property
     def addresses(self) -> tuple[str, ...]:
         """What other nodes are told."""
@@ -73,7 +81,7 @@ class ClusterConfig:
 def check_cluster(cluster: ClusterConfig) -> None:
     """Refuse settings that do not go together. Raises ConfigError."""
     if not cluster.etcd:
-        if cluster.listen or cluster.advertise:
+        if cluster.listen or cluster.advertise or cluster.nbd or cluster.iscsi:
             raise ConfigError('cluster: listen is of no use without etcd = ["http://host:2379"]')
         return
     for endpoint in cluster.etcd:
@@ -105,11 +113,19 @@ def _check_peers(cluster: ClusterConfig) -> None:
     if not cluster.advertise and any(each.everywhere for each in cluster.listen):
         example = f'advertise = ["192.0.2.1:{cluster.listen[0].port}"]'
         raise ConfigError(f"cluster: listening everywhere; say where others reach it: {example}")
-    if len(cluster.addresses) > MAX_ADVERTISED:
-        raise ConfigError(f"cluster: {len(cluster.addresses)} addresses, above {MAX_ADVERTISED}")
+    for name in ("addresses", "nbd", "iscsi"):
+        count = len(getattr(cluster, name))
+        if count > MAX_ADVERTISED:
+            raise ConfigError(f"cluster: {count} {name}, above {MAX_ADVERTISED}")
+    for portal in cluster.iscsi:
+        if (portal.group or 1) > MAX_LOCAL_GROUP:
+            raise ConfigError(
+                f"cluster: iscsi {portal}: the tag of a node's own portal group is 1 to "
+                f"{MAX_LOCAL_GROUP} in a cluster, which puts the node's number in front of it"
+            )
     for address in (*cluster.listen, *cluster.advertise):
         if address.port == 0:
             raise ConfigError(f"cluster: {address}: port 0 would be another one at each start")
-    for address in cluster.advertise:
+    for address in (*cluster.advertise, *cluster.nbd, *(each.address for each in cluster.iscsi)):
         if address.everywhere or len(str(address)) > MAX_ADVERTISED_CHARS:
             raise ConfigError(f"cluster: advertise {address}: nobody can connect to that")

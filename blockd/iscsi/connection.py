@@ -23,7 +23,7 @@ from blockd.api.iscsi_types import SessionInfo
 from blockd.device import BlockDevice
 from blockd.iscsi import pdu
 from blockd.iscsi.command import Command
-from blockd.iscsi.events import Close, Event, LookUp
+from blockd.iscsi.events import Close, Event, LookUp, Prove
 from blockd.iscsi.framing import Framing
 from blockd.iscsi.handover import Begun, Elsewhere, Handover, Numbers, Offer
 from blockd.iscsi.held import Held, NothingHeld
@@ -171,6 +171,15 @@ class Connection:
         if self._ended or self._login is None:
             return
         self._out += self._login.resume(target)
+        self._after_login()
+        self._round()
+
+    def proved(self, refusal: str | None) -> None:
+        """What a `Prove` found."""
+        self._looking_up = False
+        if self._ended or self._login is None:
+            return
+        self._out += self._login.proved(refusal)
         self._after_login()
         self._round()
 
@@ -430,6 +439,9 @@ class Connection:
         if login.look_up is not None:
             self._looking_up = True
             self._events.append(LookUp(login.look_up))
+        elif login.prove is not None:
+            self._looking_up = True
+            self._events.append(Prove(tuple(login.prove)))
         elif isinstance(login.outcome, Refused):
             refused = login.outcome
             status = f"{refused.status[0]:02x}{refused.status[1]:02x}"

@@ -37,6 +37,14 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Prove:
+    """See on another thread whether the attach tokens of this node for these volumes hold
+    (`blockd.paths.Paths.refusal`), then call `Connection.proved` with None, or why not."""
+
+    volumes: tuple[BlockDevice, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """The last event: send output(), close the socket.
 
@@ -48,4 +56,4 @@ class Close:
     clean: bool
 
 
-Event = Submit | Work | LookUp | Close
+Event = Submit | Work | LookUp | Prove | Close

@@ -12,6 +12,10 @@ Nobody learns more than needed: whether a target exists is told before anybody h
 as the RFC wants it, but a name that is not on its list gets 0202 whatever secret it has. A volume
 whose access list keeps the initiator out has no target of its own: 0203, before CHAP when no user
 could be let in, else after it.
+
+Of a volume that several nodes have, one that does not serve it lets initiators in as well: its
+units are standby (`blockd.scsi.alua`). One that believes to serve it proves that first, as the last
+thing of the login (`blockd.paths`), and is unavailable (0301) when it cannot.
 """
 
 import os
@@ -22,7 +26,7 @@ from typing import Final
 from blockd.access import networks
 from blockd.access.book import Everybody, VolumeAccess
 from blockd.access.rules import Client
-from blockd.device import BlockDevice
+from blockd.device import BlockDevice, MayBeElsewhere
 from blockd.iscsi import pdu, text
 from blockd.iscsi.chap import Chap, ChapFailed
 from blockd.iscsi.limits import COMMAND_WINDOW
@@ -141,9 +145,13 @@ class Login:
         self._authenticated = False
         self._declared = False
         self._waiting: dict[str, str] | None = None  # keys of the request that waits for a target
+        self._ending: tuple[LoginRequest, list[tuple[str, str]]] | None = None
         self.outcome: LoggedIn | Refused | None = None
         self.look_up: str | None = None
         """The name of a target that has to be opened before the login can go on: `resume` then."""
+        self.prove: list[BlockDevice] | None = None
+        """Volumes that this node has to be allowed to serve before the login can end: `proved`
+        then. Only who may log in has this looked at."""
 
     @property
     def target_name(self) -> str | None:
@@ -156,7 +164,7 @@ class Login:
 
     def receive(self, bhs: bytes, data: bytes) -> list[bytes]:
         """A PDU of the initiator: its header, and its data without padding. What to send."""
-        if self.look_up is not None:
+        if self.look_up is not None or self.prove is not None:
             return self._refuse(INVALID_DURING_LOGIN, "a request before the last was answered")
         if bhs[0] & pdu.OPCODE_MASK != pdu.LOGIN:
             # 6.3: anything else ends the connection, and is answered when a login has begun.
@@ -208,6 +216,19 @@ class Login:
             return self._refuse(INITIATOR_ERROR, str(error))
         except ChapFailed as error:
             return self._refuse(AUTHENTICATION_FAILURE, str(error))
+
+    def proved(self, refusal: str | None) -> list[bytes]:
+        """Whether the attach tokens that `prove` asked about hold: None, or why not. What to
+        send."""
+        assert self.prove is not None
+        assert self._ending is not None
+        self.prove, (request, answers) = None, self._ending
+        try:
+            if refusal is not None:
+                raise LoginRefused(UNAVAILABLE, refusal)
+            return self._open(request, answers)
+        except LoginRefused as error:
+            return self._refuse(error.status, str(error))
 
     # -- one request
 
@@ -359,6 +380,20 @@ class Login:
         return request.stage == OPERATIONAL or not self._access.chap or self._authenticated
 
     def _finish(self, request: LoginRequest, answers: list[tuple[str, str]]) -> list[bytes]:
+        """Nothing is left to negotiate."""
+        units = () if self._target is None else self._target.device.units.values()
+        served: list[BlockDevice] = [
+            unit.device
+            for unit in units
+            if isinstance(unit.device, MayBeElsewhere) and unit.device.mirrored
+            if unit.device.opened
+        ]
+        if served:
+            self.prove, self._ending = served, (request, answers)
+            return []
+        return self._open(request, answers)
+
+    def _open(self, request: LoginRequest, answers: list[tuple[str, str]]) -> list[bytes]:
         candidate = LoggedIn(
             discovery=self._negotiation.discovery,
             target=self._target,

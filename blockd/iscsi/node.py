@@ -158,6 +158,12 @@ class Node:
             session.end(reason)
         return len(found)
 
+    def end_sessions_of(self, unit: "LogicalUnit", reason: str) -> None:
+        """Close all sessions that have the unit."""
+        for _, session in list(self._sessions.values()):
+            if session.nexus is not None and unit in session.nexus.units.values():
+                session.end(reason)
+
     def bar(self, reason: str) -> list[int]:
         """Access lists of volumes have changed: close the sessions that may not keep what they
         have, show the others what they may have now. The TSIHs of the first."""

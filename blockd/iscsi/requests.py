@@ -213,7 +213,8 @@ class Requests:
             found = [] if own is None else [own]
         else:
             return [("SendTargets", text.REJECT)]
-        return text.send_targets(found, self._targets.portals(self._portal))
+        shown = ((each.name, self._targets.portals(self._portal, each)) for each in found)
+        return text.send_targets(shown)
 
     def _may_see(self, target: Target) -> bool:
         """Discovery shows what could be logged in to, as who the initiator proved to be."""

@@ -408,6 +408,8 @@ class Session:
     def _answer(self, command: Command, result: Result) -> None:
         """Say how it ended."""
         self._over(command)
+        if result.sense is not None and command.unit is not None:
+            result = command.unit.ended(result)
         self.stats.errors += result.sense is not None
         if command.unit is not None and not command.reached_device:
             account = self.account(command.unit)

@@ -122,6 +122,7 @@ class Targets(Protocol):
         """The volume that target `name` stands for a past version of, whether there is such a
         version or not."""
 
-    def portals(self, arrived_at: Portal) -> Sequence[Portal]:
-        """Where targets are reached, as seen by a client that reached us at `arrived_at`: a
-        portal that listens on a wildcard address is shown under the address the client used."""
+    def portals(self, arrived_at: Portal, target: Target) -> Sequence[Portal]:
+        """Where a target is reached, as seen by a client that reached us at `arrived_at`: a
+        portal that listens on a wildcard address is shown under the address the client used. Those
+        of other nodes that export the same are behind this one's."""

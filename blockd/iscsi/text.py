@@ -14,11 +14,11 @@ a key that has no business where it stands; a key that nobody here knows is answ
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from blockd.iscsi.targets import Portal, Target
+from blockd.iscsi.targets import Portal
 
 MAX_TEXT: Final = 64 << 10  # bytes of one sequence of PDUs (C bit); the keys below make 2 KiB
 MAX_PAIRS: Final = 64
@@ -284,11 +284,11 @@ def _shown(key: str, result: object) -> str:
     return str(result)
 
 
-def send_targets(targets: Sequence[Target], portals: Sequence[Portal]) -> list[tuple[str, str]]:
-    """The answer to SendTargets (RFC 7143 appendix C): each target with all its portals. Of other
-    keys the appendix says nothing, and libiscsi gives up at a TargetAlias."""
+def send_targets(targets: Iterable[tuple[str, Sequence[Portal]]]) -> list[tuple[str, str]]:
+    """The answer to SendTargets (RFC 7143 appendix C): each target's name with all its portals. Of
+    other keys the appendix says nothing, and libiscsi gives up at a TargetAlias."""
     pairs: list[tuple[str, str]] = []
-    for target in targets:
-        pairs.append(("TargetName", target.name))
+    for name, portals in targets:
+        pairs.append(("TargetName", name))
         pairs += [("TargetAddress", str(portal)) for portal in portals]
     return pairs

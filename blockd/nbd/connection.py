@@ -39,6 +39,7 @@ from blockd.nbd.limits import Limits
 from blockd.nbd.lookups import Answer
 from blockd.nbd.stats import Stats
 from blockd.nbd.transmission import HandOver, Transmission
+from blockd.paths import ALONE, Paths
 from blockd.receive import MIN_ROOM, ReceiveBuffer
 from native import Request
 
@@ -60,9 +61,10 @@ class Connection:
         client: Client,
         peer: str,
         list_versions: bool = False,
+        paths: Paths = ALONE,
     ) -> None:
         """`client` is what the socket tells of it, `peer` the same for people. With `list_versions`
-        it is shown snapshots as exports, too."""
+        it is shown snapshots as exports, too. `paths`: to volumes that several nodes have."""
         self.peer = peer
         self.stats = Stats()
         self._limits = limits
@@ -70,7 +72,7 @@ class Connection:
         self._events: deque[Event] = deque()
         self._out: list[Buffer] = []
         gate = Gate(exports, policies, access, client, tls)
-        self._handshake = Handshake(gate, limits, self._events, list_versions)
+        self._handshake = Handshake(gate, limits, self._events, list_versions, paths)
         self._handshake.greet()
         self._transmission: Transmission | None = None
         self._awaiting_tls = False

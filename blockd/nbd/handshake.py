@@ -25,7 +25,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Final
 
-from blockd.device import BlockDevice, Changes, MayBeElsewhere
+from blockd.device import BlockDevice, Changes
 from blockd.nbd import contexts, wire
 from blockd.nbd.access import (
     AGO,
@@ -48,6 +48,8 @@ from blockd.nbd.lookups import (
     ListVersions,
     OpenChanges,
     OpenVersion,
+    Prove,
+    Proved,
     Question,
     Unavailable,
     VersionOpened,
@@ -59,6 +61,7 @@ from blockd.nbd.options import (
     decode_export_query,
     decode_name,
 )
+from blockd.paths import ALONE, Paths, elsewhere, mirrored
 from blockd.receive import ReceiveBuffer
 
 # PEEK_EXPORT was withdrawn and is unknown here, as to qemu and nbdkit.
@@ -142,6 +145,7 @@ class Handshake:
     limits: Limits
     events: deque[Event]
     list_versions: bool = False
+    paths: Paths = ALONE
     pending: bytearray = field(default_factory=bytearray)
     stalled: bool = False
     draining: bool = False
@@ -342,16 +346,25 @@ class Handshake:
         self.events.append(LookUp(question))
         return None
 
-    def _open(self, name: str) -> Generator[Question, Answer, _Export | Refusal]:
-        """The export called `name`, a version being opened and held; or why not."""
+    def _open(
+        self, name: str, *, attaching: bool = False
+    ) -> Generator[Question, Answer, _Export | Refusal]:
+        """The export called `name`, a version being opened and held; or why not. `attaching`: the
+        client is served by it next."""
         found = self._admitted(name)
         if isinstance(found, Refusal):
             return found
         if found.version is None:
             device = found.device
-            if isinstance(device, MayBeElsewhere) and device.elsewhere is not None:
-                return Refusal(wire.REP_ERR_SHUTDOWN, device.elsewhere)
-            return _Export(found.device, found.policy, found.device.name)
+            if mirrored(device):
+                why = elsewhere(device, self.paths)
+                if why is not None:
+                    return Refusal(wire.REP_ERR_SHUTDOWN, why)
+                if attaching:
+                    refused = yield from self._prove(name, device)
+                    if refused is not None:
+                        return refused
+            return _Export(device, found.policy, device.name)
         if self._held is None or self._held.name != found.version:
             answer = yield OpenVersion(found.version)
             if isinstance(answer, Unavailable):
@@ -364,6 +377,21 @@ class Handshake:
         assert self._held is not None
         moving = found.version.startswith(f"{found.device.name}{VERSION_MARK}{AGO}")
         return _Export(self._held.device, found.policy, found.device.name, moving)
+
+    def _prove(self, name: str, device: BlockDevice) -> Generator[Question, Answer, Refusal | None]:
+        """Several nodes have the volume: whether this one may serve it, and no other."""
+        answer = yield Prove(device)
+        if isinstance(answer, Unavailable):
+            return Refusal(wire.REP_ERR_SHUTDOWN, answer.message)
+        assert isinstance(answer, Proved)
+        if answer.refusal is not None:
+            return Refusal(wire.REP_ERR_SHUTDOWN, answer.refusal)
+        again = self._admitted(name)  # that took its time: the access list may be another
+        if isinstance(again, Refusal):
+            return again
+        if again.device is not device:  # or the volume: its state was taken from other nodes
+            return Refusal(wire.REP_ERR_SHUTDOWN, f"volume {device.name} has changed; try again")
+        return None
 
     def _admitted(self, name: str) -> Admitted | Refusal:
         found = self.gate.admit(name)
@@ -385,7 +413,7 @@ class Handshake:
             return HangUp("EXPORT_NAME in the clear where TLS is required", clean=False)
         if self.negotiated.extended:
             return HangUp("EXPORT_NAME after EXTENDED_HEADERS", clean=False)
-        opened = yield from self._open(name)
+        opened = yield from self._open(name, attaching=True)
         if isinstance(opened, Refusal):
             return HangUp(f"EXPORT_NAME: {opened.message}", clean=False)
         entered = self._enter(opened, minimum_block_size=DEFAULT_MINIMUM_BLOCK_SIZE)
@@ -423,7 +451,7 @@ class Handshake:
 
     def _info_or_go(self, option: int, payload: bytes) -> Steps:
         query = decode_export_query(payload)
-        opened = yield from self._open(query.name)
+        opened = yield from self._open(query.name, attaching=option == wire.OPT_GO)
         if isinstance(opened, Refusal):
             self._refuse(option, opened)
             return None

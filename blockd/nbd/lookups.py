@@ -67,11 +67,27 @@ class Unavailable:
     """What was raised, when nothing should have been."""
 
 
-Question = OpenVersion | OpenChanges | ListVersions
-Answer = VersionOpened | ChangesFound | VersionsListed | Unavailable
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Does the attach token of this node for that volume hold? Whoever is asked knows the ways to
+    volumes (`blockd.paths`), which `look_up` does not."""
+
+    device: BlockDevice
 
 
-def look_up(question: Question, versions: Versions) -> Answer:
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """None: it does; else why not."""
+
+    refusal: str | None
+
+
+VersionQuestion = OpenVersion | OpenChanges | ListVersions
+Question = VersionQuestion | Prove
+Answer = VersionOpened | ChangesFound | VersionsListed | Proved | Unavailable
+
+
+def look_up(question: VersionQuestion, versions: Versions) -> Answer:
     """Answer `question`; waits for disks, and raises nothing that a disk or a name can cause."""
     try:
         match question:

@@ -24,12 +24,14 @@ from blockd.device import LastingDevice
 from blockd.iscsi.names import normalised
 from blockd.iscsi.node import Node
 from blockd.iscsi.targets import IQN_PREFIX, Access, Portal, Target, past_version
+from blockd.paths import Paths
 from blockd.registry import stored
 from blockd.registry.configured import ConfiguredTarget
 from blockd.registry.errors import NoSuchTarget, TargetBusy, TargetExists
 from blockd.registry.steps import DoWork
 from blockd.registry.stored import StoredTarget
 from blockd.registry.units import OWN_RATE, Units, UnitStore
+from blockd.registry.ways import portals_elsewhere
 from blockd.scsi.target import TargetDevice
 from volume.errors import NoSuchVolume, VolumeError
 from volume.refs import TimeRef
@@ -126,13 +128,17 @@ class TargetRegistry:
                 found[normalised(IQN_PREFIX + name)] = self._head(device)
         return [found[name] for name in sorted(found)]
 
-    def portals(self, arrived_at: Portal) -> Sequence[Portal]:
-        """Loopback portals are shown to who came through one."""
-        return [
+    def portals(self, arrived_at: Portal, target: Target) -> Sequence[Portal]:
+        """Loopback portals are shown to who came through one. Other nodes have the automatic target
+        of a volume that they have, and their own idea of others."""
+        own = [
             replace(portal, host=arrived_at.host) if portal.host in WILDCARDS else portal
             for portal in self._portals
             if _reachable(portal.host, arrived_at.host)
         ]
+        volume = target.volume
+        others = [] if volume is None else portals_elsewhere(volume, self._units.paths)
+        return own + [each for each in others if _reachable(each.host, arrived_at.host)]
 
     def _volume_of(self, name: str) -> str | None:
         """The volume whose automatic target that is."""
@@ -231,6 +237,14 @@ class TargetRegistry:
             target.reached_through(self._groups)
         for automatic in (*self._heads.values(), *self._past):
             automatic.device.port_groups = self._groups
+
+    def follow(self, paths: Paths) -> None:
+        """Before anybody logs in: how volumes that several nodes have are reached."""
+        self._units.paths = paths
+
+    def paths_changed(self) -> None:
+        """Some of these ways are other ones."""
+        self._units.paths_changed()
 
     def tick(self, now_s: float) -> None:
         """Called about once a second: look at what became of volumes."""

@@ -21,8 +21,11 @@ from typing import Final, Protocol
 from blockd.device import LastingDevice
 from blockd.iscsi.node import Node
 from blockd.iscsi.targets import Target
+from blockd.paths import ALONE, Paths, mirrored
 from blockd.registry.steps import Background, DoWork
+from blockd.registry.ways import NodeGroups
 from blockd.scsi import sanitize
+from blockd.scsi.alua import PortGroups
 from blockd.scsi.opcodes import TABLE
 from blockd.scsi.task import Steps
 from blockd.scsi.unit import Identity, LogicalUnit, SpaceFacts
@@ -73,6 +76,7 @@ class Units:
     ) -> None:
         """Waits for disks. `ignore_isids`: see `Reservations.ignore_isids`."""
         self._ignore_isids = ignore_isids
+        self.paths: Paths = ALONE
         self._store = store
         self._kept = store.kept(PREFIX)
         self._forget_strangers()
@@ -120,11 +124,23 @@ class Units:
         return device.retired
 
     def drop_retired(self) -> bool:
-        """Forget the units of devices that are no more; whether there were any."""
+        """Forget the units of devices that are no more; whether there were any.
+
+        A node that takes the state of a volume from others has it as another device then. Nobody
+        was served the one before, so that who was logged in to it may log in to that at once."""
         retired = [device for device in self._units if device.retired]
         for device in retired:
+            unit = self._units[device]
             self.drop(device)
+            if mirrored(device) and self._node is not None:
+                self._node.end_sessions_of(unit, "the volume was taken from other nodes anew")
         return bool(retired)
+
+    def paths_changed(self) -> None:
+        """Tell initiators whose units have become better or worse to reach."""
+        for unit in list(self._units.values()):
+            if unit.port_groups is not None:
+                unit.look_around()
 
     def find(self, identifier: bytes) -> LogicalUnit | None:
         """The unit with that NAA designator, among all volumes and the versions in use."""
@@ -188,7 +204,9 @@ class Units:
         return self._space
 
     def tick(self, now_s: float) -> None:
-        """Look at the store's space from time to time."""
+        """Look at the ways to units, some of which go by time, and at the store's space from time
+        to time."""
+        self.paths_changed()
         if now_s >= self._space_due_s and self._work is not None and self._units:
             self._space_due_s = now_s + SPACE_AGE_S
             self._work(self._store.status, self._looked)
@@ -219,6 +237,7 @@ class UnitSurroundings:
         self._units = units
         self._device = device
         self._prefix = f"{PREFIX}{device.volume_uuid.hex()}/{device.uuid.hex()}/"
+        self._groups: NodeGroups | None = None
 
     def space(self) -> SpaceFacts:
         return self._units.space()
@@ -233,6 +252,12 @@ class UnitSurroundings:
 
     def unit(self, identifier: bytes) -> LogicalUnit | None:
         return self._units.find(identifier)
+
+    def port_groups(self) -> PortGroups | None:
+        groups = self._groups
+        if groups is None and mirrored(self._device):
+            groups = self._groups = NodeGroups(self._device, self._units)
+        return None if groups is None or self._device.retired else groups
 
     def pace(self, length: int) -> None:
         self._units.pace(length)

@@ -1,14 +1,15 @@
 """TEST UNIT READY, REQUEST SENSE, START STOP UNIT: whether a unit works, and what is the matter.
 
-A unit is always ready: its medium cannot be taken out, and it does not stop for one of its
-initiators while others use the same volume. START STOP UNIT with START at zero therefore makes
-everything durable, as before a disk is switched off, and leaves the unit as it is (SBC-3 5.25).
+A unit whose volume this node serves is always ready: its medium cannot be taken out, and it does
+not stop for one of its initiators while others use the same volume. START STOP UNIT with START at
+zero therefore makes everything durable, as before a disk is switched off, and leaves the unit as it
+is (SBC-3 5.25).
 There are no power conditions, and nothing to load or eject.
 """
 
 from typing import TYPE_CHECKING, Final
 
-from blockd.scsi import sense
+from blockd.scsi import alua, sense
 from blockd.scsi.cdb import Opcode
 from blockd.scsi.disk import finished
 from blockd.scsi.sense import Sense
@@ -36,8 +37,8 @@ def sensed(what: Sense, cdb: bytes) -> Result:
 
 def request_sense(unit: "LogicalUnit", nexus: "Nexus", cdb: bytes) -> Result:
     """SPC-4 6.39: a unit attention, which is cleared by this, before anything else."""
-    what = unit.next_attention(nexus) or unit.sanitizing.condition or sense.NOTHING
-    return sensed(what, cdb)
+    what = unit.next_attention(nexus) or alua.condition(unit.port_groups)
+    return sensed(what or unit.sanitizing.condition or sense.NOTHING, cdb)
 
 
 def start_stop_unit(unit: "LogicalUnit", _: "Nexus", cdb: bytes) -> Result | Single:

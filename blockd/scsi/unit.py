@@ -4,6 +4,7 @@
 
     operation code and service action known      20/00, or 24/00 at the service action
     no unit attention pending for this nexus     06/xx, which is cleared by being told
+    another node does not serve the volume       02/040A to 02/040C; see `blockd.scsi.alua`
     no sanitize going on, or failed              02/041B, 03/3103; see `blockd.scsi.sanitize`
     no reservation in the way                    RESERVATION CONFLICT
     no bit set that means nothing                24/00 with a pointer at it
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from blockd.device import BlockDevice
-from blockd.scsi import modes, sense
+from blockd.scsi import alua, modes, sense
+from blockd.scsi.alua import PortGroup, PortGroups
 from blockd.scsi.cdb import MAX_CDB, Opcode, check_reserved
 from blockd.scsi.copy import CopyResults
 from blockd.scsi.modes import ModePages
@@ -82,6 +84,9 @@ class Surroundings(Protocol):
         """Wait until a unit that writes by itself may write `length` bytes more, beside clients:
         call it in a `task.Work`."""
 
+    def port_groups(self) -> PortGroups | None:
+        """The ways to the unit, of a volume that several nodes have; None for others. Quick."""
+
     def run(self, steps: Steps) -> None:
         """Carry out steps that belong to no session, such as a sanitize, until they end; the result
         is of no interest. When the server stops before that, the generator is closed. Called on
@@ -103,7 +108,8 @@ class LogicalUnit:
         self.device = device
         self.identity = identity
         self.surroundings = surroundings
-        self.opcodes = opcodes
+        self._opcodes = opcodes
+        self._shared_opcodes = alua.without_reservations(opcodes)
         self.modes = ModePages(surroundings.load(modes.KEY))
         self.reservations = Reservations(self)
         self.sanitizing = Sanitizing(self)
@@ -115,6 +121,17 @@ class LogicalUnit:
         self._attentions: dict[Nexus, deque[Sense]] = {}
         self._known_size = device.size
         self._was_short = False
+        self._known_groups: tuple[PortGroup, ...] = ()
+
+    @property
+    def port_groups(self) -> PortGroups | None:
+        """As `Surroundings.port_groups`."""
+        return self.surroundings.port_groups()
+
+    @property
+    def opcodes(self) -> "dict[int, Opcode | dict[int, Opcode]]":
+        """The commands that it has."""
+        return self._opcodes if self.port_groups is None else self._shared_opcodes
 
     @property
     def block_size(self) -> int:
@@ -208,6 +225,11 @@ class LogicalUnit:
             self._was_short = short
             if short:
                 self.attention(sense.THIN_THRESHOLD)
+        groups = self.port_groups
+        if groups is not None and (found := groups.all()) != self._known_groups:
+            told, self._known_groups = bool(self._known_groups), found
+            if told:
+                self.attention(sense.ACCESS_STATE_CHANGED)
 
     # -- commands
 
@@ -219,6 +241,7 @@ class LogicalUnit:
             and (self.reservations.free or self.reservations.open_to(nexus))
             and not self.sanitizing.active
             and self.device.size == self._known_size
+            and alua.condition(self.port_groups) is None
         )
 
     def prepare(self, nexus: Nexus, cdb: bytes) -> Result | Single | Prepared:
@@ -228,6 +251,8 @@ class LogicalUnit:
             opcode = self.lookup(cdb)
             if not opcode.skips_attention and (pending := self.next_attention(nexus)):
                 raise CheckCondition(pending)
+            if (groups := self.port_groups) is not None:
+                alua.check(groups, opcode)
             self.sanitizing.check(opcode)
             self.reservations.check(nexus, opcode, cdb)
             check_reserved(opcode, cdb)
@@ -248,6 +273,14 @@ class LogicalUnit:
             return self.lookup(cdb).prepare(self, nexus, cdb)
         except CheckCondition as error:  # the unit has become smaller
             return Result(CHECK_CONDITION, sense=error.sense)
+
+    def ended(self, result: Result) -> Result:
+        """How a command ended, with the reason told that initiators know what to do about: it was
+        under way while another node took the volume over."""
+        if result.sense is not sense.MANUAL_INTERVENTION or self.port_groups is None:
+            return result
+        why = alua.condition(self.port_groups) or sense.ACCESS_TRANSITION  # served again since
+        return Result(CHECK_CONDITION, sense=why)
 
     def lookup(self, cdb: bytes) -> Opcode:
         """The entry of the command table. CheckCondition."""

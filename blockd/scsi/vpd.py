@@ -24,7 +24,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from blockd.scsi import atomic, copy, copy_list, disk, provisioning
+from blockd.scsi import alua, atomic, copy, copy_list, disk, provisioning
 from blockd.scsi.modes import THRESHOLD_SET_BYTES
 
 if TYPE_CHECKING:
@@ -90,12 +90,14 @@ def _port_name(target: "TargetDevice", group: int) -> bytes:
     return _name(_OF_PORT, f"{target.name},t,0x{group:04x}")
 
 
-def port_designators(nexus: "Nexus") -> bytes:
-    """Of the port that a command came through, and of the target device that has it."""
+def port_designators(nexus: "Nexus", group: int | None = None) -> bytes:
+    """Of the port that a command came through, of its target port group, which has the port's
+    number unless it is given, and of the target device that has it."""
     assert nexus.target is not None
-    number = nexus.port_group.to_bytes(4, "big")
+    port = nexus.port_group
+    number = (port if group is None else group).to_bytes(4, "big")
     return (
-        _designator(_OF_PORT, _BINARY, _RELATIVE_PORT, number)
+        _designator(_OF_PORT, _BINARY, _RELATIVE_PORT, port.to_bytes(4, "big"))
         + _designator(_OF_PORT, _BINARY, _PORT_GROUP, number)
         + _port_name(nexus.target, nexus.port_group)
         + _name(_OF_DEVICE, nexus.target.name)
@@ -115,15 +117,17 @@ def _identification(unit: "LogicalUnit", nexus: "Nexus") -> bytes:
     return (
         _designator(_OF_UNIT, _BINARY, _NAA, naa(uuid))
         + _designator(_OF_UNIT, _ASCII, _T10, VENDOR + uuid.hex().encode())
-        + port_designators(nexus)
+        + port_designators(nexus, alua.group_of(unit, nexus))
     )
 
 
-def _ports(_: "LogicalUnit", nexus: "Nexus") -> bytes:
+def _ports(unit: "LogicalUnit", nexus: "Nexus") -> bytes:
     target = nexus.target
     assert target is not None
     body = b""
-    for group in target.port_groups:
+    groups = unit.port_groups
+    ports = [port for each in groups.all() for port in each.ports] if groups else target.port_groups
+    for group in ports:
         name = _port_name(target, group)
         body += struct.pack(">2xH2xH2xH", group, 0, len(name)) + name
     return body

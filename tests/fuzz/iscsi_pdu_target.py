@@ -207,6 +207,7 @@ class _Client:
                 assert event.name == PAST or "@" in event.name
                 self.connection.answered(self.targets.get(OPEN) if event.name == PAST else None)
             else:
+                assert isinstance(event, Close), "no volume here has other nodes"
                 assert self.closed is None
                 self.closed = event
             if self.answering:

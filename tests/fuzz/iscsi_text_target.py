@@ -87,7 +87,7 @@ class Targets:
     def volume_of(self, name: str) -> BlockDevice | None:
         return None
 
-    def portals(self, arrived_at: Portal) -> list[Portal]:
+    def portals(self, arrived_at: Portal, target: Target) -> list[Portal]:
         return [arrived_at]
 
 

@@ -200,6 +200,7 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
     paths = http.get("/v1/openapi.json").json()["paths"]
     assert set(paths) == {
         "/v1/sessions",
+        "/v1/volumes/{name}/ways",
         "/v1/targets",
         "/v1/targets/{name}",
         "/v1/targets/{name}/acl",

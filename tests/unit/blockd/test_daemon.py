@@ -35,6 +35,7 @@ from blockd.config import (
 from blockd.daemon import Daemon, Parts
 from blockd.iscsi.targets import Credentials
 from blockd.nbd.access import ExportPolicy
+from blockd.paths import Paths
 from blockd.ready import Ready
 from blockd.registry import stored
 from blockd.sockets import ListenError
@@ -65,6 +66,9 @@ class ScriptedListener:
             raise self.start_error
         self.events.append("listener started")
         self.addresses = ["127.0.0.1:4000"]
+
+    def follow(self, paths: Paths) -> None:
+        raise AssertionError("a node by itself has no other ways")
 
     async def stop(self, drain_s: float) -> None:
         self.events.append(f"listener stopping in {drain_s}")
@@ -101,10 +105,13 @@ class ScriptedIscsi(ScriptedListener):
 
     def __init__(self, events: list[str], config: ServeConfig) -> None:
         super().__init__(events)
-        self.portals = [str(address) for address in config.iscsi.listen]
+        self.portals = [(str(each.address), 1) for each in config.iscsi.listen]
 
     async def start(self) -> None:
-        self.addresses = self.portals
+        self.addresses = [address for address, _ in self.portals]
+
+    def paths_changed(self) -> None:
+        raise AssertionError("a node by itself has no other ways")
 
     async def stop(self, drain_s: float) -> None:
         if self.portals:

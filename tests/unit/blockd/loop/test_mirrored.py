@@ -110,6 +110,11 @@ def test_a_node_that_does_not_serve_it_lets_nobody_in(server: LoopServer) -> Non
             client.go(VOLUME)
     assert caught.value.reply == wire.REP_ERR_SHUTDOWN
     server.replica.serve(1)
+    with NbdClient((host, int(port))) as client:
+        client.greet()
+        with pytest.raises(OptionError, match="not heard from the others for too long"):
+            client.go(VOLUME)  # without a lease somebody else may be serving it
+    server.replica.reads_until(1 << 62)
     with server.client():
         pass
 
@@ -117,6 +122,7 @@ def test_a_node_that_does_not_serve_it_lets_nobody_in(server: LoopServer) -> Non
 def test_who_waits_too_long_gets_eio(server: LoopServer) -> None:
     server.replica.shut()
     server.replica.serve(1, timeout_s=0.0)
+    server.replica.reads_until(1 << 62)
     with server.in_loop() as client:
         write(client, 0)
         waits(server, 1)

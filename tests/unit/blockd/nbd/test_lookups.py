@@ -10,9 +10,9 @@ from blockd.nbd.lookups import (
     ListVersions,
     OpenChanges,
     OpenVersion,
-    Question,
     Unavailable,
     VersionOpened,
+    VersionQuestion,
     VersionsListed,
     look_up,
 )
@@ -56,7 +56,7 @@ def test_what_no_version_can_be_called_is_nothing_unusual() -> None:
 
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("error", [CorruptManifest("node 3f9a is damaged"), OSError(errno.EIO, "")])
-def test_damage_is_an_answer_and_unusual(question: Question, error: Exception) -> None:
+def test_damage_is_an_answer_and_unusual(question: VersionQuestion, error: Exception) -> None:
     disks = exports()
     disks.fail_with = error
     answer = unavailable(look_up(question, disks))

@@ -197,7 +197,9 @@ def test_portals_are_shown_as_who_asks_can_reach_them(
 ) -> None:
     registry = served(store)
     registry.listening([Portal(host, 3260, group) for group, host in enumerate(listening, 1)])
-    portals = registry.portals(Portal(arrived_at, 3260, 1))
+    target = registry.get(IQN_PREFIX + "vm1")
+    assert target is not None
+    portals = registry.portals(Portal(arrived_at, 3260, 1), target)
     assert [portal.host for portal in portals] == shown
 
 
