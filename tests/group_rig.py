@@ -31,6 +31,7 @@ from transport.group.primary import Primary
 from transport.group.takeover import choose
 from transport.peer import messages as m
 from transport.peer.wire import Envelope, Message, decode, encode
+from volume.errors import VolumeError
 from volume.metastore_records import Mode
 from volume.options import StoreOptions
 from volume.replica import Replica
@@ -229,8 +230,11 @@ class Group:
             case ReadLog(tag, epoch, after, limit):
                 found = self.node.replica.read(epoch, after, limit)
                 self._add(self.primary.read(tag, found, self.now))
-            case Copy(tag, member, at, limit):
-                copied = self.node.replica.copy(member, at, min(limit, COPY_BYTES))
+            case Copy(tag, member, at, limit, heard):
+                try:
+                    copied = self.node.replica.copy(member, at, min(limit, COPY_BYTES), heard)
+                except VolumeError:
+                    copied = None
                 self._add(self.primary.copied(tag, copied, self.now))
             case SyncOwn():
                 self.node.replica.sync()

@@ -292,6 +292,10 @@ class ChunkStore:
         if len(self._damaged) < MAX_DAMAGED:
             self._damaged.add(chunk_id)
 
+    def is_damaged(self, chunk_id: ChunkId) -> bool:
+        """Whether what is stored of a chunk is known to be damaged."""
+        return chunk_id in self._damaged
+
     def _known(self, chunk_id: ChunkId) -> bool:
         if chunk_id in self._pending:
             return True

@@ -110,6 +110,10 @@ class Forest:
         top = [(FAN_OUT**self.height, root)]
         return self._ranks[-1] == top and not any(self._ranks[:-1])
 
+    def members(self) -> list[tuple[ChunkId, int]]:
+        """(id, rank) of all whole subtrees."""
+        return [(node, rank) for rank, members in enumerate(self._ranks) for _, node in members]
+
     def roots(self) -> list[Root]:
         """What gc must keep for it."""
         chunks = tuple(member for _, member in self._ranks[0])

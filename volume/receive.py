@@ -17,6 +17,8 @@ gc: nothing that was received is in a head yet. The progress records are roots o
 so gc need not pause, spare packs or tolerate gaps however long a receive takes. A chunk that was
 here before is taken by `ChunkStore.claim` in the same batch as the node that names it.
 A receive that nobody goes on with is forgotten after MAX_IDLE_NS, and gc takes what it brought.
+What came of a stream that another one takes the place of can be *kept* until that one has ended
+(copies between members: the sender's volume has moved on, and sends what is lacking still).
 
 Threads: a Receiver is fed by one thread at a time; `submit` runs functions on the writer's.
 """
@@ -74,12 +76,16 @@ BATCH_BYTES = 8 * 1024 * 1024  # of memory; each batch costs a sync of packs and
 BATCH_FRAMES = 4096  # of nodes that are named only, which take no bytes
 MAX_RECEIVES = 4  # streams at once; bounds memory to as many batches
 MAX_IDLE_NS = 7 * 24 * 3600 * 1_000_000_000
+MAX_KEPT = 4096  # subtrees of earlier streams; those of the newest three, at the least
 COMMIT_DIGITS = 16  # of a commit's id, in commands that are shown
 
 KEY_PREFIX = b"w/"  # + name of the volume, UTF-8 -> progress record
-_RECORD = struct.Struct("<B 32s 32s 32s B Q Q Q Q H")
+_RECORD = struct.Struct("<B 32s 32s 32s B Q Q Q Q H H")
 """version, target, base commit, base root, base height, started, updated (ns), received bytes,
-stored bytes, length of the commit. Then the commit, the forest, and a crc32c of all before it."""
+stored bytes, length of the commit, count of what is kept. Then the commit, what is kept, the
+forest, and a crc32c of all before it."""
+_KEPT = struct.Struct("<32s B")
+"""id of a subtree, and its rank."""
 _RECORD_VERSION = 1
 _CRC = struct.Struct("<I")
 
@@ -124,6 +130,8 @@ class Progress:
     updated_ns: int
     received_bytes: int = 0
     stored_bytes: int = 0
+    kept: tuple[tuple[ChunkId, int], ...] = ()
+    """(id, rank) of subtrees that came by earlier streams: gc keeps them until this one ends."""
 
     @property
     def token(self) -> str:
@@ -131,8 +139,11 @@ class Progress:
 
     def roots(self) -> list[Root]:
         """What gc must keep for it: what has come, and what it is a difference to."""
-        kept = [] if self.base is None else [Root(self.base_root, self.base_height, (self.base,))]
-        return kept + self.forest.roots()
+        base = [] if self.base is None else [Root(self.base_root, self.base_height, (self.base,))]
+        chunks = tuple(node for node, rank in self.kept if rank == 0)
+        kept = [Root(ZERO_ID, 1, chunks, partial=True)] if chunks else []
+        kept += [Root(node, rank, partial=True) for node, rank in self.kept if rank]
+        return base + kept + self.forest.roots()
 
     def encode(self) -> bytes:
         fixed = _RECORD.pack(
@@ -146,8 +157,10 @@ class Progress:
             self.received_bytes,
             self.stored_bytes,
             len(self.commit),
+            len(self.kept),
         )
-        body = fixed + self.commit + self.forest.encode()
+        kept = b"".join(_KEPT.pack(*each) for each in self.kept)
+        body = fixed + self.commit + kept + self.forest.encode()
         return body + _CRC.pack(crc32c(body))
 
     @staticmethod
@@ -156,13 +169,18 @@ class Progress:
         body, crc = data[: -_CRC.size], data[-_CRC.size :]
         if len(body) < _RECORD.size or _CRC.pack(crc32c(body)) != crc:
             raise CorruptData(f"progress of receive {name}: fails its checksum")
-        version, target, base, base_root, base_height, *numbers, length = _RECORD.unpack_from(body)
+        fields = _RECORD.unpack_from(body)
+        version, target, base, base_root, base_height, *numbers, length, kept_count = fields
         if version != _RECORD_VERSION:
             raise CorruptData(f"progress of receive {name}: version {version} is not known")
         commit_end = _RECORD.size + length
         commit = body[_RECORD.size : commit_end]
         decoded = commits.decode(commit, f"progress of receive {name}: its commit")
-        forest = Forest.decode(body[commit_end:])
+        kept_end = commit_end + kept_count * _KEPT.size
+        if kept_end > len(body):
+            raise CorruptData(f"progress of receive {name}: {kept_count} subtrees are not there")
+        kept = tuple(_KEPT.iter_unpack(body[commit_end:kept_end]))
+        forest = Forest.decode(body[kept_end:])
         if not commit_holds(decoded) or forest.height != decoded.height:
             raise CorruptData(f"progress of receive {name}: its sizes are not possible")
         started_ns, updated_ns, received, stored = numbers
@@ -178,6 +196,7 @@ class Progress:
             updated_ns,
             received,
             stored,
+            kept,
         )
 
 
@@ -328,9 +347,13 @@ class Receiver:
         submit: Submit,
         clock: Clock,
         space_left: Callable[[], int],
+        *,
+        keep: bool = False,
     ) -> None:
-        """`space_left()`: bytes that may still be stored; the journal's share is not in it."""
+        """`space_left()`: bytes that may still be stored; the journal's share is not in it.
+        `keep`: gc keeps what came of another stream into `name` until this one has ended."""
         self.name = name
+        self._keep = keep
         self._chunks = chunks
         self._manifests = manifests
         self._receives = receives
@@ -468,7 +491,8 @@ class Receiver:
                 )
             if progress is not None:
                 log.info("receive replaced by another stream volume=%s", self.name)
-            progress = self._new_progress(header)
+            kept = self._kept(progress) if self._keep and progress is not None else ()
+            progress = replace(self._new_progress(header), kept=kept)
             self._receives.save(progress)
             fail_point("receive.begun")
         elif header.resume > progress.forest.position:
@@ -476,6 +500,11 @@ class Receiver:
                 f"volume {self.name}: the stream goes on behind what is here; {self._hint()}"
             )
         self._base = Tree(self._manifests, progress.base_root, progress.base_height)
+
+    @staticmethod
+    def _kept(progress: Progress) -> tuple[tuple[ChunkId, int], ...]:
+        """What came of that stream, and of those before it: the newest, if that is too much."""
+        return (*progress.kept, *progress.forest.members())[-MAX_KEPT:]
 
     def _new_progress(self, header: StreamHeader) -> Progress:
         root, height = ZERO_ID, 1

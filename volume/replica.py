@@ -18,8 +18,9 @@ its next record has the next one. Their bytes stay in the log, in an epoch that 
 volume takes any more: the volume's record in `meta/` has the lowest epoch that counts
 (`VolumeRecord.epoch`), those in the journal the one that they were written in.
 
-One that has too little for the log to make up for gets all of the volume as a stream
-(`volume.stream`), into a volume of its own, whose tree then becomes the replica's head (`adopt`).
+One that has too little for the log to make up for gets a stream of all of the volume, of what it
+lacks of it (`volume.replicacopy`), into a volume of its own, whose tree then becomes the replica's
+head (`adopt`).
 
 A replica is shut to clients unless this node is its primary (`serve`), and after each start. The
 row is lost with `meta/`, and then this node is no member any more: it cannot know what it promised.
@@ -29,7 +30,7 @@ Every method may wait for disks; any thread may call it, one at a time has its t
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from errno import EAGAIN, EBADMSG, EFBIG, EINVAL, ENOMSG, ENOSPC, EPROTO, ESTALE
 from os import strerror
@@ -52,14 +53,15 @@ from volume.errors import (
 )
 from volume.gate import Gate
 from volume.history import History, VersionRow, state_key, state_put
+from volume.layout import ChunkId
 from volume.noted import Notes
 from volume.notes import decode as decode_note
 from volume.past import PastVersions
-from volume.receive import Receiver
-from volume.replicacopy import Copied, Copies, Landing
+from volume.replicacopy import Copies, Heard, Landing, Step
 from volume.replicarow import ROW_PREFIX, Row, row_name
 from volume.scheduler import Scheduler
 from volume.seal import Seal
+from volume.transfers import Transfers
 from volume.versions import Versions
 from volume.volume import Volume
 
@@ -109,9 +111,7 @@ class ReplicaParts:
     versions: Versions
     clock: Clock
     scheduler: Scheduler
-    send: Callable[[str], Iterator[bytes]]
-    receive: Callable[[str], Receiver]
-    abort_receive: Callable[[str], None]
+    transfers: Transfers
     between_rounds: Callable[[Callable[[], None]], None]
     """Run a call while no destage round is under way."""
     round_stands: Callable[[], bool]
@@ -133,9 +133,11 @@ class Replica:
         self._durable = self._seq()  # the store has synced what it replayed
         self._serving: int | None = None
         self._room: bytearray | None = None  # for what is taken
-        self._copies = Copies(parts.send)
+        self._copies = Copies(parts.transfers.offer)
         self._landing = Landing(
-            parts.receive, parts.abort_receive, lambda name: parts.catalog.delete(name, force=True)
+            *(self.name, self._copy_name, volume.record.chunk_size),
+            *(parts.transfers, parts.catalog),
+            own=lambda: f"{self.name}@seq:{self._seq()}",
         )
         self.fenced: Callable[[int], None] = lambda _epoch: None
         """Told, before it is promised, of an epoch that ends the one in which this node serves."""
@@ -221,6 +223,8 @@ class Replica:
             self._check_promised(epoch)
             if self._row.begins[-1][0] != epoch:
                 raise OtherRecords(self.name, f"epoch {epoch} has not begun here")
+            if self._landing.left:
+                self._landing.drop()
             self._serving = epoch
             self._gate.open(self._seq(), strict=strict, timeout_s=timeout_s)
 
@@ -229,6 +233,7 @@ class Replica:
         with self._lock:
             self._serving = None
             self._gate.close()
+        self._copies.end()
 
     # -- while this node is the primary
 
@@ -285,6 +290,8 @@ class Replica:
             self._check_range(written, first, last)
             if last <= have:
                 return
+            if self._landing.left:  # the log leads to it after all
+                self._landing.drop()
             now_ns = self._parts.clock.now_ns()
             error, seq = self._append(written, memoryview(data).cast("B"), now_ns)
             if error in _BAD:
@@ -382,22 +389,46 @@ class Replica:
 
     # -- all of it
 
-    def copy(self, to: str, at: int, limit: int) -> Copied:
-        """The next piece of a stream of the volume for node `to`, at most `limit` bytes; `at` 0
-        begins one, of the volume as it is now. Waits for a destage round then, and not for `append`
-        and its like. The last piece may be asked for again. OtherRecords: it has to begin anew."""
-        return self._copies.piece(self.name, to, at, limit, self._state)
+    def copy(self, to: str, at: int, limit: int, heard: Heard = None) -> Step:
+        """The next step of a stream of the volume for node `to`: a piece, from byte `at` on, of at
+        most `limit` bytes, or a question. `heard` what that node has said: where it says what the
+        stream is to be based on, one is begun, of the volume as it is now. Waits for a destage
+        round then, and not for `append` and its like. The last piece may be asked for again.
+        OtherRecords: it has to begin anew."""
+        return self._copies.step(self.name, to, at, limit, heard, self._state)
 
     def _state(self) -> tuple[int, int, tuple[tuple[int, int], ...]]:
         with self._lock:
             return self._seq(), self.start, self.ends()
 
-    def take_copy(self, epoch: int, at: int, data: Buffer, *, last: bool) -> int:
-        """Take a piece of such a stream, in the name of `epoch`, which was promised; how much of it
-        is here. `at` 0 begins anew. With `last` it is stored, durably, on return."""
+    def begin_copy(self, epoch: int) -> ChunkId:
+        """Such a stream is to come, in the name of `epoch`, which was promised: the commit that it
+        may be a difference to, ZERO_ID for none. Waits for a destage round."""
         with self._lock:
             self._check_idle(epoch)
-            return self._landing.take(self.name, self._copy_name, at, data, last=last)
+            return self._landing.begin()
+
+    def unlike(
+        self, epoch: int, nodes: Sequence[tuple[int, int, ChunkId]]
+    ) -> tuple[ChunkId, tuple[int, ...]]:
+        """That commit, and which of these nodes, (end, rank, id), it does not have at their
+        places."""
+        with self._lock:
+            self._check_idle(epoch)
+            return self._landing.base, tuple(self._landing.unlike(nodes))
+
+    def lacking(self, epoch: int, chunk_ids: Sequence[ChunkId]) -> list[ChunkId]:
+        """Those of the chunks that are not in this store."""
+        with self._lock:
+            self._check_idle(epoch)
+            return self._landing.lacking(chunk_ids)
+
+    def take_copy(self, epoch: int, at: int, data: Buffer, *, last: bool) -> int:
+        """Take a piece of such a stream, in the name of `epoch`, which was promised; how much of it
+        is here. `at` 0 begins one. With `last` it is stored, durably, on return."""
+        with self._lock:
+            self._check_idle(epoch)
+            return self._landing.take(at, data, last=last)
 
     def adopt(self, epoch: int, keep: int, start: int, ends: tuple[tuple[int, int], ...]) -> None:
         """Make what came as a stream the volume, at the end of that chain, in the name of `epoch`,
@@ -412,13 +443,15 @@ class Replica:
             begins = tuple((each, seq) for (each, _), seq in zip(ends, seqs, strict=False))
             row = Row(self._row.promised, begins)
             if row.begins == self._row.begins and self._seq() == ends[-1][1]:
+                if self._landing.left:
+                    self._landing.drop()
                 return  # again
             if not self._landing.landed:
                 raise OtherRecords(self.name, "no stream has come that it could be")
             if keep and keep != self._seq():
                 raise OtherRecords(self.name, f"records up to {self._seq()} are here, not {keep}")
             self._parts.between_rounds(lambda: self._adopt(ends[-1], keep or -1, row))
-            self._landing.drop(self._copy_name)
+            self._landing.drop()
 
     def _adopt(self, end: tuple[int, int], keep: int, row: Row) -> None:
         parts = self._parts
@@ -438,11 +471,6 @@ class Replica:
         self._durable = self._seq()
         log.info("all of the volume came from another node volume=%s seq=%d", self.name, seq)
 
-    def forget_copy(self) -> None:
-        """Let go of a stream that a crash has left half-way."""
-        with self._lock:
-            self._landing.drop(self._copy_name)
-
     @property
     def _copy_name(self) -> str:
         """Of the volume that a stream lands in."""
@@ -453,7 +481,7 @@ class Replica:
         with self._lock:
             self._serving = None
             self._gate.close()
-            self._landing.drop(self._copy_name)
+            self._landing.drop()
             key = state_key(row_name(self.uuid))
             self._parts.catalog.delete_replica(self._volume, [key])
         self._parts.dropped()
@@ -573,9 +601,7 @@ class Replicas:
             volume = volumes.get(bytes.fromhex(name.removeprefix(ROW_PREFIX)))
             if volume is not None:  # else it was rebuilt without it, or deleted
                 parts.catalog.replicated.add(volume.record.number)
-                replica = Replica(parts, volume, row)
-                replica.forget_copy()
-                self._replicas[volume.record.uuid] = replica
+                self._replicas[volume.record.uuid] = Replica(parts, volume, row)
 
     def get(self, uuid: bytes) -> Replica | None:
         return self._replicas.get(uuid)

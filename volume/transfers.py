@@ -5,8 +5,8 @@ settled first and stays until its stream has ended; what has been received becom
 next version of one whose head is exactly the stream's base.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from volume.catalog import Catalog
 from volume.chunks import ChunkStore
@@ -14,11 +14,11 @@ from volume.commits import Commit
 from volume.disk import Clock
 from volume.errors import NoSuchVersion, VolumeBusy, VolumeExists
 from volume.history import History, VersionRow
-from volume.layout import ZERO_ID, ChunkId
+from volume.layout import KIND_DATA, KIND_NODE, ZERO_ID, ChunkId
 from volume.manifest import Manifests
 from volume.model import ReceiveInfo, VolumeInfo
 from volume.receive import Receiver, Receives, Submit
-from volume.stream import send
+from volume.stream import Pieces, Tree, send, send_to
 from volume.stream_errors import StreamRefused
 from volume.stream_wire import ResumeToken
 from volume.versions import Versions
@@ -124,6 +124,13 @@ class Transfers:
                 token,
             )
 
+    def offer(self, source: str, base: ChunkId | None) -> Pieces:
+        """The stream of version `source` to a receiver that is asked, as a difference to commit
+        `base`, which it has (see `volume.stream.send_to`). Use it up or close it."""
+        with ExitStack() as held:
+            _, row = held.enter_context(self._versions.settled(source))
+            yield from send_to(self._chunks, self._manifests, self._commit(source, row), base)
+
     @staticmethod
     def _commit(ref: str, row: VersionRow) -> ChunkId:
         if row.commit == ZERO_ID:
@@ -131,8 +138,33 @@ class Transfers:
             raise NoSuchVersion(volume, version or "head", "nothing has been written in it yet")
         return row.commit
 
-    def receive(self, name: str) -> Receiver:
-        """A receiver for a stream into volume `name`. StreamRefused, InvalidName."""
+    @contextmanager
+    def base(self, ref: str) -> Iterator[tuple[ChunkId, Tree] | None]:
+        """What a stream into this store may be a difference to: the commit and tree of a version,
+        which stay until the block ends; None when nothing was written in it yet."""
+        with self._versions.settled(ref) as (_, row):
+            found = None
+            if row.commit != ZERO_ID:
+                found = (row.commit, Tree(self._manifests, row.root, row.height))
+            yield found
+
+    def lacking(self, chunk_ids: Sequence[ChunkId], chunk_size: int) -> list[ChunkId]:
+        """Those that a stream has to bring: they are not here, or are known to be damaged."""
+        return [
+            chunk_id
+            for chunk_id, place in zip(
+                chunk_ids, self._chunks.index.get_many(chunk_ids), strict=True
+            )
+            if place is None
+            or not (
+                place.kind == KIND_NODE or (place.kind, place.raw_length) == (KIND_DATA, chunk_size)
+            )
+            or self._chunks.is_damaged(chunk_id)
+        ]
+
+    def receive(self, name: str, *, keep: bool = False) -> Receiver:
+        """A receiver for a stream into volume `name`; `keep` as for `Receiver`. StreamRefused,
+        InvalidName."""
         return Receiver(
             name,
             self._chunks,
@@ -142,11 +174,16 @@ class Transfers:
             self._submit,
             self._clock,
             self._space_left,
+            keep=keep,
         )
 
     def receives(self) -> list[ReceiveInfo]:
         """Streams that have begun and not ended."""
         return self._receives.infos()
+
+    def has_receive(self, name: str) -> bool:
+        """Whether a stream into `name` has begun and not ended."""
+        return self._receives.get(name) is not None
 
     def abort_receive(self, name: str) -> None:
         """Forget what came of a stream that did not end. StreamRefused."""

@@ -39,10 +39,13 @@ EXAMPLES: dict[str, Message] = {
     "take": m.Take(VOLUME, 3),
     "undo": m.Undo(VOLUME, 4, 3, 119),
     "create": m.Create(VOLUME, 1, "vm1", 1 << 30, 4096, 65536),
+    "compare": m.Compare(VOLUME, 4, ((65536, 2, ID), (256, 1, OTHER))),
+    "compare-none": m.Compare(VOLUME, 4, ()),
+    "compared": m.Compared(ID, (0, 1)),
     "stream": m.Stream(VOLUME, 4, 4096, 1, (b"stream" * 20,)),
     "streamed": m.Streamed(4216),
     "adopt": m.Adopt(VOLUME, 4, 50, 0, ((1, 50), (4, 120))),
-    "have": m.Have((ID, OTHER)),
+    "have": m.Have(VOLUME, 4, (ID, OTHER)),
     "want": m.Want((OTHER,)),
     "chunks": m.Chunks(((ID, 1, 0, 8), (OTHER, 2, 1, 90)), (b"8 bytes.", b"stored")),
     "stored": m.Stored(1),
@@ -71,7 +74,7 @@ def inputs() -> dict[str, bytes]:
         head, *payload = frames_of(message)
         if len(head) > 41:
             found[f"{name}-cut"] = as_input(1, [head[:-1], *payload])
-    head = frames_of(m.Have((ID,)))[0]
+    head = frames_of(m.Have(VOLUME, 4, (ID,)))[0]
     found["have-count-too-high"] = as_input(1, [head[:40] + b"\xff" * 4 + head[44:]])
     found["version-2"] = as_input(1, [head[:4] + b"\2" + head[5:]])
     found["no-frame"] = as_input(0, [])

@@ -19,7 +19,7 @@ from transport.group.primary import Primary
 from transport.peer.caller import Answered, Failed
 from volume.metastore_records import Mode, VolumeGroup
 from volume.replica import Records, Replica, Taken
-from volume.replicacopy import Copied
+from volume.replicacopy import Step
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +134,8 @@ class Leading:
                 case link.ReadLog(tag, epoch, after, limit):
                     read = partial(self._replica.read, epoch, after, limit)
                     self._do(read, partial(self._read, tag))
-                case link.Copy(tag, member, at, limit):
-                    copy = partial(self._replica.copy, member, at, limit)
+                case link.Copy(tag, member, at, limit, heard):
+                    copy = partial(self._replica.copy, member, at, limit, heard)
                     self._do(copy, partial(self._copied, tag))
                 case link.SyncOwn():
                     self._do(self._sync, self._synced)
@@ -193,11 +193,11 @@ class Leading:
         records = None if isinstance(found, Exception) else found
         self._carry_out(self.primary.read(tag, records, self._around.clock()))
 
-    def _copied(self, tag: int, found: Copied | Exception) -> None:
+    def _copied(self, tag: int, found: Step | Exception) -> None:
         if isinstance(found, Exception):
             log.error("volume cannot be copied volume=%s %s", self._replica.name, found)
-        piece = None if isinstance(found, Exception) else found
-        self._carry_out(self.primary.copied(tag, piece, self._around.clock()))
+        step = None if isinstance(found, Exception) else found
+        self._carry_out(self.primary.copied(tag, step, self._around.clock()))
 
     def _sync(self) -> int:
         self._replica.sync()

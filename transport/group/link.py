@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transport.group.acks import NodeId
 from transport.peer import messages as m
-from volume.replicacopy import Copied
+from volume.replicacopy import Copied, Heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,14 @@ class ReadLog:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Read the next piece, from byte `at` on, of a stream of all of the volume for a member; at 0
-    one is begun (`Replica.copy`): `copied` once with `tag`."""
+    """Take the next step of a stream of all of the volume for a member, which is at byte `at` and
+    has said that (`Replica.copy`): `copied` once with `tag`."""
 
     tag: int
     member: NodeId
     at: int
     limit: int
+    heard: Heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,8 @@ class Link:
     """Seq up to which it shares our chain, where that is known."""
     copy: Copied | None = None
     """The piece of a stream that it gets."""
+    copied: int = 0
+    """Bytes of that stream that it has."""
     hold: int | None = None
     """While it is read from the log for this member: records from this seq on are kept for it."""
     retry_at: float | None = 0.0

@@ -6,7 +6,8 @@
     OPEN     the epoch begins here, noted, synced
     SYNC     what is here is durable; of seq 0 nothing is asked but whether the epoch still holds
     READ_LOG records behind a point
-    STREAM   a piece of all of the volume; ADOPT: that is the volume from here on, synced
+    COMPARE  where all of the volume, which is to come, differs; HAVE: what is lacking of it
+    STREAM   a piece of it; ADOPT: that is the volume from here on, synced
     CLOSE    as SYNC
     LOOK     how it is; promises nothing
 
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 ASKED_OF_MEMBERS: Final = (
     *(m.Open, m.Append, m.Sync, m.Seal, m.ReadLog, m.Close, m.Look, m.Undo, m.Create),
-    *(m.Stream, m.Adopt),
+    *(m.Compare, m.Have, m.Stream, m.Adopt),
 )
 _MAX_QUIET_MS: Final = (1 << 32) - 1
 _MAX_TEXT: Final = 512  # characters of an error
@@ -88,6 +89,10 @@ class Member:
                 return self._look(now)
             case m.ReadLog():
                 return self._read_log(message)
+            case m.Compare():
+                return self._compare(message)
+            case m.Have():
+                return m.Want(tuple(replica.lacking(message.epoch, message.ids)))
             case m.Stream():
                 last = bool(message.last)
                 piece = message.payload[0]
@@ -132,6 +137,12 @@ class Member:
         return m.Looked(
             *(begun, replica.promised, received, durable, self._quiet_ms(now), int(serving))
         )
+
+    def _compare(self, message: m.Compare) -> m.Compared:
+        replica = self.replica
+        if not message.nodes:
+            return m.Compared(replica.begin_copy(message.epoch), ())
+        return m.Compared(*replica.unlike(message.epoch, message.nodes))
 
     def _append(self, message: m.Append) -> None:
         replica = self.replica

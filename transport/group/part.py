@@ -268,7 +268,7 @@ class Part:
                 self._watch.left(now)
             case (m.Append() | m.Sync() | m.Open() | m.Undo() | m.Adopt(), m.Ack()):
                 self._watch.heard(now)
-            case (m.Stream(), m.Streamed()):
+            case (m.Stream() | m.Compare() | m.Have(), m.Streamed() | m.Compared() | m.Want()):
                 self._watch.heard(now)
             case (m.Seal(), m.Sealed()):
                 self._own_promise(answer.epoch)

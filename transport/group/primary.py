@@ -18,8 +18,8 @@ appended meanwhile, so a deep queue costs one message for many writes and none w
 W of the members (the primary is one) decide what may be acknowledged (acks.py); one that is
 *behind* holds nobody up. Records are kept in memory until every member that is in step has them, up
 to `queue_bytes`: who is further behind gets them from the log. A member that has so little that the
-log does not reach back to it gets all of the volume as a stream (STREAM, ADOPT), of its state at
-one moment, and goes on from there.
+log does not reach back to it gets all of the volume, of its state at one moment, as a stream of
+what it lacks (copying.py), and goes on from there.
 
 A member that has promised a later epoch ends it all (`Fenced`).
 """
@@ -30,6 +30,7 @@ from typing import Protocol
 
 from transport.group.acks import Acks, Held, NodeId
 from transport.group.chain import Chain, common
+from transport.group.copying import beginning, heard, request
 from transport.group.kept import Batch, Kept
 from transport.group.link import (
     Asked,
@@ -53,7 +54,7 @@ from transport.peer import messages as m
 from transport.peer.wire import Message
 from volume.metastore_records import Mode
 from volume.replica import Records
-from volume.replicacopy import Copied
+from volume.replicacopy import Copied, Heard, Step
 
 COPYING = "the log does not reach back to what it has: it gets all of the volume"
 
@@ -220,11 +221,13 @@ class Primary:
                 self._fence(detail)
             case m.Error(m.Code.GAP) if current and link.state is State.UNDOING:
                 link.keep = 0  # it cannot go back to what it shares
-                self._copy(link, 0, now)
+                self._begin_copy(link, now)
             case m.Error() if current:
                 self._away(link, now, message.text)
             case m.Sealed() if current and link.state is State.SEALING:
                 self._sealed(link, message, now)
+            case m.Compared() | m.Want() if current and link.state is State.COPYING:
+                self._answer_to_copy(link, heard(asked.message, message), now)
             case m.Streamed() if current and link.state is State.COPYING:
                 self._streamed(link, message.at, now)
             case m.Ack() if message.epoch > self.epoch:
@@ -268,7 +271,7 @@ class Primary:
             return
         if keep is None or keep == (0, 0):
             link.keep = 0
-            self._copy(link, 0, now)
+            self._begin_copy(link, now)
             return
         link.keep = keep[1]
         link.point = keep
@@ -349,33 +352,42 @@ class Primary:
             self._append(link, found.epoch, found.first_seq, found.last_seq, (found.data,), now)
         elif found.more:
             link.keep = link.point[1]
-            self._copy(link, 0, now)
+            self._begin_copy(link, now)
         else:
             self._go_on(link, now)
 
     # -- all of it
 
-    def copied(self, tag: int, found: Copied | None, now: float) -> list[Effect]:
-        """A piece of a stream of the volume; None: it could not be read."""
+    def copied(self, tag: int, found: Step | None, now: float) -> list[Effect]:
+        """The next step of a stream of the volume; None: it could not be read."""
         asked = self._asked.pop(tag, None)
         if asked is not None and asked.link.tag == tag and self.fenced is None:
             link = asked.link
             link.tag = 0
-            if found is None or found.ends[-1][0] != self.epoch:
+            piece = found if isinstance(found, Copied) else None
+            if found is None or (piece is not None and piece.ends[-1][0] != self.epoch):
                 self._away(link, now, "our volume cannot be copied", self._policy.retry_most_s)
             else:
-                link.copy = found
-                last = int(found.last)
-                stream = m.Stream(self._volume, self.epoch, found.at, last, (found.data,))
-                self._send(link, stream, now, self._policy.seal_s)
+                link.copy = piece
+                self._send(link, request(found, self._volume, self.epoch), now, self._policy.seal_s)
         return self._effects(now)
 
-    def _copy(self, link: Link, at: int, now: float) -> None:
-        if at == 0:
-            self._lags(link, COPYING)
+    def _begin_copy(self, link: Link, now: float) -> None:
+        self._lags(link, COPYING)
         link.state = State.COPYING
+        link.copied = 0
+        self._send(link, beginning(self._volume, self.epoch), now, self._policy.seal_s)
+
+    def _copy(self, link: Link, said: Heard, now: float) -> None:
         tag = self._tag(link, None, now)
-        self._out.append(Copy(tag, link.node, at, m.MAX_RECORDS_BYTES))
+        self._out.append(Copy(tag, link.node, link.copied, m.MAX_RECORDS_BYTES, said))
+
+    def _answer_to_copy(self, link: Link, said: Heard, now: float) -> None:
+        """A member has answered a question."""
+        if said is None:
+            self._away(link, now, "it answered another question")
+        else:
+            self._copy(link, said, now)
 
     def _streamed(self, link: Link, at: int, now: float) -> None:
         """A member has taken a piece."""
@@ -386,7 +398,8 @@ class Primary:
             adopt = m.Adopt(self._volume, self.epoch, link.keep, copy.start, copy.ends)
             self._send(link, adopt, now, self._policy.seal_s)
         else:
-            self._copy(link, at, now)
+            link.copied = at
+            self._copy(link, None, now)
 
     # -- on the way into step
 

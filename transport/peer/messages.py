@@ -14,12 +14,13 @@ from transport.errors import BadMessage
 from transport.group.chain import MAX_EPOCHS, BadChain, Chain
 from transport.peer.fields import MAX_SEQ, Int, Many, Raw, Text
 from transport.peer.wire import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Message
-from volume.layout import CHUNK_ID_LENGTH, KIND_NAMES
+from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, KIND_NAMES
 from volume.metastore_records import MAX_VALUE_BYTES
 from volume.model import MAX_CHUNK_SIZE, MAX_VOLUME_SIZE
 
 MAX_IDS: Final = 4096  # chunk ids in one HAVE or WANT: 64 bytes of reply for 256 MiB of volume
 MAX_CHUNKS: Final = 256  # in one message; each is a frame
+MAX_NODES_COMPARED: Final = FAN_OUT  # in one COMPARE: all that are under another one
 MAX_RECORDS_BYTES: Final = MAX_FRAME_BYTES
 MAX_APPEND_FRAMES: Final = 64  # each is what a tap gave at once
 MIN_ROOM_BYTES: Final = 16 << 20  # the longest message fits
@@ -429,6 +430,33 @@ class Undo(Request):
 
 
 @dataclass(frozen=True, slots=True)
+class Compared(Message):
+    """What the stream may be a difference to, and where that differs."""
+
+    TYPE = 40
+    base: Annotated[bytes, Raw(CHUNK_ID_LENGTH)]
+    """Id of its commit; zeros: there is none, and all nodes differ."""
+    unlike: Annotated[tuple[int, ...], Many((Int(2),), MAX_NODES_COMPARED)]
+    """Indexes of the nodes that it does not have at their places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compare(Request):
+    """All of the volume is to come as a stream: which of these nodes of its tree are others there?
+    Without any it begins: the member picks what the stream may be a difference to, and keeps it."""
+
+    TYPE = 39
+    ANSWER = Compared
+    volume: Uuid
+    epoch: Epoch
+    nodes: Annotated[
+        tuple[tuple[int, int, bytes], ...],
+        Many((Int(8), Int(1), Raw(CHUNK_ID_LENGTH)), MAX_NODES_COMPARED),
+    ]
+    """Place (end, rank) and id of each."""
+
+
+@dataclass(frozen=True, slots=True)
 class Streamed(Message):
     """How much of a stream has come; nothing of it is durable before it has landed."""
 
@@ -438,8 +466,9 @@ class Streamed(Message):
 
 @dataclass(frozen=True, slots=True)
 class Stream(Request):
-    """A piece of a stream (docs/stream-format.md) of all of the volume, for a member that the log
-    does not lead to; `at` 0 begins anew. With `last` it is stored, durably, before the answer."""
+    """A piece of a stream (docs/stream-format.md) of all of the volume, without what the member
+    has, for one that the log does not lead to; `at` 0 begins it. With `last` it is stored, durably,
+    before the answer."""
 
     TYPE = 30
     ANSWER = Streamed
@@ -500,10 +529,12 @@ class Want(Message):
 
 @dataclass(frozen=True, slots=True)
 class Have(Request):
-    """I have these chunks: which of them do you want?"""
+    """The volume has these chunks: which of them do you want?"""
 
     TYPE = 32
     ANSWER = Want
+    volume: Uuid
+    epoch: Epoch
     ids: ChunkIds
 
 
@@ -679,7 +710,7 @@ ALL: Final[tuple[type[Message], ...]] = (
     *(Hello, Welcome, Ping, Pong, Error, Cancel, Bye),
     *(Status, NodeStatus, Nodes, NodeList, Join, Joined),
     *(Open, Ack, Append, Sync, Seal, Sealed, ReadLog, Log, Close),
-    *(Look, Looked, Take, Undo, Create, Stream, Streamed, Adopt),
+    *(Look, Looked, Take, Undo, Create, Compare, Compared, Stream, Streamed, Adopt),
     *(Have, Want, Chunks, Stored, Get, ChunkList),
     *(PutShard, ShardAck, FinishShard, DropShard, GetShard, ShardPart, NewStripe),
 )

@@ -23,9 +23,12 @@ from transport.group.link import (
 )
 from transport.group.primary import COPYING, Primary
 from transport.peer import messages as m
+from transport.peer.wire import Message
 from volume.metastore_records import Mode
 from volume.replica import Records
-from volume.replicacopy import Copied
+from volume.replicacopy import Based, Copied, Told
+from volume.stream import Compare, Lack, Node
+from volume.stream_wire import Position
 
 VOLUME = b"v" * 16
 A, B, C = (NodeId(name) for name in "abc")
@@ -58,7 +61,7 @@ class Sender:
         """The oldest request to a member that was not answered."""
         return self.sends[member][0].message
 
-    def answer(self, member: NodeId, message: m.Ack | m.Sealed | m.Streamed | m.Error) -> None:
+    def answer(self, member: NodeId, message: Message) -> None:
         send = self.sends[member].pop(0)
         self.add(self.primary.answered(send.tag, message, self.now))
 
@@ -78,6 +81,12 @@ class Sender:
         found = [effect for effect in self.others if isinstance(effect, kind)]
         self.others = [effect for effect in self.others if not isinstance(effect, kind)]
         return bool(found)
+
+    def copy(self) -> Copy:
+        """The one step of a stream that was asked for."""
+        (found,) = [each for each in self.others if isinstance(each, Copy)]
+        self.others.remove(found)
+        return found
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -270,16 +279,29 @@ def test_a_member_that_shares_nothing_that_is_told_gets_all() -> None:
     sender = Sender()
     sender.answer(B, m.Sealed(5, 0, 50, ((4, 70),)))
     assert sender.why(B) == COPYING
-    (copy,) = [each for each in sender.others if isinstance(each, Copy)]
-    assert (copy.member, copy.at) == (B, 0)
+    assert sender.next(B) == m.Compare(VOLUME, 5, ())
+    sender.answer(B, m.Compared(b"B" * 32, ()))
+    copy = sender.copy()
+    assert (copy.member, copy.at, copy.heard) == (B, 0, Based(b"B" * 32))
+    nodes = [Node(Position(256, 1), b"1" * 32), Node(Position(512, 1), b"2" * 32)]
+    sender.add(sender.primary.copied(copy.tag, Compare(nodes), sender.now))
+    asked = ((256, 1, b"1" * 32), (512, 1, b"2" * 32))
+    assert sender.next(B) == m.Compare(VOLUME, 5, asked)
+    sender.answer(B, m.Compared(b"B" * 32, (1, 7)))  # one of them was not asked for
+    copy = sender.copy()
+    assert copy.heard == Told(frozenset([1]))
+    sender.add(sender.primary.copied(copy.tag, Lack(nodes), sender.now))
+    assert sender.next(B) == m.Have(VOLUME, 5, (b"1" * 32, b"2" * 32))
+    sender.answer(B, m.Want((b"3" * 32, b"1" * 32)))
+    copy = sender.copy()
+    assert (copy.at, copy.heard) == (0, Told(frozenset([0])))
     ends = ((3, 60), (5, 110))
-    sender.others.clear()
     piece = Copied(0, b"abc", False, 110, 0, ends)
     sender.add(sender.primary.copied(copy.tag, piece, sender.now))
     assert sender.next(B) == m.Stream(VOLUME, 5, 0, 0, (b"abc",))
     sender.answer(B, m.Streamed(3))
-    (copy,) = [each for each in sender.others if isinstance(each, Copy)]
-    assert copy.at == 3
+    copy = sender.copy()
+    assert (copy.at, copy.heard) == (3, None)
     piece = Copied(3, b"de", True, 110, 0, ends)
     sender.add(sender.primary.appended(110, sender.now))
     sender.add(sender.primary.copied(copy.tag, piece, sender.now))
@@ -295,18 +317,26 @@ def test_a_member_that_the_log_does_not_lead_to_keeps_what_it_shares() -> None:
     (read,) = [each for each in sender.others if isinstance(each, ReadLog)]
     sender.add(sender.primary.read(read.tag, Records(3, 0, 0, True, b""), sender.now))
     assert sender.why(C) == COPYING
-    (copy,) = [each for each in sender.others if isinstance(each, Copy)]
+    sender.answer(C, m.Compared(bytes(32), ()))
+    copy = sender.copy()
     piece = Copied(0, b"abc", True, 100, 0, ((3, 60), (5, 100)))
     sender.add(sender.primary.copied(copy.tag, piece, sender.now))
     sender.answer(C, m.Streamed(3))
     assert sender.next(C) == m.Adopt(VOLUME, 5, 20, 0, ((3, 60), (5, 100)))
 
 
+def test_an_answer_to_another_question_ends_a_copy() -> None:
+    sender = Sender()
+    sender.answer(B, m.Sealed(5, 0, 50, ((4, 70),)))
+    sender.answer(B, m.Want(()))
+    assert sender.state(B) == "away"
+
+
 def test_a_volume_that_cannot_be_copied_is_tried_again_later() -> None:
     sender = Sender()
     sender.answer(B, m.Sealed(5, 0, 50, ((4, 70),)))
-    (copy,) = [each for each in sender.others if isinstance(each, Copy)]
-    sender.add(sender.primary.copied(copy.tag, None, sender.now))
+    sender.answer(B, m.Compared(bytes(32), ()))
+    sender.add(sender.primary.copied(sender.copy().tag, None, sender.now))
     assert sender.state(B) == "away"
     sender.wait(POLICY.retry_most_s)
     assert sender.next(B) == m.Seal(VOLUME, 5)

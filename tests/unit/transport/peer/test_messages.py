@@ -27,6 +27,7 @@ from transport.peer.messages import (
     Ping,
     Request,
     Sealed,
+    Want,
 )
 from transport.peer.wire import (
     HEADER_BYTES,
@@ -146,8 +147,8 @@ def test_fields_that_contradict_each_other_are_neither_sent_nor_taken() -> None:
     [
         Ack(0, 0, 0),  # there is no epoch 0
         Ack(1 << 63, 0, 0),
-        Have((ID,) * (MAX_IDS + 1)),
-        Have((b"short",)),
+        Have(VOLUME, 1, (ID,) * (MAX_IDS + 1)),
+        Have(VOLUME, 1, (b"short",)),
         Get(1, (ID,) * (MAX_CHUNKS + 1)),
         Get(0, (ID,)),
         Get(MAX_PAYLOAD_BYTES + 1, (ID,)),
@@ -175,7 +176,7 @@ def test_text_that_is_not_utf_8_is_refused() -> None:
 
 
 def test_counts_that_promise_more_than_there_is_take_no_memory() -> None:
-    head = head_of(Have((ID,)))
+    head = head_of(Want((ID,)))
     struct.pack_into("<I", head, HEADER_BYTES, MAX_IDS)
     refused([resealed(bytes(head))], "cut off")
     struct.pack_into("<I", head, HEADER_BYTES, 0xFFFFFFFF)
