@@ -23,7 +23,9 @@ D2 = replace(
     leaving_bytes=7 << 20,
 )
 DEVICES = DeviceList(5, "", 7, 0, 7, 7 << 20, (), (D1, D2))
-INFO = ClusterInfo("c" * 32, "1" * 32, "n1", ("10.0.0.1:10811",), "", 3, (N1, N2))
+INFO = ClusterInfo(
+    "c" * 32, "1" * 32, "n1", ("10.0.0.1:10811",), "", 3, (N1, N2), (("append", 70),)
+)
 
 
 class FakeDevices:

@@ -12,6 +12,7 @@ from transport.peer.messages import (
     Ack,
     Adopt,
     Append,
+    AppendBrief,
     ChunkList,
     Chunks,
     Hello,
@@ -92,6 +93,19 @@ def _appends() -> st.SearchStrategy[Message]:
     return st.builds(append, _fields(Append), frames)
 
 
+def _brief_appends() -> st.SearchStrategy[Message]:
+    def brief(values: dict[str, Any], spots: set[int], chunk_id: bytes) -> Message:
+        first, last = sorted((values["first_seq"], values["last_seq"]))
+        values = {**values, "first_seq": first, "last_seq": last}
+        values["written"], values["epoch"] = sorted((values["written"], values["epoch"]))
+        rows = tuple((spot % 2, spot // 2, chunk_id) for spot in spots)
+        values = {**values, "references": tuple(sorted(rows)), "chunk_size": 4096}
+        return AppendBrief(**values, payload=(b"header", b"other"))
+
+    spots = st.sets(st.integers(0, 1 << 22), max_size=3)
+    return st.builds(brief, _fields(AppendBrief), spots, IDS)
+
+
 def _logs() -> st.SearchStrategy[Message]:
     frames = st.lists(st.binary(min_size=1, max_size=99), max_size=1).map(tuple)
     return st.builds(lambda values, payload: Log(**values, payload=payload), _fields(Log), frames)
@@ -150,6 +164,7 @@ _TOGETHER: dict[type[Message], Callable[[], st.SearchStrategy[Message]]] = {
     Ack: _acks,
     Adopt: _adopts,
     Append: _appends,
+    AppendBrief: _brief_appends,
     Log: _logs,
     Looked: _looks,
     Sealed: _seals,

@@ -24,7 +24,7 @@ import random
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ from transport.peer import messages as m
 from transport.peer.answerer import Answerer
 from transport.peer.caller import Answered, Caller, Failed
 from transport.peer.policy import Policy, Reason
-from transport.peer.wire import VERSION, Message
+from transport.peer.wire import VERSION, Message, kind_of, size_of
 from transport.sockets import RETRY_S, Arrived, Bounds, Left, Link, Sockets
 
 logger = logging.getLogger(__name__)
@@ -176,6 +176,8 @@ class Sessions:
         self._watchers: list[Callable[[Peer, caller.Event], None]] = []
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_count = 0
+        self.sent: Counter[int] = Counter()
+        """Bytes of messages that went out, by their type."""
         self._posted: deque[Callable[[], None]] = deque()
         self._stopping = False
         self._stopped = False
@@ -264,6 +266,11 @@ class Sessions:
             raise UnknownPeer(node)
         number = outgoing.caller.request(message, self._clock(), timeout_s)
         outgoing.ends[number] = then
+
+    def features(self, node: bytes) -> int:
+        """What a node can do beyond the version, as far as it can be asked now."""
+        outgoing = self._outgoing.get(node)
+        return 0 if outgoing is None else outgoing.caller.features
 
     def serve(self, kind: type[m.Request], handler: Handler, *, guests: bool = False) -> None:
         """Have `handler` called for requests of this kind; of guests only those with `guests`. What
@@ -376,9 +383,11 @@ class Sessions:
                 if not self._sockets.send(each.link, frames):
                     each.caller.put_back(frames)
                     break
+                self.sent[kind_of(frames)] += size_of(frames)
         for link, incoming in self._incoming.items():
             engine = incoming.engine
             while (frames := engine.first()) is not None and self._sockets.send(link, frames):
+                self.sent[kind_of(frames)] += size_of(frames)
                 engine.take()
 
     def _end(self) -> None:
@@ -399,7 +408,7 @@ class Sessions:
 
     def _asking(self, peer: Peer, now: float) -> _Outgoing:
         me = self._me
-        hello = m.Hello(me.node, me.cluster, VERSION, VERSION, 0, 0, me.program)
+        hello = m.Hello(me.node, me.cluster, VERSION, VERSION, int(m.FEATURES), 0, me.program)
         engine = Caller(peer.name, hello, peer.node, self.policy, _incarnation, random.random)
         return _Outgoing(peer, engine, now)
 
@@ -471,7 +480,7 @@ class Sessions:
             return None
         me = self._me
         welcome = m.Welcome(
-            *(me.node, me.cluster, VERSION, 0),
+            *(me.node, me.cluster, VERSION, int(m.FEATURES)),
             *(self.policy.requests, self.policy.request_bytes, me.program),
         )
 

@@ -387,6 +387,18 @@ class Replica:
         self._gate = self._shut_out()
         self._durable = self._seq()
 
+    # -- chunks of this store
+
+    def known(self, chunk_ids: Sequence[ChunkId]) -> list[bool]:
+        """Which of these data chunks the store has."""
+        size = self._volume.record.chunk_size
+        lacking = set(self._parts.transfers.lacking(chunk_ids, size))
+        return [chunk_id not in lacking for chunk_id in chunk_ids]
+
+    def chunk(self, chunk_id: ChunkId) -> bytes:
+        """The bytes of a chunk, which hash to its id. CorruptData, UnknownFormat, OSError."""
+        return self._parts.transfers.chunk(chunk_id)
+
     # -- all of it
 
     def copy(self, to: str, at: int, limit: int, heard: Heard = None) -> Step:

@@ -162,6 +162,10 @@ class Transfers:
             or self._chunks.is_damaged(chunk_id)
         ]
 
+    def chunk(self, chunk_id: ChunkId) -> bytes:
+        """The bytes of a chunk, checked by its id. As `ChunkStore.get`."""
+        return self._chunks.get(chunk_id, verify=True)
+
     def receive(self, name: str, *, keep: bool = False) -> Receiver:
         """A receiver for a stream into volume `name`; `keep` as for `Receiver`. StreamRefused,
         InvalidName."""

@@ -201,6 +201,9 @@ class ClusterInfo:
     """Connections that were not let in, since the start."""
     nodes: tuple[PeerInfo, ...]
     """By name."""
+    sent: tuple[tuple[str, int], ...] = ()
+    """Bytes of messages to other nodes since the start, by what they are (docs/peer-protocol.md);
+    before encryption."""
 
 
 @dataclass(frozen=True, slots=True)

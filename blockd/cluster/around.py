@@ -41,6 +41,9 @@ class DaemonAround:
     def ask(self, node: bytes, message: m.Request, timeout_s: float, then: Then) -> None:
         self._sessions.ask(node, message, timeout_s, then)
 
+    def features(self, node: bytes) -> int:
+        return self._sessions.features(node)
+
     def after(self, delay_s: float, call: Callable[[], None]) -> Timer:
         return self._sessions.after(delay_s, call)
 

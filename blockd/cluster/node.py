@@ -182,6 +182,7 @@ class ClusterNode:
         """The nodes of the cluster, and how this one stands with them."""
         members = self.membership.members
         states = {each.peer.node: each for each in self.sessions.result_of(self.sessions.states)}
+        sent = self.sessions.result_of(lambda: dict(self.sessions.sent))
         nodes = [self._shown(peer, states.get(peer.node)) for peer in members.peers]
         return ClusterInfo(
             cluster=self.identity.cluster_id,
@@ -191,6 +192,7 @@ class ClusterNode:
             problem=members.problem,
             refused=self.sessions.refused,
             nodes=tuple(sorted(nodes, key=lambda each: each.name)),
+            sent=tuple(sorted((m.name_of(kind), count) for kind, count in sent.items())),
         )
 
     def make_token(self, ttl_s: int) -> TokenInfo:

@@ -317,6 +317,15 @@ DEFINITIONS: Final = (
         "Connections to the port for peers that were not let in.",
         lambda f: [] if f.cluster is None else [((), float(f.cluster.refused))],
     ),
+    Definition(
+        "peer_sent_bytes",
+        "counter",
+        "Bytes of messages to other nodes, by what they are; before encryption.",
+        lambda f: (
+            [] if f.cluster is None else [((kind,), float(count)) for kind, count in f.cluster.sent]
+        ),
+        ("kind",),
+    ),
     _gauge(
         "cluster_problem",
         "1 while etcd cannot be read, or this node is not in its cluster.",

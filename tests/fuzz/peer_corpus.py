@@ -39,6 +39,9 @@ EXAMPLES: dict[str, Message] = {
     "take": m.Take(VOLUME, 3),
     "undo": m.Undo(VOLUME, 4, 3, 119),
     "create": m.Create(VOLUME, 1, "vm1", 1 << 30, 4096, 65536),
+    "append-brief": m.AppendBrief(
+        *(VOLUME, 3, 3, 119, 120, 1, 4096, ((0, 64, ID), (1, 0, OTHER)), (b"header" * 20, b"x"))
+    ),
     "compare": m.Compare(VOLUME, 4, ((65536, 2, ID), (256, 1, OTHER))),
     "compare-none": m.Compare(VOLUME, 4, ()),
     "compared": m.Compared(ID, (0, 1)),

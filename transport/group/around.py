@@ -27,6 +27,9 @@ class Around(Protocol):
     ) -> None:
         """Ask another node, as `Sessions.ask`. TransportError: nothing was asked."""
 
+    def features(self, node: bytes) -> int:
+        """What another node can do beyond the version (`messages.Feature`), as far as is known."""
+
     def after(self, delay_s: float, call: Callable[[], None]) -> Timer: ...
 
     def post(self, call: Callable[[], None]) -> None:

@@ -16,6 +16,8 @@ from transport.group.chain import Chain
 from transport.group.lease import Lease
 from transport.group.link import GroupPolicy
 from transport.group.primary import Primary
+from transport.group.references import References
+from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
 from volume.metastore_records import Mode, VolumeGroup
 from volume.replica import Records, Replica, Taken
@@ -66,6 +68,7 @@ class Leading:
         self.strict = group.mode is Mode.STRICT
         self.serving = False
         self.ended = False
+        self._references = References(replica.volume.record.chunk_size, replica.known)
         self._watched: list[Timer] = []
         self._around = around
         self._replica = replica
@@ -164,17 +167,41 @@ class Leading:
         self._around.work(call, done)
 
     def _send(self, send: link.Send) -> None:
+        append, node = send.message, bytes.fromhex(send.member)
+        if (
+            isinstance(append, m.Append)
+            and self._references.worth(send.member, append)
+            and self._around.features(node) & m.Feature.REFERENCES
+        ):
+            brief = partial(self._references.brief, append)
+            self._do(brief, partial(self._send_brief, send))
+        else:
+            self._ask(send, send.message)
+
+    def _send_brief(self, send: link.Send, brief: m.AppendBrief | Exception | None) -> None:
+        if isinstance(brief, Exception):
+            log.error("chunks cannot be looked up volume=%s %s", self._replica.name, brief)
+        known = isinstance(brief, m.AppendBrief)
+        self._ask(send, brief if isinstance(brief, m.AppendBrief) else send.message, brief=known)
+
+    def _ask(self, send: link.Send, message: m.Request, *, brief: bool = False) -> None:
         def ended(end: Answered | Failed) -> None:
             if self.ended:
                 return
             result, now = outcome(end), self._around.clock()
+            if brief and isinstance(result, m.Error) and result.code == m.Code.LACKS:
+                self._references.lacked(send.member)
+                self._ask(send, send.message)
+                return
+            if brief:
+                self._references.took(send.member)
             if isinstance(result, str):
                 self._carry_out(self.primary.failed(send.tag, result, now))
             else:
                 self._carry_out(self.primary.answered(send.tag, result, now))
 
         try:
-            self._around.ask(bytes.fromhex(send.member), send.message, send.timeout_s, ended)
+            self._around.ask(bytes.fromhex(send.member), message, send.timeout_s, ended)
         except TransportError as error:
             ended(Failed(0, str(error)))
 

@@ -3,6 +3,7 @@
     SEAL     promise the epoch, synced; tell the chain
     UNDO     go back to a point of it, synced
     APPEND   the next records: in the journal file before the answer, with `sync` on the disk
+    APPEND_BRIEF  the same, with chunks that are here already put in (references.py)
     OPEN     the epoch begins here, noted, synced
     SYNC     what is here is durable; of seq 0 nothing is asked but whether the epoch still holds
     READ_LOG records behind a point
@@ -22,6 +23,7 @@ from typing import Final
 
 from transport.group.chain import Chain
 from transport.group.lease import Quiet
+from transport.group.references import whole
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from volume.errors import (
@@ -41,7 +43,18 @@ from volume.replica import Replica, Replicas
 log = logging.getLogger(__name__)
 
 ASKED_OF_MEMBERS: Final = (
-    *(m.Open, m.Append, m.Sync, m.Seal, m.ReadLog, m.Close, m.Look, m.Undo, m.Create),
+    *(
+        m.Open,
+        m.Append,
+        m.AppendBrief,
+        m.Sync,
+        m.Seal,
+        m.ReadLog,
+        m.Close,
+        m.Look,
+        m.Undo,
+        m.Create,
+    ),
     *(m.Compare, m.Have, m.Stream, m.Adopt),
 )
 _MAX_QUIET_MS: Final = (1 << 32) - 1
@@ -101,6 +114,12 @@ class Member:
                 replica.adopt(message.epoch, message.keep, message.start, message.ends)
             case m.Append():
                 self._append(message)
+            case m.AppendBrief():
+                chunk_size = replica.volume.record.chunk_size
+                append = whole(message, replica.name, chunk_size, replica.chunk)
+                if isinstance(append, int):
+                    return m.Error(m.Code.LACKS, append, f"volume {replica.name}: {append} chunks")
+                self._append(append)
             case m.Open():
                 replica.begin(message.epoch, message.seq)
             case m.Undo():

@@ -266,7 +266,9 @@ class Part:
         match message, answer:
             case (m.Close(), m.Ack()):
                 self._watch.left(now)
-            case (m.Append() | m.Sync() | m.Open() | m.Undo() | m.Adopt(), m.Ack()):
+            case (m.Append() | m.AppendBrief() | m.Sync(), m.Ack()):
+                self._watch.heard(now)
+            case (m.Open() | m.Undo() | m.Adopt(), m.Ack()):
                 self._watch.heard(now)
             case (m.Stream() | m.Compare() | m.Have(), m.Streamed() | m.Compared() | m.Want()):
                 self._watch.heard(now)

@@ -162,6 +162,11 @@ class Caller:
         return self._slow
 
     @property
+    def features(self) -> int:
+        """That both know, in the session that is open; none without."""
+        return self._session.welcome.features if self.open and self._session.welcome else 0
+
+    @property
     def unanswered(self) -> int:
         """Requests that have not ended."""
         return sum(each.message is not None for each in self._asked.values())

@@ -5,6 +5,7 @@ may come instead. Every request may be repeated: asked twice, it does and answer
 """
 
 import enum
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
@@ -16,10 +17,11 @@ from transport.peer.fields import MAX_SEQ, Int, Many, Raw, Text
 from transport.peer.wire import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Message
 from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, KIND_NAMES
 from volume.metastore_records import MAX_VALUE_BYTES
-from volume.model import MAX_CHUNK_SIZE, MAX_VOLUME_SIZE
+from volume.model import MAX_CHUNK_SIZE, MAX_VOLUME_SIZE, MIN_CHUNK_SIZE
 
 MAX_IDS: Final = 4096  # chunk ids in one HAVE or WANT: 64 bytes of reply for 256 MiB of volume
 MAX_CHUNKS: Final = 256  # in one message; each is a frame
+MAX_REFERENCES: Final = 1024  # chunks in one APPEND_BRIEF; each takes at least MIN_CHUNK_SIZE
 MAX_NODES_COMPARED: Final = FAN_OUT  # in one COMPARE: all that are under another one
 MAX_RECORDS_BYTES: Final = MAX_FRAME_BYTES
 MAX_APPEND_FRAMES: Final = 64  # each is what a tap gave at once
@@ -63,12 +65,20 @@ class Code(enum.IntEnum):
     """Its data directory takes no writes any more."""
     REFUSED = 11
     """It may not be asked that."""
+    LACKS = 12
+    """Chunks that were referred to cannot be read here: `detail` of them. Send them."""
 
 
 class Feature(enum.IntFlag):
     """What a node can do beyond version 1. A bit that is required and not known refuses."""
 
     NONE = 0
+    REFERENCES = 1
+    """It takes APPEND_BRIEF."""
+
+
+FEATURES: Final = Feature.REFERENCES
+"""Of this program."""
 
 
 class Request(Message):
@@ -285,9 +295,45 @@ class Append(Request):
     payload: tuple[Buffer, ...]
 
     def check(self) -> None:
-        if self.last_seq < self.first_seq or self.written > self.epoch:
-            records = f"records {self.first_seq} to {self.last_seq} of epoch {self.written}"
-            raise BadMessage(f"Append: {records} in epoch {self.epoch}")
+        _check_records(self)
+
+
+@dataclass(frozen=True, slots=True)
+class AppendBrief(Request):
+    """An APPEND without some chunks of its payload, which the member puts in from its own store:
+    references, in order, say which belong where. Only with REFERENCES."""
+
+    TYPE = 41
+    ANSWER = Ack
+    FRAMES = (1, MAX_APPEND_FRAMES)
+    volume: Uuid
+    epoch: Epoch
+    written: Epoch
+    first_seq: Annotated[int, Int(8, 1, MAX_SEQ)]
+    last_seq: Annotated[int, Int(8, 1, MAX_SEQ)]
+    sync: Bool
+    chunk_size: Annotated[int, Int(4, MIN_CHUNK_SIZE, MAX_CHUNK_SIZE)]
+    """Of the volume; so long is what is left out each time."""
+    references: Annotated[
+        tuple[tuple[int, int, bytes], ...],
+        Many((Int(1), Int(4), Raw(CHUNK_ID_LENGTH)), MAX_REFERENCES),
+    ]
+    """Frame, offset in it as it is with what was left out, and id of the chunk; zeros: it is of
+    zeros."""
+    payload: tuple[Buffer, ...]
+
+    @property
+    def room(self) -> int:
+        """What is put in takes memory there as well."""
+        return len(self.references) * self.chunk_size
+
+    def check(self) -> None:
+        _check_records(self)
+        if self.room > MAX_PAYLOAD_BYTES:
+            raise BadMessage(f"AppendBrief: refers to {self.room} bytes")
+        places = [row[:2] for row in self.references]
+        if places != sorted(set(places)) or (places and places[-1][0] >= len(self.payload)):
+            raise BadMessage("AppendBrief: its references are not in order")
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,6 +640,12 @@ class Get(Request):
         return self.limit
 
 
+def _check_records(message: Append | AppendBrief) -> None:
+    if message.last_seq < message.first_seq or message.written > message.epoch:
+        records = f"records {message.first_seq} to {message.last_seq} of epoch {message.written}"
+        raise BadMessage(f"{type(message).__name__}: {records} in epoch {message.epoch}")
+
+
 def _check_chunks(
     chunks: tuple[tuple[bytes, int, int, int], ...], payload: tuple[Buffer, ...]
 ) -> None:
@@ -709,11 +761,18 @@ class NewStripe(Request):
 ALL: Final[tuple[type[Message], ...]] = (
     *(Hello, Welcome, Ping, Pong, Error, Cancel, Bye),
     *(Status, NodeStatus, Nodes, NodeList, Join, Joined),
-    *(Open, Ack, Append, Sync, Seal, Sealed, ReadLog, Log, Close),
+    *(Open, Ack, Append, AppendBrief, Sync, Seal, Sealed, ReadLog, Log, Close),
     *(Look, Looked, Take, Undo, Create, Compare, Compared, Stream, Streamed, Adopt),
     *(Have, Want, Chunks, Stored, Get, ChunkList),
     *(PutShard, ShardAck, FinishShard, DropShard, GetShard, ShardPart, NewStripe),
 )
 KINDS: Final = {kind.TYPE: kind for kind in ALL}
+
+
+def name_of(kind: int) -> str:
+    """Of a type, as the protocol's description has it, in lower case: "append_brief"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", KINDS[kind].__name__).lower()
+
+
 assert len(KINDS) == len(ALL)
 assert MAX_MESSAGE_BYTES <= MIN_ROOM_BYTES

@@ -158,3 +158,8 @@ def _checked(kind: type[Message], payload: Frames) -> tuple[memoryview, ...]:
 def size_of(frames: Frames) -> int:
     """Bytes of all frames."""
     return sum(memoryview(frame).nbytes for frame in frames)
+
+
+def kind_of(frames: Frames) -> int:
+    """The type of an encoded message."""
+    return memoryview(frames[0]).cast("B")[5]

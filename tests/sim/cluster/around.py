@@ -71,6 +71,9 @@ class SimAround:
     ) -> None:
         self._sessions.ask(node.hex(), message, timeout_s, then)
 
+    def features(self, node: bytes) -> int:
+        return int(m.FEATURES)
+
     def after(self, delay_s: float, call: Callable[[], None]) -> SimTimer:
         timer = SimTimer(call)
         clock = self._process.clock

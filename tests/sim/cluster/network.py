@@ -236,7 +236,9 @@ class Sessions:
         return self.network.random.getrandbits(64) or 1
 
     def _new_caller(self, peer: str) -> Caller:
-        hello = m.Hello(bytes.fromhex(self.node), CLUSTER, VERSION, VERSION, 0, 0, PROGRAM)
+        hello = m.Hello(
+            bytes.fromhex(self.node), CLUSTER, VERSION, VERSION, int(m.FEATURES), 0, PROGRAM
+        )
         rng = self.network.random
         return Caller(peer, hello, bytes.fromhex(peer), self._policy, self._number, rng.random)
 
