@@ -4,6 +4,7 @@ import json
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tests.cluster_daemons import Nodes, up
@@ -55,10 +56,13 @@ LOST = (OSError, EOFError, OptionError, ProtocolError, RequestError)
 class Writer:
     """Writes numbered blocks, one after the other, to whichever node serves the volume."""
 
-    def __init__(self, nodes: Nodes, blocks: range = range(BLOCKS)) -> None:
+    def __init__(
+        self, nodes: Nodes, blocks: range = range(BLOCKS), names: Sequence[str] = NAMES
+    ) -> None:
         """`blocks`: those that it writes; others may be somebody else's."""
         self._nodes = nodes
         self._blocks = blocks
+        self._names = names
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.acked = [0] * BLOCKS
@@ -87,7 +91,7 @@ class Writer:
     def _run(self) -> None:
         since = time.monotonic()
         while not self._stop.is_set():
-            for name in NAMES:
+            for name in self._names:
                 if not self._nodes.daemons[name].running:
                     continue
                 try:

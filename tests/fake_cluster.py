@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from blockd.api.cluster_types import DeviceInfo, DeviceList
+from blockd.api.cluster_types import DeviceInfo, DeviceList, Draining
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.api.volume_settings import Change
 from blockd.paths import Way, WayState
@@ -95,6 +95,7 @@ class FakeCluster:
         self.shown = INFO
         self.ttl_s = 0
         self.removed: list[str] = []
+        self.left = Draining("n2", False, ("vm1", "vm2"), ("vm1",), ())
         self.error: Exception | None = None
 
     def info(self) -> ClusterInfo:
@@ -106,7 +107,18 @@ class FakeCluster:
         self.ttl_s = ttl_s
         return TokenInfo("blockd-join-1-abc", 1_800_000_000 * 10**9)
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, *, lost: bool = False) -> None:
         if self.error:
             raise self.error
-        self.removed.append(name)
+        self.removed.append(f"{name}, lost" if lost else name)
+
+    def drain(self, name: str, *, drain: bool) -> Draining:
+        if self.error:
+            raise self.error
+        self.left = replace(self.left, node=name, draining=drain)
+        return self.left
+
+    def draining(self, name: str) -> Draining:
+        """One volume less each time."""
+        left, self.left = self.left, replace(self.left, member_of=self.left.member_of[1:])
+        return left

@@ -9,6 +9,7 @@ from blockd.api.cluster_types import (
     CopyInfo,
     LocalVolume,
     MovedVolume,
+    ReplacedMember,
 )
 from volume.metastore_records import Mode
 
@@ -75,6 +76,11 @@ class FakeVolumes:
             raise self.error
         self.moved = (name, node)
         return MovedVolume(name, node, 0.071)
+
+    def replace_member(self, name: str, old: str, new: str | None) -> ReplacedMember:
+        if self.error is not None:
+            raise self.error
+        return ReplacedMember(name, old, new or "n4")
 
     def delete(self, name: str, *, force: bool) -> bool:
         if self.error is not None:

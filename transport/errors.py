@@ -113,7 +113,8 @@ class NodeNeeded(TransportError):
     def __init__(self, name: str, volumes: Sequence[str]) -> None:
         shown = ", ".join(volumes[:5]) + (", ..." if len(volumes) > 5 else "")
         super().__init__(
-            f"node {name} is a member of volumes: {shown}; give them another one first"
+            f"node {name} is a member of volumes: {shown}; say `blockd cluster drain {name}` "
+            "first, or --lost if it never comes back"
         )
 
 

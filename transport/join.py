@@ -213,9 +213,10 @@ def found(records: ClusterRecords, identity: Identity, addresses: Sequence[str])
         raise CannotJoin(f"node {me.name} was removed from the cluster, or has another key there")
 
 
-def remove(records: ClusterRecords, name: str) -> None:
-    """Take a node out of the cluster: durable, and each other node learns of it. NoSuchNode,
-    NodeNeeded, MetaStoreUnavailable, CorruptRecord.
+def remove(records: ClusterRecords, name: str, *, lost: bool = False) -> None:
+    """Take a node out of the cluster: durable, and each other node learns of it. `lost`: also while
+    volumes have it as a member; each gets another one in its place. NoSuchNode, NodeNeeded,
+    MetaStoreUnavailable, CorruptRecord.
 
     Volumes are looked at before, not in the same transaction: whoever makes it a member at this
     very moment has one that nobody reaches, as after a failure of its machine."""
@@ -226,9 +227,10 @@ def remove(records: ClusterRecords, name: str) -> None:
     needed = [
         each.name
         for each in groups
-        if node.record.node_id in each.members and each.state is not GroupState.DELETED
+        if node.record.node_id in (*each.members, each.coming)
+        and each.state is not GroupState.DELETED
     ]
-    if needed:
+    if needed and not lost:
         raise NodeNeeded(name, needed)
     if isinstance(settled(records, records.remove_node(node)), Lost):
         raise MetaStoreUnavailable(f"node {name} was changed meanwhile; say it again")

@@ -292,6 +292,56 @@ class ClusterRecords:
             raise EpochGoesBack(new.key, before.epoch, new.epoch, why)
         return self._transaction([(old, new)])
 
+    def call_member(self, old: Stored[VolumeGroup], coming: str, replaces: str) -> Transaction:
+        """Note that a node is to become a member in the place of another one. Who was to come
+        before leaves. CorruptRecord (bounds): too many have not let go yet."""
+        record = old.record
+        return self._transaction(
+            [(old, replace(self._uncalled(record), coming=coming, replaces=replaces))]
+        )
+
+    def uncall_member(self, old: Stored[VolumeGroup]) -> Transaction:
+        """Nobody is to come any more."""
+        return self._transaction([(old, self._uncalled(old.record))])
+
+    def change_members(self, old: Stored[VolumeGroup]) -> Transaction:
+        """Who was to come is a member, in the place of the other one, which leaves. For the
+        primary only, which serves in this epoch and has seen to what
+        transport/group/changing.py says: a quorum of the new members has all."""
+        record = old.record
+        assert record.state is GroupState.OPEN
+        assert record.coming is not None
+        assert record.replaces is not None
+        assert record.primary != record.replaces
+        members = tuple(
+            record.coming if node == record.replaces else node for node in record.members
+        )
+        changed = replace(
+            record,
+            members=members,
+            coming=None,
+            replaces=None,
+            leaving=(*record.leaving, record.replaces),
+        )
+        return self._transaction([(old, changed)])
+
+    def confirm_volume(self, old: Stored[VolumeGroup]) -> Transaction:
+        """The same again: `Done` says that it was so at that moment, which a read cannot."""
+        return self._transaction([(old, old.record)])
+
+    def left_volume(self, old: Stored[VolumeGroup], *nodes: str) -> Transaction:
+        """These have let their parts go, or are no nodes any more."""
+        record = old.record
+        leaving = tuple(node for node in record.leaving if node not in nodes)
+        return self._transaction([(old, replace(record, leaving=leaving))])
+
+    @staticmethod
+    def _uncalled(record: VolumeGroup) -> VolumeGroup:
+        if record.coming is None:
+            return record
+        leaving = (*record.leaving, record.coming)
+        return replace(record, coming=None, replaces=None, leaving=leaving)
+
     def rename_volume(self, old: Stored[VolumeGroup], name: str) -> Transaction:
         """Give a volume another name that is free. MetaStoreUnavailable."""
         taken = self._name_of(old)
@@ -301,19 +351,27 @@ class ClusterRecords:
         )
 
     def delete_volume(self, old: Stored[VolumeGroup]) -> Transaction:
-        """Free the volume's name and leave a tombstone in its place. MetaStoreUnavailable.
+        """Free the volume's name and leave a tombstone in its place, which names all that have a
+        part to let go. MetaStoreUnavailable.
 
         A creation whose answer was lost is guarded by absence only, and may still be on its way:
         without a tombstone it could bring the volume back, in its first epoch."""
+        record = self._uncalled(old.record)
         gone = replace(
-            old.record, state=GroupState.DELETED, primary=None, epoch=old.record.epoch + 1
+            record,
+            state=GroupState.DELETED,
+            primary=None,
+            epoch=record.epoch + 1,
+            leaving=(*record.members, *record.leaving),
         )
         return self._transaction([(old, gone), (self._name_of(old), None)])
 
     def purge_volume(self, old: Stored[VolumeGroup]) -> Transaction:
-        """Forget a deleted volume; hours later, when nothing of its time can be on its way."""
+        """Forget a deleted volume, with its access list; hours later, when nothing of its time can
+        be on its way. MetaStoreUnavailable."""
         assert old.record.state is GroupState.DELETED
-        return self._transaction([(old, None)])
+        access = self.access(old.record.volume_id)
+        return self._transaction([(old, None), *([(access, None)] if access is not None else [])])
 
     def beat(self, node_id: str, time_ns: int, ttl_s: int) -> bool:
         """Say that a node lives; whether that was heard. Decides nothing."""

@@ -39,8 +39,9 @@ from volume.errors import CorruptData, InvalidName
 from volume.refs import check_volume_name
 
 MAGIC = b"blockd1 "
-MAX_VALUE_BYTES = 4096  # 8 members and all fields at their longest are below 1 KiB
+MAX_VALUE_BYTES = 4096  # all fields at their longest are below 2 KiB
 MAX_MEMBERS = 8
+MAX_LEAVING = 32
 MAX_ADDRESSES = 8
 MAX_ADDRESS_CHARS = 128
 MAX_EPOCH = (1 << 63) - 1
@@ -134,6 +135,8 @@ class NodeRecord:
     public_key: str
     """CURVE, 64 hex digits."""
     token: str = ""
+    draining: bool = False
+    """Volumes are to have other members in its place, and it is not to be one of any."""
 
     prefix: ClassVar[str] = "node/"
     max_bytes: ClassVar[int] = MAX_VALUE_BYTES
@@ -148,6 +151,7 @@ class NodeRecord:
             "name": self.name,
             "addresses": list(self.addresses),
             "public_key": self.public_key,
+            "draining": int(self.draining),
         }
 
     @classmethod
@@ -158,6 +162,7 @@ class NodeRecord:
             fields.texts("addresses", _ADDRESS, 1, MAX_ADDRESSES),
             fields.matching("public_key", _HASH),
             fields.id("token"),
+            bool(fields.number("draining", 0, 1)),
         )
 
 
@@ -192,7 +197,8 @@ class JoinRecord:
 
 @dataclass(frozen=True, slots=True)
 class VolumeGroup:
-    """Who may write a volume. Every change of `primary` or `members` raises `epoch`."""
+    """Who may write a volume. Every change of `primary` raises `epoch`; one of `members` is made
+    by the primary within its epoch (transport/group/changing.py)."""
 
     volume_id: str
     name: str
@@ -211,6 +217,12 @@ class VolumeGroup:
     branch: str
     state: GroupState
     token: str = ""
+    coming: str | None = None
+    """Node id of who is to be a member: it gets all of the volume, and counts for nothing yet."""
+    replaces: str | None = None
+    """The member in whose place it comes."""
+    leaving: tuple[str, ...] = ()
+    """Node ids of who is no member any more, or comes no more, and has not let its part go yet."""
 
     prefix: ClassVar[str] = "volume/"
     max_bytes: ClassVar[int] = MAX_VALUE_BYTES
@@ -232,6 +244,9 @@ class VolumeGroup:
             "head": self.head,
             "branch": self.branch,
             "state": str(self.state),
+            "coming": self.coming,
+            "replaces": self.replaces,
+            "leaving": list(self.leaving),
         }
 
     @classmethod
@@ -249,6 +264,9 @@ class VolumeGroup:
             branch=fields.matching("branch", _LABEL),
             state=fields.choice("state", GroupState),
             token=fields.id("token"),
+            coming=fields.optional("coming", _ID),
+            replaces=fields.optional("replaces", _ID),
+            leaving=fields.texts("leaving", _ID, 0, MAX_LEAVING),
         )
         if len(set(group.members)) != len(group.members):
             fields.fail("names a member twice")
@@ -258,6 +276,15 @@ class VolumeGroup:
             fields.fail(f"has W={group.write_quorum} above R={group.replicas}")
         if len(group.members) > group.replicas:
             fields.fail(f"has {len(group.members)} members above R={group.replicas}")
+        if group.replaces is not None and group.replaces not in group.members:
+            fields.fail("replaces who is no member")
+        if (group.coming is None) != (group.replaces is None):
+            fields.fail("names one of who comes and who is replaced")
+        here = [*group.members, *([group.coming] if group.coming else [])]
+        if group.state is GroupState.DELETED:
+            here = []  # who has been a member has to let its part go
+        if len({*here, *group.leaving}) != len(here) + len(group.leaving):
+            fields.fail("names a node twice")
         return group
 
 

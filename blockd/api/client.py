@@ -19,7 +19,9 @@ from blockd.api.cluster_types import (
     ClusterStatus,
     ClusterVolume,
     DeviceList,
+    Draining,
     MovedVolume,
+    ReplacedMember,
 )
 from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
 from blockd.api.limit_types import LimitsStatus, VolumeLimits
@@ -351,10 +353,21 @@ class Client:
         body = {"ttl_s": ttl_s}
         return from_json(TokenInfo, self._call("POST", "/v1/cluster/tokens", json=body))
 
-    def remove_node(self, name: str) -> None:
-        if not _in_path(name):
-            raise NoSuchNode(name or '""')
-        self._call("DELETE", "/v1/cluster/nodes/" + quote(name, safe=""))
+    def replace_member(self, name: str, old: str, new: str | None) -> ReplacedMember:
+        path = f"/v1/cluster/volumes/{quote(name, safe='')}/members"
+        return from_json(ReplacedMember, self._call("POST", path, json={"old": old, "new": new}))
+
+    def remove_node(self, name: str, *, lost: bool = False) -> None:
+        self._call("DELETE", _node_path(name), params={"lost": lost})
+
+    def drain_node(self, name: str) -> Draining:
+        return from_json(Draining, self._call("PUT", _node_path(name) + "/drain"))
+
+    def undrain_node(self, name: str) -> Draining:
+        return from_json(Draining, self._call("DELETE", _node_path(name) + "/drain"))
+
+    def draining(self, name: str) -> Draining:
+        return from_json(Draining, self._call("GET", _node_path(name) + "/drain"))
 
     # -- iSCSI
 
@@ -498,6 +511,12 @@ def _receive_path(name: str) -> str:
     if not _in_path(name):
         raise NoSuchVolume(name or '""')
     return "/v1/receive/" + quote(name, safe="")
+
+
+def _node_path(name: str) -> str:
+    if not _in_path(name):
+        raise NoSuchNode(name or '""')
+    return "/v1/cluster/nodes/" + quote(name, safe="")
 
 
 def _in_path(name: str) -> bool:

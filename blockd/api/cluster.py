@@ -5,6 +5,7 @@ import asyncio
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from blockd.api.cluster_types import Draining
 from blockd.api.node import Cluster, Node
 from blockd.api.types import ClusterInfo, NoCluster, TokenInfo
 
@@ -37,8 +38,24 @@ def router(node: Node) -> APIRouter:
         return await asyncio.to_thread(cluster().make_token, body.ttl_s)
 
     @routes.delete("/cluster/nodes/{name}", status_code=204)
-    async def remove(name: str) -> None:
-        """Take a node out: it is cut off within seconds. Refused while volumes have it."""
-        await asyncio.to_thread(cluster().remove, name)
+    async def remove(name: str, lost: bool = False) -> None:
+        """Take a node out: it is cut off within seconds. Refused while volumes have it as a member,
+        unless it is `lost`: then each gets another one."""
+        await asyncio.to_thread(cluster().remove, name, lost=lost)
+
+    @routes.put("/cluster/nodes/{name}/drain")
+    async def drain(name: str) -> Draining:
+        """Have other nodes come in its place as a member of all its volumes."""
+        return await asyncio.to_thread(cluster().drain, name, drain=True)
+
+    @routes.delete("/cluster/nodes/{name}/drain")
+    async def undrain(name: str) -> Draining:
+        """Have no more of them do so."""
+        return await asyncio.to_thread(cluster().drain, name, drain=False)
+
+    @routes.get("/cluster/nodes/{name}/drain")
+    async def draining(name: str) -> Draining:
+        """What is left of its volumes."""
+        return await asyncio.to_thread(cluster().draining, name)
 
     return routes

@@ -30,6 +30,9 @@ class CopyInfo:
     """Whether clients are let in there."""
     in_sync: bool | None
     """Whether it has all of the volume, in the epoch that is open."""
+    role: str = "member"
+    """"member"; "coming": it is to be one, and counts for nothing yet; "leaving": it is none any
+    more, and has not let its part go yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,13 @@ class ClusterVolume:
     """R: how many there should be."""
     write_quorum: int | None
     members: tuple[CopyInfo, ...]
+    """With who comes and who leaves."""
     doing: str
     """What this node does for it: "following", a step of a takeover, "serving", "" if nothing."""
     problem: str
     """What is wrong with it, in words; empty when all is well."""
+    change: str = ""
+    """Which node comes in the place of which, and how far that is; empty when none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,3 +183,28 @@ class MovedVolume:
     """Name of the node that is its primary now."""
     took_s: float
     """From asking to being told that it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedMember:
+    """What was noted: it is done by the volume's primary, see the cluster's status."""
+
+    name: str
+    """Of the volume."""
+    goes: str
+    comes: str
+    """Names of nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """What is left of a node's volumes. Each is a name."""
+
+    node: str
+    draining: bool
+    member_of: tuple[str, ...]
+    """Volumes that have it as a member still..."""
+    under_way: tuple[str, ...]
+    """...those of them to which another node comes in its place..."""
+    letting_go: tuple[str, ...]
+    """...and those that have another one, and whose part it has not let go yet."""

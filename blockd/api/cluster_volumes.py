@@ -6,7 +6,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from blockd.api.cluster_types import ClusterStatus, ClusterVolume, MovedVolume
+from blockd.api.cluster_types import ClusterStatus, ClusterVolume, MovedVolume, ReplacedMember
 from blockd.api.node import Cluster, Node
 from blockd.api.types import NoCluster
 from volume.metastore_records import MAX_MEMBERS, Mode
@@ -29,6 +29,13 @@ class Move(BaseModel):
     """`node`: name or id of a member."""
 
     node: str
+
+
+class Replacement(BaseModel):
+    """Names or ids of nodes; without `new` the one with the fewest volumes comes."""
+
+    old: str
+    new: str | None = None
 
 
 def router(node: Node) -> APIRouter:
@@ -56,5 +63,11 @@ def router(node: Node) -> APIRouter:
     async def move(name: str, body: Move) -> MovedVolume:
         """Have another member serve the volume; asked of the node that serves it now."""
         return await asyncio.to_thread(cluster().volumes.move, name, body.node)
+
+    @routes.post("/cluster/volumes/{name}/members", status_code=202)
+    async def replace_member(name: str, body: Replacement) -> ReplacedMember:
+        """Have another node come in the place of a member; the status shows how it goes on."""
+        volumes = cluster().volumes
+        return await asyncio.to_thread(volumes.replace_member, name, body.old, body.new)
 
     return routes

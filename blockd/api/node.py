@@ -13,8 +13,10 @@ from blockd.api.cluster_types import (
     ClusterStatus,
     ClusterVolume,
     DeviceList,
+    Draining,
     LocalVolume,
     MovedVolume,
+    ReplacedMember,
 )
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
@@ -185,6 +187,7 @@ class Volumes(Protocol):
         self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode
     ) -> ClusterVolume: ...
     def move(self, name: str, node: str) -> MovedVolume: ...
+    def replace_member(self, name: str, old: str, new: str | None) -> ReplacedMember: ...
     def delete(self, name: str, *, force: bool) -> bool:
         """Whether it is one that several nodes have, and was deleted on all of them."""
 
@@ -220,8 +223,15 @@ class Cluster(Protocol):
     def make_token(self, ttl_s: int) -> TokenInfo:
         """For one node. VolumeError, TransportError."""
 
-    def remove(self, name: str) -> None:
-        """Take a node out of the cluster. VolumeError, TransportError."""
+    def remove(self, name: str, *, lost: bool = False) -> None:
+        """Take a node out of the cluster; `lost`: although volumes have it as a member.
+        VolumeError, TransportError."""
+
+    def drain(self, name: str, *, drain: bool) -> Draining:
+        """Have other nodes come in its place, or not any more. VolumeError, TransportError."""
+
+    def draining(self, name: str) -> Draining:
+        """What is left of that. VolumeError, TransportError."""
 
 
 class Node(Protocol):

@@ -19,6 +19,7 @@ import typer
 
 from blockd.api.types import ClusterInfo, PeerInfo
 from blockd.cli import cluster_devices
+from blockd.cli.cluster_members import drain
 from blockd.cli.cluster_volumes import create, status
 from blockd.cli.options import ControlOption, JsonOption, UsageError, connect
 from blockd.cli.output import print_fields, print_json, print_table
@@ -52,6 +53,7 @@ app.command()(status)
 app.command()(create)
 app.command()(cluster_devices.devices)
 app.add_typer(cluster_devices.app, name="device")
+app.command()(drain)
 
 
 @app.command()
@@ -163,16 +165,24 @@ def token(
 @app.command()
 def remove(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the node, as `show` has it.")],
+    lost: Annotated[
+        bool,
+        typer.Option(
+            "--lost",
+            help="Also while volumes have it as a member: it never comes back, and each of them "
+            "gets another node in its place.",
+        ),
+    ] = False,
     control: ControlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take a node out of the cluster: the others cut it off within seconds.
 
-    It need not run. Refused while volumes have it as a member. Its data directory stays as it is;
-    to use it anew as a node, remove node.json there and join again.
+    It need not run. Refused while volumes have it as a member: `blockd cluster drain` first. Its
+    data directory stays as it is; to use it anew as a node, remove node.json there and join again.
     """
     with connect(control) as client:
-        client.remove_node(name)
+        client.remove_node(name, lost=lost)
     if as_json:
         print_json({"removed": name})
     else:

@@ -145,14 +145,16 @@ def _node_row(each: ClusterNodeInfo) -> tuple[str, ...]:
 def _volume_row(each: ClusterVolume) -> tuple[str, ...]:
     return (
         *(each.name, each.state, each.primary or UNKNOWN, _number(each.epoch)),
-        *(_number(each.copies), _number(each.wanted), each.doing or "-", each.problem or "-"),
+        *(_number(each.copies), _number(each.wanted), each.doing or "-"),
+        "; ".join(filter(None, (each.problem, each.change))) or "-",
     )
 
 
 def _copy_row(volume: ClusterVolume, copy: CopyInfo) -> tuple[str, ...]:
+    role = "" if copy.role == "member" else f"{copy.role}, "
     if not copy.answered:
         nothing = (UNKNOWN,) * 5
-        return volume.name, copy.name, *nothing, f"not known: {copy.why}"
+        return volume.name, copy.name, *nothing, f"{role}not known: {copy.why}"
     if copy.serving:
         state = "serving"
     elif copy.in_sync is None:
@@ -161,7 +163,7 @@ def _copy_row(volume: ClusterVolume, copy: CopyInfo) -> tuple[str, ...]:
         state = "in sync" if copy.in_sync else "behind"
     heard = UNKNOWN if copy.quiet_s is None else f"{copy.quiet_s:.1f}s ago"
     numbers = map(_number, (copy.epoch, copy.received, copy.durable, copy.behind))
-    return volume.name, copy.name, *numbers, heard, state
+    return volume.name, copy.name, *numbers, heard, role + state
 
 
 def _number(value: int | None) -> str:

@@ -62,6 +62,7 @@ EXIT_CODE = {
     "cannot_make_volume": CONFLICT,
     "cannot_move": CONFLICT,
     "wrong_device_map": CONFLICT,
+    "cannot_replace": CONFLICT,
     "cannot_delete": CONFLICT,
     "bad_token": USAGE,
     "bad_identity": USAGE,

@@ -16,6 +16,7 @@ from blockd.api.client import Client
 from blockd.api.iscsi_types import TargetInfo
 from blockd.api.types import NodeStatus
 from blockd.cli import access
+from blockd.cli.cluster_members import replace_member
 from blockd.cli.cluster_volumes import move
 from blockd.cli.limit import limit, limit_fields
 from blockd.cli.options import (
@@ -221,7 +222,7 @@ def delete(
         print(f"deleted volume {name}")
 
 
-for command in (limit, log, restore, clone, diff, history, move):
+for command in (limit, log, restore, clone, diff, history, move, replace_member):
     app.command()(command)
 
 

@@ -87,7 +87,7 @@ class HandOver:
         in_step = [
             each.member
             for each in part.status().members
-            if each.member != self._me and each.state == State.STEP.value
+            if each.counts and each.member != self._me and each.state == State.STEP.value
         ]
         if not in_step:
             logger.warning("nobody is in step to take volume=%s over", part.replica.name)

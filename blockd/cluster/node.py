@@ -19,14 +19,17 @@ from blake3 import blake3
 
 from blockd.access.book import Take
 from blockd.access.rules import AccessList
+from blockd.api.cluster_types import Draining
 from blockd.api.node import Store
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.cluster.devices import Devices
+from blockd.cluster.draining import drained, draining
 from blockd.cluster.exports import advertised
 from blockd.cluster.identity import node_identity
 from blockd.cluster.lists import SharedLists
 from blockd.cluster.membership import Members, Membership
 from blockd.cluster.paths import VolumePaths
+from blockd.cluster.replacing import Replacing
 from blockd.cluster.settings import Limits, SharedSettings
 from blockd.cluster.stripes import Stripes
 from blockd.cluster.volumes import ClusterVolumes
@@ -81,6 +84,10 @@ class ClusterNode:
         )
         self.stripes = Stripes(config, self.identity, self.sessions, self.records, home)
         self.lists = SharedLists(self.records, replicas)
+        self._replacing = Replacing(
+            *(self.identity.node_id, self.records, self.volumes, self.info),
+            config.cluster.replace_after,
+        )
         self._take: Take = lambda volume, access, revision: None
         self.settings = SharedSettings(self.records, replicas, store)
         self._limits: Limits | None = None
@@ -106,6 +113,7 @@ class ClusterNode:
         self.lists.start(self._take)
         if self._limits is not None:
             self.settings.start(self._limits)
+        self._replacing.start()
         facts = {"node": self.identity.name, "listen": ",".join(self.listening)}
         logger.info("node of a cluster", extra=facts)
 
@@ -115,6 +123,7 @@ class ClusterNode:
 
     def stop(self) -> None:
         """Every request of ours and of others ends. Idempotent."""
+        self._replacing.stop()
         self.lists.stop()
         self.settings.stop()
         self.volumes.stop()
@@ -201,10 +210,22 @@ class ClusterNode:
         self.membership.look()
         return TokenInfo(token.text(), token.expires_s * 1_000_000_000)
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, *, lost: bool = False) -> None:
         """Take a node out of the cluster. VolumeError, TransportError."""
-        remove(self.records, name)
+        remove(self.records, name, lost=lost)
         self.membership.look()
+        self._replacing.look()
+
+    def drain(self, name: str, *, drain: bool) -> Draining:
+        """Have all volumes get other members in the place of a node, or not any more; what is left
+        of it. VolumeError, TransportError."""
+        left = drained(self.records, name, drain=drain)
+        self._replacing.look()
+        return left
+
+    def draining(self, name: str) -> Draining:
+        """What is left of a drain. VolumeError."""
+        return draining(self.records, name)
 
     def _shown(self, peer: Peer, state: PeerState | None) -> PeerInfo:
         me = peer.node == self.identity.node

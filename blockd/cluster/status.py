@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TookTooLong
+from dataclasses import replace
 from typing import Final
 
 from blockd.api.cluster_types import ClusterNodeInfo, ClusterStatus, ClusterVolume, CopyInfo
@@ -24,6 +25,7 @@ from volume.metastore import ClusterRecords
 from volume.metastore_records import GroupState, VolumeGroup
 
 LOOK_S: Final = 2.0
+MEMBER, COMING, LEAVING = "member", "coming", "leaving"
 MAX_VOLUMES: Final = 4096  # that are asked about for one answer
 
 Looks = dict[tuple[str, str], m.Looked | str]  # by volume and node
@@ -55,7 +57,7 @@ class Asking:
         others = [
             (group.volume_id, node)
             for group in groups
-            for node in group.members
+            for node in _roles(group)
             if node != group.primary
         ]
         looks |= self._ask(others)
@@ -99,7 +101,8 @@ class Asking:
     def _volume(
         self, group: VolumeGroup, looks: Looks, mine: Mapping[str, PartStatus]
     ) -> ClusterVolume:
-        found = {node: looks.get((group.volume_id, node), "not asked") for node in group.members}
+        roles = _roles(group)
+        found = {node: looks.get((group.volume_id, node), "not asked") for node in roles}
         serving = [
             (node, look)
             for node, look in found.items()
@@ -107,7 +110,11 @@ class Asking:
         ]
         # Of two that say so the later epoch counts: the other one does not know yet.
         primary, newest = max(serving, key=lambda each: each[1].epoch, default=(None, None))
-        members = tuple(self._copy(node, look, newest) for node, look in found.items())
+        shown = tuple(
+            replace(self._copy(node, look, newest), role=roles[node])
+            for node, look in found.items()
+        )
+        members = tuple(each for each in shown if each.role == MEMBER)
         part = mine.get(group.volume_id)
         copies = sum(each.in_sync is True for each in members) if newest is not None else None
         return ClusterVolume(
@@ -120,10 +127,37 @@ class Asking:
             copies=copies,
             wanted=group.replicas,
             write_quorum=group.write_quorum,
-            members=members,
+            members=shown,
             doing="" if part is None else part.doing,
             problem=_problem(group, members, copies, part),
+            change=self._change(group, newest, found, part),
         )
+
+    def _change(
+        self,
+        group: VolumeGroup,
+        primary: m.Looked | None,
+        found: Mapping[str, m.Looked | str],
+        part: PartStatus | None,
+    ) -> str:
+        """What the row says, and what the node that comes has; the primary knows more of it."""
+        if group.coming is None or group.replaces is None:
+            return ""
+        look = found.get(group.coming)
+        if isinstance(look, m.Looked) and primary is not None:
+            left = max(0, primary.received - look.received)
+            how = "has all" if not left else f"lacks {left} of {primary.received} records"
+        else:
+            how = f"not known: {look}"
+        text = f"{self._name(group.coming)} comes for {self._name(group.replaces)}: {how}"
+        if part is not None and part.change is not None:
+            state = next(
+                (each.state for each in part.members if each.member == group.coming),
+                "is asked to make its part",
+            )
+            problem = f", {part.change.problem}" if part.change.problem else ""
+            text += f", {state} since {part.change.for_s:.0f} s{problem}"
+        return text
 
     def _copy(self, node: str, look: m.Looked | str, primary: m.Looked | None) -> CopyInfo:
         if isinstance(look, str):
@@ -159,6 +193,14 @@ class Asking:
 
     def _name(self, node: str) -> str:
         return self._names.get(node, node)
+
+
+def _roles(group: VolumeGroup) -> dict[str, str]:
+    """Who is asked, and as what."""
+    roles = dict.fromkeys(group.leaving, LEAVING)
+    if group.coming is not None:
+        roles[group.coming] = COMING
+    return {**dict.fromkeys(group.members, MEMBER), **roles}
 
 
 def _own(part: PartStatus) -> m.Looked:

@@ -16,12 +16,19 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Final
 
-from blockd.api.cluster_types import ClusterStatus, ClusterVolume, LocalVolume, MovedVolume
+from blockd.api.cluster_types import (
+    ClusterStatus,
+    ClusterVolume,
+    LocalVolume,
+    MovedVolume,
+    ReplacedMember,
+)
 from blockd.api.types import ClusterInfo
 from blockd.cluster.around import DaemonAround
 from blockd.cluster.handing import HandOver
 from blockd.cluster.making import CannotMake, Wanted, choose_members, make
 from blockd.cluster.paths import VolumePaths
+from blockd.cluster.replacing import CannotReplace, Seen, call, resolve
 from blockd.cluster.status import Asking
 from transport.errors import TransportError
 from transport.group.acks import NodeId
@@ -34,8 +41,8 @@ from transport.peer import messages as m
 from transport.peer.wire import Message
 from transport.sessions import Answer, Guest, Peer, Sessions, error, waited
 from volume.errors import NoSuchVolume, VolumeBusy, VolumeError
-from volume.metastore import ClusterRecords
-from volume.metastore_records import Mode
+from volume.metastore import ClusterRecords, Stored
+from volume.metastore_records import Mode, NodeRecord, VolumeGroup
 from volume.replica import Replica, Replicas
 
 logger = logging.getLogger(__name__)
@@ -178,6 +185,43 @@ class ClusterVolumes:
             raise CannotMove(f"volume {name} stays where it is: {problem}")
         return MovedVolume(name, target.name, time.monotonic() - began)
 
+    def replace_member(self, name: str, old: str, new: str | None) -> ReplacedMember:
+        """Have another node, by name or id, come in the place of a member; None: the one that has
+        the fewest volumes. Noted on return: the primary sees to it. Any node may be asked.
+        VolumeError, TransportError."""
+        found = self._records.volume_named(name)
+        if found is None:
+            raise NoSuchVolume(name)
+        info, record = self._info(), found.record
+        nodes = {each.record.node_id: each for each in self._records.nodes()}
+        names = [each.record for each in nodes.values()]
+        goes = old if old in record.members else resolve(names, old)
+        if goes not in record.members:
+            members = ", ".join(_name(nodes, each) for each in record.members)
+            raise CannotReplace(f"volume {name}: {old} is no member of it; those are {members}")
+        connected = {each.node for each in info.nodes if each.connected}
+        seen = Seen({bytes.fromhex(record.volume_id): found}, nodes, connected)
+        if new is not None:
+            comes = resolve(names, new)
+            if comes in (*record.members, *record.leaving):
+                what = (
+                    "is a member" if comes in record.members else "has not let go of its old part"
+                )
+                raise CannotReplace(f"volume {name}: {new} {what}; name another node")
+        else:
+            candidates = seen.candidates(record, lambda node: node)
+            if record.coming is not None and record.replaces == goes:
+                candidates = [record.coming]
+            if not candidates:
+                raise CannotReplace(
+                    f"volume {name}: no node that can be reached is free to come; see "
+                    "`blockd cluster show`, or have one join"
+                )
+            comes = candidates[0]
+        call(self._records, found, comes, goes)
+        self._sessions.post(partial(self._look, bytes.fromhex(record.volume_id)))
+        return ReplacedMember(name, _name(nodes, goes), _name(nodes, comes))
+
     def delete(self, name: str, *, force: bool) -> bool:
         """Delete a volume that several nodes have, with its versions; whether it is one. Durable,
         and nobody serves it any more; members that are away let it go when they come back.
@@ -217,6 +261,30 @@ class ClusterVolumes:
     def _statuses(self) -> list[PartStatus]:
         return self._sessions.result_of(lambda: [part.status() for part in self._parts.values()])
 
+    # -- for who looks at the rows (blockd.cluster.replacing.Parts)
+
+    def noted(self, rows: Mapping[bytes, Stored[VolumeGroup]]) -> None:
+        def note() -> None:
+            for volume, part in list(self._parts.items()):
+                if volume in rows:
+                    part.noted(rows[volume])
+
+        self._sessions.post(note)
+
+    def has_part(self, volume: bytes) -> bool:
+        return self._replicas.get(volume) is not None
+
+    def in_step(self) -> dict[bytes, list[str]]:
+        return {
+            each.volume: [
+                str(member.member)
+                for member in each.members
+                if member.counts and member.state in (State.STEP.value, "primary")
+            ]
+            for each in self._statuses()
+            if each.doing == "serving"
+        }
+
     # -- the thread's
 
     def _begin(self) -> None:
@@ -250,14 +318,14 @@ class ClusterVolumes:
             part.look()
 
     def _asked(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
-        if isinstance(message, m.Create):
+        part = self._parts.get(getattr(message, "volume", b""))
+        if isinstance(message, m.Create) and (part is None or not part.withdrawn):
             self._around.work(
                 lambda: self._members.answer(message, self._around.clock()),
                 partial(self._created, message.volume, answer),
             )
             return
         volume: bytes = getattr(message, "volume", b"")
-        part = self._parts.get(volume)
         if part is None:
             answer(error(m.Code.UNKNOWN, f"volume {volume.hex()}: no part of it is here"))
             return
@@ -301,14 +369,18 @@ class ClusterVolumes:
         self._around.work(partial(self._replicas.remove, volume), done)
 
 
+def _name(nodes: Mapping[str, Stored[NodeRecord]], node: str) -> str:
+    return nodes[node].record.name if node in nodes else node
+
+
 def _local(part: PartStatus, names: Mapping[str, str]) -> LocalVolume:
-    first, *others = part.members or (None,)
+    first, *others = [each for each in part.members if each.counts] or (None,)
     in_step = sum(each is not None and each.state == State.STEP.value for each in others)
     return LocalVolume(
         name=part.name,
         serving=part.doing == "serving",
         copies=0 if first is None else 1 + in_step,
-        wanted=len(part.members),
+        wanted=sum(each.counts for each in part.members),
         behind=tuple(
             (names.get(each.member, each.member), max(0, part.received - each.received))
             for each in others

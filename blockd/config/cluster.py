@@ -63,6 +63,9 @@ class ClusterConfig:
     """A pack is cold so long after it was sealed."""
     unused_after_s: Days = 3600.0
     """A stripe that no node needs, and a shard that belongs to none, goes after so long."""
+    replace_after: int = 600
+    """Seconds after which a node that cannot be reached counts as dead: volumes that this node
+    serves get another member in its place. 0: only when somebody says so."""
 
     nbd: tuple[Address, ...] = ()
     """Where clients reach the NBD listener of this node; those that it listens on if nothing is
@@ -100,6 +103,8 @@ def check_cluster(cluster: ClusterConfig) -> None:
             )
     if cluster.weight == 0:
         raise ConfigError("cluster: weight 0: to have no shards, drain the device")
+    if cluster.replace_after < 0:
+        raise ConfigError(f"cluster: replace_after {cluster.replace_after} is below 0")
     _check_peers(cluster)
 
 

@@ -64,7 +64,8 @@ class Leading:
             *(replica.uuid, group.epoch, me, members, group.write_quorum, group.mode),
             *(chain, self.lease, policy),
         )
-        self.others = [node for node in members if node != me]
+        self.coming = group.coming
+        """Who was to be a member when this one became primary."""
         self.strict = group.mode is Mode.STRICT
         self.serving = False
         self.ended = False
@@ -93,8 +94,13 @@ class Leading:
     def deadline(self) -> float:
         return self.primary.deadline
 
+    @property
+    def others(self) -> list[NodeId]:
+        """All nodes that have records from here."""
+        return self.primary.others
+
     def poll(self) -> None:
-        self._carry_out(self.primary.poll(self._around.clock()))
+        self.carry_out(self.primary.poll(self._around.clock()))
 
     def serves(self) -> None:
         """Clients are let in: from now on the lease says when they may read."""
@@ -113,7 +119,7 @@ class Leading:
         with suppress(BlockingIOError):
             os.eventfd_read(self._gate.descriptor)
         if not self.ended:
-            self._carry_out(self.primary.flush(self._gate.wanted, self._around.clock()))
+            self.carry_out(self.primary.flush(self._gate.wanted, self._around.clock()))
 
     def _expire(self) -> None:
         if not self.ended:
@@ -123,9 +129,9 @@ class Leading:
     def _appended(self) -> None:
         if not self.ended:
             seq, _ = self._replica.held
-            self._carry_out(self.primary.appended(seq, self._around.clock()))
+            self.carry_out(self.primary.appended(seq, self._around.clock()))
 
-    def _carry_out(self, effects: list[link.Effect]) -> None:
+    def carry_out(self, effects: list[link.Effect]) -> None:
         for effect in effects:
             if self.ended:
                 return
@@ -196,9 +202,9 @@ class Leading:
             if brief:
                 self._references.took(send.member)
             if isinstance(result, str):
-                self._carry_out(self.primary.failed(send.tag, result, now))
+                self.carry_out(self.primary.failed(send.tag, result, now))
             else:
-                self._carry_out(self.primary.answered(send.tag, result, now))
+                self.carry_out(self.primary.answered(send.tag, result, now))
 
         try:
             self._around.ask(bytes.fromhex(send.member), message, send.timeout_s, ended)
@@ -210,21 +216,21 @@ class Leading:
         if isinstance(taken, Exception):
             self._failed(f"its records cannot be read back: {taken}")
         elif taken.lost:
-            self._carry_out(self.primary.lost(taken.last, now))
+            self.carry_out(self.primary.lost(taken.last, now))
         else:
-            self._carry_out(self.primary.taken(taken.first, taken.last, taken.data, now))
+            self.carry_out(self.primary.taken(taken.first, taken.last, taken.data, now))
 
     def _read(self, tag: int, found: Records | Exception) -> None:
         if isinstance(found, Exception):
             log.error("own log cannot be read volume=%s %s", self._replica.name, found)
         records = None if isinstance(found, Exception) else found
-        self._carry_out(self.primary.read(tag, records, self._around.clock()))
+        self.carry_out(self.primary.read(tag, records, self._around.clock()))
 
     def _copied(self, tag: int, found: Step | Exception) -> None:
         if isinstance(found, Exception):
             log.error("volume cannot be copied volume=%s %s", self._replica.name, found)
         step = None if isinstance(found, Exception) else found
-        self._carry_out(self.primary.copied(tag, step, self._around.clock()))
+        self.carry_out(self.primary.copied(tag, step, self._around.clock()))
 
     def _sync(self) -> int:
         self._replica.sync()
@@ -234,4 +240,4 @@ class Leading:
         if isinstance(seq, Exception):
             self._failed(f"its journal cannot be synced: {seq}")
         else:
-            self._carry_out(self.primary.synced(seq, self._around.clock()))
+            self.carry_out(self.primary.synced(seq, self._around.clock()))

@@ -31,7 +31,7 @@ from collections.abc import Collection, Iterable
 from math import inf
 from typing import Final
 
-from transport.group.acks import NodeId
+from transport.group.acks import NodeId, Quorum
 
 LEASE_S: Final = 10.0
 """So long after its last renewal a primary may be answering reads, for all that others know."""
@@ -52,10 +52,28 @@ class Lease:
     def __init__(self, me: NodeId, members: Collection[NodeId], wanted: int) -> None:
         """`wanted`: W, of `members`, of which `me` is one."""
         assert me in members
-        assert 1 <= wanted <= len(members)
-        self._wanted = wanted
+        self._me = me
+        self._quorums: tuple[Quorum, ...] = (Quorum(frozenset(members), wanted),)
         self._answered = dict.fromkeys((node for node in members if node != me), -inf)
         self._asked = dict(self._answered)
+
+    def need(self, *quorums: Quorum) -> None:
+        """From now on a renewal has all of these: two while the members change."""
+        self._quorums = quorums
+        for quorum in quorums:
+            for member in quorum.members - {self._me}:
+                self.learner(member)
+
+    def learner(self, node: NodeId) -> None:
+        """One that is no member is asked as well, and counts for nothing."""
+        self._answered.setdefault(node, -inf)
+        self._asked.setdefault(node, -inf)
+
+    def forget(self, node: NodeId) -> None:
+        """One that is no member is not asked any more."""
+        assert all(node not in quorum.members for quorum in self._quorums)
+        self._answered.pop(node, None)
+        self._asked.pop(node, None)
 
     def asked(self, member: NodeId, now: float) -> None:
         """A request of this epoch goes to a member. KeyError: it is none, or the primary."""
@@ -71,9 +89,15 @@ class Lease:
     @property
     def renewed_at(self) -> float:
         """The newest renewal: -inf before the first, inf where the primary needs nobody else."""
-        if self._wanted == 1:
+        return min(map(self.renewed_by, self._quorums))
+
+    def renewed_by(self, quorum: Quorum) -> float:
+        """The newest renewal that these have given."""
+        if quorum.wanted == 1:
             return inf
-        return sorted(self._answered.values(), reverse=True)[self._wanted - 2]
+        others = quorum.members - {self._me}
+        answered = sorted((self._answered.get(each, -inf) for each in others), reverse=True)
+        return answered[quorum.wanted - 2]
 
     @property
     def reads_until(self) -> float:

@@ -135,6 +135,8 @@ class MemberStatus:
     durable: int
     why: str
     """Why it is not in step; "" when it is."""
+    counts: bool = True
+    """False for a node that is to be a member and is none yet."""
 
 
 @dataclass(slots=True)

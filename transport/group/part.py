@@ -20,7 +20,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Final, TypeVar
@@ -29,6 +29,8 @@ from transport.errors import TransportError
 from transport.group.acks import NodeId
 from transport.group.around import Around, Clients, Timer, outcome, text_of
 from transport.group.chain import Chain
+from transport.group.changing import ChangeStatus, Changing, Told
+from transport.group.ending import has_place, is_so, note_closed, note_deleted
 from transport.group.leading import MAX_TAP_BYTES, Leading
 from transport.group.link import GroupPolicy, MemberStatus, State
 from transport.group.member import Member
@@ -50,7 +52,7 @@ from transport.group.watch import Begin, Watch
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from volume.errors import StaleEpoch
-from volume.metastore import ClusterRecords, Done, Outcome, Stored, Unknown
+from volume.metastore import ClusterRecords, Outcome, Stored, Unknown
 from volume.metastore_records import GroupState, VolumeGroup
 from volume.replica import Replica
 
@@ -84,6 +86,8 @@ class PartStatus:
     """What the primary knows of each; empty elsewhere."""
     last_failure: str
     """Of the newest takeover that ended without a primary."""
+    change: ChangeStatus | None = None
+    """Of members, at the primary."""
 
 
 class Part:
@@ -115,7 +119,10 @@ class Part:
         self._takers: list[Callable[[Message], None]] = []
         self._timer: Timer | None = None
         self._timer_at = inf
+        self._changing: Changing | None = None
         self._stopped = False
+        self.withdrawn = False
+        """It is being let go: nobody is answered any more."""
         self._turns: deque[Callable[[], None]] = deque()
         self._last_failure = ""
         self.pauses_s: list[float] = []
@@ -142,6 +149,7 @@ class Part:
             self._member.quiet_s(self._around.clock()),
             tuple(leading.primary.status()) if leading is not None else (),
             self._last_failure,
+            None if self._changing is None else self._changing.status,
         )
 
     # -- life
@@ -151,9 +159,22 @@ class Part:
 
     def look(self) -> None:
         """The volume's record is new, or has changed: read it now."""
-        if not self.serving:
+        if self.serving:
+            self._around.ask_store(lambda: self._store.volume(self.uuid.hex()), self._seen)
+        else:
             self._watch.changed(self._around.clock())
             self._poll()
+
+    def noted(self, found: Stored[VolumeGroup]) -> None:
+        """The volume's record, as it was read a moment ago, perhaps an old one."""
+        if self._changing is not None and self.serving:
+            self._changing.noted(found)
+        elif found.record.state is GroupState.DELETED or not has_place(found.record, self._me):
+            self.look()
+
+    def _seen(self, found: Stored[VolumeGroup] | Exception | None) -> None:
+        if found is not None and not isinstance(found, Exception) and not self._stopped:
+            self.noted(found)
 
     def reachable(self) -> None:
         """Another node can be asked again."""
@@ -182,15 +203,10 @@ class Part:
         # Only once no read is answered any more: then whoever goes on need not wait for the lease.
         self._in_turn(
             self.replica.shut,
-            lambda _: self._around.ask_store(lambda: self._note_closed(epoch), noted),
+            lambda _: self._around.ask_store(
+                lambda: note_closed(self._store, self.uuid, epoch, self._me), noted
+            ),
         )
-
-    def _note_closed(self, epoch: int) -> None:
-        found = self._store.volume(self.uuid.hex())
-        if found is None or (found.record.epoch, found.record.primary) != (epoch, self._me):
-            return
-        closed = replace(found.record, state=GroupState.CLOSED)
-        self._store.commit(self._store.change_volume(found, closed))
 
     # -- no volume any more
 
@@ -215,25 +231,34 @@ class Part:
         self._close("it is being deleted")
         self._in_turn(
             self.replica.shut,
-            lambda _: self._around.ask_store(lambda: self._note_deleted(epoch), noted),
+            lambda _: self._around.ask_store(
+                lambda: note_deleted(self._store, self.uuid, epoch, self._me), noted
+            ),
         )
 
-    def _note_deleted(self, epoch: int) -> str | None:
-        found = self._store.volume(self.uuid.hex())
-        if found is None or (found.record.epoch, found.record.primary) != (epoch, self._me):
-            return "another node has taken it over; ask that one"
-        outcome = self._store.settle(self._store.delete_volume(found))
-        if isinstance(outcome, Done):
-            return None
-        if isinstance(outcome, Unknown):
-            return "whether its record was changed is not known; try again"
-        return f"its record was not changed: {outcome}"
+    def _leave(self, found: Stored[VolumeGroup]) -> None:
+        """This node has no place in the volume any more, if that row is the newest one."""
+        self.withdrawn = True
 
-    def _gone(self) -> None:
-        """The volume was deleted: this part is over."""
+        def confirmed(result: bool | Exception) -> None:
+            if self._stopped:
+                return
+            if result is True:
+                self._gone("this node is no member of it any more")
+                return
+            self.withdrawn = False
+            self._watch.unread(self._around.clock())
+            self._set_timer()
+
+        self._around.ask_store(lambda: is_so(self._store, found), confirmed)
+
+    def _gone(self, why: str = "it was deleted") -> None:
+        """This part is over, and is let go."""
         if self._stopped:
             return
-        self._close("it was deleted")
+        log.info("part is let go volume=%s: %s", self.replica.name, why)
+        self.withdrawn = True
+        self._close(why)
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
@@ -243,6 +268,9 @@ class Part:
 
     def asked(self, message: m.Request, answer: Callable[[Message], None]) -> None:
         """A request of another member about this volume."""
+        if self.withdrawn:
+            answer(m.Error(m.Code.BUSY, 0, f"volume {self.replica.name}: its part is let go here"))
+            return
         if isinstance(message, m.Take):
             self._take(message, answer)
             return
@@ -291,7 +319,7 @@ class Part:
         if leading is None or not self.serving:
             then(f"this node is not its primary, it is {self.status().doing}")
             return
-        states = {each.member: each for each in leading.primary.status()}
+        states = {each.member: each for each in leading.primary.status() if each.counts}
         if node not in states or node == self._me:
             names = ", ".join(str(each) for each in states if each != self._me)
             then(f"node {node} is no other member of it; those are {names}")
@@ -339,6 +367,8 @@ class Part:
             due = min(due, self._takeover.deadline)
         if self._leading is not None:
             due = min(due, self._leading.deadline)
+        if self._changing is not None:
+            due = min(due, self._changing.deadline)
         if due >= self._timer_at:
             return
         if self._timer is not None:
@@ -361,6 +391,8 @@ class Part:
             self._carry_out(takeover, takeover.poll(now))
         if self._leading is not None and now >= self._leading.deadline:
             self._leading.poll()
+        if self._changing is not None and now >= self._changing.deadline:
+            self._changing.poll()
         self._set_timer()
 
     # -- taking over
@@ -374,6 +406,9 @@ class Part:
             watch.unread(now)
         elif found is not None and found.record.state is GroupState.DELETED:
             self._gone()
+            return
+        elif found is not None and not has_place(found.record, self._me):
+            self._leave(found)
             return
         elif (begin := watch.found(found, now)) is not None:
             self._begin(begin)
@@ -464,6 +499,8 @@ class Part:
             self._carry_out(takeover, takeover.committed(outcome, self._around.clock()))
             if takeover.ended and takeover is self._takeover:
                 self._takeover = None  # open, and everybody can see it
+                if self._leading is not None and self._leading.coming is not None:
+                    self.look()  # the change of members goes on
 
         self._around.ask_store(lambda: self._store.commit(effect.transaction), ended)
 
@@ -507,11 +544,25 @@ class Part:
             if takeover is self._takeover:
                 self._carry_out(takeover, takeover.led(self._around.clock()))
 
-        self._leading = Leading(
+        self._leading = leading = Leading(
             *(self._around, self.replica, group, self._me, chain, self._policy),
-            *(opened, self._fenced, self._broken, self._set_timer),
+            *(opened, self._fenced, self._broken, self._moved),
         )
-        self._leading.start(descriptor)
+        self._changing = Changing(
+            *(self._around, self.replica, leading.primary, group, self._me, self._store),
+            Told(
+                *(leading.carry_out, self._ask, self.move),
+                lambda epoch: self._close(f"the metastore has epoch {epoch}"),
+                lambda: leading is self._leading,
+            ),
+        )
+        leading.start(descriptor)
+        self._set_timer()
+
+    def _moved(self) -> None:
+        """The Primary was told something."""
+        if self._changing is not None:
+            self._changing.poll()
         self._set_timer()
 
     def _unable(self, takeover: Takeover, error: Exception) -> None:
@@ -576,6 +627,7 @@ class Part:
 
     def _end_leading(self) -> None:
         leading, self._leading = self._leading, None
+        self._changing = None
         if leading is not None:
             leading.end()
             self._in_turn(partial(_let_go, self.replica), _ignore)

@@ -28,7 +28,7 @@ from collections.abc import Collection
 from math import inf
 from typing import Protocol
 
-from transport.group.acks import Acks, Held, NodeId
+from transport.group.acks import Acks, Held, NodeId, Quorum
 from transport.group.chain import Chain, common
 from transport.group.copying import beginning, heard, request
 from transport.group.kept import Batch, Kept
@@ -65,6 +65,12 @@ class Renewals(Protocol):
     def asked(self, member: NodeId, now: float) -> None: ...
     def answered(self, member: NodeId, sent_at: float) -> bool: ...
     def to_ask(self, now: float) -> list[NodeId]: ...
+    def need(self, *quorums: Quorum) -> None: ...
+    def learner(self, node: NodeId) -> None: ...
+    def forget(self, node: NodeId) -> None: ...
+    def renewed_by(self, quorum: Quorum) -> float: ...
+    @property
+    def renewed_at(self) -> float: ...
     @property
     def ask_at(self) -> float: ...
 
@@ -98,7 +104,6 @@ class Primary:
         self._chain = chain
         self._start = chain.seq
         self._strict = mode is Mode.STRICT
-        self._wanted = wanted
         self._lease = lease
         self._policy = policy
         self._acks = Acks(members, wanted, mode, chain.seq)
@@ -109,6 +114,7 @@ class Primary:
         self._kept = Kept(chain.seq)
         self._taking = False
         self._flush = 0
+        self._lease_floor = -inf
         self._syncing = False
         self._opened = False
         self._told = (chain.seq, chain.seq)
@@ -143,10 +149,65 @@ class Primary:
                 MemberStatus(
                     *(link.node, link.state.value, link.received, link.durable),
                     link.why if link.lags else "",
+                    self._is_member(link.node),
                 )
                 for link in self._links.values()
             ),
         ]
+
+    def in_step(self, node: NodeId) -> bool:
+        link = self._links.get(node)
+        return link is not None and link.state is State.STEP and link.joined
+
+    def away(self, node: NodeId) -> bool:
+        link = self._links.get(node)
+        return link is None or link.state is State.AWAY
+
+    @property
+    def others(self) -> list[NodeId]:
+        """All that records go to."""
+        return list(self._links)
+
+    # -- other members (transport/group/changing.py)
+
+    def learn(self, node: NodeId, now: float) -> list[Effect]:
+        """Bring a node that is no member into step as well; it counts for nothing."""
+        if node not in self._links:
+            self._acks.learner(node)
+            self._lease.learner(node)
+            self._links[node] = Link(node, retry_at=now)
+        return self.poll(now)
+
+    def drop(self, node: NodeId) -> None:
+        """Send nothing to a node that is no member any more."""
+        self._acks.forget(node)
+        self._lease.forget(node)
+        if self._links.pop(node, None) is not None:
+            self._asked = {
+                tag: asked for tag, asked in self._asked.items() if asked.link.node != node
+            }
+
+    def need(self, *quorums: Quorum, now: float) -> list[Effect]:
+        """From now on what is acknowledged, and a renewal of the lease, has all of these."""
+        assert all(self._me in quorum.members for quorum in quorums)
+        self._lease_floor = max(self._lease_floor, self._lease.renewed_at)
+        self._flush = max(self._flush, self._acks.durable)  # members that come have to sync as well
+        self._acks.need(*quorums)
+        self._lease.need(*quorums)
+        return self._effects(now)
+
+    def has_all(self, quorum: Quorum) -> bool:
+        """Whether these alone could go on from here: so many have noted the epoch and have what was
+        acknowledged, and no reader was let in that they would not wait for."""
+        return (
+            self.fenced is None
+            and self._noted(quorum)
+            and self._acks.has_all(quorum)
+            and self._lease.renewed_by(quorum) >= self._lease_floor
+        )
+
+    def _is_member(self, node: NodeId) -> bool:
+        return any(node in quorum.members for quorum in self._acks.quorums)
 
     # -- what happens
 
@@ -521,10 +582,14 @@ class Primary:
 
     def _heard(self, node: NodeId, held: Held) -> None:
         self._acks.heard(node, held)
-        joined = 1 + sum(link.joined for link in self._links.values())
-        if not self._opened and joined >= self._wanted:
+        if not self._opened and all(map(self._noted, self._acks.quorums)):
             self._opened = True
             self._out.append(Opened())
+
+    def _noted(self, quorum: Quorum) -> bool:
+        """Whether so many of these have noted that the epoch is open."""
+        joined = {node for node, link in self._links.items() if link.joined}
+        return len(quorum.members & (joined | {self._me})) >= quorum.wanted
 
     def _effects(self, now: float) -> list[Effect]:
         """What follows for everybody, and all that is to be done."""

@@ -310,8 +310,14 @@ class Node:
 
     def asked(self, peer: str, message: m.Request, reply: Reply) -> None:
         """Called by its sessions."""
-        if self.part is not None and getattr(message, "volume", b"") == self.part.uuid:
-            self.part.asked(message, reply)
+        part = self.part
+        if isinstance(message, m.Create) and not (part is not None and part.withdrawn):
+            assert self._members is not None
+            reply(self._members.answer(message, self.clock.monotonic()))
+            if part is None and self.replica is not None:
+                self.begin_part()
+        elif part is not None and getattr(message, "volume", b"") == part.uuid:
+            part.asked(message, reply)
         else:
             assert self._members is not None
             reply(self._members.answer(message, self.clock.monotonic()))
@@ -324,8 +330,13 @@ class Node:
         self.world.opened(self, epoch, self.image())
 
     def deleted(self, volume: bytes) -> None:
-        """Called by the part; no volume of a world is deleted."""
-        raise AssertionError(volume)
+        """Called by the part: this node has no place in the volume any more."""
+        assert self._members is not None
+        assert self.machine.store is not None
+        self.world.note(f"{self.name[:4]} lets go")
+        self.part = self.serving = None
+        self._members.forget(volume)
+        self.machine.store.replicas.remove(volume)
 
     def closed(self, volume: bytes, why: str) -> None:
         """Called by the part: none may."""

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from native import OP_READ
 from transport.group import lease, takeover, takeover_run
-from transport.group.acks import Acks, NodeId
+from transport.group.acks import Acks, NodeId, Quorum
 from transport.group.chain import Chain
 from transport.group.mending import Mending
 from transport.group.part import Part
@@ -39,8 +39,8 @@ class Rule:
 # -- acknowledgements
 
 
-def _one_less(acks: Acks, seqs: Any) -> int:
-    found: int = sorted(seqs, reverse=True)[max(0, acks._wanted - 2)]
+def _one_less(quorum: Quorum, seqs: Any) -> int:
+    found: int = sorted(seqs, reverse=True)[max(0, quorum.wanted - 2)]
     return found
 
 
@@ -119,13 +119,9 @@ def _won_anyway(takeover: Takeover, outcome: Outcome, tries: Any, now: float) ->
 
 # -- the primary
 
-_heard = Primary._heard
 
-
-def _open_at_once(primary: Primary, node: NodeId, held: Any) -> None:
-    wanted, primary._wanted = primary._wanted, 1
-    _heard(primary, node, held)
-    primary._wanted = wanted
+def _noted_at_once(primary: Primary, quorum: Quorum) -> bool:
+    return True
 
 
 _sealed = Primary._sealed
@@ -156,7 +152,7 @@ def _nothing(*_: Any) -> None:
 RULES: Mapping[str, Rule] = {
     "ack before W": Rule(
         "a write is acknowledged when W members have it in their journals",
-        ((Acks, "_least_of_most", _one_less),),
+        ((Acks, "_least_of_most", staticmethod(_one_less)),),
     ),
     "flush before W disks": Rule(
         "a flush is acknowledged when W members have synced what is before it",
@@ -200,7 +196,7 @@ RULES: Mapping[str, Rule] = {
     "open before W know": Rule(
         "nobody reads from an epoch before W members have noted that it began, and answer",
         (
-            (Primary, "_heard", _open_at_once),
+            (Primary, "_noted", _noted_at_once),
             (lease.Lease, "renewed_at", property(lambda lease: 1e9)),
         ),
     ),

@@ -47,7 +47,9 @@ class FakePart:
         states = {
             node: State.STEP if node in (*self._in_step, ME) else State.AWAY for node in (ME, A, B)
         }
-        members = [SimpleNamespace(member=node, state=states[node].value) for node in states]
+        members = [
+            SimpleNamespace(member=node, state=states[node].value, counts=True) for node in states
+        ]
         return SimpleNamespace(members=members)
 
     def move(self, node: NodeId, then: Callable[[str | None], None]) -> None:
