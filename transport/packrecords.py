@@ -22,8 +22,8 @@ from volume.metastore_records import CorruptRecord, Fields, decode
 log = logging.getLogger(__name__)
 
 MAX_USERS: Final = 64
-MAX_ROW_BYTES: Final = 8192
-"""20 shards, as many that come, 64 users: below 5 KiB."""
+MAX_ROW_BYTES: Final = 16384
+"""20 shards, as many that come, 64 users, as many that join, or have left: below 9 KiB."""
 MAX_PACK_BYTES: Final = 1 << 40
 
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -56,6 +56,8 @@ class PackRecord:
             "coming": list(row.coming),
             "owner": row.owner,
             "users": list(row.users),
+            "joining": list(row.joining),
+            "left": list(row.left),
             "removing": int(row.removing),
         }
 
@@ -73,6 +75,8 @@ class PackRecord:
             coming=fields.texts("coming", _ID, 0, ERASURE_MAX_SHARDS),
             owner=fields.matching("owner", _ID_OR_NONE),
             users=fields.texts("users", _ID, 0, MAX_USERS),
+            joining=fields.texts("joining", _ID, 0, MAX_USERS),
+            left=fields.texts("left", _ID, 0, MAX_USERS),
             removing=bool(fields.number("removing", 0, 1)),
         )
         if bool(row.shards) == bool(row.coming):

@@ -36,6 +36,11 @@ class PackRow:
     """Who writes them: a token of its own for each try."""
     users: tuple[str, ...] = ()
     """Nodes that find chunks in the stripe: none of its shards goes while there is one."""
+    joining: tuple[str, ...] = ()
+    """Of the users, those that have no stub of it yet, or did not when they wrote this."""
+    left: tuple[str, ...] = ()
+    """Nodes that have been users: too little was left there of what they had found in it. They do
+    not come back, or they would come and go for ever."""
     removing: bool = False
     """Nobody used it any more, and nobody may begin to: its shards go."""
 

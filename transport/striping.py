@@ -13,10 +13,11 @@ are in packs of other nodes as well. A stripe's row names its *users*: nodes tha
 A node becomes a user by compare-and-swap before it writes its stub (`volume.stripedpack`), and
 stops being one after the stub's removal is durable. So
 
-    row names a user without a stub    it has crashed in between: it joins, or leaves, again
+    a user without a stub              it is joining, or gc has let the stub go: it leaves
     a stub whose row lacks its user    only when etcd went back to an older state: it joins again
 
-and while there is a user that is a node of the cluster, no shard is let go. Whoever is not a node
+and while there is a user that is a node of the cluster, no shard is let go. Who has left a stripe,
+since gc has found too little of it to be live there, does not join it again. Whoever is not a node
 any more is no user. A stripe without users is *removed* after `condemn_s`: the row says so first,
 by compare-and-swap, and from then on nobody can become its user. A node does not find chunks in a
 stripe of which it is no user, so dedup cannot bring one back that is going.
@@ -83,6 +84,8 @@ MOVES: Final = 64
 """Shards that come to this device in one round at most."""
 REPAIRS: Final = 4
 """Shards of this device that are read by one round, to see whether they are what they should be."""
+MAX_LEFT: Final = 60
+"""Remembered of those that have left a stripe: the latest."""
 MAX_DECLINED: Final = 65536
 DECLINED_S: Final = 3600.0
 """After so long a stripe of which this node had too little is looked at again."""
@@ -295,11 +298,11 @@ class Striper:
         for pack_id, row in rows.items():
             if self._should_stop():
                 return
-            if (
-                row.shards
-                and not row.removing
-                and (pack_id not in stubs or self._me not in row.users)
-            ):
+            known, user = pack_id in stubs, self._me in row.users
+            if user and not known and not self._is_joining(row):
+                continue  # gc has let it go: `leave` is next
+            settled = not self._is_joining(row) and self._device not in row.copies
+            if row.shards and not row.removing and not (known and user and settled):
                 with self._counted(pack_id, "join"):
                     self._join(row)
         for pack_id in stubs.keys() - rows.keys():
@@ -308,13 +311,20 @@ class Striper:
                 self._problems[pack_id.hex()] = text
                 log.error("stripe: %s pack=%s", text, pack_id.hex())
 
+    def _is_joining(self, row: PackRow) -> bool:
+        """Whether this node is a user that has no stub yet: gc was at work, or a crash came."""
+        return self._me in row.joining
+
     def _join(self, row: PackRow, *, verified: bool = False) -> bool:
         """Find chunks of this node in the stripe from now on; whether there are any."""
         if not row.shards or row.removing:
             return False
-        if row.pack_id in self._stubs():
-            self._settle(self._become_user(row))
-            return True
+        stub = self._stubs().get(row.pack_id)
+        if stub is not None:
+            row = self._become_user(row)
+            return self._adopted(row, lambda: self._home.adopt_again(stub))
+        if self._me in row.left:
+            return False
         now = self._monotonic()
         if now - self._declined.get(row.pack_id, float("-inf")) < DECLINED_S:
             return False
@@ -329,6 +339,7 @@ class Striper:
                 if len(self._declined) >= MAX_DECLINED:
                     self._declined.clear()
                 self._declined[row.pack_id] = now
+                self._settle(row)
                 return False
             if not verified:
                 for each in wanted:
@@ -339,8 +350,12 @@ class Striper:
                     f"{lacking}"
                 )
         row = self._become_user(row)
+        return self._adopted(row, lambda: self._home.adopt(like, wanted))
+
+    def _adopted(self, row: PackRow, adopt: Callable[[], int | None]) -> bool:
+        """Have this node find its chunks there, when gc lets it; whether there are any."""
         for _ in range(ADOPT_TRIES):
-            count = self._home.adopt(like, wanted)
+            count = adopt()
             if count is not None:
                 self.counters.joined += count > 0
                 self._settle(row)
@@ -351,15 +366,21 @@ class Striper:
         raise CorruptPack(f"pack {row.pack_id.hex()}: gc does not come to its end; later")
 
     def _settle(self, row: PackRow) -> None:
-        """The copy of who made the stripe is left to gc."""
-        if self._device in row.copies:
-            self._change(row, lambda now: replace(now, copies=()))
+        """This node has its stub, or needs none; if it made the stripe, its copy is left to gc."""
+
+        def settled(now: PackRow) -> PackRow:
+            copies = () if self._device in now.copies else now.copies
+            return replace(now, copies=copies, joining=_others(now.joining, self._me))
+
+        self._change(row, settled)
 
     def _become_user(self, row: PackRow) -> PackRow:
         def joined(now: PackRow) -> PackRow:
             if now.removing or not now.shards:
                 raise CorruptPack(f"pack {row.pack_id.hex()}: its stripe is being removed")
-            return now if self._me in now.users else replace(now, users=(*now.users, self._me))
+            if self._me in now.users:
+                return now
+            return replace(now, users=(*now.users, self._me), joining=(*now.joining, self._me))
 
         return self._change(row, joined)
 
@@ -388,7 +409,9 @@ class Striper:
         gone = [
             self.row_of(pack_id, False)
             for pack_id, row in rows.items()
-            if self._me in row.users and pack_id not in stubs
+            if self._me in row.users
+            and pack_id not in stubs
+            and not (row.shards and self._is_joining(row))
         ]
         if not gone or not self._home.sync_removals():
             return
@@ -399,10 +422,12 @@ class Striper:
 
     def _leave(self, row: PackRow) -> None:
         def left(now: PackRow) -> PackRow:
-            users = tuple(each for each in now.users if each != self._me)
+            users = _others(now.users, self._me)
             if now.coming and not users:  # of a conversion that a crash ended
-                return replace(now, coming=(), data=0, owner="", users=())
-            return replace(now, users=users)
+                return replace(now, coming=(), data=0, owner="", users=(), joining=())
+            gone = now.left if self._me in now.left else (*now.left[-MAX_LEFT:], self._me)
+            joining = _others(now.joining, self._me)
+            return replace(now, users=users, joining=joining, left=gone)
 
         self._change(row, left)
         self.counters.left += 1
@@ -443,7 +468,8 @@ class Striper:
         )
         row = self._records.read(pack_id)
         if row is None:
-            row = PackRow(pack_id, pack.size, copies=(self._device,), users=(self._me,))
+            mine = (self._me,)
+            row = PackRow(pack_id, pack.size, (self._device,), users=mine, joining=mine)
         elif row.shards:
             return  # `join` finds it
         else:
@@ -472,6 +498,7 @@ class Striper:
                         # The copy becomes garbage of gc once chunks are found in the stripe.
                         self._declined.pop(pack_id, None)
                         self._join(machine.row, verified=True)
+                        machine.row = self.row_of(pack_id, True) or machine.row
                         machine.done()
             except ERRORS as error:
                 machine.failed(str(error))
@@ -518,8 +545,8 @@ class Striper:
             if set(nodes) & set(now.users):
                 return now
             if now.coming:
-                return replace(now, coming=(), data=0, owner="", users=())
-            return replace(now, removing=True, copies=(), users=())
+                return replace(now, coming=(), data=0, owner="", users=(), joining=())
+            return replace(now, removing=True, copies=(), users=(), joining=())
 
         self._change(row, removing)
 
@@ -681,6 +708,10 @@ class Striper:
             return False
         row = self._records.read(name.pack_id)
         return row is not None and row.has(self._device, name)
+
+
+def _others(nodes: tuple[str, ...], me: str) -> tuple[str, ...]:
+    return tuple(each for each in nodes if each != me)
 
 
 def _kept(row: PackRow) -> bool:

@@ -237,6 +237,19 @@ class ChunkStore:
             self.index.put(places)
         return len(wanted)
 
+    def adopt_again(self, number: int) -> int:
+        """The second step of `adopt`, for a stub that a crash has left without it. CorruptPack."""
+        assert not self._pending
+        places = dict(self.packs.footer(number))
+        known = self.index.get_many(list(places))
+        wanted = {
+            chunk_id: place
+            for (chunk_id, place), now in zip(places.items(), known, strict=True)
+            if now is not None and now.pack not in self.packs.striped
+        }
+        self.index.put(wanted)
+        return len(wanted)
+
     @property
     def pending_count(self) -> int:
         """Chunks put since the last `sync`."""

@@ -127,6 +127,20 @@ class StripeHome:
 
         return self._submit(call)
 
+    def adopt_again(self, stub: StripedPack) -> int | None:
+        """See `ChunkStore.adopt_again`; None: gc is at work, later. CorruptPack, OSError."""
+
+        def call() -> int | None:
+            if not self._collector.idle or self._chunks.pending_count:
+                return None
+            if stub.number not in self.striped:
+                return 0  # gc has let it go
+            count = self._chunks.adopt_again(stub.number)
+            self._collector.note_change()
+            return count
+
+        return self._submit(call)
+
     def sync_removals(self) -> bool:
         """Make durable that stubs have gone; False: not now."""
 

@@ -1,0 +1,371 @@
+"""The round of a node, over three stores: who joins, converts, leaves, moves; crashes anywhere."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.sim.simdisk import PowerCut
+from tests.stripe_nodes import COLD_S, CONDEMN_S, StripeCluster, StripeNode
+from transport.packrow import PackRow
+from volume.stripedpack import StripeUnavailable
+
+CHUNKS = 40
+
+
+def striped() -> StripeCluster:
+    """All cold packs have become stripes, and no copy is left."""
+    cluster = StripeCluster()
+    cluster.rounds(1)
+    cluster.rounds(4, COLD_S)
+    return cluster
+
+
+def data_bytes(cluster: StripeCluster) -> int:
+    return len(cluster.chunks) * 4096
+
+
+def shard_bytes(cluster: StripeCluster) -> int:
+    return sum(
+        row.shard_bytes * sum(each is not None for each in row.shards) for row in cluster.all_rows()
+    )
+
+
+# -- convert, join, leave
+
+
+def test_cold_packs_become_stripes_and_all_members_let_their_copies_go() -> None:
+    cluster = StripeCluster()
+    before = [node.own_bytes() for node in cluster.nodes]
+    cluster.rounds(1)
+    assert cluster.all_rows() == []  # not cold yet
+    cluster.rounds(4, COLD_S)
+    rows = cluster.all_rows()
+    assert len(rows) == 3
+    for row in rows:
+        assert set(row.users) == {node.id for node in cluster.nodes}
+        assert (row.copies, row.coming, row.owner, row.removing) == ((), (), "", False)
+        assert set(row.shards) == {node.id for node in cluster.nodes}
+    for node, size in zip(cluster.nodes, before, strict=True):
+        assert node.own_bytes() < size / 4
+    assert shard_bytes(cluster) < 1.9 * data_bytes(cluster)  # few entries cannot be cut evenly
+    cluster.check()
+    assert [node.striper.counters.converted for node in cluster.nodes] == [3, 0, 0]
+
+
+def test_packs_are_left_alone_unless_that_is_wanted() -> None:
+    cluster = StripeCluster()
+    for node in cluster.nodes:
+        node.pace = replace(node.pace, convert=False)
+        node.crash()
+    cluster.rounds(4, COLD_S)
+    assert cluster.all_rows() == []
+
+
+def test_with_two_nodes_packs_stay_copies_and_it_is_said() -> None:
+    cluster = StripeCluster(2)
+    cluster.rounds(4, COLD_S)
+    assert cluster.all_rows() == []
+    assert "stripes begin with 3" in cluster.nodes[0].striper.state.problems["stripes"]
+
+
+def test_the_next_node_converts_what_the_first_one_cannot() -> None:
+    cluster = StripeCluster(4)
+    first = cluster.nodes[0]
+    cluster.away.add(first.id)
+    cluster.map = cluster.map.fail(first.id)
+    cluster.rounds(1)
+    cluster.rounds(4, COLD_S)
+    assert [node.striper.counters.converted for node in cluster.nodes] == [0, 3, 0, 0]
+    cluster.check()
+
+
+def test_nothing_is_dropped_before_it_was_read_through_the_stripe() -> None:
+    cluster = StripeCluster()
+    cluster.rounds(1)
+    second = cluster.nodes[1]
+    for node in cluster.nodes[1:]:
+        node.pace = replace(node.pace, convert=False)
+        node.crash()
+    cluster.now += COLD_S
+    cluster.nodes[0].striper.round()
+    # All shards of one stripe are damaged in a way that only their readers see.
+    row = cluster.all_rows()[0]
+    for node in cluster.nodes[1:]:
+        for number in range(3):
+            path = row.name(number).path
+            if path.removeprefix("shards/") in node.disk.list("shards"):
+                file = node.disk.open(path)
+                file.pwrite(bytes(64), file.size() - row.shard_bytes)
+    second.striper.round()
+    assert row.pack_id not in {stub.pack_id for stub in second.home.stubs()}
+    assert len(second.home.stubs()) == 2
+    assert second.striper.counters.failed == 2  # nor can its own shard be made again
+    second.collect()
+    second.check()
+
+
+def test_a_stripe_with_a_shard_away_is_not_joined_yet() -> None:
+    cluster = StripeCluster()
+    cluster.rounds(1)
+    cluster.now += COLD_S
+    first, second, third = cluster.nodes
+    first.striper.round()
+    cluster.away.add(third.id)
+    second.striper.round()
+    assert second.home.stubs() == []
+    assert "copies stay" in next(iter(second.striper.state.problems.values()))
+    cluster.away.clear()
+    second.striper.round()
+    assert len(second.home.stubs()) == 3
+
+
+def test_a_node_without_any_of_the_chunks_is_no_user_and_has_shards() -> None:
+    cluster = StripeCluster()
+    fourth = cluster.add()
+    cluster.rounds(1)
+    cluster.rounds(4, COLD_S)
+    assert fourth.home.stubs() == []
+    assert all(fourth.id not in row.users for row in cluster.all_rows())
+    assert fourth.shards() > 0
+    cluster.check()
+
+
+def test_what_nothing_needs_any_more_goes_on_all_nodes() -> None:
+    cluster = striped()
+    for node in cluster.nodes:
+        node.trim(0, CHUNKS)
+    cluster.rounds(2)
+    assert all(row.users == () for row in cluster.all_rows())
+    assert all(node.home.stubs() == [] for node in cluster.nodes)
+    assert all(node.shards() == 3 for node in cluster.nodes)  # condemned
+    cluster.rounds(3, CONDEMN_S)
+    assert cluster.all_rows() == []
+    assert [node.shards() for node in cluster.nodes] == [0, 0, 0]
+
+
+def test_what_one_node_still_needs_stays() -> None:
+    cluster = striped()
+    for node in cluster.nodes[:2]:
+        node.trim(0, CHUNKS)
+    cluster.rounds(4, CONDEMN_S)
+    assert {row.users for row in cluster.all_rows()} == {(cluster.nodes[2].id,)}
+    cluster.check()
+
+
+def test_a_little_that_is_left_is_a_copy_again_and_later_a_stripe() -> None:
+    cluster = striped()
+    for node in cluster.nodes:
+        node.trim(0, CHUNKS - 12)
+    cluster.rounds(8, CONDEMN_S / 2 + 1)
+    cluster.check()
+    assert cluster.all_rows() == []
+    for node in cluster.nodes:
+        node.packs.seal()
+    cluster.rounds(8, COLD_S)
+    cluster.check()
+    assert shard_bytes(cluster) <= 2 * 12 * 4096 + 3 * 4096 * len(cluster.all_rows())
+
+
+def test_nobody_joins_what_is_going() -> None:
+    cluster = striped()
+    for node in cluster.nodes:
+        node.trim(0, CHUNKS)
+    cluster.rounds(2)
+    late = cluster.add()
+    late.fill()  # the same data comes to a node that has not had it
+    row = cluster.all_rows()[0]
+    removing = replace(row, removing=True)
+    assert cluster.rows.swap(row, removing)
+    late.striper.round()
+    assert row.pack_id not in {stub.pack_id for stub in late.home.stubs()}
+    assert len(late.home.stubs()) == 2  # the others are needed again
+    assert {row.users for row in cluster.all_rows()} == {(), (late.id,)}
+    cluster.rounds(4, CONDEMN_S)
+    assert row.pack_id not in {each.pack_id for each in cluster.all_rows()}
+    cluster.check()
+
+
+def test_who_was_removed_from_the_cluster_is_no_user() -> None:
+    cluster = striped()
+    gone = cluster.nodes.pop()
+    cluster.away.add(gone.id)
+    for node in cluster.nodes:
+        node.trim(0, CHUNKS)
+    cluster.rounds(4, CONDEMN_S)
+    assert all(row.removing for row in cluster.all_rows())
+    cluster.map = cluster.map.fail(gone.id)
+    cluster.rounds(1)
+    assert cluster.all_rows() == []
+
+
+def test_a_node_that_the_row_has_forgotten_joins_again() -> None:
+    cluster = striped()
+    node = cluster.nodes[1]
+    for row in cluster.all_rows():
+        assert cluster.rows.swap(row, replace(row, users=(cluster.nodes[0].id,)))
+    node.striper.round()
+    assert all(node.id in row.users for row in cluster.all_rows())
+
+
+def test_a_row_that_is_gone_is_told_and_its_shards_stay() -> None:
+    cluster = striped()
+    row = cluster.all_rows()[0]
+    assert cluster.rows.swap(row, replace(row, shards=()))
+    cluster.rounds(4, CONDEMN_S)
+    node = cluster.nodes[0]
+    assert "has no row" in node.striper.state.problems[row.pack_id.hex()]
+    assert node.shards() == 3
+    with pytest.raises(StripeUnavailable, match="no stripe of it"):
+        node.check()
+    assert cluster.rows.swap(replace(row, shards=()), row)
+    cluster.rounds(1)
+    cluster.check()
+
+
+# -- devices
+
+
+def test_with_a_node_away_everybody_reads() -> None:
+    cluster = striped()
+    cluster.away.add(cluster.nodes[1].id)
+    cluster.check()
+    assert cluster.nodes[0].striper.reads.counters.degraded > 0
+
+
+def test_with_two_nodes_away_the_error_names_the_pack() -> None:
+    cluster = striped()
+    cluster.away.update(node.id for node in cluster.nodes[1:])
+    with pytest.raises(StripeUnavailable, match="1 good shards, and it takes 2"):
+        cluster.nodes[0].check()
+
+
+def test_a_failed_device_is_built_again_on_the_one_that_has_room() -> None:
+    cluster = striped()
+    lost = cluster.nodes[2]
+    cluster.away.add(lost.id)
+    cluster.map = cluster.map.fail(lost.id)
+    cluster.rounds(1)
+    state = cluster.nodes[0].striper.state
+    assert any("3 are needed" in text for text in state.problems.values())
+    fourth = cluster.add()
+    cluster.rounds(2)
+    assert fourth.shards() == 3
+    assert fourth.striper.counters.moved == 3
+    assert all(lost.id not in row.shards for row in cluster.all_rows())
+    assert cluster.nodes[0].striper.state.devices[lost.id].shards == 0
+    cluster.check()
+    cluster.away.add(cluster.nodes[1].id)  # and one more may be lost again
+    cluster.check()
+
+
+def test_a_drained_device_is_out_once_it_is_empty_and_its_files_go() -> None:
+    cluster = striped()
+    fourth = cluster.add()
+    drained = cluster.nodes[1]
+    cluster.map = cluster.map.drain(drained.id)
+    cluster.rounds(3, CONDEMN_S)
+    assert str(cluster.map.devices[drained.id].state) == "out"
+    assert drained.shards() == 0
+    assert fourth.shards() == 3
+    cluster.check()
+
+
+def test_damaged_and_lost_shards_are_made_again() -> None:
+    cluster = striped()
+    node = cluster.nodes[0]
+    first, second, third = node.server.names()
+    file = node.disk.open(first.path)
+    file.pwrite(b"\xff" * 10, file.size() - 4096)
+    node.server.remove(second.path)
+    cluster.rounds(2)
+    assert node.striper.counters.repaired == 2
+    assert sorted(node.server.names()) == sorted([first, second, third])
+    cluster.away.add(cluster.nodes[1].id)
+    cluster.check()
+
+
+def test_files_that_no_row_names_go_and_not_at_once() -> None:
+    cluster = striped()
+    node = cluster.nodes[0]
+    name = node.server.names()[0]
+    stray = name._replace(pack_id=bytes(32))
+    for path in (stray.path, f"{stray.path}.new"):
+        node.disk.open(path, create=True).close()
+    cluster.rounds(2)
+    assert stray in node.server.names()
+    cluster.rounds(2, CONDEMN_S)
+    assert stray not in node.server.names()
+    assert node.server.unfinished() == []
+    assert name in node.server.names()
+
+
+# -- crashes
+
+
+def one_life(cut: Callable[[StripeNode], None], victim: int, *, index: bool) -> bool:
+    """Convert, join, trim and let go, with one node cut once; whether it was."""
+    cluster = StripeCluster(chunks=13)
+    node = cluster.nodes[victim]
+    cluster.rounds(1)
+    cut(node)
+    hit = False
+
+    def survive(step_s: float) -> None:
+        nonlocal hit
+        cluster.now += step_s
+        for each in cluster.nodes:
+            try:
+                each.striper.quick()
+                each.striper.round()
+                each.collect()
+            except PowerCut:
+                assert each is node
+                hit = True
+                each.crash(index=index)
+                cluster.check()
+
+    for _ in range(4):
+        survive(COLD_S)
+    cluster.check()
+    for row in cluster.all_rows():
+        assert set(row.users) == {each.id for each in cluster.nodes}, (row.users, row.left)
+    assert all(row.joining == row.copies == () for row in cluster.all_rows())
+    assert len(cluster.all_rows()) >= 1
+    for each in cluster.nodes:
+        try:
+            each.trim(0, 13)
+        except PowerCut:
+            hit = True
+            each.crash(index=index)
+            each.trim(0, 13)
+    for _ in range(6):
+        survive(CONDEMN_S)
+    rows: list[PackRow] = cluster.all_rows()
+    assert rows == []
+    assert [each.shards() for each in cluster.nodes] == [0, 0, 0]
+    assert all(each.server.unfinished() == [] for each in cluster.nodes)
+    assert all(each.home.stubs() == [] for each in cluster.nodes)
+    return hit
+
+
+@pytest.mark.parametrize("victim", range(3))
+def test_a_crash_after_any_change_of_a_row_loses_nothing(victim: int) -> None:
+    at = 1
+    while True:
+
+        def cut(node: StripeNode, at: int = at) -> None:
+            node.cut_at_swap = at
+
+        if not one_life(cut, victim, index=at % 2 == 0):
+            break
+        at += 1
+    assert at >= 3
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_crash_after_any_operation_of_the_disk_loses_nothing(victim: int) -> None:
+    at = 1
+    while one_life(lambda node, at=at: node.disk.crash_at(at), victim, index=at % 2 == 0):  # type: ignore[misc]
+        at += 1
+    assert at > 20
