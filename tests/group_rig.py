@@ -230,9 +230,11 @@ class Group:
             case ReadLog(tag, epoch, after, limit):
                 found = self.node.replica.read(epoch, after, limit)
                 self._add(self.primary.read(tag, found, self.now))
-            case Copy(tag, member, at, limit, heard):
+            case Copy(tag, member, at, limit, heard, after):
                 try:
-                    copied = self.node.replica.copy(member, at, min(limit, COPY_BYTES), heard)
+                    copied = self.node.replica.copy(
+                        member, at, min(limit, COPY_BYTES), heard, after
+                    )
                 except VolumeError:
                     copied = None
                 self._add(self.primary.copied(tag, copied, self.now))

@@ -546,6 +546,7 @@ class Catalog:
         epoch: int,
         rows: Mapping[bytes, bytes],
         keep: int | None = None,
+        named: list[SnapshotRow] | None = None,
     ) -> Volume:
         """Make `row`, which is in chunks, the head of `volume`, as if there never had been records
         behind it: the next one gets the next seq. Durable on return, all or nothing, with `rows`.
@@ -553,7 +554,8 @@ class Catalog:
 
         `epoch`: above that of all records that are undone, so that no replay takes them for those
         that follow; versions of them go, and names of these. No round is under way or stands.
-        `keep`: versions up to that seq stay; from there on the log does not lead to `row`."""
+        `keep`: versions up to that seq stay; from there on the log does not lead to `row`.
+        `named`: all names that there are from here on; their versions are there, or in `rows`."""
         with self.lock, self.naming:
             self._seal.check()
             record = volume.record
@@ -562,9 +564,11 @@ class Catalog:
             gone = [each for each in self._history.newest(number) if each.seq > last]
             points = {each.seq for each in self._history.points_of(number) if each.seq > last}
             names = self._history.undo_of(number, last)
+            if named is not None:
+                names = self._history.naming_of(number, named)
             for name in names.gone:
                 log.warning(
-                    "snapshot of writes that were undone is gone snapshot=%s@%s",
+                    "snapshot that other nodes do not have is gone snapshot=%s@%s",
                     *(record.name, name.name),
                 )
             volume.core.retire()

@@ -435,6 +435,17 @@ class History:
             sum(self.snapshot(number, name) is None for name in back),
         )
 
+    def naming_of(self, number: int, names: Collection[SnapshotRow]) -> "Undo":
+        """As `undo_of`, where these are all the names that there are to be."""
+        wanted = {row.name for row in names}
+        return Undo(
+            tuple(row for row in self.snapshots(number) if row.name not in wanted),
+            tuple(names),
+            tuple(dropped_key(number, at, row.name) for at, row in self.dropped_rows(number)),
+            (),
+            sum(self.snapshot(number, name) is None for name in wanted),
+        )
+
     def undone(self, number: int, seqs: Collection[int], names: "Undo") -> None:
         """Points of a volume with these seqs are gone, and names are what `undo_of` said."""
         self.points.difference_update((number, seq) for seq in seqs)

@@ -31,7 +31,7 @@ Every method may wait for disks; any thread may call it, one at a time has its t
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EAGAIN, EBADMSG, EFBIG, EINVAL, ENOMSG, ENOSPC, EPROTO, ESTALE
 from os import strerror
 from typing import Final
@@ -39,6 +39,7 @@ from typing import Final
 from typing_extensions import Buffer
 
 from native import TAP_MIN_BUFFER, Journal
+from volume import namedstates
 from volume.catalog import Catalog
 from volume.disk import Clock
 from volume.errors import (
@@ -52,12 +53,20 @@ from volume.errors import (
     VolumeExists,
 )
 from volume.gate import Gate
-from volume.history import History, VersionRow, state_key, state_put
+from volume.history import (
+    History,
+    SnapshotRow,
+    VersionRow,
+    state_key,
+    state_put,
+    versions_put,
+)
 from volume.layout import ChunkId
+from volume.namedstates import NamedState
 from volume.noted import Notes
 from volume.notes import decode as decode_note
 from volume.past import PastVersions
-from volume.replicacopy import Copies, Heard, Landing, Step
+from volume.replicacopy import Copies, Heard, Landing, Step, Target
 from volume.replicarow import ROW_PREFIX, Row, row_name
 from volume.scheduler import Scheduler
 from volume.seal import Seal
@@ -401,17 +410,43 @@ class Replica:
 
     # -- all of it
 
-    def copy(self, to: str, at: int, limit: int, heard: Heard = None) -> Step:
+    def copy(self, to: str, at: int, limit: int, heard: Heard = None, after: int = 0) -> Step:
         """The next step of a stream of the volume for node `to`: a piece, from byte `at` on, of at
         most `limit` bytes, or a question. `heard` what that node has said: where it says what the
-        stream is to be based on, one is begun, of the volume as it is now. Waits for a destage
+        stream is to be based on, one is begun: of the oldest state behind seq `after` that has a
+        name, or of the volume as it is now. Waits for a destage
         round then, and not for `append` and its like. The last piece may be asked for again.
         OtherRecords: it has to begin anew."""
-        return self._copies.step(self.name, to, at, limit, heard, self._state)
+        return self._copies.step(self.name, to, at, limit, heard, lambda: self._target(after))
 
-    def _state(self) -> tuple[int, int, tuple[tuple[int, int], ...]]:
-        with self._lock:
-            return self._seq(), self.start, self.ends()
+    def _target(self, after: int) -> Target:
+        parts = self._parts
+        with self._lock, parts.catalog.lock, parts.catalog.naming:
+            seq, start, ends = self._seq(), self.start, self.ends()
+            number = self._volume.record.number
+            names = namedstates.names_at(parts.history, number, seq)
+        earlier = next((row.seq for row in names if row.seq > after), None)
+        if earlier is not None:
+            return Target(earlier, start, ends, None)
+        states = []
+        for row in names:
+            version = parts.history.version(number, row.seq)
+            if version is None:
+                with parts.versions.settled(f"{self.name}@seq:{row.seq}") as (_, found):
+                    version = found
+            states.append(
+                NamedState(
+                    *(row.name, row.seq, row.created_ns, row.pinned, row.scheduled),
+                    *(version.time_ns, version.size, version.root, version.height),
+                )
+            )
+        data = namedstates.encode(states)
+        if len(data) > namedstates.MAX_BYTES:
+            raise ReplicaError(
+                f"volume {self.name}: its {len(states)} snapshots are too many to be copied to "
+                "another node; delete some of them"
+            )
+        return Target(seq, start, ends, data)
 
     def begin_copy(self, epoch: int) -> ChunkId:
         """Such a stream is to come, in the name of `epoch`, which was promised: the commit that it
@@ -440,13 +475,33 @@ class Replica:
         is here. `at` 0 begins one. With `last` it is stored, durably, on return."""
         with self._lock:
             self._check_idle(epoch)
-            return self._landing.take(at, data, last=last)
+            taken = self._landing.take(at, data, last=last)
+            if last and self._landing.landed:
+                self._keep_landed()
+            return taken
 
-    def adopt(self, epoch: int, keep: int, start: int, ends: tuple[tuple[int, int], ...]) -> None:
+    def _keep_landed(self) -> None:
+        """Nothing thins out what has landed before it is adopted: it has its tree's id as name."""
+        catalog = self._parts.catalog
+        record = catalog.named(self._copy_name).record
+        name = record.head.root.hex()
+        if self._parts.history.snapshot(record.number, name) is None:
+            with catalog.lock:
+                catalog.add_points([self._copy_name], name)
+
+    def adopt(
+        self,
+        epoch: int,
+        keep: int,
+        start: int,
+        ends: tuple[tuple[int, int], ...],
+        names: Buffer = b"",
+    ) -> None:
         """Make what came as a stream the volume, at the end of that chain, in the name of `epoch`,
         in which it ends and which was promised. `keep`: all that is here is of the chain, up to
-        that seq, and versions of it may stay; 0: nothing is known to be. Durable on return, all or
-        nothing. StaleEpoch, OtherRecords."""
+        that seq, and versions of it may stay; 0:
+        nothing is known to be. `names`: of all snapshots that there are, whose states are here or
+        have come as well. Durable on return, all or nothing. StaleEpoch, OtherRecords."""
         with self._lock:
             self._check_idle(epoch)
             if not ends or ends[-1][0] != epoch or keep > ends[-1][1]:
@@ -462,10 +517,14 @@ class Replica:
                 raise OtherRecords(self.name, "no stream has come that it could be")
             if keep and keep != self._seq():
                 raise OtherRecords(self.name, f"records up to {self._seq()} are here, not {keep}")
-            self._parts.between_rounds(lambda: self._adopt(ends[-1], keep or -1, row))
+            try:
+                states = namedstates.decode(names)
+            except ValueError as error:
+                raise OtherRecords(self.name, f"a list of names {error}") from error
+            self._parts.between_rounds(lambda: self._adopt(ends[-1], keep or -1, row, states))
             self._landing.drop()
 
-    def _adopt(self, end: tuple[int, int], keep: int, row: Row) -> None:
+    def _adopt(self, end: tuple[int, int], keep: int, row: Row, states: list[NamedState]) -> None:
         parts = self._parts
         self._check_rounds()
         source = parts.catalog.named(self._copy_name).record
@@ -475,13 +534,47 @@ class Replica:
             *(parts.clock.now_ns(), source.size, 0),
             *(source.head.commit, source.head.root, source.head.height),
         )
-        put = state_put(row_name(self.uuid), row.encode())
-        self._volume = parts.catalog.rewind(self._volume, version, epoch, put, keep)
+        versions, names = self._named(states, version, keep)
+        put = {**versions_put(versions), **state_put(row_name(self.uuid), row.encode())}
+        self._volume = parts.catalog.rewind(self._volume, version, epoch, put, keep, names)
         self._row = row
         self._gate = self._shut_out()
         self._set_epoch()
         self._durable = self._seq()
         log.info("all of the volume came from another node volume=%s seq=%d", self.name, seq)
+
+    def _named(
+        self, states: list[NamedState], head: VersionRow, keep: int
+    ) -> tuple[list[VersionRow], list[SnapshotRow]]:
+        """Versions that came as streams for these names, and the names that there are then."""
+        history, number = self._parts.history, head.number
+        copy = self._parts.catalog.named(self._copy_name).record.number
+        versions: dict[int, VersionRow] = {}
+        names = []
+        for each in states:
+            here = each.seq <= keep and (
+                history.version(number, each.seq) or history.point(number, each.seq)
+            )
+            landed = history.snapshot(copy, each.root.hex())
+            found = None if landed is None else history.version(copy, landed.seq)
+            if not here and each.seq != head.seq:
+                if found is None or found.height != each.height:
+                    if each.seq > keep:
+                        what = f"what {each.name} names has not come"
+                        raise OtherRecords(self.name, what)
+                    log.error("snapshot is lost snapshot=%s@%s", self.name, each.name)
+                    continue
+                versions[each.seq] = replace(
+                    head,
+                    seq=each.seq,
+                    time_ns=each.time_ns,
+                    size=each.size,
+                    commit=found.commit,
+                    root=found.root,
+                    height=found.height,
+                )
+            names.append(each.row(number))
+        return list(versions.values()), names
 
     @property
     def _copy_name(self) -> str:

@@ -50,6 +50,19 @@ class Copied:
     seq: int
     start: int
     ends: Ends
+    names: bytes | None = b""
+    """All names of the volume then (`volume.namedstates`); None: this is the stream of an earlier
+    state, which has one, and others follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be copied next; as in `Copied`."""
+
+    seq: int
+    start: int
+    ends: Ends
+    names: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +88,9 @@ Step = Copied | Question
 class _Outgoing:
     """A stream on its way to another node."""
 
-    def __init__(self, pieces: Pieces, seq: int, start: int, ends: Ends) -> None:
+    def __init__(self, pieces: Pieces, target: Target) -> None:
         self._pieces = pieces
-        self._chain = (seq, start, ends)
+        self._target = (target.seq, target.start, target.ends, target.names)
         self._left = b""
         self._given: Copied | None = None
         self._asked = False
@@ -105,7 +118,7 @@ class _Outgoing:
                 return found
             data += found
         data, self._left = data[:limit], data[limit:]
-        self._given = Copied(at, data, last and not self._left, *self._chain)
+        self._given = Copied(at, data, last and not self._left, *self._target)
         return self._given
 
     def close(self) -> None:
@@ -128,16 +141,16 @@ class Copies:
         at: int,
         limit: int,
         heard: Heard,
-        state: Callable[[], tuple[int, int, Ends]],
+        target: Callable[[], Target],
     ) -> Step:
-        """As `Replica.copy`; `state`: seq, start and ends of the volume's chain."""
+        """As `Replica.copy`; `target`: what is to be copied."""
         with self._lock:
             if isinstance(heard, Based):
                 self._end(to)
-                seq, start, ends = state()
+                chosen = target()
                 base = None if heard.base == ZERO_ID else heard.base
-                pieces = self._offer(f"{name}@seq:{seq}", base)
-                self._outgoing[to] = _Outgoing(pieces, seq, start, ends)
+                pieces = self._offer(f"{name}@seq:{chosen.seq}", base)
+                self._outgoing[to] = _Outgoing(pieces, chosen)
             outgoing = self._outgoing.get(to)
             found = None if outgoing is None else outgoing.step(at, limit, heard)
             if found is None:

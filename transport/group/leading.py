@@ -143,8 +143,8 @@ class Leading:
                 case link.ReadLog(tag, epoch, after, limit):
                     read = partial(self._replica.read, epoch, after, limit)
                     self._do(read, partial(self._read, tag))
-                case link.Copy(tag, member, at, limit, heard):
-                    copy = partial(self._replica.copy, member, at, limit, heard)
+                case link.Copy(tag, member, at, limit, heard, after):
+                    copy = partial(self._replica.copy, member, at, limit, heard, after)
                     self._do(copy, partial(self._copied, tag))
                 case link.SyncOwn():
                     self._do(self._sync, self._synced)

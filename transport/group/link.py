@@ -81,6 +81,8 @@ class Copy:
     at: int
     limit: int
     heard: Heard
+    after: int
+    """Seq behind which states that have a name are to be copied before the newest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,8 @@ class Link:
     """The piece of a stream that it gets."""
     copied: int = 0
     """Bytes of that stream that it has."""
+    after: int = 0
+    """Seq up to which it has the states that have names."""
     hold: int | None = None
     """While it is read from the log for this member: records from this seq on are kept for it."""
     retry_at: float | None = 0.0

@@ -111,7 +111,8 @@ class Member:
                 piece = message.payload[0]
                 return m.Streamed(replica.take_copy(message.epoch, message.at, piece, last=last))
             case m.Adopt():
-                replica.adopt(message.epoch, message.keep, message.start, message.ends)
+                names = message.payload[0] if message.payload else b""
+                replica.adopt(message.epoch, message.keep, message.start, message.ends, names)
             case m.Append():
                 self._append(message)
             case m.AppendBrief():

@@ -426,22 +426,30 @@ class Primary:
             link = asked.link
             link.tag = 0
             piece = found if isinstance(found, Copied) else None
-            if found is None or (piece is not None and piece.ends[-1][0] != self.epoch):
+            if found is None or (piece is not None and not self._can_copy(piece)):
                 self._away(link, now, "our volume cannot be copied", self._policy.retry_most_s)
             else:
                 link.copy = piece
                 self._send(link, request(found, self._volume, self.epoch), now, self._policy.seal_s)
         return self._effects(now)
 
+    def _can_copy(self, piece: Copied) -> bool:
+        return piece.names is None or piece.ends[-1][0] == self.epoch
+
     def _begin_copy(self, link: Link, now: float) -> None:
         self._lags(link, COPYING)
         link.state = State.COPYING
+        link.after = link.keep
+        self._next_copy(link, now)
+
+    def _next_copy(self, link: Link, now: float) -> None:
+        """The states that have names come first, oldest first, then the newest one."""
         link.copied = 0
         self._send(link, beginning(self._volume, self.epoch), now, self._policy.seal_s)
 
     def _copy(self, link: Link, said: Heard, now: float) -> None:
         tag = self._tag(link, None, now)
-        self._out.append(Copy(tag, link.node, link.copied, m.MAX_RECORDS_BYTES, said))
+        self._out.append(Copy(tag, link.node, link.copied, m.MAX_RECORDS_BYTES, said, link.after))
 
     def _answer_to_copy(self, link: Link, said: Heard, now: float) -> None:
         """A member has answered a question."""
@@ -455,8 +463,12 @@ class Primary:
         copy, link.copy = link.copy, None
         if copy is None or at != copy.at + len(copy.data):
             self._away(link, now, f"it has {at} bytes of a stream")
+        elif copy.last and copy.names is None:
+            link.after = copy.seq
+            self._next_copy(link, now)
         elif copy.last:
-            adopt = m.Adopt(self._volume, self.epoch, link.keep, copy.start, copy.ends)
+            names = (copy.names,) if copy.names else ()
+            adopt = m.Adopt(self._volume, self.epoch, link.keep, copy.start, copy.ends, names)
             self._send(link, adopt, now, self._policy.seal_s)
         else:
             link.copied = at

@@ -529,15 +529,18 @@ class Stream(Request):
 @dataclass(frozen=True, slots=True)
 class Adopt(Request):
     """Make what came as a stream the volume, at the end of this chain; of what was there versions
-    up to seq `keep` stay. Durable before the answer."""
+    up to seq `keep` stay. Its snapshots are those of the payload (volume/namedstates.py), whose
+    states came as streams before. Durable before the answer."""
 
     TYPE = 38
     ANSWER = Ack
+    FRAMES = (0, 1)
     volume: Uuid
     epoch: Epoch
     keep: Seq
     start: Seq
     ends: Annotated[tuple[tuple[int, int], ...], Many((Int(8), Int(8)), MAX_EPOCHS)]
+    payload: tuple[Buffer, ...] = ()
 
     def check(self) -> None:
         try:

@@ -162,6 +162,60 @@ def test_a_member_that_the_log_does_not_lead_to_gets_all_of_the_volume() -> None
     assert made.content(away) == made.expected(away.chain())
 
 
+def note_added(made: Group) -> None:
+    """A record that is no write."""
+    seq = made.node.replica.held[0]
+    made.writes[made.primary.epoch, seq] = (0, b"")
+    made._add(made.primary.appended(seq, made.now))
+    made.settle(1.0)
+
+
+def snapshot(made: Group, name: str) -> None:
+    notes, volume = made.node.rig.store._notes, made.node.replica.volume
+    notes.snapshot(name, [volume], pinned=name == "pinned", scheduled=False)
+    note_added(made)
+
+
+def named(node: Node) -> dict[str, tuple[int, bool, bytes]]:
+    """Snapshots of a node: seq, whether pinned, and what their trees are."""
+    found = {}
+    for each in node.rig.store.snapshots.all("vm1"):
+        with node.rig.store.versions.settled(f"vm1@{each.name}") as (_, row):
+            found[each.name] = (each.seq, each.pinned, row.root)
+    return found
+
+
+def test_a_member_that_is_copied_to_gets_the_names_and_what_they_name() -> None:
+    made = Group(3, 2, random.Random(0), options=SHORT_LOG)
+    made.settle(1.0)
+    away = made.others[0]
+    made.write()
+    snapshot(made, "old")
+    snapshot(made, "dropped")
+    away.up = False
+    for name in ("first", "pinned", "last"):
+        for _ in range(14):
+            made.write()
+            while made.step():
+                pass
+            made.pass_time(0.1)
+        snapshot(made, name)
+    made.node.rig.store._notes.drop(made.node.replica.volume, "dropped")
+    note_added(made)
+    made.node.rig.settle()
+    made.settle(5.0)
+    away.up = True
+    told = count_answers(away)
+    made.settle(60.0)
+    assert told["Adopt"] == 1
+    wanted = named(made.node)
+    assert sorted(wanted) == ["first", "last", "old", "pinned"]
+    assert named(away) == wanted
+    away.kill()
+    assert named(away) == wanted
+    assert away.rig.store.info("vm1").snapshot_count == 4
+
+
 def test_a_member_that_cannot_go_back_gets_all_of_the_volume() -> None:
     made = Group(3, 2, random.Random(0), options=SHORT_LOG)
     made.settle(1.0)

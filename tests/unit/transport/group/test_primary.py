@@ -311,6 +311,24 @@ def test_a_member_that_shares_nothing_that_is_told_gets_all() -> None:
     assert sender.state(B) in ("in step", "catching up")
 
 
+def test_states_that_have_names_are_copied_before_the_newest_one() -> None:
+    sender = Sender()
+    sender.answer(C, m.Sealed(5, 0, 0, ((3, 20),)))
+    (read,) = [each for each in sender.others if isinstance(each, ReadLog)]
+    sender.add(sender.primary.read(read.tag, Records(3, 0, 0, True, b""), sender.now))
+    ends = ((3, 60), (5, 100))
+    for after, piece in (
+        (20, Copied(0, b"abc", True, 40, 0, ends, None)),
+        (40, Copied(0, b"d", True, 100, 0, ends, b"names")),
+    ):
+        sender.answer(C, m.Compared(bytes(32), ()))
+        copy = sender.copy()
+        assert (copy.at, copy.after) == (0, after)
+        sender.add(sender.primary.copied(copy.tag, piece, sender.now))
+        sender.answer(C, m.Streamed(len(piece.data)))
+    assert sender.next(C) == m.Adopt(VOLUME, 5, 20, 0, ends, (b"names",))
+
+
 def test_a_member_that_the_log_does_not_lead_to_keeps_what_it_shares() -> None:
     sender = Sender()
     sender.answer(C, m.Sealed(5, 0, 0, ((3, 20),)))
