@@ -228,6 +228,9 @@ class PlaceTable:
     """Cache of chunk places for all volumes of a store, at most `limit` bytes. Thread-safe."""
 
     def __init__(self, limit: int, /) -> None: ...
+    def clear(self) -> None:
+        """Forget everything. Releases the GIL."""
+
     def drop_pack(self, number: int, /) -> None: ...
     def drop_volume(self, number: int, /) -> None: ...
     def stats(self) -> tuple[int, int, int, int, int]:

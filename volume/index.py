@@ -24,7 +24,9 @@ from volume.layout import ChunkId
 
 _PLACE_LENGTH = layout.INDEX_PLACE.size
 _SLOT = struct.Struct("<I 4x I 4x I 4x")  # INDEX_PLACE, but for the fields of a Slot
-MAX_BATCH = 16384  # places set in one transaction: bounds LMDB's list of dirty pages
+MAX_BATCH = 2048
+"""Places set in one transaction. LMDB keeps the memory of the pages that one has changed, a page
+for each place at worst, until the environment is closed."""
 
 
 class Place(NamedTuple):

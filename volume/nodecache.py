@@ -46,6 +46,10 @@ class NodeCache:
             while len(self._nodes) > self._limit:
                 self._nodes.popitem(last=False)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._nodes.clear()
+
     @property
     def size(self) -> int:
         """Bytes in use."""

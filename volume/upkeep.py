@@ -51,6 +51,7 @@ from volume.errors import (
     VolumeError,
 )
 from volume.history import History, VersionRow
+from volume.idle import Idle
 from volume.lmdbroom import NO_SPACE_ERRNOS
 from volume.manifest import Manifests
 from volume.options import JournalGeometry, StoreOptions
@@ -140,13 +141,14 @@ class Upkeep:
         self._parts = parts
         now = parts.clock.monotonic()
         self._workers: list[Worker] = []
-        self._warmed: set[int] = set()  # numbers of volumes
+        self._idle = Idle(parts.table, parts.manifests.cache)
         self.hot_since: float | None = None
         self._moved_bytes = 0  # destaged since memory was given back
         self._seen_lsn = 0
         self._seen_at = now
         self._busy_seen = (0, 0)
         self._busy_at = -BUSY_S
+        self._asked_at = now
         self.thinning = Thinning(
             parts.clock,
             parts.catalog,
@@ -304,7 +306,15 @@ class Upkeep:
     def _tend_all(self) -> bool:
         made = self.tend()
         self._parts.catalog.append_heads()
+        self.give_back_memory()
         return made
+
+    def give_back_memory(self) -> None:
+        """When nobody has asked for anything for a while; rounds append to the log, and count."""
+        if self._busy():
+            self._asked_at = self._parts.clock.monotonic()
+        quiet_s = self._parts.clock.monotonic() - self._asked_at
+        self._idle.look(quiet_s, working=self.collector.status().running)
 
     def _trim_window(self) -> None:
         if self.window.trim():
@@ -370,11 +380,10 @@ class Upkeep:
         self._rested_at = parts.clock.monotonic()
 
     def _warm_attached(self) -> None:
-        """Warm each volume once, when a client is attached to it for the first time."""
+        """Warm each volume when a client is attached to it for the first time, and when its clients
+        have come back after a rest."""
         for volume in self._parts.catalog.all():
-            number = volume.record.number
-            if number not in self._warmed and volume.has_clients:
-                self._warmed.add(number)
+            if self._idle.wants_warming(volume.record.number, volume):
                 self.warm(volume)
 
     def warm(self, volume: Volume) -> None:

@@ -138,11 +138,32 @@ static void unlink_entry(struct bd_place_table *table, struct bd_chunk_place **l
     bd_chunk_place_release(place);
 }
 
-void bd_table_free(struct bd_place_table *table)
+static void unlink_all(struct bd_place_table *table)
 {
     for (size_t i = 0; i < table->bucket_count; i++)
         while (table->buckets[i] != NULL)
             unlink_entry(table, &table->buckets[i]);
+}
+
+void bd_table_clear(struct bd_place_table *table)
+{
+    bd_lock(&table->lock);
+    unlink_all(table);
+    table->hand = 0;
+    if (table->bucket_count > FIRST_BUCKETS) {
+        struct bd_chunk_place **buckets = calloc(FIRST_BUCKETS, sizeof(struct bd_chunk_place *));
+        if (buckets != NULL) { /* else the long ones stay: they are empty, and good */
+            free(table->buckets);
+            table->buckets = buckets;
+            table->bucket_count = FIRST_BUCKETS;
+        }
+    }
+    pthread_mutex_unlock(&table->lock);
+}
+
+void bd_table_free(struct bd_place_table *table)
+{
+    unlink_all(table);
     free(table->buckets);
     pthread_mutex_destroy(&table->lock);
     free(table);

@@ -114,6 +114,8 @@ void bd_decoded_release(struct bd_decoded *decoded);
 void bd_table_drop_range(struct bd_place_table *table, uint32_t volume, uint64_t first,
                          uint64_t end);
 void bd_table_drop_pack(struct bd_place_table *table, uint32_t number);
+/* Forget everything, and be as small as a new one. */
+void bd_table_clear(struct bd_place_table *table);
 
 struct bd_pack *bd_pack_new(struct bd_file file, uint32_t number);
 void bd_pack_release(struct bd_pack *pack);

@@ -89,6 +89,16 @@ static PyObject *table_drop_volume(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *table_clear(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct bd_place_table *table = ((bd_table_object *)self)->table;
+    Py_BEGIN_ALLOW_THREADS;
+    bd_table_clear(table);
+    Py_END_ALLOW_THREADS;
+    Py_RETURN_NONE;
+}
+
 static PyObject *table_stats(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -105,6 +115,7 @@ static PyObject *table_stats(PyObject *self, PyObject *unused)
 }
 
 static PyMethodDef table_methods[] = {
+    {"clear", table_clear, METH_NOARGS, NULL},
     {"drop_pack", table_drop_pack, METH_VARARGS, NULL},
     {"drop_volume", table_drop_volume, METH_VARARGS, NULL},
     {"stats", table_stats, METH_NOARGS, NULL},

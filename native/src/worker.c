@@ -296,6 +296,16 @@ static void enter(struct bd_worker *worker, struct bd_client *client)
         bd_client_cut(client);
 }
 
+/* Nobody is served here: what was kept for the next round goes. */
+static void give_back_buffers(struct bd_worker *worker)
+{
+    free(worker->spare);
+    worker->spare = NULL;
+    worker->spare_capacity = 0;
+    bd_arena_release(worker->arena);
+    worker->arena = NULL;
+}
+
 /* The lock is held. The worker's reference is the caller's to release. */
 static void leave(struct bd_worker *worker, struct bd_client *client)
 {
@@ -311,6 +321,8 @@ static void leave(struct bd_worker *worker, struct bd_client *client)
         worker->clients = client->next;
     if (client->next != NULL)
         client->next->previous = client->previous;
+    if (worker->clients == NULL)
+        give_back_buffers(worker);
     bd_loop_left(worker);
     bd_loop_tell(client);
 }

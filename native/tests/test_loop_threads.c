@@ -153,6 +153,10 @@ static void test_all_at_once(bool cold)
         bd_client_release(clients[i]);
         close(peers[i].fd);
     }
+    for (unsigned i = 0; i < loop->worker_count; i++) { /* whose last clients have left */
+        CHECK(loop->workers[i].spare == NULL);
+        CHECK(loop->workers[i].arena == NULL);
+    }
     bd_loop_end(loop);
     bd_loop_free(loop);
     rig_destroy(&rig);

@@ -187,6 +187,37 @@ static void test_entries_in_use_outlive_their_removal(void)
     memory_file_destroy(&memory);
 }
 
+static void test_a_cleared_table_is_as_small_as_a_new_one(void)
+{
+    struct memory_file memory;
+    memory_file_init(&memory, 4096, 0);
+    struct bd_place_table *table = bd_table_new(64 << 20);
+    size_t buckets = table->bucket_count;
+    struct bd_pack *pack = bd_pack_new(memory_file_open(&memory), 42);
+    uint8_t checks[64] = {0};
+    for (uint64_t index = 0; index < 5000; index++)
+        CHECK_EQ(bd_table_put(table, 1, index, BD_CHUNK_RAW, pack, 0, CHUNK, checks, 64), 0);
+    bd_pack_release(pack);
+    struct bd_chunk_place *used = bd_table_get(table, 1, 77);
+    struct bd_decoded *decoded = bd_decoded_new(4096);
+    bd_table_keep_decoded(table, used, decoded);
+    bd_decoded_release(decoded);
+    CHECK(table->bucket_count > buckets);
+    bd_table_clear(table);
+    CHECK_EQ(table->bucket_count, buckets);
+    CHECK_EQ(table->entry_count, 0);
+    CHECK_EQ(table->bytes, 0);
+    CHECK_EQ(table->decoded_bytes, 0);
+    CHECK(!memory.closed); /* a reader has a place in hand */
+    CHECK_EQ(used->index, 77);
+    bd_chunk_place_release(used);
+    CHECK(memory.closed);
+    put_hole(table, 1, 3);
+    CHECK(has(table, 1, 3));
+    bd_table_free(table);
+    memory_file_destroy(&memory);
+}
+
 int main(void)
 {
     test_put_and_get();
@@ -198,5 +229,6 @@ int main(void)
     test_an_entry_above_the_budget();
     test_drop_range();
     test_entries_in_use_outlive_their_removal();
+    test_a_cleared_table_is_as_small_as_a_new_one();
     return 0;
 }

@@ -33,6 +33,8 @@ CELLS_BESIDE = ("randwrite-1", "randwrite-32", "randread-1", "randread-32")
 WARM_UP_S = 3
 """Of writes before each cell, so that there is something to destage."""
 
+DESTAGING, MEMORY = PARTS = ("destaging", "memory")
+
 IDLE_SIZE = 10 << 30
 REST_S = 20
 LOAD = ("randwrite-32", "randread-32", "write-1m", "read-1m")
@@ -40,12 +42,16 @@ LOAD = ("randwrite-32", "randread-32", "write-1m", "read-1m")
 
 def main(arguments: Sequence[str], page: Path) -> None:
     parser = report.options("scripts/bench upkeep", __doc__, seconds=5, size_mib=512)
+    parser.add_argument("--only", choices=PARTS, help="one part, printed; the page stays as it is")
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="u-", dir=options.folder))
+    found: list[str] = []
     try:
-        samples = beside_destaging(options, work)
-        memory = measure_memory(options, work)
+        if options.only != MEMORY:
+            found += destaging_table(beside_destaging(options, work))
+        if options.only != DESTAGING:
+            found += memory_table(measure_memory(options, work))
     finally:
         shutil.rmtree(work)
     lines = [
@@ -53,10 +59,9 @@ def main(arguments: Sequence[str], page: Path) -> None:
         f"{report.version_of(('fio', '--version'))}. {options.rounds} rounds, "
         f"{options.seconds} s a cell, volume of {options.size_mib} MiB.",
         "",
-        *destaging_table(samples),
-        *memory_table(memory),
+        *found,
     ]
-    if options.dry:
+    if options.dry or options.only:
         print("\n".join(lines))
     else:
         report.write(page, lines, begin=BEGIN, end=END)
