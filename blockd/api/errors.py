@@ -70,6 +70,7 @@ HTTP_STATUS = {
     "not_confirmed": 503,
     "cannot_move": 409,
     "wrong_device_map": 409,
+    "stripe_unavailable": 503,
     "cannot_replace": 409,
     "cannot_delete": 409,
 }

@@ -62,6 +62,7 @@ EXIT_CODE = {
     "cannot_make_volume": CONFLICT,
     "cannot_move": CONFLICT,
     "wrong_device_map": CONFLICT,
+    "stripe_unavailable": DAMAGED,
     "cannot_replace": CONFLICT,
     "cannot_delete": CONFLICT,
     "bad_token": USAGE,
