@@ -404,8 +404,9 @@ class Replica:
         lacking = set(self._parts.transfers.lacking(chunk_ids, size))
         return [chunk_id not in lacking for chunk_id in chunk_ids]
 
-    def chunk(self, chunk_id: ChunkId) -> bytes:
-        """The bytes of a chunk, which hash to its id. CorruptData, UnknownFormat, OSError."""
+    def chunk(self, chunk_id: ChunkId) -> bytes | None:
+        """The bytes of a chunk, which hash to its id; None: they are not in this store.
+        CorruptData, UnknownFormat, OSError."""
         return self._parts.transfers.chunk(chunk_id)
 
     # -- all of it

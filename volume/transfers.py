@@ -162,8 +162,12 @@ class Transfers:
             or self._chunks.is_damaged(chunk_id)
         ]
 
-    def chunk(self, chunk_id: ChunkId) -> bytes:
-        """The bytes of a chunk, checked by its id. As `ChunkStore.get`."""
+    def chunk(self, chunk_id: ChunkId) -> bytes | None:
+        """The bytes of a chunk, checked by its id, unless other nodes have them: to fetch them may
+        cost more than to be sent them. As `ChunkStore.get`."""
+        place = self._chunks.place(chunk_id)
+        if place is None or place.pack in self._chunks.packs.striped:
+            return None
         return self._chunks.get(chunk_id, verify=True)
 
     def receive(self, name: str, *, keep: bool = False) -> Receiver:

@@ -173,11 +173,11 @@ class Leading:
         self._around.work(call, done)
 
     def _send(self, send: link.Send) -> None:
-        append, node = send.message, bytes.fromhex(send.member)
+        append = send.message
         if (
             isinstance(append, m.Append)
             and self._references.worth(send.member, append)
-            and self._around.features(node) & m.Feature.REFERENCES
+            and self._around.features(bytes.fromhex(send.member)) & m.Feature.REFERENCES
         ):
             brief = partial(self._references.brief, append)
             self._do(brief, partial(self._send_brief, send))

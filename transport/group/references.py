@@ -47,8 +47,8 @@ _WRITE: Final = 1
 
 Known = Callable[[Sequence[ChunkId]], list[bool]]
 """Which of some chunks this node's store has."""
-Get = Callable[[ChunkId], bytes]
-"""The bytes of a chunk, checked. CorruptData, UnknownFormat, OSError."""
+Get = Callable[[ChunkId], bytes | None]
+"""The bytes of a chunk, checked; None: not here. CorruptData, UnknownFormat, OSError."""
 Spot = tuple[int, int]
 """(frame, offset in it) where a whole chunk begins."""
 
@@ -61,6 +61,8 @@ class References:
         self._known = known
         self._spacing = 0
         self._passed = 0
+        self._looked: tuple[int, int, int] | None = None
+        """What was found to be worth a look last."""
         self._doubts: dict[NodeId, int] = {}
         """Bytes that a member gets whole yet..."""
         self._doubted: dict[NodeId, int] = {}
@@ -70,19 +72,21 @@ class References:
 
     def worth(self, member: NodeId, append: m.Append) -> bool:
         """Whether to look at an APPEND to a member."""
-        length = sum(memoryview(each).nbytes for each in append.payload)
-        if length // (append.last_seq - append.first_seq + 1) < self._chunk_size:
+        length = sum(map(_length, append.payload))
+        if length < self._chunk_size * (append.last_seq - append.first_seq + 1):
             return False
         doubt = self._doubts.get(member, 0)
         if doubt:
             self._doubts[member] = max(0, doubt - length)
             return False
-        if _key(append) in self._memo:  # another member gets the same
-            return True
+        key = _key(append)
+        if key == self._looked:  # another member gets the same
+            return self._memo.get(key, key) is not None
         self._passed += length
         if self._passed < self._spacing:
             return False
         self._passed = 0
+        self._looked = key
         return True
 
     def brief(self, append: m.Append) -> m.AppendBrief | None:
@@ -132,6 +136,10 @@ class References:
             for spot, chunk_id in zip(spots, ids, strict=True)
             if chunk_id == ZERO_ID or next(known)
         }
+
+
+def _length(frame: Buffer) -> int:
+    return len(frame) if isinstance(frame, bytes) else memoryview(frame).nbytes
 
 
 def _key(append: m.Append) -> tuple[int, int, int]:
@@ -196,7 +204,7 @@ def _get(chunk_id: ChunkId, chunk_size: int, get: Get) -> bytes | None:
         data = get(chunk_id)
     except (CorruptData, UnknownFormat, OSError):  # it is sent, and stored anew
         return None
-    return data if len(data) == chunk_size else None
+    return data if data is not None and len(data) == chunk_size else None
 
 
 def _filled(

@@ -251,10 +251,13 @@ def test_the_other_members_get_what_was_made_for_the_first() -> None:
     lookups = Lookups(known=True)
     references = References(CHUNK, lookups)
     append = Store().records((0, b"".join(CONTENT)))
+    references._spacing = MAX_SPACING  # the next look is far away
+    references._passed = MAX_SPACING
     assert references.worth(B, append)
+    assert references.worth(NodeId("cc" * 16), append)  # before that of the first is made
     made = references.brief(append)
     before = lookups.count
-    assert references.worth(NodeId("cc" * 16), append)
+    assert references.worth(NodeId("dd" * 16), append)
     assert references.brief(append) is made
     assert lookups.count == before
 
