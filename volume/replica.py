@@ -727,14 +727,16 @@ class Replicas:
     def create(
         self, uuid: bytes, name: str, size: int, block_size: int, chunk_size: int, epoch: int
     ) -> Replica:
-        """Make this node's part of a new volume, empty, with `epoch` promised; durable on return.
-        Again is no harm. InvalidName, InvalidSize, VolumeExists, StaleEpoch."""
+        """Make this node's part of a volume, empty, with `epoch` promised; durable on return.
+        Again is no harm, also where a part has another size by now. InvalidName, InvalidSize,
+        VolumeExists, StaleEpoch."""
         with self._lock:
             found = self._replicas.get(uuid)
             if found is not None:
                 record = found.volume.record
-                sizes = (record.size, record.block_size, record.chunk_size)
-                if (record.name, *sizes) != (name, size, block_size, chunk_size):
+                kept = (record.block_size, record.chunk_size)
+                first = epoch == 1 and (record.name, record.size) != (name, size)
+                if first or kept != (block_size, chunk_size):  # later it may have another size
                     raise VolumeExists(name)
                 found.promise(epoch)
                 return found

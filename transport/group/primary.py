@@ -330,7 +330,10 @@ class Primary:
         if message.epoch != self.epoch:
             self._away(link, now, f"it promises epoch {message.epoch} for {self.epoch}")
             return
-        if keep is None or keep == (0, 0):
+        # One that is to be a member begins with a copy: a log that reaches back to the beginning
+        # may begin with another size than the part was made with.
+        new = keep is not None and keep[1] == 0 < self._own.received
+        if keep is None or keep == (0, 0) or (new and not self._is_member(link.node)):
             link.keep = 0
             self._begin_copy(link, now)
             return

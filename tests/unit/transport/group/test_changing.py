@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.member_rig import MemberWorld
+from tests.member_rig import CHUNK, SIZE, MemberWorld
 from tests.sim.cluster.metastore import MetaStoreWeather
 from tests.sim.cluster.node import Node
 from transport.group.acks import NodeId
@@ -74,7 +74,7 @@ def moments(*, copied: bool) -> list[int]:
     world.call(coming, gone)
     world.until(lambda: world.whole() and coming in world.row.members, "it is replaced")
     seen = moment.seen
-    assert ("Adopt" in seen) == copied
+    assert "Adopt" in seen
     return [at for at, what in enumerate(seen) if what == "commit" or what not in seen[:at]]
 
 
@@ -178,6 +178,36 @@ def test_a_row_that_is_old_makes_nobody_let_go() -> None:
     assert part.withdrawn
     world.until(lambda: not part.withdrawn, "it has seen that the row is another one")
     world.settled()
+
+
+def test_who_comes_to_a_volume_that_was_resized_gets_it_as_it_is_now() -> None:
+    """The log reaches back to the old size; and it is resized again while who comes is filled."""
+    world, coming, gone = changing()
+    primary = world.primary()
+    assert primary is not None
+
+    def resize(size: int) -> None:
+        volume = primary._volume()
+        store = primary.machine.store
+        assert store is not None
+        primary.process.run(lambda: store._notes.resize(volume, size, force=False) and None)
+        world.write()
+
+    resize(2 * SIZE)
+    world.call(coming, gone)
+    world.until(lambda: world.nodes[coming].replica is not None, "its part is made")
+    resize(3 * SIZE)
+    world.until(lambda: coming in world.row.members, "it is replaced")
+    world.settled()
+    replica = world.nodes[coming].replica
+    assert replica is not None
+    assert replica.volume.size == 3 * SIZE
+    record = replica.volume.record
+    again = world.nodes[coming].machine.store
+    assert again is not None
+    again.replicas.create(
+        world.spec.uuid, "volume", SIZE, record.block_size, CHUNK, world.row.epoch
+    )
 
 
 # -- rules that are broken
