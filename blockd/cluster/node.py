@@ -76,7 +76,9 @@ class ClusterNode:
             self.records, self.identity, config.cluster.addresses, self._learn
         )
         self._door = Door(self.records, self.identity)
-        self.paths = VolumePaths(self.records, replicas, self.identity.node_id, self._names)
+        self.paths = VolumePaths(
+            *(self.records, replicas, self.identity.node_id, self._names), kept=store
+        )
         self.volumes = ClusterVolumes(
             *(self.identity.node_id, self.sessions, self.records, replicas, self.info),
             store.status().journal_limit,

@@ -10,6 +10,10 @@ opens or closes it, or this one does), again soon while nobody serves it, and ev
 the MetaStore nothing per write. A row that was read before a takeover that this node has promised
 to is known to be old. While the MetaStore is silent what was read stays: nobody takes over then.
 
+The row `exports` is kept in the store as well, as it was read last: after a start a node has the
+number that it had before, and initiators that come back at once find the target port that they
+know. Who comes before a node has its first number is told to come again (`blockd.iscsi.login`).
+
 A thread reads and writes rows. `ways` and `number` are quick, for any thread.
 """
 
@@ -22,11 +26,16 @@ from concurrent.futures import TimeoutError as TookTooLong
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from blockd.cluster.exports import NodeExports, read_exports, write_exports
+from blockd.cluster.exports import (
+    ExportsRecord,
+    NodeExports,
+    read_exports,
+    write_exports,
+)
 from blockd.paths import Way, WayState, tag_of, told_where
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords, Stored
-from volume.metastore_records import GroupState, VolumeGroup
+from volume.metastore_records import GroupState, VolumeGroup, decode, encode
 from volume.replica import Replica
 
 logger = logging.getLogger(__name__)
@@ -36,6 +45,8 @@ REST_S: Final = 30.0  # from a row by which a volume is served to the next look 
 SOON_S: Final = 0.25  # while it is not: then twice as long, ..., LOOK_S
 PROVE_S: Final = 2.0  # a client that attaches waits so long for the MetaStore
 SILENT_S: Final = 5.0  # it is not asked again by clients, after it did not answer one
+KEPT: Final = "cluster/exports"
+"""What the row is kept under in the store."""
 PROVERS: Final = 4  # clients whose question to the MetaStore is under way
 
 
@@ -44,6 +55,13 @@ class KnownReplicas(Protocol):
 
     def get(self, uuid: bytes) -> Replica | None: ...
     def __iter__(self) -> Iterator[Replica]: ...
+
+
+class Kept(Protocol):
+    """What this needs of the store, as `blockd.api.node.Store`."""
+
+    def kept(self, prefix: str) -> dict[str, bytes]: ...
+    def keep(self, name: str, value: bytes | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,9 @@ class VolumePaths:
         names: Callable[[], Mapping[str, str]],
         clock: Callable[[], float] = time.monotonic,
         prove_s: float = PROVE_S,
+        kept: Kept | None = None,
     ) -> None:
+        """CorruptRecord: what was kept of the row `exports` makes no sense."""
         self._records = records
         self._replicas = replicas
         self._me = me
@@ -84,7 +104,8 @@ class VolumePaths:
         self._prove_s = prove_s
         self._lock = threading.Lock()
         self._volumes: dict[bytes, _Watched] = {}
-        self._nodes: Mapping[str, NodeExports] = {}
+        self._kept = kept
+        self._nodes: Mapping[str, NodeExports] = {} if kept is None else _recalled(kept)
         self._reached: set[str] = set()
         self._tokens: dict[bytes, AttachToken] = {}
         self._wanted: tuple[tuple[str, ...], tuple[str, ...]] | None = None
@@ -290,6 +311,8 @@ class VolumePaths:
             found = write_exports(self._records, self._me, *wanted)
         if found is None or found.record.nodes == self._nodes:
             return False
+        if self._kept is not None:
+            self._kept.keep(KEPT, encode(found.record))  # before anybody is told of it
         self._nodes = found.record.nodes
         return True
 
@@ -324,6 +347,11 @@ class VolumePaths:
         if problem and problem != self._problem:
             logger.warning("ways to volumes not read", extra={"reason": problem})
         self._problem = problem
+
+
+def _recalled(store: Kept) -> Mapping[str, NodeExports]:
+    value = store.kept(KEPT).get(KEPT)
+    return {} if value is None else decode(ExportsRecord, ExportsRecord.prefix, value).nodes
 
 
 def _with_tag(number: int, portal: str) -> str:

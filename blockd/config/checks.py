@@ -1,7 +1,7 @@
 """What is well-formed and still must not be served. What concerns one section is in its file."""
 
 from blockd.config.addresses import check_socket_path
-from blockd.config.cluster import check_cluster
+from blockd.config.cluster import check_cluster, check_portals
 from blockd.config.daemon import check_daemon
 from blockd.config.exports import check_exports
 from blockd.config.nbd import check_nbd
@@ -17,6 +17,7 @@ def check(config: ServeConfig) -> None:
     check_tls(config.tls)
     check_exports(config.exports, config.tls)
     check_cluster(config.cluster)
+    check_portals(config.cluster, config.iscsi.listen)
     check_daemon(config.daemon)
     for option, path in (("control", config.control_socket), ("nbd-socket", config.nbd_socket)):
         if path is not None:

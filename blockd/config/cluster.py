@@ -2,11 +2,12 @@
 
 import enum
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from blockd.config.addresses import DEFAULT_PEER_PORT, Address, Portal
+from blockd.config.addresses import DEFAULT_PEER_PORT, Address, Portal, PortalAddress
 from blockd.config.values import Size
 from blockd.toml_decode import ConfigError, Range
 
@@ -81,6 +82,17 @@ class ClusterConfig:
         return tuple(str(replace(each, host=each.numeric or each.host)) for each in found)
 
 
+def check_portals(cluster: ClusterConfig, portals: Sequence[PortalAddress]) -> None:
+    """Refuse portal groups whose tags leave no room for the node's number. Raises ConfigError."""
+    named = [*cluster.iscsi, *(portals if cluster.etcd else ())]
+    for portal in named:
+        if (portal.group or 1) > MAX_LOCAL_GROUP:
+            raise ConfigError(
+                f"iscsi: portal {portal}: in a cluster the tag of a portal group is 1 to "
+                f"{MAX_LOCAL_GROUP}, and the node's number is put in front of it"
+            )
+
+
 def check_cluster(cluster: ClusterConfig) -> None:
     """Refuse settings that do not go together. Raises ConfigError."""
     if not cluster.etcd:
@@ -122,12 +134,6 @@ def _check_peers(cluster: ClusterConfig) -> None:
         count = len(getattr(cluster, name))
         if count > MAX_ADVERTISED:
             raise ConfigError(f"cluster: {count} {name}, above {MAX_ADVERTISED}")
-    for portal in cluster.iscsi:
-        if (portal.group or 1) > MAX_LOCAL_GROUP:
-            raise ConfigError(
-                f"cluster: iscsi {portal}: the tag of a node's own portal group is 1 to "
-                f"{MAX_LOCAL_GROUP} in a cluster, which puts the node's number in front of it"
-            )
     for address in (*cluster.listen, *cluster.advertise):
         if address.port == 0:
             raise ConfigError(f"cluster: {address}: port 0 would be another one at each start")

@@ -382,6 +382,8 @@ class Login:
     def _finish(self, request: LoginRequest, answers: list[tuple[str, str]]) -> list[bytes]:
         """Nothing is left to negotiate."""
         units = () if self._target is None else self._target.device.units.values()
+        if any(unit.port_groups is not None and not unit.port_groups.own for unit in units):
+            raise LoginRefused(UNAVAILABLE, "this node is not known to the cluster's others yet")
         served: list[BlockDevice] = [
             unit.device
             for unit in units

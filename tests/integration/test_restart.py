@@ -1,14 +1,17 @@
 """Starting, stopping and starting again: what is kept, who is told what, which code is returned."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.clients import finish_tool, run_libnbd
+from blockd.iscsi.targets import IQN_PREFIX
+from tests.clients import FindTool, finish_tool, run_libnbd
 from tests.daemon import StartDaemon
 
 CONFLICT = 5  # blockd.cli.exits: directory in use
@@ -101,3 +104,64 @@ def test_status_without_a_daemon_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 3, done.stderr
     assert "blockd serve" in done.stderr
+
+
+def test_server_restart_under_an_attached_client_resumes(
+    client_tool: FindTool, daemon: StartDaemon
+) -> None:
+    """Clients of both protocols write on after kill -9, by themselves, and lose nothing."""
+    qemu_io = client_tool("qemu-io")
+    nbd, iscsi = _free_ports(2)
+    server = daemon(
+        *("--volume", "one=16M", "--volume", "two=16M", "--iscsi", f"127.0.0.1:{iscsi}"),
+        listen=("--nbd", f"127.0.0.1:{nbd}"),
+    )
+    images = (
+        "driver=raw,file.driver=nbd,file.host=127.0.0.1,"
+        f"file.port={nbd},file.export=one,file.reconnect-delay=60",
+        f"driver=raw,file.driver=iscsi,file.transport=tcp,file.portal=127.0.0.1:{iscsi},"
+        f"file.target={IQN_PREFIX}two,file.lun=0",
+    )
+    clients = [
+        subprocess.Popen(
+            [qemu_io, "--image-opts", image],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
+        )
+        for image in images
+    ]
+    try:
+        for each in clients:
+            assert each.stdin is not None
+            assert each.stdout is not None
+            each.stdin.write("write -P 1 0 64k\n")
+            while "wrote 65536/65536" not in each.stdout.readline():
+                assert each.poll() is None
+        server.kill()
+        for each in clients:
+            assert each.stdin is not None
+            each.stdin.write(
+                "write -P 2 64k 64k\nflush\nread -P 1 0 64k\nread -P 2 64k 64k\nquit\n"
+            )
+        server.start()
+        for each in clients:
+            said, _ = each.communicate(timeout=90)
+            assert "wrote 65536/65536 bytes at offset 65536" in said, said
+            assert said.count("read 65536/65536") == 2, said
+            assert "failed" not in said, said
+    finally:
+        for each in clients:
+            each.kill()
+            each.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Different ones, as they are all open at once."""
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [int(each.getsockname()[1]) for each in sockets]

@@ -1,10 +1,13 @@
 """[cluster]: what may be said, and what is refused with the way out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from blockd.config import ClusterConfig, ServeConfig, TcpAddress, check, load_config
+from blockd.config.addresses import PortalAddress
+from blockd.config.iscsi import IscsiConfig
 from blockd.toml_decode import ConfigError
 from tests.command import Blockd
 
@@ -81,3 +84,19 @@ def test_serve_does_not_begin_alone_what_is_to_be_a_node(tmp_path: Path, blockd:
     assert "blockd cluster init" in result.err
     assert not (tmp_path / "data" / "journal").exists()
     assert blockd("serve", "--config", str(file), "--check-config").code == 0
+
+
+def test_portal_group_tags_leave_room_for_the_nodes_number() -> None:
+    cluster = ClusterConfig((GOOD,), listen=(HERE,))
+    wide = IscsiConfig(listen=(PortalAddress(TcpAddress("127.0.0.1", 3260), 256),))
+    check(ServeConfig(iscsi=wide))
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:3260,256.*1 to 255"):
+        check(ServeConfig(iscsi=wide, cluster=cluster))
+    with pytest.raises(ConfigError, match="1 to 255"):
+        check(ServeConfig(cluster=replace(cluster, iscsi=wide.listen)))
+
+
+def test_clients_are_told_addresses_that_they_can_connect_to() -> None:
+    cluster = ClusterConfig((GOOD,), listen=(HERE,), nbd=(TcpAddress("0.0.0.0", 10809),))
+    with pytest.raises(ConfigError, match="nobody can connect"):
+        check(ServeConfig(cluster=cluster))

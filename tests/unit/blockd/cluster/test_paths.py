@@ -86,7 +86,7 @@ class Replicas(dict[bytes, FakeReplica]):
 class World:
     """Three nodes with a volume that n1 serves in epoch 4, as n2 sees them."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: "Kept | None" = None) -> None:
         self.etcd = Etcd()
         self.records = ClusterRecords(self.etcd, lambda: os.urandom(16).hex())
         for number, (node, name) in enumerate(NAMES.items(), 1):
@@ -107,6 +107,7 @@ class World:
             lambda: NAMES,
             lambda: self.now,
             prove_s=0.2,
+            kept=kept,
         )
         self.paths.watch(self._changed)
         for node in (N1, N3):
@@ -226,6 +227,32 @@ def test_what_was_read_stays_while_the_metastore_is_silent(world: World) -> None
 
 def test_a_volume_that_is_not_here_has_no_ways(world: World) -> None:
     assert world.paths.ways(bytes(16)) == ()
+
+
+class Kept(dict[str, bytes]):
+    def kept(self, prefix: str) -> dict[str, bytes]:
+        return {name: value for name, value in self.items() if name.startswith(prefix)}
+
+    def keep(self, name: str, value: bytes | None) -> None:
+        assert value is not None
+        self[name] = value
+
+
+def test_a_node_keeps_its_number_over_a_start_without_the_metastore() -> None:
+    store = Kept()
+    first = World(store)
+    assert first.paths.number == 0
+    first.look()
+    assert first.paths.number == 2
+    again = World(store)
+    again.etcd.down = True
+    assert again.paths.number == 2
+    assert [way.number for way in again.paths.ways(VOLUME)] == [2]  # who else has it is not known
+    store["cluster/exports"] = store["cluster/exports"][:-1]
+    with pytest.raises(CorruptRecord):
+        World(store)
+    for world in (first, again):
+        world.paths.stop()
 
 
 # -- attach tokens

@@ -60,6 +60,16 @@ def test_a_standby_lets_in_without_asking_anybody(world: World) -> None:
     assert answer.sense == (0x2, 0x04, 0x0B)
 
 
+def test_a_node_without_a_number_is_no_port_yet(world: World) -> None:
+    world.rig.surroundings.groups = Nodes(own=0)
+    initiator = world.initiator()
+    with pytest.raises(AssertionError):
+        initiator.log_in()
+    assert initiator.closed is not None
+    assert "0301" in initiator.closed.reason
+    assert initiator.proofs == []
+
+
 def test_nobody_has_it_asked_who_may_not_log_in(world: World) -> None:
     world.target.access = Access(chap=(Credentials("host", b"a secret of 12"),))
     initiator = world.initiator()
