@@ -177,10 +177,10 @@ struct bd_cut bd_journal_cut(const struct bd_journal *journal)
                            .chain = journal->chain};
 }
 
-int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
+/* The sync lock is held: what another sync has taken over is not dirty any more, but not durable
+ * yet either. It is let go of here. */
+static int sync_all(struct bd_journal *journal, uint64_t *synced_lsn)
 {
-    /* What another sync has taken over is not dirty any more, but not durable yet either. */
-    bd_lock(&journal->sync_lock);
     bd_lock(&journal->lock);
     int error = journal->sealed != 0 ? -EIO : 0;
     uint64_t target = journal->next_lsn - 1;
@@ -228,6 +228,17 @@ int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
     pthread_mutex_unlock(&journal->lock);
     pthread_mutex_unlock(&journal->sync_lock);
     return error;
+}
+
+int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
+{
+    bd_lock(&journal->sync_lock);
+    return sync_all(journal, synced_lsn);
+}
+
+int bd_journal_try_sync(struct bd_journal *journal)
+{
+    return pthread_mutex_trylock(&journal->sync_lock) == 0 ? sync_all(journal, NULL) : -EBUSY;
 }
 
 bool bd_journal_write_behind(struct bd_journal *journal)

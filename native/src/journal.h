@@ -239,6 +239,9 @@ bool bd_journal_has_space(const struct bd_journal *journal, uint64_t payload_byt
  * appends go on. 0, or -errno, which has sealed the journal. */
 int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn);
 
+/* The same, unless another sync is under way: -EBUSY. */
+int bd_journal_try_sync(struct bd_journal *journal);
+
 /* Have the kernel begin to write what was appended, when there is much of it: a sync that comes
  * later has less to wait for. Without the lock while it waits for the disk. Whether it did. */
 bool bd_journal_write_behind(struct bd_journal *journal);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "jobs.h"
+#include "lone.h"
 
 uint64_t bd_loop_now_ns(void)
 {
@@ -75,6 +76,7 @@ struct bd_loop *bd_loop_new(unsigned workers, unsigned readers, unsigned pollers
     if (loop == NULL)
         return NULL;
     loop->pollers = pollers;
+    loop->long_sync_ns = BD_LONE_LONG_NS;
     /* Signals are for Python's threads. */
     sigset_t all;
     sigset_t before;

@@ -39,7 +39,8 @@ struct bd_worker {
     struct bd_client *last_turn;
     uint64_t wake_ns; /* the earliest held_until_ns and due_ns of any client, or earlier */
     struct bd_poll poll;
-    bool awake; /* counted in loop->awake */
+    bool awake;             /* counted in loop->awake */
+    uint64_t sync_again_ns; /* monotonic: no sync on this thread before */
     struct {
         unsigned requests;
         uint64_t payload;
@@ -60,7 +61,8 @@ struct bd_loop {
     struct bd_jobs *jobs;
     int event; /* readable: there is news */
     unsigned pollers;
-    atomic_uint awake; /* workers that do not sleep */
+    atomic_uint awake;     /* workers that do not sleep */
+    uint64_t long_sync_ns; /* that no worker waits for again; only tests change it */
 
     pthread_mutex_t lock; /* after a client's */
     struct bd_client *first_told;
@@ -107,6 +109,11 @@ struct bd_arena *bd_worker_arena(struct bd_worker *worker, size_t bytes);
 
 /* A round served so many requests, with so many bytes read and written. On the loop's thread. */
 void bd_worker_served(struct bd_worker *worker, unsigned requests, uint64_t payload);
+
+/* Make durable what was appended to the client's volume, on the loop's thread. False: another sync
+ * is under way, others are served here, or it did not work; then a job is to see to it, and tells
+ * what is wrong. */
+bool bd_worker_sync(struct bd_worker *worker, struct bd_client *client);
 
 /* Something was written: when the journal is nearly full, the client's next round has to wait. On
  * the loop's thread, without the lock. */

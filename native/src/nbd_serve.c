@@ -3,16 +3,19 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
 #include "batch.h"
 #include "big_endian.h"
+#include "lone.h"
 #include "nbd_reply.h"
 #include "nbd_wire.h"
 
 struct nbd_client {
     struct bd_client base;
     struct bd_nbd_terms terms;
+    struct bd_lone lone;
 };
 
 struct request {
@@ -325,6 +328,26 @@ static bool has_written(const struct round *round)
     return false;
 }
 
+static enum bd_lone_kind lone_kind(const struct bd_action *action)
+{
+    if (action->kind == BD_ACTION_FLUSH || (action->kind == BD_ACTION_WRITE && action->sync))
+        return BD_LONE_FLUSH;
+    return action->kind == BD_ACTION_WRITE ? BD_LONE_WRITE : BD_LONE_OTHER;
+}
+
+/* A flush of a client that asks for nothing else meanwhile. */
+static void sync_here(struct nbd_client *client, struct bd_worker *worker, struct round *round)
+{
+    struct bd_action *action = &round->actions[0];
+    if (action->state != BD_ACTION_WAIT_SYNC || !bd_lone_syncs_here(&client->lone) ||
+        !bd_worker_sync(worker, &client->base))
+        return;
+    action->state = BD_ACTION_DONE;
+    int arrived = 0;
+    if (ioctl(client->base.fd, FIONREAD, &arrived) == 0 && arrived > 0)
+        bd_lone_interrupted(&client->lone);
+}
+
 static void execute(struct nbd_client *client, struct bd_worker *worker, struct round *round)
 {
     struct bd_client *base = &client->base;
@@ -341,11 +364,18 @@ static void execute(struct nbd_client *client, struct bd_worker *worker, struct 
     }
     bd_account_enter(base->account, (uint64_t)round->count, round->payload);
     bd_batch_execute(base->volume, round->actions, round->count, bd_loop_now_ns());
+    bd_lone_served(&client->lone, (unsigned)round->count, lone_kind(&round->actions[0]),
+                   round->payload);
+    bool ours = base->volume->gate == NULL; /* else other nodes are waited for as well */
+    if (ours)
+        sync_here(client, worker, round);
     pthread_mutex_lock(&base->lock);
     answer(client, round, arena);
     pthread_mutex_unlock(&base->lock);
     bd_account_leave(base->account, (uint64_t)round->count, round->payload);
     bd_arena_release(arena);
+    if (ours && bd_lone_syncs_ahead(&client->lone))
+        bd_worker_sync(worker, base); /* when it fails, the flush will tell */
     if (has_written(round))
         bd_worker_slow_down(base);
 }
@@ -414,5 +444,6 @@ struct bd_client *bd_nbd_client_new(struct bd_volume *volume, int fd,
         return NULL;
     }
     client->terms = *terms;
+    client->lone = (struct bd_lone){0};
     return &client->base;
 }

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "lone.h"
 #include "loop.h"
 
 enum { EVENTS = 64 };
@@ -44,6 +45,18 @@ void bd_worker_slow_down(struct bd_client *client)
     uint64_t until_ns = bd_loop_monotonic_ns() + delay_ns;
     if (until_ns > client->held_until_ns) /* a limit may hold it already */
         client->held_until_ns = until_ns;
+}
+
+bool bd_worker_sync(struct bd_worker *worker, struct bd_client *client)
+{
+    if (worker->clients != client || client->next != NULL)
+        return false;
+    uint64_t start = bd_loop_monotonic_ns();
+    if (start < worker->sync_again_ns || bd_journal_try_sync(client->volume->journal) < 0)
+        return false;
+    uint64_t now = bd_loop_monotonic_ns();
+    worker->sync_again_ns = bd_lone_again_ns(now - start, worker->loop->long_sync_ns, now);
+    return true;
 }
 
 void bd_loop_attend(struct bd_client *client)
