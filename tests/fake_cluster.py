@@ -52,6 +52,9 @@ class AloneSettings:
     def share(self, name: str, change: Change) -> bool:
         return False
 
+    def rename(self, name: str, new_name: str) -> bool:
+        return False
+
 
 class FakePaths:
     """Satisfies blockd.paths.Paths: the same ways to every volume, until a test says otherwise."""

@@ -338,14 +338,23 @@ class Catalog:
         """Give a volume another name; durable on return. Attached clients notice nothing."""
         with self.lock:
             self._seal.check()
-            volume = self._alone(name, "rename")
-            with self.naming:
-                volume.record = self._meta.rename(name, new_name)
-                self._append_head(volume.record)
-                others = {key: kept for key, kept in self._volumes.items() if key != name}
-                self._volumes = {**others, new_name: volume}
-            log.info("volume renamed volume=%s new_name=%s", name, new_name)
-            return self.info_of(volume)
+            return self._rename(self._alone(name, "rename"), new_name)
+
+    def rename_replica(self, volume: Volume, new_name: str) -> None:
+        """As `rename`, of a node's part of a volume that has that name on all of them."""
+        with self.lock:
+            self._seal.check()
+            self._rename(volume, new_name)
+
+    def _rename(self, volume: Volume, new_name: str) -> VolumeInfo:
+        name = volume.name
+        with self.naming:
+            volume.record = self._meta.rename(name, new_name)
+            self._append_head(volume.record)
+            others = {key: kept for key, kept in self._volumes.items() if key != name}
+            self._volumes = {**others, new_name: volume}
+        log.info("volume renamed volume=%s new_name=%s", name, new_name)
+        return self.info_of(volume)
 
     def resize(self, name: str, size: int, *, force: bool = False) -> VolumeInfo:
         """Change a volume's size; durable on return. Growing shows zeros; shrinking, which needs

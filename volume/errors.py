@@ -226,14 +226,23 @@ class OldMeta(VolumeError):
         )
 
 
+_WAYS_OUT = {
+    "restore": "; clone the version you want (`blockd volume clone`), and copy from there what is "
+    "to be as it was",
+    "delete": "; ask its primary, which `blockd cluster status` names",
+    "rename": "; ask its primary, which `blockd cluster status` names",
+}
+
+
 class VolumeReplicated(VolumeError):
     """What may not be done to one node's part of a volume that several nodes have."""
 
     code = "volume_replicated"
 
     def __init__(self, name: str, what: str) -> None:
+        way = _WAYS_OUT.get(what, "")
         super().__init__(
-            f"volume {name}: is mirrored to other nodes, so this node alone cannot {what} it"
+            f"volume {name}: is mirrored to other nodes, so this node alone cannot {what} it{way}"
         )
 
 

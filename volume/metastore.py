@@ -342,12 +342,15 @@ class ClusterRecords:
         leaving = (*record.leaving, record.coming)
         return replace(record, coming=None, replaces=None, leaving=leaving)
 
-    def rename_volume(self, old: Stored[VolumeGroup], name: str) -> Transaction:
-        """Give a volume another name that is free. MetaStoreUnavailable."""
+    def rename_volume(
+        self, old: Stored[VolumeGroup], name: str, *rows: tuple[Stored[Any] | None, Record]
+    ) -> Transaction:
+        """Give a volume another name that is free, with `rows`; the new name's row is the third.
+        MetaStoreUnavailable."""
         taken = self._name_of(old)
         new = replace(old.record, name=name)
         return self._transaction(
-            [(old, new), (taken, None), (None, NameRecord(name, new.volume_id))]
+            [(old, new), (taken, None), (None, NameRecord(name, new.volume_id)), *rows]
         )
 
     def delete_volume(self, old: Stored[VolumeGroup]) -> Transaction:

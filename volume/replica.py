@@ -143,15 +143,27 @@ class Replica:
         self._serving: int | None = None
         self._room: bytearray | None = None  # for what is taken
         self._copies = Copies(parts.transfers.offer)
-        self._landing = Landing(
-            *(self.name, self._copy_name, volume.record.chunk_size),
-            *(parts.transfers, parts.catalog),
-            own=lambda: f"{self.name}@seq:{self._seq()}",
-        )
+        self._landing = self._new_landing()
         self.fenced: Callable[[int], None] = lambda _epoch: None
         """Told, before it is promised, of an epoch that ends the one in which this node serves."""
         self._gate = self._shut_out()
         self._set_epoch()
+
+    def _new_landing(self) -> Landing:
+        parts = self._parts
+        return Landing(
+            *(self.name, self._copy_name, self._volume.record.chunk_size),
+            *(parts.transfers, parts.catalog),
+            own=lambda: f"{self.name}@seq:{self._seq()}",
+        )
+
+    def rename(self, name: str) -> None:
+        """The volume has another name on all nodes; durable on return. A copy that comes begins
+        anew. VolumeExists: a volume of this node alone has that name."""
+        with self._lock:
+            self._landing.drop()
+            self._parts.catalog.rename_replica(self._volume, name)
+            self._landing = self._new_landing()
 
     # -- what there is
 

@@ -207,6 +207,9 @@ class Settings(Protocol):
         """Change those of a volume that other nodes have as well, there and here; False: none has
         it. Waits. VolumeError, OSError."""
 
+    def rename(self, name: str, new_name: str) -> bool:
+        """The same, of its name."""
+
 
 class Cluster(Protocol):
     """The cluster as its node knows it; calls wait, for other threads or for etcd."""

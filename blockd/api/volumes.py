@@ -75,8 +75,15 @@ def router(node: Node) -> APIRouter:
     async def change_volume(name: str, body: VolumeChange) -> VolumeInfo:
         if body.size is not None:
             return await asyncio.to_thread(store.resize_volume, name, body.size, force=body.force)
-        assert body.name is not None
-        return await asyncio.to_thread(store.rename_volume, name, body.name)
+        new_name = body.name
+        assert new_name is not None
+
+        def rename() -> VolumeInfo:
+            if node.cluster is not None and node.cluster.settings.rename(name, new_name):
+                return store.info(new_name)
+            return store.rename_volume(name, new_name)
+
+        return await asyncio.to_thread(rename)
 
     @routes.delete("/{name}", status_code=204)
     async def delete_volume(

@@ -1,4 +1,4 @@
-"""Limits, schedules and history policies of volumes that several nodes have: one row of the
+"""Names, limits, schedules and history policies of volumes that several nodes have: one row of the
 MetaStore for each volume, the same for all of them.
 
 As with access lists (`blockd.cluster.lists`), a node that changes a setting has the row changed
@@ -6,6 +6,10 @@ first, and keeps it after that where it keeps those of its own volumes; the othe
 of the volumes that they have every `LOOK_S`, and at once when they begin to serve one. So the
 settings hold while the MetaStore does not answer. A volume without a row has what the node itself
 has for it: its first row begins with that. A row that cannot be read changes nothing.
+
+A new name is in the row of the volume, in that of the name, which keeps it unique, and in this one,
+by which nodes hear of it: one transaction. A node on which a volume of its own has that name keeps
+the old one until that is gone, and says so.
 """
 
 import json
@@ -17,10 +21,11 @@ from typing import Final, Protocol
 from blockd.api.limit_types import LimitsStatus, VolumeLimits, decode, encode
 from blockd.api.volume_settings import Change, VolumeSettings
 from blockd.cluster.lists import LOOK_S, PAGE, TRIES
-from volume.errors import VolumeError
-from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Row, Stored
+from volume.errors import InvalidName, NotPrimary, VolumeError, VolumeExists
+from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Row, Stored
 from volume.metastore_records import CorruptRecord, SettingsRecord
 from volume.model import HistoryPolicy, ScheduleInfo
+from volume.refs import check_volume_name
 from volume.replica import Replicas
 
 logger = logging.getLogger(__name__)
@@ -47,6 +52,7 @@ class Limits(Protocol):
 class Store(Protocol):
     """Where a node keeps its own settings; all of it waits for disks."""
 
+    def names(self) -> list[str]: ...
     @property
     def versions(self) -> Versions: ...
     @property
@@ -95,8 +101,9 @@ class SharedSettings:
             return False
         for _ in range(TRIES):
             old = self._records.settings(volume.hex())
-            settings = change(self._own(name) if old is None else _decoded(old.record))
-            wanted = SettingsRecord(volume.hex(), _encoded(settings))
+            named, settings = (name, self._own(name)) if old is None else _decoded(old.record)
+            settings = change(settings)
+            wanted = SettingsRecord(volume.hex(), _encoded(named, settings))
             outcome = self._records.settle(self._records.put(old, wanted), TRIES)
             if isinstance(outcome, Done):
                 [row] = outcome.rows
@@ -106,6 +113,33 @@ class SharedSettings:
         raise MetaStoreUnavailable(
             f"settings of volume {name}: the metastore could not be told, and other nodes would "
             "not know of them; try again"
+        )
+
+    def rename(self, name: str, new_name: str) -> bool:
+        """As `share`: give a volume that this node is the primary of another name. VolumeExists,
+        NotPrimary."""
+        replica = next((each for each in self._replicas if each.name == name), None)
+        if replica is None:
+            return False
+        if replica.gate.shut:
+            raise NotPrimary(name)
+        check_volume_name(new_name)
+        volume = replica.uuid.hex()
+        for _ in range(TRIES):
+            found, old = self._records.volume(volume), self._records.settings(volume)
+            if new_name in self._store.names() or found is None or new_name == name:
+                raise VolumeExists(new_name)
+            settings = self._own(name) if old is None else _decoded(old.record)[1]
+            row = (old, SettingsRecord(volume, _encoded(new_name, settings)))
+            outcome = self._records.settle(self._records.rename_volume(found, new_name, row), TRIES)
+            if isinstance(outcome, Done):
+                replica.rename(new_name)
+                return True
+            if isinstance(outcome, Lost) and outcome.rows[2] is not None:
+                raise VolumeExists(new_name)
+        raise MetaStoreUnavailable(
+            f"volume {name}: the metastore could not be told of its new name; look whether it has "
+            "it, and try again"
         )
 
     def _own(self, name: str) -> VolumeSettings:
@@ -149,13 +183,22 @@ class SharedSettings:
 
     def _look(self) -> None:
         volumes = {SettingsRecord.prefix + each.uuid.hex(): each for each in self._replicas}
+        taken: list[VolumeExists] = []
         for row in self._rows() if volumes else ():
             replica = volumes.get(row.key)
             if replica is None:
                 continue
             found: Stored[SettingsRecord] | None = self._records.stored(SettingsRecord, row)
             assert found is not None
-            self._take(replica.uuid, replica.name, _decoded(found.record), row.revision)
+            name, settings = _decoded(found.record)
+            self._take(replica.uuid, replica.name, settings, row.revision)
+            if name != replica.name:
+                try:
+                    replica.rename(name)
+                except VolumeExists as error:
+                    taken.append(error)
+        if taken:
+            raise taken[0]
 
     def _rows(self) -> Iterator[Row]:
         after = ""
@@ -176,15 +219,17 @@ class SharedSettings:
 _POLICY: Final = ("window_s", "keep", "schedule_s", "schedule_keep")
 
 
-def _encoded(settings: VolumeSettings) -> str:
+def _encoded(name: str, settings: VolumeSettings) -> str:
     policy = {name: getattr(settings, name) for name in _POLICY}
-    return json.dumps({"limits": encode(settings.limits).decode(), **policy})
+    return json.dumps({"name": name, "limits": encode(settings.limits).decode(), **policy})
 
 
-def _decoded(record: SettingsRecord) -> VolumeSettings:
-    """CorruptRecord."""
+def _decoded(record: SettingsRecord) -> tuple[str, VolumeSettings]:
+    """The volume's name, and the rest. CorruptRecord."""
     try:
         fields = json.loads(record.settings)
+        name = fields.pop("name")
+        check_volume_name(name)
         limits = decode(fields.pop("limits").encode())
         settings = VolumeSettings(limits, **fields)
         seconds = (settings.window_s, settings.schedule_s)
@@ -193,6 +238,9 @@ def _decoded(record: SettingsRecord) -> VolumeSettings:
             raise ValueError(f"times {seconds}")
         if not all(type(each) is str for each in texts):
             raise ValueError(f"policies {texts}")
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (
+        *(ValueError, TypeError, AttributeError, KeyError, IndexError),
+        *(RecursionError, InvalidName),
+    ) as error:
         raise CorruptRecord(record.key, f"has settings that make no sense ({error})") from error
-    return settings
+    return name, settings

@@ -100,4 +100,7 @@ def test_orders_survive_their_primary_and_reach_who_was_away(nodes: Nodes) -> No
     check(nodes, "n3")
     with nodes.daemons["n3"].control() as control:
         control.delete_snapshot(VOLUME, "before", force=True)
-    assert names(nodes, "n3") == ["after"]
+        assert names(nodes, "n3") == ["after"]
+        assert control.rename_volume(VOLUME, "vm9").name == "vm9"
+    with nodes.daemons["n2"].control() as control:
+        until(lambda: [each.name for each in control.volumes()] == ["vm9"], "n2 knows the name")

@@ -12,8 +12,15 @@ from blockd.limits import RateLimits
 from tests.metastore_twin import DictMetaStore
 from tests.peer_nodes import until
 from tests.sim.store_rig import StoreRig
+from volume.errors import NotPrimary, VolumeExists
 from volume.metastore import Change, ClusterRecords, Lost, MetaStoreUnavailable, Outcome, Row
-from volume.metastore_records import CorruptRecord, SettingsRecord
+from volume.metastore_records import (
+    CorruptRecord,
+    GroupState,
+    Mode,
+    SettingsRecord,
+    VolumeGroup,
+)
 from volume.store import Store
 
 UUID = bytes(range(16))
@@ -96,6 +103,48 @@ def test_the_first_row_begins_with_what_the_node_has(nodes: Nodes) -> None:
     nodes.one.shared.share("vm1", lambda old: replace(old, limits=FAST))
     nodes.two.shared._look()
     assert nodes.two.has() == (500, "3w", None)
+
+
+def made(nodes: Nodes, volume: str, name: str) -> None:
+    group = VolumeGroup(
+        *(volume, name, 1, "1" * 32, ("1" * 32, "2" * 32), 2, 2, Mode.MIRROR),
+        *(None, "main", GroupState.OPEN),
+    )
+    nodes.records.commit(nodes.records.create_volume(group))
+
+
+def test_a_volume_gets_another_name_on_every_node(nodes: Nodes) -> None:
+    one, two = nodes.one, nodes.two
+    made(nodes, UUID.hex(), "vm1")
+    made(nodes, "e" * 32, "taken")
+    one.shared.share("vm1", lambda old: replace(old, limits=FAST))
+    with pytest.raises(NotPrimary):
+        one.shared.rename("vm1", "vm2")
+    replica = one.store.replicas.get(UUID)
+    assert replica is not None
+    replica.begin(1, 0)
+    replica.serve(1)
+    for taken in ("taken", "alone"):  # by a volume of other nodes, and by one of this
+        with pytest.raises(VolumeExists):
+            one.shared.rename("vm1", taken)
+    assert one.shared.rename("vm1", "vm2")
+    assert not one.shared.rename("alone", "vm3")
+    two.store.create_volume("vm2", 1 << 20)
+    with pytest.raises(VolumeExists):
+        two.shared._look()
+    assert two.limits.get("vm1").limits == FAST  # the rest holds all the same
+    two.store.delete_volume("vm2")
+    for _ in range(2):
+        two.shared._look()
+        one.shared._look()
+        for node in (one, two):
+            assert sorted(node.store.names()) == ["alone", "vm2"]
+            assert node.limits.get("vm2").limits == FAST
+    assert nodes.records.volume_named("vm1") is None
+    made(nodes, "f" * 32, "vm1")  # the name is free again
+    assert two.shared.share("vm2", lambda old: replace(old, keep="1w"))
+    one.shared._look()
+    assert one.store.names() == ["alone", "vm2"]
 
 
 def test_a_volume_of_one_node_has_no_row(nodes: Nodes) -> None:
