@@ -237,6 +237,7 @@ def test_the_description_names_every_route(http: httpx.Client) -> None:
         "/v1/cluster/nodes/{name}",
         "/v1/cluster/nodes/{name}/drain",
         "/v1/cluster/status",
+        "/v1/cluster/devices",
         "/v1/cluster/volumes",
         "/v1/cluster/volumes/{name}/move",
         "/v1/cluster/volumes/{name}/members",
