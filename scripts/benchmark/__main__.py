@@ -112,6 +112,10 @@ if __name__ == "__main__":
         import cluster
 
         cluster.main(sys.argv[2:], PAGE)
+    elif sys.argv[1:2] == ["stripes"]:
+        import stripes
+
+        stripes.main(sys.argv[2:], PAGE)
     elif sys.argv[1:2] == ["upkeep"]:
         import upkeep
 
