@@ -187,10 +187,14 @@ def test_who_comes_to_a_volume_that_was_resized_gets_it_as_it_is_now() -> None:
     assert primary is not None
 
     def resize(size: int) -> None:
-        volume = primary._volume()
         store = primary.machine.store
         assert store is not None
-        primary.process.run(lambda: store._notes.resize(volume, size, force=False) and None)
+        notes, volume = store._notes, primary._volume()
+
+        def note() -> None:
+            notes.resize(volume, size, force=False)
+
+        primary.process.run(note)
         world.write()
 
     resize(2 * SIZE)
