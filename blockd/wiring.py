@@ -63,7 +63,9 @@ def make_cluster(config: ServeConfig, store: Store, version: str) -> "ClusterNod
     from blockd.cluster.node import ClusterNode
 
     assert isinstance(store, VolumeStore)
-    return ClusterNode(config, store, store.replicas, store.stripe_home, version)
+    return ClusterNode(
+        config, store, store.replicas, store.stripe_home, store.chunk_repair, version
+    )
 
 
 class ConfiguredPolicies:

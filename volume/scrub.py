@@ -30,7 +30,7 @@ goes while it is read is not damage.
 import logging
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -333,6 +333,13 @@ class Scrubber:
                     memory.damages.append(damage)
                 else:
                     memory.forgotten += 1
+            self._noted = True
+
+    def repaired(self, chunk_ids: Collection[ChunkId]) -> None:
+        """These were stored anew: what is damaged of them is not in use any more."""
+        with self._lock:
+            memory = self._memory
+            memory.damages = [each for each in memory.damages if each.chunk_id not in chunk_ids]
             self._noted = True
 
     def status(self) -> ScrubStatus:

@@ -31,6 +31,7 @@ from volume.builder import Doubts, TreeBuilder
 from volume.catalog import Catalog, Machinery
 from volume.changes import Changes, ChangeTracker, Look
 from volume.checkpoint import Checkpoint, first_checkpoint
+from volume.chunkrepair import ChunkRepair
 from volume.chunks import ChunkStore
 from volume.destager import Destager
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
@@ -355,6 +356,9 @@ class Store:
             *(self._chunks, self.upkeep.collector, meta.uuid),
             self.upkeep.submit,
             clock.monotonic,
+        )
+        self.chunk_repair = ChunkRepair(
+            self._chunks, self.upkeep.scrubber, self.upkeep.submit, self.upkeep.forget_pack
         )
         self._spaces = SpaceReporter(
             self._catalog,

@@ -165,8 +165,8 @@ class Upkeep:
             parts.manifests,
             gc.Hooks(
                 self.thinning.roots,
-                moved=self._forget_pack,
-                removed=self._forget_pack,
+                moved=self.forget_pack,
+                removed=self.forget_pack,
                 weighed=lambda weights: self.window.weighed(weights),
                 dropped=self.thinning.dropped,
                 history_budget=self.thinning.budget,
@@ -194,7 +194,7 @@ class Upkeep:
         for holder in (parts.catalog, parts.opened, parts.tracker):
             holder.protect = self._protect
         parts.catalog.attached = self._client_came
-        parts.chunks.packs.striped.window.dropped = self._forget_pack
+        parts.chunks.packs.striped.window.dropped = self.forget_pack
         parts.referred.protect = lambda tree: self.collector.protect(root_of_tree(tree))
         self.scrubber = Scrubber(
             parts.chunks,
@@ -648,7 +648,7 @@ class Upkeep:
         """The tree of `row` has a new holder, which `roots` may have been asked too early for."""
         return self.collector.protect(root_of(row))
 
-    def _forget_pack(self, number: int) -> None:
+    def forget_pack(self, number: int) -> None:
         self._parts.resolver.forget_pack(number)
         self._parts.table.drop_pack(number)
 

@@ -22,6 +22,7 @@ from blockd.access.rules import AccessList
 from blockd.api.cluster_types import Draining
 from blockd.api.node import Store
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
+from blockd.cluster.chunkrepair import PeerRepair, answer_get
 from blockd.cluster.devices import Devices
 from blockd.cluster.draining import drained, draining
 from blockd.cluster.exports import advertised
@@ -41,6 +42,7 @@ from transport.join import Door, remove
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from transport.sessions import Answer, Guest, Me, Peer, PeerState, Sessions, error
+from volume.chunkrepair import ChunkRepair
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords
 from volume.replica import Replicas
@@ -60,9 +62,10 @@ class ClusterNode:
         store: Store,
         replicas: Replicas,
         home: StripeHome,
+        repair: ChunkRepair,
         version: str,
     ) -> None:
-        """`replicas`, `home`: those of `store`."""
+        """`replicas`, `home`, `repair`: those of `store`."""
         self.identity = node_identity(config)
         self.store = store
         self._config = config.cluster
@@ -86,6 +89,8 @@ class ClusterNode:
         )
         self.stripes = Stripes(config, self.identity, self.sessions, self.records, home)
         self.lists = SharedLists(self.records, replicas)
+        self._chunk_repair = repair
+        self._repairing = PeerRepair(repair, self.sessions, self.info)
         self._replacing = Replacing(
             *(self.identity.node_id, self.records, self.volumes, self.info),
             config.cluster.replace_after,
@@ -106,6 +111,7 @@ class ClusterNode:
         sessions = self.sessions
         sessions.serve(m.Status, lambda _, __, answer: self.later(self._status, answer))
         sessions.serve(m.Nodes, self._nodes)
+        sessions.serve(m.Get, self._get)
         sessions.serve(m.Join, self._join, guests=True)
         self.volumes.start()
         self.stripes.start()
@@ -116,6 +122,7 @@ class ClusterNode:
         if self._limits is not None:
             self.settings.start(self._limits)
         self._replacing.start()
+        self._repairing.start()
         facts = {"node": self.identity.name, "listen": ",".join(self.listening)}
         logger.info("node of a cluster", extra=facts)
 
@@ -125,6 +132,7 @@ class ClusterNode:
 
     def stop(self) -> None:
         """Every request of ours and of others ends. Idempotent."""
+        self._repairing.stop()
         self._replacing.stop()
         self.lists.stop()
         self.settings.stop()
@@ -270,6 +278,11 @@ class ClusterNode:
             free_bytes=status.disk_free_bytes,
             nodes=_digest(self.membership.members),
         )
+
+    def _get(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
+        assert isinstance(message, m.Get)
+        get = message
+        self.later(lambda: answer_get(self._chunk_repair, get), answer)
 
     def _nodes(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
         assert isinstance(message, m.Nodes)

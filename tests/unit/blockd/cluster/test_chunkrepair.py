@@ -1,0 +1,78 @@
+"""Damaged chunks are asked for of node after node, and given to who asks; on real stores."""
+
+from dataclasses import replace
+
+from blockd.api.types import ClusterInfo
+from blockd.cluster.chunkrepair import AGAIN_S, PeerRepair, answer_get
+from tests.fake_cluster import INFO, N1, N2
+from tests.unit.volume.test_chunkrepair import DATA, IDS, damaged, filled
+from transport.errors import TransportError
+from transport.peer import messages as m
+from transport.peer.caller import Answered, Failed
+from transport.peer.wire import Message
+from volume.chunkrepair import MAX_AT_ONCE, ChunkRepair
+
+N3 = replace(N2, node="3" * 32, name="n3")
+
+
+class Wire:
+    """What other nodes answer, by their ids."""
+
+    def __init__(self, answers: dict[str, ChunkRepair | Message | None]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def ask_and_wait(self, node: bytes, message: m.Request, timeout_s: float) -> Answered | Failed:
+        self.asked.append(node.hex())
+        answer = self.answers[node.hex()]
+        assert isinstance(message, m.Get)
+        assert len(message.ids) <= MAX_AT_ONCE
+        if answer is None:
+            raise TransportError("silent")
+        if isinstance(answer, ChunkRepair):
+            answer = answer_get(answer, message)
+        return Answered(1, answer)
+
+
+def info() -> ClusterInfo:
+    return replace(INFO, nodes=(N1, N2, N3))
+
+
+def test_a_chunk_that_one_node_cannot_give_is_asked_for_of_the_next() -> None:
+    ours, theirs, worse = filled(), filled(), filled()
+    ids = damaged(ours, 2)
+    assert damaged(worse, 2) == ids
+    wire = Wire({N2.node: worse.store.chunk_repair, N3.node: theirs.store.chunk_repair})
+    repair = PeerRepair(ours.store.chunk_repair, wire, info, lambda: 0.0)  # type: ignore[arg-type]
+    assert repair.step() == 2
+    assert wire.asked == [N2.node, N3.node]
+    assert ours.read("vm1") == DATA
+    assert repair.step() == 0
+    assert len(wire.asked) == 2, "nothing is damaged any more"
+
+
+def test_what_nobody_could_give_is_asked_for_again_after_a_while() -> None:
+    ours, theirs = filled(), filled()
+    damaged(ours, 1)
+    now = 1000.0
+    wire = Wire({N2.node: None, N3.node: m.ChunkList((), ())})
+    repair = PeerRepair(ours.store.chunk_repair, wire, info, lambda: now)  # type: ignore[arg-type]
+    assert repair.step() == 0
+    assert repair.step() == 0
+    assert len(wire.asked) == 2
+    wire.answers[N2.node] = theirs.store.chunk_repair
+    now += AGAIN_S
+    assert repair.step() == 1
+    assert ours.read("vm1") == DATA
+
+
+def test_a_node_that_lies_changes_nothing() -> None:
+    ours, theirs = filled(), filled()
+    (bad,) = damaged(ours, 1)
+    rows = tuple((bad, 1, 0, 4096) for _ in range(3))
+    other = theirs.store.chunk_repair.give([each for each in IDS if each != bad][:1], 1 << 20)
+    lies = m.ChunkList(rows, (bytes(4096), other[0][1].stored, b"short"))
+    wire = Wire({N2.node: lies, N3.node: theirs.store.chunk_repair})
+    repair = PeerRepair(ours.store.chunk_repair, wire, info, lambda: 0.0)  # type: ignore[arg-type]
+    assert repair.step() == 1
+    assert ours.read("vm1") == DATA

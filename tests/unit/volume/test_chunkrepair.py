@@ -1,0 +1,107 @@
+"""Damaged chunks are stored anew from another store that has them, and nothing is lost by it."""
+
+import random
+
+from tests.sim.crash import CrashState
+from tests.sim.store_rig import StoreRig
+from volume.chunks import StoredChunk, chunk_id_of
+from volume.codecs import CODEC_NONE
+from volume.layout import KIND_DATA, ChunkId
+
+SIZE, CHUNK = 32 << 10, 4096
+DATA = random.Random("data").randbytes(SIZE)
+IDS = [chunk_id_of(DATA[offset : offset + CHUNK]) for offset in range(0, SIZE, CHUNK)]
+
+
+def filled() -> StoreRig:
+    rig = StoreRig()
+    rig.store.create_volume("vm1", SIZE, chunk_size=CHUNK)
+    rig.fill("vm1", 0, DATA)
+    rig.flush("vm1")
+    rig.settle()
+    rig.store.destage()
+    assert rig.read("vm1") == DATA
+    return rig
+
+
+def damaged(rig: StoreRig, count: int) -> list[ChunkId]:
+    """So many chunks of sealed packs have a bit flipped, and scrub has found that."""
+    chunks = rig.store._chunks
+    rng = random.Random("damage")
+    ids = []
+    for number in rng.sample(range(SIZE // CHUNK), count):
+        chunk_id = IDS[number]
+        place = chunks.place(chunk_id)
+        assert place is not None
+        rig.disk.flip_bit(f"packs/{place.pack:08x}.pack", place.offset + 200)
+        ids.append(chunk_id)
+    scrub(rig)
+    assert {each.chunk_id for each in rig.store.scrub_status().damages} == set(ids)
+    return ids
+
+
+def scrub(rig: StoreRig) -> None:
+    chunks = rig.store._chunks
+    chunks.packs.seal()
+    rig.store.start_scrub()
+    while rig.store.upkeep.scrubber.step(1.0):
+        pass
+
+
+def test_what_scrub_found_is_stored_anew_from_a_member_and_read_again() -> None:
+    ours, theirs = filled(), filled()
+    ids = damaged(ours, 3)
+    repair = ours.store.chunk_repair
+    assert set(repair.damaged()) == set(ids)
+    offered = theirs.store.chunk_repair.give(repair.damaged(), 1 << 20)
+    assert repair.take(ids, offered) == set(ids)
+    assert repair.damaged() == []
+    assert ours.read("vm1") == DATA
+    scrub(ours)
+    assert ours.store.scrub_status().damages == ()
+
+
+def test_only_what_fits_and_is_whole_is_given() -> None:
+    rig = filled()
+    (bad,) = damaged(rig, 1)
+    repair = rig.store.chunk_repair
+    given = [each for each, _ in repair.give([*IDS, bytes(31) + b"x"], 4 * CHUNK)]
+    assert given == [each for each in IDS if each != bad][:4]
+
+
+def test_repair_never_destroys_data() -> None:
+    """Whatever is offered, and wherever the power goes: what could be read is read as it was, and
+    what is damaged is an error or what it has to be."""
+    ours, theirs = filled(), filled()
+    ids = damaged(ours, 2)
+    repair = ours.store.chunk_repair
+    (good,) = theirs.store.chunk_repair.give(ids[:1], 1 << 20)
+    _, other = theirs.store.chunk_repair.give(ids, 1 << 20)
+    raw = good[1].stored
+    hostile = [
+        (ids[1], StoredChunk(KIND_DATA, CODEC_NONE, CHUNK, bytes(CHUNK))),  # zeros
+        (ids[1], good[1]),  # another chunk
+        (ids[1], StoredChunk(KIND_DATA, CODEC_NONE, CHUNK, raw[:-1])),  # short
+        (ids[1], StoredChunk(KIND_DATA, 99, CHUNK, raw)),  # of a codec that nobody knows
+        (bytes(31) + b"x", good[1]),  # not asked for
+    ]
+    assert repair.take(ids, hostile) == set()
+    state = CrashState(ours.disk.trace)
+    before = len(ours.disk.trace.ops)
+    for op in ours.disk.trace.ops:
+        state.apply(op)
+    assert repair.take(ids, [*hostile, good]) == {ids[0]}
+    bad = next(offset for offset in range(0, SIZE, CHUNK) if ours.read_error("vm1", offset, CHUNK))
+    assert DATA[bad : bad + CHUNK] == other[1].stored
+    for at, op in enumerate(ours.disk.trace.ops[before:]):
+        state.apply(op)
+        back = ours.rebooted(state.drawn("cut", random.Random(at)))
+        wrong = 0
+        for offset in range(0, SIZE, CHUNK):
+            if back.read_error("vm1", offset, CHUNK):
+                wrong += 1
+            else:
+                assert back.read("vm1", offset, CHUNK) == DATA[offset : offset + CHUNK]
+        assert 1 <= wrong <= 2
+    assert repair.take(ids, [other]) == {ids[1]}
+    assert ours.read("vm1") == DATA

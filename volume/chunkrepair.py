@@ -1,0 +1,105 @@
+"""Repair of chunks by what other stores have: what scrub found damaged is stored anew.
+
+A chunk is named by its content, so a good copy is known by its id, wherever it comes from. What is
+offered is checked by that before anything is written; it then goes the way of every new chunk:
+
+    1  appended to the newest pack, synced     a crash leaves the damaged one in use
+    2  the index names the new place           the same, or the new one
+    3  scrub forgets the damage                it looks again, and finds none
+
+Nothing is overwritten, cut or removed: the damaged bytes are garbage from 2 on, which gc collects
+in its time. If the damage was in memory or on the way from the disk, two good copies are there.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
+from typing import Final
+
+from volume.chunks import ChunkStore, StoredChunk, unpacked
+from volume.errors import VolumeError
+from volume.layout import ChunkId
+from volume.scrub import Scrubber
+
+log = logging.getLogger(__name__)
+
+MAX_AT_ONCE: Final = 64
+"""Chunks that one call asks for or stores: gc and rounds wait for that."""
+
+Found = tuple[ChunkId, StoredChunk]
+
+
+class ChunkRepair:
+    """Any thread but the destager's. `submit` runs a call between rounds and slices of gc."""
+
+    def __init__(
+        self,
+        chunks: ChunkStore,
+        scrubber: Scrubber,
+        submit: Callable[[Callable[[], int]], int],
+        forget_pack: Callable[[int], None],
+    ) -> None:
+        """`forget_pack`: readers are to look anew for what they have found in a pack."""
+        self._chunks = chunks
+        self._scrubber = scrubber
+        self._submit = submit
+        self._forget_pack = forget_pack
+
+    def damaged(self) -> list[ChunkId]:
+        """Chunks whose damage is known, at most MAX_AT_ONCE, each once."""
+        ids = (each.chunk_id for each in self._scrubber.status().damages)
+        found = dict.fromkeys(chunk_id for chunk_id in ids if chunk_id is not None)
+        return list(islice((each for each in found if self._chunks.place(each)), MAX_AT_ONCE))
+
+    def give(self, ids: Sequence[ChunkId], limit: int) -> list[Found]:
+        """Those of the chunks that are here, whole, and fit into `limit` bytes, in their order.
+        OSError."""
+        found: list[Found] = []
+        for chunk_id in ids:
+            try:
+                chunk = self._chunks.stored(chunk_id)
+                unpacked(chunk_id, chunk)
+            except VolumeError:  # not here, or damaged as well
+                continue
+            limit -= len(chunk.stored)
+            if limit < 0:
+                break
+            found.append((chunk_id, chunk))
+        return found
+
+    def take(self, wanted: Collection[ChunkId], offered: Sequence[Found]) -> set[ChunkId]:
+        """Store anew what is offered of the chunks that are `wanted`; which of them are whole now,
+        durably. What is not what its id says is left out. VolumeError, OSError."""
+        good: dict[ChunkId, StoredChunk] = {}
+        for chunk_id, chunk in offered[:MAX_AT_ONCE]:
+            place = self._chunks.place(chunk_id)
+            if chunk_id not in wanted or place is None or chunk.kind != place.kind:
+                continue
+            try:
+                unpacked(chunk_id, chunk)
+            except VolumeError as error:
+                log.warning("a chunk that was offered for repair is refused: %s", error)
+                continue
+            good[chunk_id] = chunk
+        if not good:
+            return set()
+
+        def store() -> int:
+            before = {place.pack for each in good if (place := self._chunks.place(each))}
+            for chunk_id, chunk in good.items():
+                self._chunks.note_damage(chunk_id)
+                self._chunks.put_stored(chunk_id, chunk)
+            try:
+                self._chunks.sync()
+            except BaseException:
+                self._chunks.abandon()
+                raise
+            for number in before:
+                self._forget_pack(number)
+            return len(good)
+
+        self._submit(store)
+        self._scrubber.repaired(good)
+        for chunk_id in good:
+            log.warning("damaged chunk stored anew chunk=%s", chunk_id.hex())
+        return set(good)
