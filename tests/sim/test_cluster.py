@@ -38,6 +38,7 @@ NOTICED_BY = {
     "a lease longer than the wait": (None, 37),
     "a primary that ignores refusals": (None, 1),
     "nothing is undone": (None, 2),
+    "who was replaced keeps its part": ("members", 1),
     "a disk that failed a sync is used again": ("disks", 1),
     "a seal in memory": ("disks", 1),
     "catching up skips a record": (None, 1),

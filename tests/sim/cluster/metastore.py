@@ -89,6 +89,9 @@ class SimMetaStore:
     def view(self, node: str) -> "MetaStoreView":
         return MetaStoreView(self, node)
 
+    def truth(self) -> "MetaStoreView":
+        return TrueView(self, "truth")
+
     def _note(self, keys: Iterable[str]) -> None:
         for key in keys:
             before = self._before.setdefault(key, [])
@@ -144,6 +147,16 @@ class MetaStoreView:
     def _reach(self) -> None:
         if self._refused():
             raise MetaStoreUnavailable(f"etcd: {self._node} has no connection to it")
+
+
+class TrueView(MetaStoreView):
+    """The store as it is, for whoever looks at a world."""
+
+    def _drawn(self, what: str) -> bool:
+        return False
+
+    def _refused(self) -> bool:
+        return False
 
 
 def _late(store: SimMetaStore, changes: Sequence[Change]) -> None:

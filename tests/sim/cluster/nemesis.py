@@ -11,13 +11,15 @@ from typing import Protocol
 
 from tests.sim.cluster.metastore import MetaStoreWeather, SimMetaStore
 from tests.sim.cluster.network import Network, Weather
-from tests.sim.cluster.node import Node
+from tests.sim.cluster.node import Node, VolumeSpec
 from tests.sim.cluster.timeline import NS, Timeline
+from tests.sim.cluster.truth import Truth
 from tests.sim.faults import Fail, Fault
 from tests.sim.world.plan import Act
 
 MOST_DRIFT = 0.12
 """Clocks are wrong by less than what the lease allows for (transport/group/lease.py)."""
+MAKE_GOOD_S = 7.0
 FAVOUR = 0.6  # of troubles that befall the primary
 
 MOMENTS = {
@@ -45,6 +47,8 @@ class Surroundings(Protocol):
     network: Network
     metastore: SimMetaStore
     nodes: dict[str, Node]
+    truth: Truth
+    spec: VolumeSpec
 
     def primary(self) -> Node | None:
         """A node that serves the volume, or believes so."""
@@ -62,6 +66,8 @@ class Nemesis:
         self._clients = clients
         self._over = False
         self._ambushes: list[Ambush] = []
+        self._lost_disk: str | None = None
+        """Who has lost its disk."""
         self._acts: dict[str, Callable[[random.Random], None]] = {
             "kill": self._kill,
             "power-cut": self._cut,
@@ -84,6 +90,8 @@ class Nemesis:
             "upkeep": self._upkeep,
             "sick": self._sick,
             "unreadable": self._unreadable,
+            "replace": self._replace,
+            "lose-disk": self._lose_disk,
         }
 
     def act(self, act: Act, rng: random.Random) -> None:
@@ -117,6 +125,7 @@ class Nemesis:
         world.metastore.weather = MetaStoreWeather()
         for node in world.nodes.values():
             node.heal()
+        self._make_good()
 
     # -- whom, and for how long
 
@@ -184,6 +193,57 @@ class Nemesis:
     def _upkeep(self, rng: random.Random) -> None:
         node = self._node(rng)
         node.tidy(collect=rng.random() < 0.5)
+
+    # -- members
+
+    def _spare(self) -> list[str]:
+        """Nodes that may become members."""
+        record = self._world.truth.stored.record
+        taken = {*record.members, record.coming, *record.leaving}
+        return [name for name in self._world.nodes if name not in taken]
+
+    def _replace(self, rng: random.Random) -> None:
+        """An operator has a node take the place of a member, or thinks better of it."""
+        truth = self._world.truth
+        stored, spare = truth.stored, self._spare()
+        if stored.record.coming is not None and rng.random() < 0.3:
+            if truth.settle(truth.records.uncall_member(stored)):
+                self._world.count("called off")
+        elif spare and stored.record.coming is None:
+            self._call(rng.choice(spare), rng.choice(stored.record.members))
+
+    def _call(self, coming: str, replaces: str) -> None:
+        truth = self._world.truth
+        if truth.settle(truth.records.call_member(truth.stored, coming, replaces)):
+            self._world.count("called")
+            self._world.note(f"{coming[:4]} is to take the place of {replaces[:4]}")
+
+    def _lose_disk(self, rng: random.Random) -> None:
+        """A member comes back with nothing; some time later an operator has another node take its
+        place. Once in a world, and where W members are left: no more can be lost."""
+        shape = self._world.spec.shape
+        if self._lost_disk is not None or not self._spare() or shape.members == shape.wanted:
+            return
+        node = self._world.nodes[rng.choice(self._world.truth.stored.record.members)]
+        if not node.up:
+            return
+        self._lost_disk = node.name
+        self._world.note(f"{node.name[:4]} loses its disk")
+        node.lose_disk()
+        self._until(self._while(rng), node.power_on)
+        self._until(self._while(rng), self._make_good)
+
+    def _make_good(self) -> None:
+        """Until it is not a member any more, operators see to it that somebody takes its place."""
+        lost, record = self._lost_disk, self._world.truth.stored.record
+        if lost is None or lost not in record.members:
+            return
+        truth, spare = self._world.truth, self._spare()
+        if record.coming is not None and record.replaces != lost:
+            truth.settle(truth.records.uncall_member(truth.stored))  # that one can wait
+        elif record.coming is None and spare:
+            self._call(spare[0], lost)
+        self._world.timeline.after(MAKE_GOOD_S, self._make_good)
 
     # -- disks
 

@@ -28,7 +28,8 @@ from transport.peer import messages as m
 from transport.peer.policy import Policy
 from volume.diskerror import seals
 from volume.errors import StoreSealed, VolumeError
-from volume.metastore import ClusterRecords
+from volume.metastore import ClusterRecords, Stored
+from volume.metastore_records import VolumeGroup
 from volume.options import StoreOptions
 from volume.replica import Replica
 from volume.store import Store
@@ -36,6 +37,7 @@ from volume.volume import Volume
 
 POLICY = Policy(ping_every_s=2.5, silent_after_s=6.0, reconnect_most_s=3.0)
 """Fewer pings than in the product, since each costs the simulation time."""
+RECORD_S = 5.0  # between two looks at the volume's record
 TEND_S = (0.2, 3.0)  # after something was appended, a store's threads look at what there is to do
 
 
@@ -168,6 +170,27 @@ class Node:
         world.started(self)
         if self.replica is not None:
             self.begin_part()
+        if world.spec.shape.nodes > world.spec.shape.members:  # members may be replaced
+            self._look_at_record(process)
+
+    def _look_at_record(self, process: Process) -> None:
+        """As a daemon does every few seconds (blockd/cluster/replacing.py)."""
+
+        def found(stored: Stored[VolumeGroup] | Exception | None) -> None:
+            part = self.part
+            if part is not None and stored is not None and not isinstance(stored, Exception):
+                part.noted(stored)
+
+        def look() -> None:
+            records, uuid = self._records, self.world.spec.uuid.hex()
+            assert self._around is not None
+            if self.part is not None:
+                self._around.ask_store(lambda: records.volume(uuid), found)
+            elif self.replica is None:
+                self._around.ask_store(lambda: _has_left(records, uuid, self.name), _ignore)
+            process.after(RECORD_S, look)
+
+        process.after(RECORD_S * self._random.random(), look)
 
     def new_token(self) -> str:
         return self._random.randbytes(16).hex()
@@ -286,6 +309,11 @@ class Node:
             self.crash(power=True)
             self.machine.unseal()
             self.power_on()
+
+    def lose_disk(self) -> None:
+        """The machine starts again with an empty disk: this node has nothing of the volume."""
+        self.crash(power=True)
+        self.machine.wipe()
 
     def heal(self) -> None:
         """Nothing more befalls it, and it runs."""
@@ -409,6 +437,17 @@ class Node:
         store = self.machine.store
         if store is not None:
             self.process.run(lambda: _as_a_thread(store, lambda: _tidy(store, collect)))
+
+
+def _has_left(records: ClusterRecords, volume: str, node: str) -> None:
+    """A node has no part of the volume any more: note it, where that was waited for."""
+    found = records.volume(volume)
+    if found is not None and node in found.record.leaving:
+        records.settle(records.left_volume(found, node))
+
+
+def _ignore(result: object) -> None:
+    pass
 
 
 def _tidy(store: Store, collect: bool) -> None:

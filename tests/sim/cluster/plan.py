@@ -55,6 +55,15 @@ DISKS = Profile(
     },
     every=5,
 )
+MEMBERS = Profile(
+    "members",
+    {
+        **{"replace": 6, "lose-disk": 2, "kill": 2, "power-cut": 1, "isolate": 1, "cut-off": 2},
+        **{"ambush": 2, "move": 2, "etcd": 2, "pause": 1, "upkeep": 2, "weather": 1},
+    },
+    every=5,
+)
+"""In worlds that have a node to spare."""
 EVERYTHING = Profile(
     "everything",
     {
@@ -79,6 +88,7 @@ PROFILES: tuple[tuple[Profile, int], ...] = (
     (CLOCKS, 3),
     (METASTORE, 2),
     (DISKS, 3),
+    (MEMBERS, 3),
     (EVERYTHING, 6),
 )
 
@@ -105,11 +115,13 @@ class Shape:
     mode: Mode
 
 
-def drawn_shape(seed: int) -> Shape:
+def drawn_shape(seed: int, profile: Profile | None = None) -> Shape:
     rng = random.Random(f"shape:{seed}")
     nodes, members, wanted = rng.choices(
         ((3, 3, 2), (4, 3, 2), (5, 5, 3), (3, 2, 2), (4, 4, 3)), (10, 4, 1, 1, 1)
     )[0]
+    if profile is MEMBERS and nodes == members:
+        nodes += 1
     return Shape(nodes, members, wanted, rng.choices((Mode.MIRROR, Mode.STRICT), (4, 1))[0])
 
 

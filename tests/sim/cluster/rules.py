@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 from native import OP_READ
-from transport.group import lease, takeover, takeover_run
+from transport.group import lease, part, takeover, takeover_run
 from transport.group.acks import Acks, NodeId, Quorum
 from transport.group.chain import Chain
 from transport.group.mending import Mending
@@ -149,6 +149,10 @@ def _nothing(*_: Any) -> None:
     pass
 
 
+def _always(*_: Any) -> bool:
+    return True
+
+
 RULES: Mapping[str, Rule] = {
     "ack before W": Rule(
         "a write is acknowledged when W members have it in their journals",
@@ -219,6 +223,10 @@ RULES: Mapping[str, Rule] = {
     "nothing is undone": Rule(
         "what a member has beside the state that was chosen is undone",
         ((Primary, "_sealed", _as_if_ours), (Mending, "start", _nothing)),
+    ),
+    "who was replaced keeps its part": Rule(
+        "a member that was replaced lets its part go",
+        ((part, "has_place", _always),),
     ),
     "a disk that failed a sync is used again": Rule(
         "a disk that has failed a sync takes nothing more, and is said to be sealed",

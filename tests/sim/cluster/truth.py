@@ -6,14 +6,14 @@ acknowledged unless W members or more were harmed, or had no say in it; then it 
 prefix with all that was flushed in it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from tests.sim.cluster.history import History
 from tests.sim.cluster.metastore import SimMetaStore
 from tests.sim.cluster.node import Node, VolumeSpec
 from tests.sim.world.stamps import Violation
-from volume.metastore import ClusterRecords, Done
+from volume.metastore import ClusterRecords, Done, Stored, Transaction
 from volume.metastore_records import ClusterRecord, GroupState, Mode, VolumeGroup
 
 End = tuple[int, int]
@@ -39,13 +39,13 @@ class Truth:
         self._harmed: dict[str, End] = {}
         self._before: dict[str, End] = {}  # of nodes that are down, when they went
         self._newest_epoch = 0
+        self._records = ClusterRecords(world.metastore.truth(), lambda: "0" * 32)
 
     # -- the beginning
 
     def found_cluster(self) -> None:
         """The volume is made, with an empty part on each of its members, and nobody serves it."""
-        world, spec = self._world, self._world.spec
-        records = ClusterRecords(world.metastore.view("setup"), lambda: "0" * 32)
+        world, spec, records = self._world, self._world.spec, self._records
         members = spec.members(list(world.nodes))
         group = VolumeGroup(
             *(spec.uuid.hex(), spec.name, 1, None, members),
@@ -58,6 +58,25 @@ class Truth:
             assert isinstance(outcome, Done)
         for name in members:
             world.nodes[name].create(1)
+
+    @property
+    def stored(self) -> Stored[VolumeGroup]:
+        """The volume's record as it is."""
+        found = self._records.volume(self._world.spec.uuid.hex())
+        assert found is not None
+        return found
+
+    @property
+    def members(self) -> Sequence[str]:
+        return self.stored.record.members
+
+    def settle(self, transaction: Transaction) -> bool:
+        """Whether an operator's transaction was done."""
+        return isinstance(self._records.settle(transaction), Done)
+
+    @property
+    def records(self) -> ClusterRecords:
+        return self._records
 
     # -- what happens
 
@@ -82,7 +101,7 @@ class Truth:
         if epoch <= self._newest_epoch:
             return  # too late: what it shows is stale, which clients will notice
         self._newest_epoch = epoch
-        members = world.spec.members(list(world.nodes))
+        members = self.members
         misled = [each for each in asked if each in self._harmed]
         lost = [each for each in members if each not in asked or each in self._harmed]
         if shape.mode is Mode.MIRROR and misled and len(lost) >= shape.wanted:
@@ -145,7 +164,14 @@ class Truth:
         primary = world.primary()
         if primary is None:
             return False
-        members = world.spec.members(list(world.nodes))
+        record = self.stored.record
+        members = record.members
+        if record.coming is not None or record.leaving:
+            return False
+        if any(
+            each.replica is not None for each in world.nodes.values() if each.name not in members
+        ):
+            return False
         whole = all(world.nodes[name].end() == primary.end() for name in members)
         return whole and self._copies(primary) == sorted(members)
 
@@ -154,7 +180,8 @@ class Truth:
         """Members that have all of the volume, as status says."""
         assert primary.part is not None
         status = primary.part.status()
-        whole = [each for each in status.members if each.received >= status.received]
+        whole = [each for each in status.members if each.counts]
+        whole = [each for each in whole if each.received >= status.received]
         return sorted(str(each.member) for each in whole)
 
     def last_look(self) -> None:
@@ -163,11 +190,16 @@ class Truth:
         primary = world.primary()
         if primary is None or primary.part is None:
             raise Violation("I13 nobody serves the volume although all is healed")
-        members = world.spec.members(list(world.nodes))
+        record = self.stored.record
+        members = record.members
         if not self.settled():
-            ends = {name[:4]: world.nodes[name].end() for name in members}
+            ends = {name[:4]: each.end() for name, each in world.nodes.items()}
             copies = [name[:4] for name in self._copies(primary)]
-            raise Violation(f"I10 all is healed; disks hold {ends}, and status says {copies}")
+            change = [record.coming, record.replaces, *record.leaving]
+            raise Violation(
+                f"I10 all is healed; disks hold {ends}, and status says {copies}; "
+                f"who comes, for whom, and who leaves: {[name and name[:4] for name in change]}"
+            )
         image = primary.image()
         world.history.final(image)
         for name in members:

@@ -60,7 +60,7 @@ class ClusterWorld:
         self.notes: deque[str] = deque(maxlen=LOG_LINES)
         self.counts: Counter[str] = Counter()
         self.timeline = Timeline()
-        shape = plans.drawn_shape(plan.seed)
+        shape = plans.drawn_shape(plan.seed, plan.profile)
         self.network = Network(self.timeline, str(plan.seed), self._carried)
         self.wire: Wire = self.network
         self.metastore = SimMetaStore(self.timeline, str(plan.seed))
