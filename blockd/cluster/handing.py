@@ -5,8 +5,8 @@ still served: the volume is not served for the length of one takeover whose memb
 is less than when the node says good-bye first, as members then notice one after the other, and it
 is a member that has everything which goes on.
 
-    which member    one in step; of these the one that was given fewest so far, so that what one
-                    node served is spread
+    which member    one in step, and not one that is only to come; of these the one that was given
+                    fewest so far, so that what one node served is spread
     how many        `AT_ONCE` moves are under way, so that one with many volumes does not have all
                     of them wait for the slowest disk
     how long        until `HAND_OVER_S` is over. Volumes that could not be moved by then, or whose

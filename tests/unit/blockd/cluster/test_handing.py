@@ -35,12 +35,15 @@ class Ended(OneThread):
 class FakePart:
     """`ends`: what a move ends with, at once; moves wait for `end` without it."""
 
-    def __init__(self, in_step: Sequence[NodeId], ends: str | None = "wait") -> None:
+    def __init__(
+        self, in_step: Sequence[NodeId], ends: str | None = "wait", comes: NodeId | None = None
+    ) -> None:
         self.serving = True
         self.moved_to: list[NodeId] = []
         self.replica = SimpleNamespace(name="v")
         self.end: Callable[[str | None], None] = lambda problem: None
         self._in_step = in_step
+        self._comes = comes
         self._ends = ends
 
     def status(self) -> Any:
@@ -48,7 +51,8 @@ class FakePart:
             node: State.STEP if node in (*self._in_step, ME) else State.AWAY for node in (ME, A, B)
         }
         members = [
-            SimpleNamespace(member=node, state=states[node].value, counts=True) for node in states
+            SimpleNamespace(member=node, state=states[node].value, counts=node != self._comes)
+            for node in states
         ]
         return SimpleNamespace(members=members)
 
@@ -74,6 +78,12 @@ def test_volumes_are_spread_over_members_in_step() -> None:
 
 def test_who_is_not_in_step_gets_none() -> None:
     parts = [FakePart((B,), None) for _ in range(3)]
+    assert hand_over(parts).run(LONG_S) == 3
+    assert {node for part in parts for node in part.moved_to} == {B}
+
+
+def test_who_is_only_to_come_gets_none() -> None:
+    parts = [FakePart((A, B), None, comes=A) for _ in range(3)]
     assert hand_over(parts).run(LONG_S) == 3
     assert {node for part in parts for node in part.moved_to} == {B}
 
