@@ -19,12 +19,12 @@ SIZE = 1024 * MIB
 STORE = """\
 short_percent = 0
 journal_limit = "128MiB"
-window = "16MiB"
-window_s = 2
+window = "32MiB"
+window_s = 3600
 destage_idle_s = 0.2
 destage_age_s = 1
 """
-BASE, AWAY, LONG, DUPLICATE = 16 * MIB, 8 * MIB, 48 * MIB, 64 * MIB
+BASE, AWAY, LONG, DUPLICATE = 16 * MIB, 8 * MIB, 64 * MIB, 64 * MIB  # AWAY < window < LONG
 
 
 @pytest.fixture
