@@ -1,4 +1,4 @@
-"""Repair of chunks by what other stores have: what scrub found damaged is stored anew.
+"""Repair of chunks by what other stores have: what reads or scrub found damaged is stored anew.
 
 A chunk is named by its content, so a good copy is known by its id, wherever it comes from. What is
 offered is checked by that before anything is written; it then goes the way of every new chunk:
@@ -46,8 +46,12 @@ class ChunkRepair:
         self._forget_pack = forget_pack
 
     def damaged(self) -> list[ChunkId]:
-        """Chunks whose damage is known, at most MAX_AT_ONCE, each once."""
-        ids = (each.chunk_id for each in self._scrubber.status().damages)
+        """Chunks that reads or scrub have found damaged, at most MAX_AT_ONCE, each once; those
+        that somebody has asked for first."""
+        ids = [
+            *self._chunks.damaged(),
+            *(each.chunk_id for each in self._scrubber.status().damages),
+        ]
         found = dict.fromkeys(chunk_id for chunk_id in ids if chunk_id is not None)
         return list(islice((each for each in found if self._chunks.place(each)), MAX_AT_ONCE))
 

@@ -305,6 +305,10 @@ class ChunkStore:
         if len(self._damaged) < MAX_DAMAGED:
             self._damaged.add(chunk_id)
 
+    def damaged(self) -> list[ChunkId]:
+        """Chunks that reads, or scrub, found damaged, and that were not stored anew since."""
+        return list(self._damaged)
+
     def is_damaged(self, chunk_id: ChunkId) -> bool:
         """Whether what is stored of a chunk is known to be damaged."""
         return chunk_id in self._damaged

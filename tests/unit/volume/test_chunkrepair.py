@@ -61,6 +61,20 @@ def test_what_scrub_found_is_stored_anew_from_a_member_and_read_again() -> None:
     assert ours.store.scrub_status().damages == ()
 
 
+def test_what_a_read_found_damaged_is_repaired_without_scrub() -> None:
+    ours, theirs = filled(), filled()
+    place = ours.store._chunks.place(IDS[3])
+    assert place is not None
+    ours.disk.flip_bit(f"packs/{place.pack:08x}.pack", place.offset + 200)
+    repair = ours.store.chunk_repair
+    assert repair.damaged() == []
+    assert ours.read_error("vm1", 3 * CHUNK, CHUNK)
+    assert repair.damaged() == [IDS[3]]
+    assert repair.take(repair.damaged(), theirs.store.chunk_repair.give(IDS, 1 << 20))
+    assert ours.read("vm1") == DATA
+    assert repair.damaged() == []
+
+
 def test_only_what_fits_and_is_whole_is_given() -> None:
     rig = filled()
     (bad,) = damaged(rig, 1)
