@@ -32,7 +32,7 @@ gc_condemn_s = 0.5
 """
 CLUSTER = """\
 stripes = true
-cold_after_s = 2.0
+cold_after_s = 6.0
 unused_after_s = 3.0
 """
 
@@ -86,8 +86,9 @@ def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes) -> None:
     def total() -> int:
         return sum(used(nodes.data(name)) for name in NAMES)
 
-    until(lambda: devices(nodes)["stripes"] >= 20, "packs are stripes", SLOW_S)
-    until(lambda: total() < 1.75 * SIZE, "copies have gone", SLOW_S)
+    until(lambda: total() > 2.5 * SIZE, "each node has packed it", SLOW_S)
+    until(lambda: total() < 1.9 * SIZE, "packs are stripes, and copies have gone", 2 * SLOW_S)
+    until(lambda: devices(nodes)["stripes"] >= 20, "a round has seen them", SLOW_S)
     shown = devices(nodes)
     assert [each["state"] for each in shown["devices"]] == ["in"] * 3
     assert shown["stripes"] >= 20
