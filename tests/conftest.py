@@ -19,6 +19,8 @@ from tests.daemon import Daemon, StartDaemon
 
 ROOT = Path(__file__).parent.parent
 KERNEL_TESTS = ROOT / "tests/kernel"
+LONG = ("integration", "sim", "docs")
+"""Folders whose tests take seconds, where those of others take milliseconds."""
 ALLOW_STALE = "BLOCKD_ALLOW_STALE_NATIVE"
 _FAILED = pytest.StashKey[bool]()
 
@@ -48,6 +50,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """The tests of the virtual machine run only where they are named."""
     named = any(KERNEL_TESTS in (path, *path.parents) for path in _named(config))
     return True if collection_path == KERNEL_TESTS and not named else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long begin first, or a run would end with one process waiting for them.
+
+    They are the real daemons and clients, which mostly wait, and the worlds, which mostly count:
+    by name they mix. The order is kept by --no-loadscope-reorder; by itself pytest-xdist begins
+    with the files that have the most tests, and these are the quickest ones.
+    """
+    items.sort(key=_first_where_it_takes_long)
+
+
+def _first_where_it_takes_long(item: pytest.Item) -> tuple[int, str]:
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    return (0, item.path.name) if folder in LONG else (1, "")
 
 
 def _named(config: pytest.Config) -> list[Path]:
