@@ -6,7 +6,7 @@ is shown as not known, with the reason. Nothing here decides anything.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TookTooLong
 from dataclasses import replace
@@ -41,10 +41,9 @@ class Asking:
         self._info = info
         self._names = {each.node: each.name for each in info.nodes}
 
-    def status(self, parts: Iterable[PartStatus]) -> ClusterStatus:
-        """`parts`: those of this node, as they are now."""
+    def status(self, parts: Callable[[], Iterable[PartStatus]]) -> ClusterStatus:
+        """`parts`: gives those of this node, as they are then."""
         began = time.monotonic()
-        mine = {each.volume.hex(): each for each in parts}
         problem = ""
         groups: list[VolumeGroup] = []
         try:
@@ -60,7 +59,10 @@ class Asking:
             for node in _roles(group)
             if node != group.primary
         ]
+        served = {each.volume.hex(): each for each in parts() if each.doing == "serving"}
         looks |= self._ask(others)
+        # A primary was looked at before the others: none is compared with what came later.
+        mine = {each.volume.hex(): each for each in parts()} | served
         looks |= {
             (volume, self._me): _own(part)
             for volume, part in mine.items()

@@ -144,7 +144,7 @@ class ClusterVolumes:
     def status(self) -> ClusterStatus:
         """Nodes and volumes, by asking all members. TransportError."""
         asking = Asking(self._sessions, self._records, self._info())
-        return asking.status(self._statuses())
+        return asking.status(self._statuses)
 
     def here(self) -> list[LocalVolume]:
         """Volumes as this node alone knows them. TransportError."""

@@ -138,12 +138,14 @@ def test_a_part_is_made_once_and_not_in_place_of_another(asked: Asked) -> None:
     assert asked.acked(m.Create(VOLUME, 2, "vm1", SIZE, 512, 4096)) == m.Ack(2, 0, 0)
     for create in (
         m.Create(OTHER, 1, "vm1", SIZE, 512, 4096),
-        m.Create(VOLUME, 2, "vm1", 2 * SIZE, 512, 4096),
+        m.Create(VOLUME, 2, "vm1", SIZE, 512, 8192),
         m.Create(OTHER, 1, "no/name", SIZE, 512, 4096),
         m.Create(OTHER, 1, "vm2", SIZE + 1, 512, 4096),
         m.Create(OTHER, 1, "vm2", SIZE, 512, 5000),
     ):
         assert asked.refused(create)[0] == m.Code.REFUSED
+    # Called again after the volume was resized: the part that is here is kept as it is.
+    assert asked.acked(m.Create(VOLUME, 2, "vm1", 2 * SIZE, 512, 4096)) == m.Ack(2, 0, 0)
     assert asked.rig.store.names() == ["vm1"]
 
 
