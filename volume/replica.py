@@ -31,6 +31,7 @@ Every method may wait for disks; any thread may call it, one at a time has its t
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from errno import EAGAIN, EBADMSG, EFBIG, EINVAL, ENOMSG, ENOSPC, EPROTO, ESTALE
 from os import strerror
@@ -142,6 +143,7 @@ class Replica:
         self._durable = self._seq()  # the store has synced what it replayed
         self._serving: int | None = None
         self._room: bytearray | None = None  # for what is taken
+        self._little_room: bytearray | None = None
         self._copies = Copies(parts.transfers.offer)
         self._landing = self._new_landing()
         self.fenced: Callable[[int], None] = lambda _epoch: None
@@ -189,6 +191,11 @@ class Replica:
         """Seq of the newest record in the journal file, and of the newest synced one."""
         with self._lock:
             return self._seq(), self._durable
+
+    @property
+    def newest(self) -> int:
+        """Seq of the newest record in the journal file. Waits for nobody."""
+        return self._seq()
 
     @property
     def start(self) -> int:
@@ -272,13 +279,25 @@ class Replica:
     def take(self) -> Taken:
         """What was noted, as much as one message has. For one thread at a time; may wait for the
         disk. OSError: the journal does not hold what was written."""
-        core = self._volume.core
         if self._room is None:
             self._room = bytearray(TAKE_BYTES)
-        length, first, last, lost = core.take(self._room)
+        return self._take(self._room, nowait=False)
+
+    def take_at_once(self) -> Taken | None:
+        """As `take`, of what is in memory, and not for long; None: it would wait."""
+        if self._little_room is None:
+            self._little_room = bytearray(TAP_MIN_BUFFER)
+        try:
+            return self._take(self._little_room, nowait=True)
+        except BlockingIOError:
+            return None
+
+    def _take(self, room: bytearray, *, nowait: bool) -> Taken:
+        core = self._volume.core
+        length, first, last, lost = core.take(room, nowait)
         if lost:
             return Taken(0, core.tap_again(), b"", True)
-        return Taken(first, last, bytes(memoryview(self._room)[:length]), False)
+        return Taken(first, last, bytes(memoryview(room)[:length]), False)
 
     def allow(self, acked: int, durable: int) -> None:
         """W nodes have this much in their journals, and on their disks: answers may go out."""
@@ -290,13 +309,23 @@ class Replica:
 
     # -- records
 
-    def append(self, epoch: int, written: int, first: int, last: int, data: Buffer) -> None:
+    def append(
+        self,
+        epoch: int,
+        written: int,
+        first: int,
+        last: int,
+        data: Buffer,
+        *,
+        may_wait: bool = True,
+    ) -> bool:
         """Append records of another node, `first` to `last`, written in epoch `written`, in the
         name of `epoch`, which was promised. Those that are here are left out.
 
         On return they are in the journal file, but for those that it has no room for now: `held`
-        tells. `data` is checked byte for byte. StaleEpoch, MissingRecords, OtherRecords,
-        BadRecords."""
+        tells. `data` is checked byte for byte. False, only where it may not wait: to append them,
+        or what is left of them, something has to be noted, synced. StaleEpoch, MissingRecords,
+        OtherRecords, BadRecords."""
         with self._lock:
             self._check_promised(epoch)
             if not first <= last or written > epoch:
@@ -307,14 +336,21 @@ class Replica:
             if self._serving is not None:
                 raise OtherRecords(self.name, "this node is the one that appends")
             if written > self._row.begins[-1][0]:
+                if not may_wait:
+                    return False
                 self._begin(written, first - 1)
             self._check_range(written, first, last)
             if last <= have:
-                return
+                return True
             if self._landing.left:  # the log leads to it after all
+                if not may_wait:
+                    return False
                 self._landing.drop()
             now_ns = self._parts.clock.now_ns()
-            error, seq = self._append(written, memoryview(data).cast("B"), now_ns)
+            bytes_of_them = memoryview(data).cast("B")
+            error, seq = self._append(written, bytes_of_them, now_ns, notes=may_wait)
+            if error == ENOMSG and not may_wait:
+                return False
             if error in _BAD:
                 raise BadRecords(self.name, strerror(error))
             if error == ESTALE:  # what was undone here was of that epoch
@@ -325,12 +361,16 @@ class Replica:
                 raise OSError(error, strerror(error))
             elif seq < last:
                 raise BadRecords(self.name, f"end at {seq}, before {last}")
+            return True
 
-    def _append(self, written: int, data: memoryview, now_ns: int) -> tuple[int, int]:
-        """Append records, and do what NOTEs among them say; (errno or 0, newest seq)."""
+    def _append(
+        self, written: int, data: memoryview, now_ns: int, *, notes: bool
+    ) -> tuple[int, int]:
+        """Append records, and do what NOTEs among them say; (errno or 0, newest seq). ENOMSG: one
+        of them is next, where nothing is to be done for `notes`."""
         for _ in range(MAX_NOTES):
             error, seq, note = self._volume.core.append_records(written, data, now_ns)
-            if error != ENOMSG or note is None:
+            if error != ENOMSG or note is None or not notes:
                 return error, seq
             _, noted, at, payload = note
             try:
@@ -343,10 +383,30 @@ class Replica:
                 return error, seq
         return EAGAIN, self._seq()
 
+    @contextmanager
+    def at_once(self) -> Iterator[bool]:
+        """For a thread that must not wait: whether it has its turn. With it `check`, `held` and
+        an `append` that may not wait wait for nothing but the page cache."""
+        mine = self._lock.acquire(blocking=False)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._lock.release()
+
     def sync(self) -> None:
-        """Make every record that is here durable."""
+        """Make every record that is here durable. Records are appended meanwhile: whoever sends
+        them does not wait for the disk."""
         with self._lock:
-            self._sync()
+            volume, seq = self._volume, self._seq()
+            self._parts.seal.check()
+            if seq <= self._durable:
+                return
+        self._parts.seal.sync_journal()
+        with self._lock:
+            # What was undone meanwhile has gone with its volume: the seq is of other records now.
+            if volume is self._volume:
+                self._durable = max(self._durable, seq)
 
     def read(self, epoch: int, after: int, limit: int) -> Records:
         """Records behind `after`, which was written in `epoch`, in at most `limit` bytes

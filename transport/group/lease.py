@@ -27,6 +27,7 @@ answered. After that: its data was ready while nobody else had opened the volume
 for before; that its answer comes late is what may happen to any answer.
 """
 
+import threading
 from collections.abc import Collection, Iterable
 from math import inf
 from typing import Final
@@ -82,8 +83,10 @@ class Lease:
     def answered(self, member: NodeId, sent_at: float) -> bool:
         """A member did what was asked of it in this epoch; `sent_at`: when that was sent *first*.
         Whether reads may be answered for longer now. KeyError: it is none, or the primary."""
+        if sent_at <= self._answered[member]:
+            return False
         before = self.renewed_at
-        self._answered[member] = max(self._answered[member], sent_at)
+        self._answered[member] = sent_at
         return self.renewed_at > before
 
     @property
@@ -115,19 +118,21 @@ class Lease:
     @property
     def ask_at(self) -> float:
         """When `to_ask` has one at the latest; inf where the primary is the only member."""
-        return min(self._asked.values(), default=inf) + RENEW_S
+        return min(self._asked.values()) + RENEW_S if self._asked else inf
 
 
 class Quiet:
-    """At a member: for how long no primary of a volume was answered by it."""
+    """At a member: for how long no primary of a volume was answered by it. Any thread."""
 
     def __init__(self, now: float) -> None:
         """`now`: when the node started; it may have answered somebody just before."""
         self._last = now
+        self._lock = threading.Lock()  # or the earlier of two answers could be the one that stays
 
     def answered(self, now: float) -> None:
         """A request of a primary is being answered, other than by a refusal."""
-        self._last = max(self._last, now)
+        with self._lock:
+            self._last = max(self._last, now)
 
     def seconds(self, now: float) -> float:
         return max(0.0, now - self._last)

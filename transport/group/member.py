@@ -15,11 +15,16 @@
 Without sockets: messages in, messages out. What it says of records it has from the journal, never
 from what it was sent. Answers wait for the disk, so they are given on a thread that may; one has
 its turn at a time, in whatever order they come: each request says what has to be there before it.
+
+What comes with every write waits for nothing: an APPEND of a few records goes to the page cache.
+`at_once` does that on the thread that received it, and leaves the rest to one that may wait: what
+is long, has a sync or a NOTE in it or begins an epoch, and all while another request has its turn.
 `now` is CLOCK_BOOTTIME, for the lease of the primary (transport/group/lease.py).
 """
 
 import logging
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from transport.group.chain import Chain
 from transport.group.lease import Quiet
@@ -42,6 +47,8 @@ from volume.replica import Replica, Replicas
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 ASKED_OF_MEMBERS: Final = (
     *(
         m.Open,
@@ -59,6 +66,8 @@ ASKED_OF_MEMBERS: Final = (
 )
 _MAX_QUIET_MS: Final = (1 << 32) - 1
 _MAX_TEXT: Final = 512  # characters of an error
+AT_ONCE_BYTES: Final = 256 << 10
+"""Of records: as long as that takes to check and to copy, nothing else is heard of any node."""
 
 
 class Member:
@@ -72,10 +81,30 @@ class Member:
         """For how long no primary was answered here."""
         return self._quiet.seconds(now)
 
+    def at_once(self, message: m.Request, now: float) -> Message | None:
+        """As `answer`, by a thread that must not wait; None: give it to one that may. With records
+        that are to be durable they are in the journal then: only the sync is left."""
+        match message:
+            case m.Append():
+                if sum(memoryview(each).nbytes for each in message.payload) > AT_ONCE_BYTES:
+                    return None
+            case m.Sync():
+                pass
+            case _:
+                return None
+        with self.replica.at_once() as mine:
+            if not mine:
+                return None
+            return self._told(lambda: self._answer_at_once(message, now))
+
     def answer(self, message: m.Request, now: float) -> Message:
         """What was asked, done and answered, or an Error. Waits for the disk."""
+        return self._told(lambda: self._answer(message, now))
+
+    def _told(self, answer: Callable[[], T]) -> T | m.Error:
+        """What it gives, or an ERROR that says why not."""
         try:
-            return self._answer(message, now)
+            return answer()
         except StaleEpoch as error:
             return _error(m.Code.STALE, error.promised, error)
         except MissingRecords as error:
@@ -92,6 +121,18 @@ class Member:
         except (VolumeError, OSError) as error:
             log.error("request of a peer failed volume=%s error=%s", self.replica.name, error)
             return _error(m.Code.FAILED, 0, error)
+
+    def _answer_at_once(self, message: m.Append | m.Sync, now: float) -> m.Ack | None:
+        replica = self.replica
+        if isinstance(message, m.Append):
+            if not self._write(message, may_wait=False) or message.sync:
+                return None
+        else:
+            replica.check(message.epoch)
+            if message.seq > replica.held[1]:
+                return None
+        self._quiet.answered(now)
+        return self._ack()
 
     def _answer(self, message: m.Request, now: float) -> Message:
         replica = self.replica
@@ -165,11 +206,16 @@ class Member:
         return m.Compared(*replica.unlike(message.epoch, message.nodes))
 
     def _append(self, message: m.Append) -> None:
-        replica = self.replica
-        data = b"".join(message.payload) if len(message.payload) > 1 else message.payload[0]
-        replica.append(*(message.epoch, message.written, message.first_seq, message.last_seq, data))
+        self._write(message, may_wait=True)
         if message.sync:
-            replica.sync()
+            self.replica.sync()
+
+    def _write(self, message: m.Append, *, may_wait: bool) -> bool:
+        data = b"".join(message.payload) if len(message.payload) > 1 else message.payload[0]
+        first, last = message.first_seq, message.last_seq
+        return self.replica.append(
+            message.epoch, message.written, first, last, data, may_wait=may_wait
+        )
 
     def _sync(self, message: m.Sync) -> None:
         replica = self.replica

@@ -286,7 +286,11 @@ class Part:
             then(result)
             self._set_timer()
 
-        self._around.work(lambda: member.answer(message, now), answered)
+        reply = member.at_once(message, now)
+        if reply is not None:
+            answered(reply)
+        else:
+            self._around.work(lambda: member.answer(message, now), answered)
 
     def _note(self, message: m.Request, answer: Message) -> None:
         """What follows for the watch from what was answered."""

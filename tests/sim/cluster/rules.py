@@ -164,7 +164,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "a member that only says it has synced": Rule(
         "what a member calls durable is on its disk",
-        ((Replica, "_sync", _says_so_only),),
+        ((Replica, "_sync", _says_so_only), (Replica, "sync", _says_so_only)),
     ),
     "reads do not wait for W": Rule(
         "a read that saw a record is answered when W members have it",

@@ -1,6 +1,7 @@
 """One node's part of a volume: what it promises, takes, refuses, and goes back to."""
 
 import random
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -556,3 +557,50 @@ def test_a_part_of_a_volume_that_was_deleted_goes_with_its_row() -> None:
     again = rig.store.replicas.create(VOLUME, "vm1", SIZE, 512, 4096, 1)
     assert again.held == (0, 0)
     rig.store.delete_volume(rig.store.create_volume("other", SIZE).name)
+
+
+def test_records_are_appended_while_others_are_synced(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, replica = member()
+    source = Source()
+    source.begin(1)
+    first, second = source.records(3), source.records(2)
+    replica.append(1, 1, 1, 3, first)
+    sync = replica._parts.seal.sync_journal
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        sync()
+        syncing.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(replica._parts.seal, "sync_journal", slow)
+    thread = threading.Thread(target=replica.sync)
+    thread.start()
+    assert syncing.wait(30)
+    replica.append(1, 1, 4, 5, second)
+    assert replica.held == (5, 0)
+    go_on.set()
+    thread.join()
+    assert replica.held == (5, 3)  # what came meanwhile is not known to be durable
+
+
+def test_a_sync_of_what_is_undone_meanwhile_says_nothing_of_what_follows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig, replica = member()
+    source = Source()
+    source.begin(1)
+    replica.append(1, 1, 1, 3, source.records(3))
+    replica.promise(2)
+    replica.append(2, 1, 4, 5, source.records(2))
+    sync = replica._parts.seal.sync_journal
+
+    def undone_after_it() -> None:
+        sync()
+        monkeypatch.undo()
+        rig.settle()
+        replica.undo(2, (1, 3))
+
+    monkeypatch.setattr(replica._parts.seal, "sync_journal", undone_after_it)
+    replica.sync()
+    assert replica.held == (3, 3)

@@ -1,5 +1,6 @@
 """What a member answers, and what it refuses."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -191,3 +192,58 @@ def test_a_journal_without_room_takes_the_rest_later(source: Source) -> None:
         tries += 1
         assert tries < 20
     assert tries > 1
+
+
+def test_what_comes_with_every_write_is_answered_without_a_thread_that_may_wait(
+    asked: Asked, source: Source
+) -> None:
+    member = asked.members.member(VOLUME)
+    assert member is not None
+    records, more = source.records(3), source.records(2)
+    asked.now = 107.0
+    assert member.at_once(append(1, 3, records), asked.now) == m.Ack(1, 3, 0)
+    assert member.quiet_s(asked.now) == 0.0
+    assert member.at_once(m.Sync(VOLUME, 1, 0), asked.now) == m.Ack(1, 3, 0)
+    gap = member.at_once(append(6, 7, more), asked.now)
+    assert isinstance(gap, m.Error)
+    assert (gap.code, gap.detail) == (m.Code.GAP, 3)
+    assert member.at_once(m.Sync(VOLUME, 1, 3), asked.now) is None
+    assert asked.replica.held == (3, 0)
+    synced = m.Append(VOLUME, 1, 1, 4, 5, 1, (more,))
+    assert member.at_once(synced, asked.now) is None
+    assert asked.replica.held == (5, 0)  # only the sync is left
+    assert asked.acked(synced) == m.Ack(1, 5, 5)
+    assert member.at_once(m.Sync(VOLUME, 1, 5), asked.now) == m.Ack(1, 5, 5)
+
+
+def test_what_would_wait_is_left_to_a_thread_that_may(
+    asked: Asked, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, records = asked.members.member(VOLUME), source.records(3)
+    assert member is not None
+    assert member.at_once(m.Seal(VOLUME, 2), asked.now) is None
+    assert asked.replica.promised == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("transport.group.member.AT_ONCE_BYTES", len(records) - 1)
+        assert member.at_once(append(1, 3, records), asked.now) is None
+    begin, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with asked.replica.at_once() as mine:
+            assert mine
+            begin.set()
+            assert end.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert begin.wait(30)
+    assert member.at_once(append(1, 3, records), asked.now) is None
+    end.set()
+    holder.join()
+    asked.members.answer(m.Seal(VOLUME, 2), asked.now)
+    source.begin(2)
+    later = source.records(1)
+    asked.acked(append(1, 3, records, 2))
+    assert member.at_once(append(4, 4, later, 2, 2), asked.now) is None  # epoch 2 begins by it
+    assert asked.replica.held[0] == 3
+    assert asked.acked(append(4, 4, later, 2, 2)) == m.Ack(2, 4, 3)
