@@ -504,11 +504,11 @@ class VolumeCore:
     def tap_again(self) -> int:
         """A lost tap notes again; the seq behind which it begins. ENOENT, EBUSY."""
 
-    def take(self, buffer: Buffer, /) -> tuple[int, int, int, bool]:
+    def take(self, buffer: Buffer, nowait: bool = False, /) -> tuple[int, int, int, bool]:
         """The next records in the form that crosses the wire (native/src/tap.h), as many as there
         are or fit into `buffer` (TAP_MIN_BUFFER or more): (bytes, first seq, last seq, lost). May
-        wait for the disk, without the GIL. EINVAL, ENOENT, EBUSY; EIO when the journal does not
-        hold what was written."""
+        wait for the disk, without the GIL; with `nowait` EAGAIN instead. EINVAL, ENOENT, EBUSY; EIO
+        when the journal does not hold what was written."""
 
     def append_records(
         self, epoch: int, records: Buffer, now_ns: int, notes: bool = False, /

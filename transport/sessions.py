@@ -9,6 +9,7 @@ sessions, like a volume's group, needs no lock of its own.
     ask       a request to another node; its end comes back once
     serve     what this node does when it is asked
     after     a call later
+    watched   a call when a file descriptor is readable
 
 **Who may what.** The key that a connection was made with says which node it is; a HELLO that says
 something else is refused. A *guest* shows the key of a token, and may ask what is served for
@@ -33,6 +34,7 @@ from heapq import heappop, heappush
 from math import inf
 from typing import Final, TypeVar
 
+from transport.descriptors import Descriptors, Watched
 from transport.errors import TransportError, UnknownPeer
 from transport.keys import KeyPair
 from transport.peer import answerer, caller
@@ -178,6 +180,8 @@ class Sessions:
         self._timer_count = 0
         self.sent: Counter[int] = Counter()
         """Bytes of messages that went out, by their type."""
+        self._descriptors = Descriptors()
+        self._sockets.also(self._descriptors.fileno())
         self._posted: deque[Callable[[], None]] = deque()
         self._stopping = False
         self._stopped = False
@@ -288,6 +292,10 @@ class Sessions:
         heappush(self._timers, (self._clock() + delay_s, self._timer_count, timer))
         return timer
 
+    def watched(self, descriptor: int, call: Callable[[], None]) -> Watched:
+        """Call whenever a file descriptor has become readable, until that is cancelled."""
+        return self._descriptors.watch(descriptor, call)
+
     def states(self) -> list[PeerState]:
         """All other nodes, by name."""
         now = self._clock()
@@ -327,6 +335,9 @@ class Sessions:
         now = self._clock()
         for event in self._sockets.wait(min(max(0.0, self._due() - now), IDLE_S)):
             self._hear(event)
+        for watched in self._descriptors.ready():
+            if not watched.cancelled:
+                _call(watched.call)
         self._ring()
         for _ in range(len(self._posted)):  # what these post has to wait for the sockets
             _call(self._posted.popleft())
@@ -341,14 +352,15 @@ class Sessions:
         """When there is something to do at the latest."""
         if self._posted:
             return -inf
-        due = [each.caller.deadline for each in self._outgoing.values()]
-        due += [each.engine.deadline for each in self._incoming.values()]
-        if self._timers:
-            due.append(self._timers[0][0])
-        waits = any(each.link and each.caller.wants_to_send for each in self._outgoing.values())
-        if waits or any(each.engine.wants_to_send for each in self._incoming.values()):
-            due.append(self._clock() + RETRY_S)
-        return min(due, default=inf)
+        due = self._timers[0][0] if self._timers else inf
+        waits = False
+        for each in self._outgoing.values():
+            due = min(due, each.caller.deadline)
+            waits |= each.link is not None and each.caller.wants_to_send
+        for incoming in self._incoming.values():
+            due = min(due, incoming.engine.deadline)
+            waits |= incoming.engine.wants_to_send
+        return min(due, self._clock() + RETRY_S) if waits else due
 
     def _ring(self) -> None:
         now = self._clock()
@@ -403,6 +415,7 @@ class Sessions:
             while (frames := incoming.engine.take()) is not None:
                 self._sockets.send(link, frames)
         self._sockets.close()
+        self._descriptors.close()
 
     # -- peers that we ask
 

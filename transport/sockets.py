@@ -48,6 +48,10 @@ MAX_PART_BYTES: Final = MAX_FRAME_BYTES + 1024  # CURVE puts a nonce and a tag a
 TURN: Final = 64  # messages of one socket that are taken before the others have their turn
 RETRY_S: Final = 0.005  # a ROUTER does not tell when a link has room again
 MAX_KNOCKS: Final = 64  # who waits at the gate
+_DONTWAIT: Final = int(zmq.DONTWAIT)  # enum arithmetic costs more than a send
+_SNDMORE: Final = int(zmq.DONTWAIT | zmq.SNDMORE)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
 _ZAP: Final = "inproc://zeromq.zap.01"  # RFC 27 (ZAP): where libzmq asks
 _ZAP_VERSION: Final = b"1.0"
 _EVENT: Final = struct.Struct("=Hi")  # zmq_socket_monitor(3)
@@ -203,8 +207,9 @@ class Sockets:
         if held and held + size_of(frames) > self._bounds.queue_bytes:
             return False
         parts: Sequence[Buffer] = [link._route, *frames] if link._route else frames
+        last = len(parts) - 1
         for number, part in enumerate(parts):
-            flags = zmq.DONTWAIT | (zmq.SNDMORE if number < len(parts) - 1 else 0)
+            flags = _SNDMORE if number < last else _DONTWAIT
             try:
                 self._send_part(link, part, flags)
             except zmq.ZMQError as error:
@@ -226,6 +231,10 @@ class Sockets:
         for knock in self._knocks.pop(key, ()):
             self._answer(*knock, key if welcome else None)
 
+    def also(self, descriptor: int) -> None:
+        """Have `wait` return when a file descriptor is readable."""
+        self._poller.register(descriptor, zmq.POLLIN)
+
     # -- the loop
 
     def wait(self, timeout_s: float) -> list[Event]:
@@ -237,12 +246,15 @@ class Sockets:
                 os.eventfd_read(self._wakeup)
         if self._zap in ready:
             self._at_the_gate()
-        self._watch_accepted()  # before the messages: it says to whom descriptors belong now
+        if self._router in ready or self._monitor in ready:
+            # Before the messages: it says to whom descriptors belong now.
+            self._watch_accepted()
         if self._router in ready:
             self._receive_incoming()
         for link in [link for link in self._dealers if link._socket in ready]:
             self._receive(link)
-        for link in list(self._dealers):  # after the messages: a last one says why
+        # After the messages: a last one says why. What is told meanwhile is there the next time.
+        for link in [link for link in self._dealers if link._monitor in ready]:
             self._watch(link)
         events, self._events = self._events, []
         return events
@@ -313,7 +325,7 @@ class Sockets:
     # -- links, inner
 
     def _send_part(self, link: Link, part: Buffer, flags: int) -> None:
-        length = memoryview(part).nbytes
+        length = len(part) if isinstance(part, bytes) else memoryview(part).nbytes
         if length < COPY_BELOW:
             link._socket.send(part, flags)
             return
@@ -352,9 +364,13 @@ class Sockets:
             if link._gone or (frames := _message(link._socket)) is None:
                 return
             self._events.append(Arrived(link, [frame.buffer for frame in frames]))
+            if not _has_more(link._socket):
+                return
 
     def _receive_incoming(self) -> None:
         for _ in range(TURN):
+            if not _has_more(self._router):
+                return
             frames = _message(self._router)
             if frames is None:
                 return
@@ -444,17 +460,22 @@ def _message(source: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
     """The next message; None when there is none. Parts beyond what a message may have are taken
     off the socket and let go, all but one: so it is seen to be too many."""
     try:
-        frames = [source.recv(zmq.DONTWAIT, copy=False)]
+        frames = [source.recv(_DONTWAIT, copy=False)]
     except zmq.ZMQError as error:
         if error.errno in (zmq.EAGAIN, errno.EINTR):
             return None
         raise
     while frames[-1].more:
-        frame = source.recv(zmq.DONTWAIT, copy=False)  # parts come together
+        frame = source.recv(_DONTWAIT, copy=False)  # parts come together
         if len(frames) > MAX_FRAMES + 2:
             frames.pop()
         frames.append(frame)
     return frames
+
+
+def _has_more(source: zmq.Socket[bytes]) -> bool:
+    """Whether there is another message: an error that says there is none costs more."""
+    return bool(int(source.get(_EVENTS)) & _POLLIN)
 
 
 def _occurred(monitor: zmq.Socket[bytes]) -> list[tuple[int, int]]:

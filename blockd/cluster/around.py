@@ -2,10 +2,7 @@
 may wait. See `transport.group.around`."""
 
 import logging
-import os
 import random
-import select
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,11 +27,9 @@ class DaemonAround:
         self._sessions = sessions
         self._disk = ThreadPoolExecutor(DISK_THREADS, "blockd-group")
         self._store = ThreadPoolExecutor(STORE_THREADS, "blockd-takeover")
-        self._taps = _Taps(sessions.post)
-        self.random = random.SystemRandom().random
+        self.random = random.Random(random.SystemRandom().getrandbits(128)).random
 
     def close(self) -> None:
-        self._taps.close()
         self._disk.shutdown()
         self._store.shutdown()
 
@@ -60,7 +55,7 @@ class DaemonAround:
         self._do(self._store, call, then)
 
     def watch_tap(self, descriptor: int, call: Callable[[], None]) -> Timer:
-        return self._taps.watch(descriptor, call)
+        return self._sessions.watched(descriptor, call)
 
     def _do(
         self,
@@ -77,65 +72,3 @@ class DaemonAround:
             self._sessions.post(lambda: then(result))
 
         pool.submit(work)
-
-
-class _Watched:
-    """A tap; `cancel` on the sessions' thread."""
-
-    def __init__(self, taps: "_Taps", descriptor: int, call: Callable[[], None]) -> None:
-        self._taps = taps
-        self._call = call
-        self.descriptor = descriptor
-        self.pending = False
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        if not self.cancelled:
-            self.cancelled = True
-            self._taps.forget(self)
-
-    def ring(self) -> None:
-        self.pending = False
-        if not self.cancelled:
-            self._call()
-
-
-class _Taps:
-    """A thread that waits for the eventfds of taps, edge-triggered: what is not taken yet does not
-    wake it again and again. Each has at most one call under way."""
-
-    def __init__(self, post: Callable[[Callable[[], None]], None]) -> None:
-        self._post = post
-        self._epoll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._wake, select.EPOLLIN)
-        self._watched: dict[int, _Watched] = {}
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="blockd-taps", daemon=True)
-        self._thread.start()
-
-    def watch(self, descriptor: int, call: Callable[[], None]) -> _Watched:
-        watched = _Watched(self, descriptor, call)
-        self._watched[descriptor] = watched
-        self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
-        return watched
-
-    def forget(self, watched: _Watched) -> None:
-        """Before the descriptor is closed."""
-        del self._watched[watched.descriptor]
-        self._epoll.unregister(watched.descriptor)
-
-    def close(self) -> None:
-        self._closed = True
-        os.eventfd_write(self._wake, 1)
-        self._thread.join()
-        self._epoll.close()
-        os.close(self._wake)
-
-    def _run(self) -> None:
-        while not self._closed:
-            for descriptor, _ in self._epoll.poll():
-                watched = self._watched.get(descriptor)
-                if watched is not None and not watched.pending:
-                    watched.pending = True
-                    self._post(watched.ring)

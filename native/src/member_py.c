@@ -44,12 +44,13 @@ PyObject *bd_py_tap_again(PyObject *self, PyObject *unused)
 PyObject *bd_py_take(PyObject *self, PyObject *args)
 {
     Py_buffer buffer;
-    if (!PyArg_ParseTuple(args, "w*:take", &buffer))
+    int nowait = 0;
+    if (!PyArg_ParseTuple(args, "w*|p:take", &buffer, &nowait))
         return NULL;
     struct bd_taken taken;
     int error;
     Py_BEGIN_ALLOW_THREADS error =
-        bd_tap_take(volume_of(self), buffer.buf, (size_t)buffer.len, &taken);
+        bd_tap_take(volume_of(self), buffer.buf, (size_t)buffer.len, nowait, &taken);
     Py_END_ALLOW_THREADS PyBuffer_Release(&buffer);
     if (error < 0)
         return bd_raise_errno(error);

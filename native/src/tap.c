@@ -9,8 +9,12 @@
 #include "locks.h"
 #include "volume.h"
 
+/* Once until somebody comes and takes. The journal's lock is held. */
 static void wake(struct bd_tap *tap)
 {
+    if (tap->rung)
+        return;
+    tap->rung = true;
     /* Full or interrupted: then somebody is woken already. */
     (void)!eventfd_write(tap->event, 1);
 }
@@ -141,16 +145,17 @@ static int64_t strip_all(const struct bd_volume *volume, uint8_t *buffer, size_t
 
 /* Read from the first `count` of `spans` what fits; how much of each was used up goes to `used`. */
 static int read_spans(struct bd_volume *volume, const struct bd_tap_span *spans, uint32_t count,
-                      uint64_t *used, uint8_t *buffer, size_t capacity, struct bd_taken *taken)
+                      uint64_t *used, uint8_t *buffer, size_t capacity, bool nowait,
+                      struct bd_taken *taken)
 {
     size_t to = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t left = spans[i].end - spans[i].position;
         size_t length = left < capacity - to ? (size_t)left : capacity - to;
         struct bd_file *file = &spans[i].segment->file;
-        int error = bd_file_read_exact(file, buffer + to, length, spans[i].position, false);
+        int error = bd_file_read_exact(file, buffer + to, length, spans[i].position, nowait);
         if (error < 0)
-            return -EIO;
+            return nowait && error == -EAGAIN ? error : -EIO;
         int64_t gone = strip_all(volume, buffer, to, length, &to, taken);
         if (gone < 0)
             return (int)gone;
@@ -177,7 +182,8 @@ static void drop_used(struct bd_tap *tap, const uint64_t *used, uint32_t count)
     }
 }
 
-int bd_tap_take(struct bd_volume *volume, uint8_t *buffer, size_t capacity, struct bd_taken *taken)
+int bd_tap_take(struct bd_volume *volume, uint8_t *buffer, size_t capacity, bool nowait,
+                struct bd_taken *taken)
 {
     enum { AT_ONCE = 64 };
     struct bd_tap_span spans[AT_ONCE];
@@ -192,6 +198,7 @@ int bd_tap_take(struct bd_volume *volume, uint8_t *buffer, size_t capacity, stru
     if (error == 0) {
         eventfd_t value;
         (void)!eventfd_read(tap->event, &value);
+        tap->rung = false;
         tap->taking = true;
         for (; count < AT_ONCE && count < tap->count; count++) {
             spans[count] = tap->spans[(tap->head + count) % BD_TAP_SPANS];
@@ -203,7 +210,7 @@ int bd_tap_take(struct bd_volume *volume, uint8_t *buffer, size_t capacity, stru
     if (error < 0)
         return error;
 
-    error = read_spans(volume, spans, count, used, buffer, capacity, taken);
+    error = read_spans(volume, spans, count, used, buffer, capacity, nowait, taken);
 
     bd_lock(&volume->journal->lock);
     for (uint32_t i = 0; i < count; i++)

@@ -34,11 +34,13 @@ struct bd_tap_span {
 };
 
 struct bd_tap {
-    int event; /* eventfd(2): readable when there is something to take, or the tap is lost */
+    int event; /* eventfd(2): readable when there is something to take, or the tap is lost; told
+                  once until it is taken */
     uint64_t limit;
     uint64_t bytes; /* of the journal, not taken yet */
     bool lost;
     bool taking;
+    bool rung; /* the event was told since the last `take` */
     uint32_t head;
     uint32_t count;
     struct bd_tap_span spans[BD_TAP_SPANS];
@@ -62,10 +64,11 @@ int bd_tap_close(struct bd_volume *volume);
 int bd_tap_begin(struct bd_volume *volume, uint64_t *seq);
 
 /* The next records, as many as there are or fit into `capacity`, which is BD_TAP_MIN_BUFFER or
- * more. Waits for the disk where they are not in memory. 0; -ENOENT; -EINVAL; -EBUSY when another
- * thread is in here; -EIO when the journal does not hold what was written. After an error nothing
- * is taken. */
-int bd_tap_take(struct bd_volume *volume, uint8_t *buffer, size_t capacity, struct bd_taken *taken);
+ * more. Waits for the disk where they are not in memory, unless `nowait`: -EAGAIN then. 0; -ENOENT;
+ * -EINVAL; -EBUSY when another thread is in here; -EIO when the journal does not hold what was
+ * written. After an error nothing is taken. */
+int bd_tap_take(struct bd_volume *volume, uint8_t *buffer, size_t capacity, bool nowait,
+                struct bd_taken *taken);
 
 /* A commit to `segment` wrote [position, end) of the volume's records, and MARKs. */
 void bd_tap_note(struct bd_tap *tap, struct bd_segment *segment, uint64_t position, uint64_t end);

@@ -48,7 +48,7 @@ static bool readable(const struct bd_tap *tap)
 static struct bd_taken take(struct pair *pair, size_t capacity)
 {
     struct bd_taken taken;
-    CHECK_EQ(bd_tap_take(pair->from.volume, pair->buffer, capacity, &taken), 0);
+    CHECK_EQ(bd_tap_take(pair->from.volume, pair->buffer, capacity, false, &taken), 0);
     return taken;
 }
 
@@ -103,9 +103,9 @@ static void a_small_buffer_takes_whole_records(void)
     pair_init(&pair, LIMIT);
     for (int i = 0; i < 40; i++)
         rig_write(&pair.from, (uint64_t)i * 131072, 100 * 1024, (uint8_t)(i + 1));
-    CHECK_EQ(
-        bd_tap_take(pair.from.volume, pair.buffer, BD_TAP_MIN_BUFFER - 1, &(struct bd_taken){0}),
-        -EINVAL);
+    CHECK_EQ(bd_tap_take(pair.from.volume, pair.buffer, BD_TAP_MIN_BUFFER - 1, false,
+                         &(struct bd_taken){0}),
+             -EINVAL);
     carry_over(&pair, BD_TAP_MIN_BUFFER);
     for (int i = 0; i < 40; i++)
         rig_expect(&pair.to, (uint64_t)i * 131072, 100 * 1024, (uint8_t)(i + 1));
@@ -141,7 +141,7 @@ static void what_is_not_taken_pins_its_segment_until_the_tap_is_lost(void)
     CHECK_EQ(append(&pair, pair.buffer, taken.length, &had), -ERANGE);
     CHECK_EQ(had, 0);
     CHECK_EQ(bd_tap_close(pair.from.volume), 0);
-    CHECK_EQ(bd_tap_take(pair.from.volume, pair.buffer, BUFFER, &taken), -ENOENT);
+    CHECK_EQ(bd_tap_take(pair.from.volume, pair.buffer, BUFFER, false, &taken), -ENOENT);
     pair_destroy(&pair);
 }
 

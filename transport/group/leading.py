@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -71,6 +72,9 @@ class Leading:
         self.ended = False
         self._references = References(replica.volume.record.chunk_size, replica.known)
         self._watched: list[Timer] = []
+        self._effects: deque[link.Effect] = deque()
+        self._carrying = False
+        self._expiring = False
         self._around = around
         self._replica = replica
         self._opened = opened
@@ -101,6 +105,8 @@ class Leading:
 
     def poll(self) -> None:
         self.carry_out(self.primary.poll(self._around.clock()))
+        if self.serving:
+            self._watch_waiting()
 
     def serves(self) -> None:
         """Clients are let in: from now on the lease says when they may read."""
@@ -108,7 +114,6 @@ class Leading:
         self._gate = gate = self._replica.gate
         self._watched.append(self._around.watch_tap(gate.descriptor, self._flush))
         self._tell_lease()
-        self._expire()
 
     def _tell_lease(self) -> None:
         until = max(self.lease.reads_until, 0.0)  # -inf before the first renewal
@@ -120,26 +125,49 @@ class Leading:
             os.eventfd_read(self._gate.descriptor)
         if not self.ended:
             self.carry_out(self.primary.flush(self._gate.wanted, self._around.clock()))
+            self._watch_waiting()
+
+    def _watch_waiting(self) -> None:
+        """Look, as long as anybody waits at the gate, whether it has been for too long. Writes and
+        flushes begin to wait when a descriptor tells of them; who waits for the lease only, a read,
+        is seen at the next `poll`, RENEW_S later at most."""
+        if not self._expiring and self._gate.waiting:
+            self._expiring = True
+            self._around.after(EXPIRE_S, self._expire)
 
     def _expire(self) -> None:
+        self._expiring = False
         if not self.ended:
             self._gate.expire()
-            self._around.after(EXPIRE_S, self._expire)
+            self._watch_waiting()
 
     def _appended(self) -> None:
         if not self.ended:
-            seq, _ = self._replica.held
-            self.carry_out(self.primary.appended(seq, self._around.clock()))
+            self.carry_out(self.primary.appended(self._replica.newest, self._around.clock()))
+            if self.serving:
+                self._watch_waiting()
 
     def carry_out(self, effects: list[link.Effect]) -> None:
-        for effect in effects:
+        """What follows from one that is carried out at once comes after those before it."""
+        self._effects.extend(effects)
+        if self._carrying:
+            return
+        self._carrying = True
+        try:
+            self._carry_out_all()
+        finally:
+            self._carrying = False
+
+    def _carry_out_all(self) -> None:
+        while self._effects:
+            effect = self._effects.popleft()
             if self.ended:
                 return
             match effect:
                 case link.Send():
                     self._send(effect)
                 case link.Take():
-                    self._do(self._replica.take, self._taken)
+                    self._take()
                 case link.ReadLog(tag, epoch, after, limit):
                     read = partial(self._replica.read, epoch, after, limit)
                     self._do(read, partial(self._read, tag))
@@ -210,6 +238,18 @@ class Leading:
             self._around.ask(bytes.fromhex(send.member), message, send.timeout_s, ended)
         except TransportError as error:
             ended(Failed(0, str(error)))
+
+    def _take(self) -> None:
+        """At once, where it is in memory, as just after it was written; else where one may wait."""
+        try:
+            taken = self._replica.take_at_once()
+        except OSError as error:
+            self._taken(error)
+            return
+        if taken is None:
+            self._do(self._replica.take, self._taken)
+        else:
+            self._taken(taken)
 
     def _taken(self, taken: Taken | Exception) -> None:
         now = self._around.clock()

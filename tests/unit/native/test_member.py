@@ -6,6 +6,7 @@ import random
 import re
 import select
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,12 @@ from native import (
     OP_WRITE,
     OP_WRITE_ZEROES,
     TAP_MIN_BUFFER,
+    Journal,
+    PlaceTable,
     Request,
     VolumeCore,
+    arm_site,
+    disarm_sites,
 )
 from tests.unit.native.rig import Rig, read
 
@@ -171,3 +176,34 @@ def test_nobody_else_takes_or_unties_while_one_takes() -> None:
     second = take(primary.core)
     member = rig()
     assert member.core.append_records(EPOCH, taken[0] + second, 7) == (0, 2, None)
+
+
+def test_what_is_not_in_memory_is_not_waited_for_unless_that_is_wanted(tmp_path: Path) -> None:
+    journal = Journal(bytes(16), 1 << 20, 1)
+    path = tmp_path / "segment"
+    path.write_bytes(bytes(1 << 20))
+    with path.open("r+b") as file:
+        journal.add_ready(0, file.fileno())
+        core = VolumeCore(journal, PlaceTable(1 << 20), 1, 1, 4096, SIZE, 0, 0)
+        descriptor, _ = core.tap(8 << 20)
+        core.submit([Request(OP_WRITE, 0, SECTOR, b"a" * SECTOR)], 1)
+        arm_site("file.would-wait", 1, 0, 0)
+        try:
+            with pytest.raises(BlockingIOError):
+                core.take(bytearray(TAP_MIN_BUFFER), True)
+        finally:
+            disarm_sites()
+        assert readable(descriptor)  # nothing was taken
+        length, first, last, lost = core.take(bytearray(TAP_MIN_BUFFER), True)
+        assert (length > SECTOR, first, last, lost) == (True, 1, 1, False)
+
+
+def test_a_tap_tells_once_until_it_is_taken() -> None:
+    primary = rig()
+    descriptor, _ = primary.core.tap(8 << 20)
+    for _ in range(3):
+        primary.write(0, b"a" * SECTOR)
+    assert os.eventfd_read(descriptor) == 1
+    assert take(primary.core)
+    primary.write(0, b"a" * SECTOR)
+    assert os.eventfd_read(descriptor) == 1
