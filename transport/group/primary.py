@@ -109,6 +109,8 @@ class Primary:
         self._acks = Acks(members, wanted, mode, chain.seq)
         self._links = {node: Link(node) for node in members if node != me}
         self._own = Held(chain.seq, chain.seq)
+        self._counted: Held | None = None
+        """What we have, as it was last counted; None: count anew, whoever is to be counted."""
         self._asked: dict[int, Asked] = {}
         self._next_tag = 1
         self._kept = Kept(chain.seq)
@@ -139,7 +141,13 @@ class Primary:
     def deadline(self) -> float:
         if self.fenced is not None:
             return inf
-        return min((self._due(link) for link in self._links.values()), default=inf)
+        due = self._lease.ask_at if self._links else inf
+        for link in self._links.values():
+            if link.retry_at is not None:
+                due = min(due, link.retry_at)
+            if link.tag and link.state is State.STEP:
+                due = min(due, self._late_at(link))
+        return due
 
     def status(self) -> list[MemberStatus]:
         own = MemberStatus(self._me, "primary", self._own.received, self._own.durable, "")
@@ -193,6 +201,7 @@ class Primary:
         self._lease_floor = max(self._lease_floor, self._lease.renewed_at)
         self._flush = max(self._flush, self._acks.durable)  # members that come have to sync as well
         self._acks.need(*quorums)
+        self._counted = None
         self._lease.need(*quorums)
         return self._effects(now)
 
@@ -278,6 +287,13 @@ class Primary:
         current = tag in (link.tag, link.sync_tag)
         self._ended(link, tag)
         match message:
+            case m.Ack() if message.epoch == self.epoch:
+                if isinstance(asked.message, (m.Append, m.Sync, m.Open)) and self._lease.answered(
+                    link.node, asked.sent_at
+                ):
+                    self._out.append(Renewed())
+                if current:
+                    self._acknowledged(link, asked, message, now)
             case m.Error(m.Code.STALE, detail) if detail > self.epoch:
                 self._fence(detail)
             case m.Error(m.Code.GAP) if current and link.state is State.UNDOING:
@@ -293,13 +309,6 @@ class Primary:
                 self._streamed(link, message.at, now)
             case m.Ack() if message.epoch > self.epoch:
                 self._fence(message.epoch)
-            case m.Ack() if message.epoch == self.epoch:
-                if isinstance(asked.message, (m.Append, m.Sync, m.Open)) and self._lease.answered(
-                    link.node, asked.sent_at
-                ):
-                    self._out.append(Renewed())
-                if current:
-                    self._acknowledged(link, asked, message, now)
             case _ if current:
                 self._away(link, now, f"it answered {type(message).__name__}")
         return self._effects(now)
@@ -522,8 +531,9 @@ class Primary:
 
     def _sync(self, link: Link, now: float) -> None:
         """Have a member make durable what somebody waits for, if it has that."""
-        waits = link.durable < self._flush <= link.received
-        if link.state is State.STEP and waits and not link.sync_tag:
+        if link.durable >= self._flush or self._flush > link.received:
+            return
+        if link.state is State.STEP and not link.sync_tag:
             self._send_sync(link, self._flush, now)
 
     def _renew(self, link: Link, now: float) -> None:
@@ -586,8 +596,9 @@ class Primary:
         return link.received + 1 if link.state is State.STEP else link.hold
 
     def _trim(self) -> None:
-        needs = map(self._needs, self._links.values())
-        self._kept.trim(each for each in needs if each is not None)
+        if self._kept.bytes:
+            needs = [self._needs(link) for link in self._links.values()]
+            self._kept.trim([each for each in needs if each is not None])
 
     def _have(self, seq: int) -> None:
         if seq > self._own.received:
@@ -609,7 +620,9 @@ class Primary:
     def _effects(self, now: float) -> list[Effect]:
         """What follows for everybody, and all that is to be done."""
         if self.fenced is None:
-            self._heard(self._me, self._own)
+            if self._own is not self._counted:
+                self._counted = self._own
+                self._heard(self._me, self._own)
             for link in self._links.values():
                 self._pump(link, now)
                 self._sync(link, now)
@@ -644,11 +657,3 @@ class Primary:
 
     def _late_at(self, link: Link) -> float:
         return link.since + self._policy.behind_after_s
-
-    def _due(self, link: Link) -> float:
-        due = [self._lease.ask_at]
-        if link.retry_at is not None:
-            due.append(link.retry_at)
-        if link.state is State.STEP and link.tag:
-            due.append(self._late_at(link))
-        return min(due)

@@ -29,7 +29,7 @@ from typing import Final
 from transport.errors import BadMessage, PeerBusy
 from transport.peer import messages as m
 from transport.peer.policy import Policy, Reason
-from transport.peer.wire import Envelope, Frames, Message, decode, encode, size_of
+from transport.peer.wire import Envelope, Frames, Message, Packed, decode, encode, pack, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class _Asked:
     """A request that has not ended, or one that did and whose room is not free yet."""
 
     message: m.Request | None  # None: cancelled
+    packed: Packed | None
     cost: int
     deadline: float
     first: float = inf  # sent first in this session
@@ -191,7 +192,8 @@ class Caller:
         """Ask; its number comes back in one event, `timeout_s` from now at the latest.
 
         Its payload must not change until then. PeerBusy, BadMessage: nothing was queued."""
-        cost = size_of(encode(message, Envelope(0, 0, 0))) + message.room
+        packed = pack(message)
+        cost = packed.size + message.room
         policy = self._policy
         if self._state == _CLOSED:
             raise PeerBusy(self.peer, "is not asked any more")
@@ -201,7 +203,7 @@ class Caller:
             raise PeerBusy(self.peer, f"{self._waiting_bytes} bytes of requests wait for it")
         number = self._next_id
         self._next_id += 1
-        self._asked[number] = _Asked(message, cost, now + timeout_s)
+        self._asked[number] = _Asked(message, packed, cost, now + timeout_s)
         self._waiting.append(number)
         self._waiting_bytes += cost
         self._due = min(self._due, now + timeout_s)
@@ -240,6 +242,7 @@ class Caller:
     def received(self, frames: Frames, now: float) -> list[Event]:
         """A message came from the present connection."""
         events: list[Event] = []
+        before = self._session
         if self._state not in (_GREETING, _OPEN):
             self.counters.stale += 1
             return events
@@ -249,9 +252,12 @@ class Caller:
         except BadMessage as error:
             self.counters.nonsense += 1
             self._down(now, Reason.NONSENSE, str(error), events)
-        self._send_waiting(now)
-        self._judge(now, events)
-        self._due = self._next_due(now)
+        if self._waiting:
+            self._send_waiting(now)
+        if self._slow or self._state != _OPEN or self._session is not before:
+            self._judge(now, events)
+            self._due = self._next_due(now)
+        # Else nothing is due earlier than it was: `poll` looks again then.
         return events
 
     def lost(self, now: float, text: str) -> list[Event]:
@@ -400,7 +406,7 @@ class Caller:
             return
         if not isinstance(message, asked.message.ANSWER):
             raise BadMessage(f"{type(message).__name__} for {type(asked.message).__name__}")
-        if size_of(message.frames) > asked.message.room:
+        if message.frames and size_of(message.frames) > asked.message.room:
             raise BadMessage(f"{type(message).__name__} has more payload than was asked for")
         self._free(number)
         events.append(Answered(number, message))
@@ -427,7 +433,7 @@ class Caller:
         asked.sent += 1
         asked.again = now + self._pause(asked)
         self._due = min(self._due, asked.again, now + self._policy.slow_after_s)
-        self._post(asked.message or m.Cancel(), number)
+        self._post_packed(asked.packed or pack(m.Cancel()), number)
 
     def _pause(self, asked: _Asked) -> float:
         policy = self._policy
@@ -458,7 +464,7 @@ class Caller:
         asked = self._asked[number]
         if asked.message is not None:
             events.append(Failed(number, text))
-        asked.message = None
+        asked.message = asked.packed = None
         if number in self._flying:
             asked.sent = 0
             asked.again = -inf
@@ -507,8 +513,11 @@ class Caller:
         return min(due, default=inf)
 
     def _post(self, message: Message, request: int) -> None:
+        self._post_packed(pack(message), request)
+
+    def _post_packed(self, packed: Packed, request: int) -> None:
         session = self._session
-        self._out.append(encode(message, Envelope(session.mine, session.theirs, request)))
+        self._out.append(packed.frames(Envelope(session.mine, session.theirs, request)))
 
 
 def _name(code: int) -> str:

@@ -120,7 +120,7 @@ def test_an_earlier_epoch_is_refused_and_names_the_promise() -> None:
     source.begin(1)
     records = source.records(1)
     replica.promise(3)
-    calls: tuple[Callable[[], None], ...] = (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: replica.promise(2),
         lambda: replica.begin(2, 0),
         lambda: replica.append(2, 1, 1, 1, records),
@@ -132,7 +132,8 @@ def test_an_earlier_epoch_is_refused_and_names_the_promise() -> None:
             call()
         assert caught.value.promised == 3
     assert replica.held == (0, 0)
-    for call in (lambda: replica.begin(4, 0), lambda: replica.append(4, 1, 1, 1, records)):
+    calls = (lambda: replica.begin(4, 0), lambda: replica.append(4, 1, 1, 1, records))
+    for call in calls:
         with pytest.raises(OtherRecords, match="4 was not promised"):
             call()
     replica.append(3, 1, 1, 1, records)
