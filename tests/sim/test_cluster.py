@@ -35,7 +35,7 @@ NOTICED_BY = {
     "a lost transaction is taken for a won one": ("metastore", 23),
     "open before W know": (None, 37),
     "no wait for the lease": ("network", 89),
-    "a lease longer than the wait": (None, 37),
+    "a lease longer than the wait": ("clocks", 37),
     "a primary that ignores refusals": (None, 1),
     "nothing is undone": (None, 2),
     "who was replaced keeps its part": ("members", 1),
