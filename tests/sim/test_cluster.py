@@ -29,7 +29,7 @@ NOTICED_BY = {
     "reads do not wait for W": ("network", 14),
     "a promise in memory": ("network", 80),
     "an epoch that is noted in memory": ("crashes", 1),
-    "records of a sealed epoch are taken": ("network", 28),
+    "records of a sealed epoch are taken": ("network", 201),
     "a promise too few": ("network", 11),
     "the longest wins": ("network", 7),
     "a lost transaction is taken for a won one": ("metastore", 23),
