@@ -12,6 +12,7 @@ Input: requests separated by NUL bytes, each as METHOD TARGET, a line feed, and 
 """
 
 import asyncio
+import atexit
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -120,6 +121,7 @@ class _Site:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        atexit.register(self.loop.close)
         self.loop.set_default_executor(_AtOnce())
         self.node = _Node()
         with patch("blockd.api.transfer.ThreadPoolExecutor", _AtOnce):
