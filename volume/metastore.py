@@ -370,11 +370,14 @@ class ClusterRecords:
         return self._transaction([(old, gone), (self._name_of(old), None)])
 
     def purge_volume(self, old: Stored[VolumeGroup]) -> Transaction:
-        """Forget a deleted volume, with its access list; hours later, when nothing of its time can
-        be on its way. MetaStoreUnavailable."""
+        """Forget a deleted volume, with its access list and settings, whatever is in them; hours
+        later, when nothing of its time can be on its way. MetaStoreUnavailable."""
         assert old.record.state is GroupState.DELETED
-        access = self.access(old.record.volume_id)
-        return self._transaction([(old, None), *([(access, None)] if access is not None else [])])
+        prefixes = (AccessRecord.prefix, SettingsRecord.prefix)
+        rows = [self.store.read(prefix + old.record.volume_id) for prefix in prefixes]
+        changes = [Change(row.key, row, None) for row in (old.row, *rows) if row is not None]
+        check_changes(changes)
+        return Transaction(tuple(changes))
 
     def beat(self, node_id: str, time_ns: int, ttl_s: int) -> bool:
         """Say that a node lives; whether that was heard. Decides nothing."""

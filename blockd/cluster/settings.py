@@ -21,12 +21,12 @@ from typing import Final, Protocol
 from blockd.api.limit_types import LimitsStatus, VolumeLimits, decode, encode
 from blockd.api.volume_settings import Change, VolumeSettings
 from blockd.cluster.lists import LOOK_S, PAGE, TRIES
-from volume.errors import InvalidName, NotPrimary, VolumeError, VolumeExists
+from volume.errors import InvalidName, NotPrimary, StoreSealed, VolumeError, VolumeExists
 from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Row, Stored
 from volume.metastore_records import CorruptRecord, SettingsRecord
 from volume.model import HistoryPolicy, ScheduleInfo
 from volume.refs import check_volume_name
-from volume.replica import Replicas
+from volume.replica import Replica, Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -183,22 +183,28 @@ class SharedSettings:
 
     def _look(self) -> None:
         volumes = {SettingsRecord.prefix + each.uuid.hex(): each for each in self._replicas}
-        taken: list[VolumeExists] = []
+        bad: list[VolumeError] = []
         for row in self._rows() if volumes else ():
             replica = volumes.get(row.key)
             if replica is None:
                 continue
-            found: Stored[SettingsRecord] | None = self._records.stored(SettingsRecord, row)
-            assert found is not None
-            name, settings = _decoded(found.record)
-            self._take(replica.uuid, replica.name, settings, row.revision)
-            if name != replica.name:
-                try:
-                    replica.rename(name)
-                except VolumeExists as error:
-                    taken.append(error)
-        if taken:
-            raise taken[0]
+            try:
+                self._keep(replica, row)
+            except StoreSealed:
+                raise
+            except VolumeError as error:  # the rows behind it hold all the same
+                bad.append(error)
+        if bad:
+            raise bad[0]
+
+    def _keep(self, replica: Replica, row: Row) -> None:
+        """What the row of a volume says. CorruptRecord, InvalidPolicy, VolumeExists."""
+        found: Stored[SettingsRecord] | None = self._records.stored(SettingsRecord, row)
+        assert found is not None
+        name, settings = _decoded(found.record)
+        self._take(replica.uuid, replica.name, settings, row.revision)
+        if name != replica.name:
+            replica.rename(name)
 
     def _rows(self) -> Iterator[Row]:
         after = ""

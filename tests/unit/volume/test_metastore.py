@@ -33,6 +33,7 @@ from volume.metastore_records import (
     GroupState,
     Mode,
     NodeRecord,
+    SettingsRecord,
     VolumeGroup,
 )
 
@@ -279,10 +280,13 @@ def test_a_creation_that_comes_late_does_not_bring_a_deleted_volume_back(
 
 def test_a_tombstone_can_be_purged(records: ClusterRecords) -> None:
     made = created(records, group())
+    records.commit(records.put(None, SettingsRecord(VOLUME, "{}")))
+    records.store.commit([Change(f"access/{VOLUME}", None, b"no record")])
     records.commit(records.delete_volume(made))
     (gone,) = records.volumes()
     assert isinstance(records.commit(records.purge_volume(gone)), Done)
     assert list(records.volumes()) == []
+    assert not records.store.list("")
 
 
 def test_a_cluster_is_founded_once_and_its_map_epoch_grows(records: ClusterRecords) -> None:

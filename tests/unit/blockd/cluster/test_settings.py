@@ -179,3 +179,13 @@ def test_a_row_that_makes_no_sense_changes_nothing(nodes: Nodes, text: str) -> N
     with pytest.raises(CorruptRecord, match="make no sense"):
         nodes.one.shared._look()
     assert nodes.one.has()[0] == 500
+
+
+def test_a_row_that_makes_no_sense_stands_in_the_way_of_no_other(nodes: Nodes) -> None:
+    first = bytes(16)
+    nodes.one.store.replicas.create(first, "vm0", 1 << 20, 512, 4096, 1)
+    nodes.two.shared.share("vm1", lambda old: replace(old, limits=FAST))
+    nodes.records.commit(nodes.records.put(None, SettingsRecord(first.hex(), "{}")))
+    with pytest.raises(CorruptRecord, match=first.hex()):
+        nodes.one.shared._look()
+    assert nodes.one.has()[0] == 500
