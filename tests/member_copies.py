@@ -8,11 +8,15 @@ from volume.stream import Compare
 class Copying:
     """What crosses between the two; `sent` counts bytes, of questions as well."""
 
-    def __init__(self, source: Replica, member: Replica, epoch: int, limit: int = 3000) -> None:
+    def __init__(
+        self, source: Replica, member: Replica, epoch: int, limit: int = 3000, after: int = 0
+    ) -> None:
         self.source = source
         self.member = member
         self.epoch = epoch
         self.limit = limit
+        self.after = after
+        self.names: bytes | None = None
         self.at = 0
         self.pieces = 0
         self.sent = 0
@@ -28,7 +32,7 @@ class Copying:
 
     def step(self, *, again: bool = False) -> Step:
         """One more; `again`: each piece comes twice."""
-        step = self.source.copy("a member", self.at, self.limit, self.heard)
+        step = self.source.copy("a member", self.at, self.limit, self.heard, self.after)
         if isinstance(step, Copied):
             for _ in range(1 + again):
                 data = step.data
@@ -36,7 +40,7 @@ class Copying:
                 assert self.at == step.at + len(data)
             self.sent += len(step.data)
             self.pieces += 1
-            self.heard, self.last = None, step.last
+            self.heard, self.last, self.names = None, step.last, step.names
         elif isinstance(step, Compare):
             nodes = [(*position, node) for position, node in step.nodes]
             self.heard = Told(frozenset(self.member.unlike(self.epoch, nodes)[1]))

@@ -574,7 +574,7 @@ class Catalog:
             points = {each.seq for each in self._history.points_of(number) if each.seq > last}
             names = self._history.undo_of(number, last)
             if named is not None:
-                names = self._history.naming_of(number, named)
+                names = self._history.naming_of(number, named, last, row.seq)
             for name in names.gone:
                 log.warning(
                     "snapshot that other nodes do not have is gone snapshot=%s@%s",

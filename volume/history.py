@@ -435,15 +435,21 @@ class History:
             sum(self.snapshot(number, name) is None for name in back),
         )
 
-    def naming_of(self, number: int, names: Collection[SnapshotRow]) -> "Undo":
-        """As `undo_of`, where these are all the names that there are to be."""
-        wanted = {row.name for row in names}
+    def naming_of(self, number: int, names: Collection[SnapshotRow], keep: int, seq: int) -> "Undo":
+        """As `undo_of`, where these are all the names that there are to be at record `seq`. States
+        up to `keep` stay, and can be gone back to: so can what their names were there."""
+        wanted = {row.name: row for row in names}
+        here, dropped = list(self.snapshots(number)), self.dropped_rows(number)
+        hidden = tuple(
+            (seq, row) for row in here if row.seq <= keep and wanted.get(row.name) != row
+        )
         return Undo(
-            tuple(row for row in self.snapshots(number) if row.name not in wanted),
+            tuple(row for row in here if row.name not in wanted),
             tuple(names),
-            tuple(dropped_key(number, at, row.name) for at, row in self.dropped_rows(number)),
-            (),
-            sum(self.snapshot(number, name) is None for name in wanted),
+            tuple(dropped_key(number, at, row.name) for at, row in dropped if at > keep),
+            (*(at for at, _ in dropped if at <= keep), *(at for at, _ in hidden)),
+            len(wanted.keys() - {row.name for row in here}),
+            hidden,
         )
 
     def undone(self, number: int, seqs: Collection[int], names: "Undo") -> None:
@@ -493,10 +499,15 @@ class Undo:
     """Seqs of those that are."""
     missing: int
     """So many of `back` are not there at all now."""
+    hidden: tuple[tuple[int, SnapshotRow], ...] = ()
+    """`dropped` rows that come: the seq, and what the snapshot was before it."""
 
     @property
     def puts(self) -> dict[bytes, bytes]:
-        return snapshots_put(self.back)
+        rows = {
+            dropped_key(row.number, at, row.name): _snapshot_value(row) for at, row in self.hidden
+        }
+        return {**snapshots_put(self.back), **rows}
 
     @property
     def deletes(self) -> list[bytes]:

@@ -41,11 +41,12 @@ from typing_extensions import Buffer
 
 from native import TAP_MIN_BUFFER, Journal
 from volume import namedstates
-from volume.catalog import Catalog
+from volume.catalog import Catalog, check_sizes
 from volume.disk import Clock
 from volume.errors import (
     BadRecords,
     CorruptJournal,
+    InvalidSize,
     MissingRecords,
     NoSuchVersion,
     OtherRecords,
@@ -374,8 +375,10 @@ class Replica:
                 return error, seq
             _, noted, at, payload = note
             try:
-                decode_note(f"record {noted} of another node", payload)
-            except CorruptJournal as unknown:
+                told = decode_note(f"record {noted} of another node", payload)
+                record = self._volume.record
+                check_sizes(told.size, record.block_size, record.chunk_size)
+            except (CorruptJournal, InvalidSize) as unknown:
                 raise BadRecords(self.name, str(unknown)) from unknown
             data = data[at:]
             error, seq = self._parts.notes.take(self._volume, written, data)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from native import OP_READ, OP_WRITE, TAP_MIN_BUFFER, Request
+from tests.member_copies import Copying
 from tests.sim.crash import CrashState
 from tests.sim.store_rig import SMALL, StoreRig
 from volume.errors import (
@@ -406,3 +407,43 @@ def test_notes_that_no_member_would_make_are_not_appended() -> None:
 def test_notes_are_decoded_as_they_were_made() -> None:
     note = Note(Kind.PIN, 7, SIZE, SIZE, "one", 3, pinned=True, scheduled=True)
     assert decode("it", note.encode()) == note
+
+
+@pytest.mark.parametrize("size", [SIZE + 1, (1 << 60) + BLOCK])
+def test_a_size_that_no_volume_can_have_is_not_appended(size: int) -> None:
+    primary, member = Primary(), Member(2)
+    journal, core = primary.rig.store._journal, primary.replica.volume.core
+    journal.append_notes([(core, Note(Kind.RESIZE, 1, SIZE, size).encode())], 1)
+    first, last, data = primary.records()
+    with pytest.raises(BadRecords):
+        member.replica.append(1, 1, first, last, data)
+    member.killed()
+    assert (member.replica.held[0], member.rig.store.info("vm1").size) == (0, SIZE)
+
+
+def test_a_name_that_was_dropped_while_a_member_was_away_comes_back_with_an_undo() -> None:
+    primary, member = Primary(), Member(2)
+    primary.write(b"1")
+    primary.snapshot("one")
+    primary.snapshot("two")
+    primary.write(b"2")
+    deliver(primary, member)
+    keep = (1, member.replica.held[0])
+    notes, volume = primary.rig.store.snapshots._notes, primary.replica.volume
+    notes.drop(volume, "one")  # nobody confirms this
+    notes.pin(volume, "two", True)
+    before = member.names()
+    seq = primary.replica.held[0]
+    copying = Copying(primary.replica, member.replica, 1).run()
+    copying = Copying(primary.replica, member.replica, 1, after=3).run()
+    assert copying.names
+    member.replica.adopt(1, keep[1], 0, ((1, seq),), copying.names)
+    assert member.names() == {"two": (3, True)}
+    member.rig.settle()
+    member.killed()
+    assert member.names() == {"two": (3, True)}
+    member.replica.promise(2)
+    member.replica.undo(2, keep)
+    assert member.names() == before
+    for name in before:
+        assert member.first_byte(f"vm1@{name}") == b"1"
