@@ -22,6 +22,7 @@ struct bd_journal *bd_journal_new(const uint8_t store_uuid[16], uint64_t segment
     if (journal == NULL)
         return NULL;
     pthread_mutex_init(&journal->sync_lock, NULL);
+    atomic_init(&journal->sync_waiters, 0);
     pthread_mutex_init(&journal->lock, NULL);
     memcpy(journal->store_uuid, store_uuid, 16);
     journal->segment_bytes = segment_bytes;
@@ -232,13 +233,17 @@ static int sync_all(struct bd_journal *journal, uint64_t *synced_lsn)
 
 int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn)
 {
+    atomic_fetch_add(&journal->sync_waiters, 1);
     bd_lock(&journal->sync_lock);
+    atomic_fetch_sub(&journal->sync_waiters, 1);
     return sync_all(journal, synced_lsn);
 }
 
 int bd_journal_try_sync(struct bd_journal *journal)
 {
-    return pthread_mutex_trylock(&journal->sync_lock) == 0 ? sync_all(journal, NULL) : -EBUSY;
+    if (atomic_load(&journal->sync_waiters) > 0 || pthread_mutex_trylock(&journal->sync_lock) != 0)
+        return -EBUSY;
+    return sync_all(journal, NULL);
 }
 
 bool bd_journal_write_behind(struct bd_journal *journal)

@@ -87,6 +87,7 @@ struct bd_group {
 
 struct bd_journal {
     pthread_mutex_t sync_lock; /* one sync at a time: a later one covers what an earlier one does */
+    atomic_uint sync_waiters;  /* who wait for it */
     pthread_mutex_t lock;
     uint8_t store_uuid[16];
     uint64_t segment_bytes;
@@ -239,7 +240,9 @@ bool bd_journal_has_space(const struct bd_journal *journal, uint64_t payload_byt
  * appends go on. 0, or -errno, which has sealed the journal. */
 int bd_journal_sync(struct bd_journal *journal, uint64_t *synced_lsn);
 
-/* The same, unless another sync is under way: -EBUSY. */
+/* The same, unless another sync is under way, or somebody waits to begin one: -EBUSY. A mutex is
+ * had by who asks for it at the right moment: one who syncs without a pause would have it again and
+ * again, while those who sleep until it is free wake up too late each time. */
 int bd_journal_try_sync(struct bd_journal *journal);
 
 /* Have the kernel begin to write what was appended, when there is much of it: a sync that comes

@@ -67,6 +67,7 @@ struct meeting {
     pthread_cond_t changed;
     bool first_is_inside;
     bool let_go;
+    pthread_t passes; /* the thread that need not stay */
     atomic_bool second_done;
 };
 
@@ -132,6 +133,44 @@ static void test_a_second_sync_waits_for_the_first(void)
     rig_destroy(&rig);
 }
 
+static void others_stay_inside(void *with)
+{
+    struct meeting *meeting = with;
+    if (!pthread_equal(pthread_self(), meeting->passes))
+        stay_inside(with);
+}
+
+/* Who waits for a sync is the next one, however soon somebody who would rather not wait comes back:
+ * others wait behind him. */
+static void test_who_waits_for_a_sync_is_not_overtaken(void)
+{
+    struct rig rig;
+    rig_init(&rig, SEGMENT, 2, VOLUME);
+    struct meeting meeting = {.rig = &rig, .passes = pthread_self()};
+    pthread_mutex_init(&meeting.lock, NULL);
+    pthread_cond_init(&meeting.changed, NULL);
+    rig.files[0].during_sync = others_stay_inside; /* so that he is not done before we come */
+    rig.files[0].during_sync_with = &meeting;
+    rig_write(&rig, 0, 4096, 1);
+    pthread_mutex_lock(&rig.journal->sync_lock); /* as by a sync under way */
+    pthread_t waiting;
+    CHECK_EQ(pthread_create(&waiting, NULL, sync_once, &meeting), 0);
+    while (atomic_load(&rig.journal->sync_waiters) == 0)
+        nanosleep(&(struct timespec){.tv_nsec = 20 * 1000}, NULL);
+    pthread_mutex_unlock(&rig.journal->sync_lock);
+    int error = bd_journal_try_sync(rig.journal);
+    pthread_mutex_lock(&meeting.lock);
+    meeting.let_go = true;
+    pthread_cond_broadcast(&meeting.changed);
+    pthread_mutex_unlock(&meeting.lock);
+    pthread_join(waiting, NULL);
+    CHECK_EQ(error, -EBUSY);
+    CHECK_EQ(bd_journal_try_sync(rig.journal), 0); /* nobody waits any more */
+    pthread_cond_destroy(&meeting.changed);
+    pthread_mutex_destroy(&meeting.lock);
+    rig_destroy(&rig);
+}
+
 static void test_a_sync_begins_a_new_sector(void)
 {
     struct rig rig;
@@ -153,6 +192,7 @@ int main(void)
     test_sync_covers_every_segment_written_since();
     test_sync_error_seals();
     test_a_second_sync_waits_for_the_first();
+    test_who_waits_for_a_sync_is_not_overtaken();
     test_a_sync_begins_a_new_sector();
     return 0;
 }
