@@ -6,7 +6,7 @@
  * has nothing else to do meanwhile. So, for a client that is the worker's only one:
  *
  *   here    a flush that came alone, after others like it (BD_LONE_ROW), is synced at once. Not
- *           while another sync is under way: those who wait for that one are served by one more,
+ *           while another sync is under way or waited for: those who wait are served by one more,
  *           all together (group commit).
  *   ahead   where each write was followed by a flush (BD_LONE_PAIRS times in a row), the next one
  *           is synced when it has been answered, before its flush has come: the client's way to it
@@ -18,7 +18,8 @@
  *     two that come together, end the row, and so does whatever has arrived before a flush was
  *     answered: who waits for that answer has sent nothing.
  *   - Who comes to the worker meanwhile waits for the disk. So after a sync that took long there is
- *     none here for BD_LONE_PAUSE times as long.
+ *     none here for BD_LONE_PAUSE times as long; and while one takes long, as when the disk is
+ *     stuck, new clients go to other workers.
  *
  * A flush is answered when what was appended before it is durable, as ever: only who calls the sync
  * is different. This is only the decision; one client's, on its worker's thread. */

@@ -172,12 +172,27 @@ struct bd_client *bd_loop_news(struct bd_loop *loop)
     return client;
 }
 
+/* Whether it syncs on its own thread, and the disk may be stuck: a new client would be with it. The
+ * loop's lock is held. */
+static bool is_stuck(const struct bd_worker *worker, uint64_t now_ns)
+{
+    return worker->syncing_ns != 0 && now_ns - worker->syncing_ns > worker->loop->long_sync_ns;
+}
+
+static bool is_better(const struct bd_worker *worker, const struct bd_worker *least,
+                      uint64_t now_ns)
+{
+    bool stuck = is_stuck(worker, now_ns);
+    return stuck == is_stuck(least, now_ns) ? worker->count < least->count : !stuck;
+}
+
 int bd_loop_add(struct bd_loop *loop, struct bd_client *client)
 {
     pthread_mutex_lock(&loop->lock);
+    uint64_t now_ns = bd_loop_monotonic_ns(); /* with the lock: none has begun to sync later */
     struct bd_worker *least = &loop->workers[0];
     for (unsigned i = 1; i < loop->worker_count; i++)
-        if (loop->workers[i].count < least->count)
+        if (is_better(&loop->workers[i], least, now_ns))
             least = &loop->workers[i];
     least->count++;
     pthread_mutex_unlock(&loop->lock);
@@ -194,5 +209,21 @@ void bd_loop_left(struct bd_worker *worker)
 {
     pthread_mutex_lock(&worker->loop->lock);
     worker->count--;
+    pthread_mutex_unlock(&worker->loop->lock);
+}
+
+bool bd_loop_may_sync(struct bd_worker *worker, uint64_t now_ns)
+{
+    pthread_mutex_lock(&worker->loop->lock);
+    bool alone = worker->count == 1;
+    worker->syncing_ns = alone ? now_ns : 0;
+    pthread_mutex_unlock(&worker->loop->lock);
+    return alone;
+}
+
+void bd_loop_synced(struct bd_worker *worker)
+{
+    pthread_mutex_lock(&worker->loop->lock);
+    worker->syncing_ns = 0;
     pthread_mutex_unlock(&worker->loop->lock);
 }

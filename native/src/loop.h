@@ -52,7 +52,9 @@ struct bd_worker {
     pthread_mutex_t lock; /* after a client's */
     struct bd_client *attention;
     bool ending;
-    unsigned count; /* clients; under the loop's lock */
+    /* Under the loop's lock: */
+    unsigned count;      /* clients */
+    uint64_t syncing_ns; /* monotonic: since then it waits for the disk, on its own thread; or 0 */
 };
 
 struct bd_loop {
@@ -85,8 +87,8 @@ int bd_loop_fd(const struct bd_loop *loop);
 /* The next client that has news, with a reference for the caller; NULL when there is none. */
 struct bd_client *bd_loop_news(struct bd_loop *loop);
 
-/* Serve a client from now on, on the worker with the fewest. 0 or -errno, and then it is not
- * served. */
+/* Serve a client from now on, on the worker with the fewest of those that have not been waiting for
+ * the disk for long. 0 or -errno, and then it is not served. */
 int bd_loop_add(struct bd_loop *loop, struct bd_client *client);
 
 /* For protocols. */
@@ -99,6 +101,10 @@ int bd_worker_wait(struct bd_worker *worker, struct epoll_event *events, int roo
 void bd_worker_turned_to(struct bd_worker *worker, const struct bd_client *client);
 struct bd_jobs *bd_loop_jobs(struct bd_loop *loop);
 void bd_loop_left(struct bd_worker *worker);
+/* On the worker's thread, which is about to wait for the disk. False when it has more than one
+ * client, those included that it has not heard of yet. Else bd_loop_synced has to follow. */
+bool bd_loop_may_sync(struct bd_worker *worker, uint64_t now_ns);
+void bd_loop_synced(struct bd_worker *worker);
 
 /* The client's lock is held: what it waited for may have come. */
 void bd_loop_relieve(struct bd_client *client);

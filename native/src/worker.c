@@ -52,7 +52,11 @@ bool bd_worker_sync(struct bd_worker *worker, struct bd_client *client)
     if (worker->clients != client || client->next != NULL)
         return false;
     uint64_t start = bd_loop_monotonic_ns();
-    if (start < worker->sync_again_ns || bd_journal_try_sync(client->volume->journal) < 0)
+    if (start < worker->sync_again_ns || !bd_loop_may_sync(worker, start))
+        return false;
+    int error = bd_journal_try_sync(client->volume->journal);
+    bd_loop_synced(worker);
+    if (error < 0)
         return false;
     uint64_t now = bd_loop_monotonic_ns();
     worker->sync_again_ns = bd_lone_again_ns(now - start, worker->loop->long_sync_ns, now);

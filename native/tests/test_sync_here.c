@@ -18,11 +18,12 @@ enum { SEGMENT = 4 << 20, VOLUME = 1 << 20, LENGTH = 512, REPLY = 16 };
 struct served {
     struct rig rig;
     struct bd_loop *loop;
-    struct bd_client *clients[2];
-    int fds[2];
+    struct bd_client *clients[4];
+    int fds[4];
     int client_count;
-    atomic_uint here; /* syncs on the worker's thread */
+    atomic_uint here; /* syncs on the first worker's thread */
     atomic_uint elsewhere;
+    pthread_mutex_t disk; /* a sync takes until it is free */
 };
 
 static void during_sync(void *argument)
@@ -30,6 +31,8 @@ static void during_sync(void *argument)
     struct served *served = argument;
     bool here = pthread_equal(pthread_self(), served->loop->workers[0].thread) != 0;
     atomic_fetch_add(here ? &served->here : &served->elsewhere, 1);
+    pthread_mutex_lock(&served->disk);
+    pthread_mutex_unlock(&served->disk);
 }
 
 static void add_client(struct served *served)
@@ -45,18 +48,24 @@ static void add_client(struct served *served)
     served->fds[served->client_count++] = pair[1];
 }
 
-static void begin(struct served *served)
+static void begin_with(struct served *served, unsigned workers)
 {
     memset(served, 0, sizeof *served);
+    pthread_mutex_init(&served->disk, NULL);
     rig_init(&served->rig, SEGMENT, 2, VOLUME);
     for (int slot = 0; slot < RIG_SEGMENTS; slot++) {
         served->rig.files[slot].during_sync = during_sync;
         served->rig.files[slot].during_sync_with = served;
     }
-    served->loop = bd_loop_new(1, 1, 1);
+    served->loop = bd_loop_new(workers, 1, 1);
     CHECK(served->loop != NULL);
     served->loop->long_sync_ns = UINT64_MAX; /* however busy the machine is */
     add_client(served);
+}
+
+static void begin(struct served *served)
+{
+    begin_with(served, 1);
 }
 
 static void end(struct served *served)
@@ -71,6 +80,7 @@ static void end(struct served *served)
     }
     bd_loop_free(served->loop);
     rig_destroy(&served->rig);
+    pthread_mutex_destroy(&served->disk);
 }
 
 static void ask(struct served *served, int client, uint16_t command)
@@ -192,6 +202,29 @@ static void test_reads_between_flushes_do_not_wait_for_the_disk(void)
     end(&served);
 }
 
+static void test_new_clients_do_not_come_to_a_thread_that_waits_for_a_stuck_disk(void)
+{
+    struct served served;
+    begin_with(&served, 2);
+    settle(&served);
+    add_client(&served); /* of the second worker */
+    unsigned here = served.here;
+    pthread_mutex_lock(&served.disk);
+    write_one(&served, 0);
+    wait_for_syncs(&served, here + 1); /* ahead; and there it stays */
+    served.loop->long_sync_ns = 0;
+    for (int client = 2; client < 4; client++) { /* and the first worker has one client only */
+        add_client(&served);
+        ask(&served, client, BD_NBD_CMD_READ);
+        struct pollfd reply = {.fd = served.fds[client], .events = POLLIN};
+        CHECK_EQ(poll(&reply, 1, 10000), 1);
+        expect(&served, client, REPLY + LENGTH);
+    }
+    pthread_mutex_unlock(&served.disk);
+    flush(&served, 0);
+    end(&served);
+}
+
 static void test_a_sync_ahead_that_fails_is_told_by_the_flush(void)
 {
     struct served served;
@@ -220,6 +253,7 @@ int main(void)
     test_a_write_is_synced_before_its_flush_comes();
     test_clients_of_one_thread_do_not_wait_for_each_others_syncs();
     test_reads_between_flushes_do_not_wait_for_the_disk();
+    test_new_clients_do_not_come_to_a_thread_that_waits_for_a_stuck_disk();
     test_a_sync_ahead_that_fails_is_told_by_the_flush();
     return 0;
 }
