@@ -130,12 +130,20 @@ class StripeNode:
         )
         self.server = ShardServer(self.disk, uuid, 0)
         self.swaps = 0
-        self.striper = Striper(
+        self.striper = self.make_striper()
+        self.packs.striped.source = self.striper.reads
+
+    def make_striper(self) -> Striper:
+        return Striper(
             *(self.id, self.server, _Rows(self), self.home),
             Surroundings(
                 devices=lambda: self.cluster.map,
                 nodes=lambda: [node.id for node in self.cluster.nodes],
                 disk_of=self.disk_of,
+                used=lambda pack_id: any(
+                    node.id in self.cluster.away or node.striper.uses(pack_id)
+                    for node in self.cluster.nodes
+                ),
                 rank=lambda: sum(
                     node.id < self.id
                     for node in self.cluster.nodes
@@ -148,7 +156,6 @@ class StripeNode:
             monotonic=lambda: self.cluster.now,
             wait=lambda seconds: None,
         )
-        self.packs.striped.source = self.striper.reads
 
     def fill(self) -> None:
         """Pack the volume, in an order of this node's own."""

@@ -2,9 +2,9 @@
 
 Whoever is let in is a node of the cluster, and may be wrong all the same: names, offsets and
 lengths are looked at, and a shard gets its name only after all of it was read here and is what its
-own header says. So the worst that a peer can leave is a `.new` file, of which there are
-MAX_UNFINISHED at most, and shards that no row names; the node's own round removes both
-(`blockd.cluster.shards`).
+own header says; one that is there already is not replaced by one of another stripe. So the worst
+that a peer can leave is a `.new` file, of which there are MAX_UNFINISHED at most, and shards that
+no row names; the node's own round removes both (`transport.striping`).
 
 A device that failed to write or to sync is not written to any more, and read as long as that goes.
 """
@@ -22,6 +22,7 @@ from transport.shardfile import (
     FOLDER,
     HEADER_LENGTH,
     MAX_SHARD_BYTES,
+    CorruptShard,
     ShardFile,
     ShardName,
     prepare,
@@ -93,6 +94,11 @@ class ShardServer:
         except (CorruptData, UnknownFormat) as error:
             return m.Error(m.Code.FAILED, 0, str(error))
 
+    def check_room(self, length: int) -> None:
+        """OSError (ENOSPC) when `length` bytes more would not leave the reserve free."""
+        if self.disk.free_bytes() < length + self._reserve_bytes:
+            raise OSError(errno.ENOSPC, f"less than {self._reserve_bytes} bytes would be left")
+
     def remove(self, path: str) -> None:
         """Remove a file below `shards/`, durably; nothing to do when it is not there. OSError."""
         with self._lock:
@@ -117,8 +123,7 @@ class ShardServer:
         data = memoryview(payload).cast("B")
         if request.at + len(data) > MAX_FILE_BYTES:
             raise OSError(errno.EFBIG, f"{request.at + len(data)} bytes are no shard")
-        if self.disk.free_bytes() < len(data) + self._reserve_bytes:
-            raise OSError(errno.ENOSPC, f"less than {self._reserve_bytes} bytes would be left")
+        self.check_room(len(data))
         try:
             file = self.disk.open(path)
         except FileNotFoundError:
@@ -143,8 +148,16 @@ class ShardServer:
         return size
 
     def _whole(self, name: ShardName, path: str) -> int:
+        """Its size. A shard of another stripe of the pack is not to be put in the place of one."""
         with contextlib.closing(ShardFile(self.disk, name, path=path)) as shard:
             shard.verify()
+            try:
+                there = ShardFile(self.disk, name)
+            except (CorruptData, UnknownFormat, OSError):
+                return shard.size
+            there.close()
+            if there.stripe.digest != shard.stripe.digest:
+                raise CorruptShard(f"{name.path}: is here, of another stripe of the same pack")
             return shard.size
 
     def _get(self, name: ShardName, request: m.GetShard) -> m.ShardPart:

@@ -23,8 +23,15 @@ by compare-and-swap, and from then on nobody can become its user. A node does no
 stripe of which it is no user, so dedup cannot bring one back that is going.
 
 **Never dropped before it was read back**: who converts reads all shards back (`stripes.verify`),
-and who joins reads every chunk that it is to find in the stripe, through the stripe, and compares
-it with its id; only then the stub is written. The copies become garbage of gc by that, no sooner.
+and who joins, the one that converted too, reads every chunk that it is to find in the stripe,
+through the stripe, and compares it with its id; only then the stub is written. A chunk that is
+damaged there, since it was in the pack that became the stripe, is not looked for there: the copy
+that the index names may be a newer and whole one. Copies become garbage of gc by that, no sooner.
+
+**A finished shard goes only when nobody can need it**, whatever etcd says: it may have gone back to
+an older state, which names other devices or knows nothing of the stripe. So one that its row does
+not name stays until all that the row does name are there, and one without a row until every node
+of the cluster is connected and says that it has no stub of it.
 
 **Who converts.** Other nodes have the same chunks in packs of their own, and two stripes of them
 would cost as much as three copies. So nodes take turns: by the order of their ids, the n-th of
@@ -159,6 +166,8 @@ class Surroundings:
     """Ids of all nodes of the cluster. MetaStoreUnavailable."""
     disk_of: Callable[[str, bool], Disk | None]
     """A device for reading, or (True) for writing too; None: it cannot be had now."""
+    used: Callable[[bytes], bool]
+    """Whether another node may find chunks in that stripe: it says so, or cannot be asked."""
     rank: Callable[[], int]
     """How many of the nodes that are connected come before this one."""
     tell: Callable[[bytes], None]
@@ -222,6 +231,11 @@ class Striper:
         found = self._records.read(pack_id)
         self._remember(pack_id, found)
         return found
+
+    def uses(self, pack_id: bytes) -> bool:
+        """Whether this node may find chunks in that stripe."""
+        stubs = self._home.stubs()
+        return self._home.striped.unreadable > 0 or any(each.pack_id == pack_id for each in stubs)
 
     def hint(self, pack_id: bytes) -> None:
         """There is a new stripe."""
@@ -315,7 +329,7 @@ class Striper:
         """Whether this node is a user that has no stub yet: gc was at work, or a crash came."""
         return self._me in row.joining
 
-    def _join(self, row: PackRow, *, verified: bool = False) -> bool:
+    def _join(self, row: PackRow) -> bool:
         """Find chunks of this node in the stripe from now on; whether there are any."""
         if not row.shards or row.removing:
             return False
@@ -334,16 +348,14 @@ class Striper:
             pack = _PackOfStripe(reader, row.size)
             like, entries = _table(row, pack)
             wanted = self._home.known(entries)
-            size = sum(packfile.entry_length(each.place.stored_length) for each in wanted)
-            if size < MIN_JOIN * row.size:
+            if _bytes_of(wanted) >= MIN_JOIN * row.size:
+                wanted = [each for each in wanted if _is_whole(pack, like, each)]
+            if _bytes_of(wanted) < MIN_JOIN * row.size:
                 if len(self._declined) >= MAX_DECLINED:
                     self._declined.clear()
                 self._declined[row.pack_id] = now
                 self._settle(row)
                 return False
-            if not verified:
-                for each in wanted:
-                    _verify(pack, like, each)
             if lacking := reader.open_all():
                 raise CorruptPack(
                     f"pack {row.pack_id.hex()}: copies stay until all of its shards are there: "
@@ -458,9 +470,9 @@ class Striper:
             return
         pack, entries = opened
         own = self._home.known(entries)
-        kept = sum(packfile.entry_length(each.place.stored_length) for each in own)
-        if kept < MIN_JOIN * pack.size:
+        if _bytes_of(own) < MIN_JOIN * pack.size:
             return  # its chunks are found in other stripes by now
+        self._server.check_room(pack.size)
         file = pack.file.file
         pack_id = stripes.pack_id_of(file, pack.size)
         cuts = stripes.cuts_of(
@@ -497,7 +509,7 @@ class Striper:
                     case Drop():
                         # The copy becomes garbage of gc once chunks are found in the stripe.
                         self._declined.pop(pack_id, None)
-                        self._join(machine.row, verified=True)
+                        self._join(machine.row)
                         machine.row = self.row_of(pack_id, True) or machine.row
                         machine.done()
             except ERRORS as error:
@@ -542,8 +554,8 @@ class Striper:
 
     def _condemn(self, row: PackRow, nodes: Collection[str]) -> None:
         def removing(now: PackRow) -> PackRow:
-            if set(nodes) & set(now.users):
-                return now
+            if set(nodes) & set(now.users) or now.users != row.users:
+                return now  # who has come meanwhile is perhaps younger than what `nodes` says
             if now.coming:
                 return replace(now, coming=(), data=0, owner="", users=(), joining=())
             return replace(now, removing=True, copies=(), users=(), joining=())
@@ -552,6 +564,11 @@ class Striper:
 
     def _let_go(self, row: PackRow, devices: DeviceMap) -> None:
         """This node's own shard; and those of devices that are no more."""
+        if row.pack_id in self._stubs():
+            raise CorruptPack(
+                f"pack {row.pack_id.hex()}: its row says that nobody needs the stripe, and this "
+                "node finds chunks in it: shards stay; restore the row from a backup of etcd"
+            )
         for number, device in enumerate(row.shards):
             known = None if device is None else devices.devices.get(device)
             if device == self._device:
@@ -591,6 +608,7 @@ class Striper:
         self._tell_emptied(rows, placed, devices)
 
     def _carry_out(self, move: Move) -> None:
+        self._server.check_room(move.length)
         self._busy.add(move.key)
         try:
             disks: dict[str, Disk] = {self._device: self._server.disk}
@@ -666,6 +684,7 @@ class Striper:
             None if each is None or each == self._device else self._around.disk_of(each, False)
             for each in row.shards
         ]
+        self._server.check_room(row.shard_bytes)
         reader = StripeReader(row.pack_id, row.data, row.digest, disks)
         with contextlib.closing(reader):
             stripes.rebuild(reader, {name.number: self._server.disk})
@@ -683,8 +702,8 @@ class Striper:
     def _tidy(
         self, files: tuple[list[ShardName], list[str]], rows: Mapping[bytes, PackRow]
     ) -> None:
-        """Files that belong to no row, and have not for `condemn_s`. What is a stub's stripe stays,
-        whatever rows say."""
+        """Files that belong to no row, and have not for `condemn_s`. What is a stub's stripe stays
+        without a row; see the module's text."""
         now = self._monotonic()
         stubs = self._stubs()
         names = [name for name in files[0] if name.pack_id in rows or name.pack_id not in stubs]
@@ -696,18 +715,36 @@ class Striper:
                 strays.add(path)
         self._stray_since = {path: self._stray_since.get(path, now) for path in strays}
         for path, since in list(self._stray_since.items()):
-            if now - since >= self._pace.condemn_s and not self._named_by_now(path):
+            if self._should_stop():
+                return
+            if now - since >= self._pace.condemn_s:
                 with self._counted(b"", f"tidy {path}"):
+                    if self._is_needed(path):
+                        self._stray_since[path] = now
+                        continue
                     self._server.remove(path)
                     self.counters.tidied += 1
                     del self._stray_since[path]
 
-    def _named_by_now(self, path: str) -> bool:
+    def _is_needed(self, path: str) -> bool:
+        """Whether somebody may need it, although the round has found it in no row."""
         name = ShardName.parse(path.rpartition("/")[2].removesuffix(".new"))
         if name is None:
             return False
         row = self._records.read(name.pack_id)
-        return row is not None and row.has(self._device, name)
+        if row is not None and row.has(self._device, name):
+            return True
+        if path.endswith(".new"):
+            return False
+        if row is None or not row.shards:
+            if self._around.used(name.pack_id):
+                return True
+            row = self._records.read(name.pack_id)  # that took its time
+            return row is not None and row.has(self._device, name)
+        disks = [None if each is None else self._around.disk_of(each, False) for each in row.shards]
+        reader = StripeReader(row.pack_id, row.data, row.digest, disks)
+        with contextlib.closing(reader):
+            return not row.removing and bool(reader.open_all())
 
 
 def _others(nodes: tuple[str, ...], me: str) -> tuple[str, ...]:
@@ -784,8 +821,21 @@ def _table(row: PackRow, pack: _PackOfStripe) -> tuple[StripedPack, list[Adopted
     return like, [Adopted(*each) for each in entries if each[1].kind == KIND_DATA]
 
 
+def _bytes_of(entries: list[Adopted]) -> int:
+    return sum(packfile.entry_length(each.place.stored_length) for each in entries)
+
+
+def _is_whole(pack: _PackOfStripe, like: StripedPack, entry: Adopted) -> bool:
+    """Read a chunk through the stripe: whether it is what its id says. StripeLost."""
+    try:
+        _verify(pack, like, entry)
+    except CorruptChunk as error:
+        log.error("stripe: a chunk was damaged when it was made error=%s", error)
+        return False
+    return True
+
+
 def _verify(pack: _PackOfStripe, like: StripedPack, entry: Adopted) -> None:
-    """Read a chunk through the stripe. CorruptData: it is not what its id says."""
     chunk_id, place = entry
     path = f"stripe {like.pack_id.hex()}"
     length = packfile.entry_length(place.stored_length)

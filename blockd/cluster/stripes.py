@@ -92,6 +92,7 @@ class Stripes:
                 devices=self.devices.read,
                 nodes=self._nodes,
                 disk_of=self._disk_of,
+                used=self._used,
                 rank=self._rank,
                 tell=self._tell,
                 emptied=self.devices.emptied,
@@ -170,6 +171,20 @@ class Stripes:
         timeout_s = WRITE_S if writing else READ_S
         return RemoteDevice(self._ask, node, bytes.fromhex(device_id), timeout_s)
 
+    def _used(self, pack_id: bytes) -> bool:
+        if self.striper.uses(pack_id):
+            return True
+        for node in self._nodes():
+            if node == self._me:
+                continue
+            try:
+                answer = self._ask(bytes.fromhex(node), m.NewStripe(pack_id), TELL_S)
+            except OSError:
+                return True
+            if not isinstance(answer, m.ShardAck) or answer.size:
+                return True
+        return False
+
     def _rank(self) -> int:
         return sum(node.hex() < self._me for node in list(self._connected))
 
@@ -213,7 +228,7 @@ class Stripes:
         assert isinstance(message, m.NewStripe)
         self.striper.hint(message.pack)
         self._wake.set()
-        answer(m.ShardAck(0))
+        answer(m.ShardAck(int(self.striper.uses(message.pack))))
 
     def _asked(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
         assert isinstance(message, m.PutShard | m.FinishShard | m.DropShard | m.GetShard)

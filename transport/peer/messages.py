@@ -754,7 +754,8 @@ class GetShard(Request):
 
 @dataclass(frozen=True, slots=True)
 class NewStripe(Request):
-    """This pack is a stripe now, says its row: see whether you have the same chunks."""
+    """This pack is a stripe now, says its row: see whether you have the same chunks. The answer's
+    size is 0 when the node has no stub of it, and another number when it has, or may have."""
 
     TYPE = 54
     ANSWER = ShardAck

@@ -113,6 +113,16 @@ def test_a_shard_that_is_not_what_its_header_says_gets_no_name() -> None:
     stripes.verify(stripe, nodes.disks())
 
 
+def test_a_shard_is_not_replaced_by_one_of_another_stripe() -> None:
+    _, nodes, stripe = encoded()
+    size = len(PACK.content)
+    with pytest.raises(OSError, match="of another stripe of the same pack"):
+        stripes.encode(Bytes(PACK.content), PACK.pack_id, size, (0, 0, size), nodes.disks(), 1)
+    stripes.verify(stripe, nodes.disks())
+    again = stripes.encode(Bytes(PACK.content), PACK.pack_id, size, stripe.cuts, nodes.disks(), 1)
+    assert again == stripe
+
+
 def test_who_asks_for_what_cannot_be_is_refused() -> None:
     rig, nodes, stripe = encoded()
     name, ask = stripe.name(0), nodes.servers[0].answer

@@ -6,8 +6,11 @@ from dataclasses import replace
 import pytest
 
 from tests.sim.simdisk import PowerCut
-from tests.stripe_nodes import COLD_S, CONDEMN_S, StripeCluster, StripeNode
+from tests.stripe_nodes import COLD_S, CONDEMN_S, StripeCluster, StripeNode, content
+from transport.packrecords import PackRecords
 from transport.packrow import PackRow
+from transport.shardserver import ShardServer
+from volume.layout import KIND_DATA
 from volume.stripedpack import StripeUnavailable
 
 CHUNKS = 40
@@ -103,6 +106,40 @@ def test_nothing_is_dropped_before_it_was_read_through_the_stripe() -> None:
     assert second.striper.counters.failed == 2  # nor can its own shard be made again
     second.collect()
     second.check()
+
+
+def test_a_chunk_that_was_damaged_in_the_pack_is_not_looked_for_in_its_stripe() -> None:
+    """It was stored anew by a repair: that copy is the only whole one of this node."""
+    cluster = StripeCluster()
+    cluster.rounds(1)
+    node = cluster.nodes[0]
+    number = node.packs.sealed()[0]
+    rotten, place = next(each for each in node.packs.footer(number) if each[1].kind == KIND_DATA)
+    file = node.disk.open(f"packs/{number:08x}.pack")
+    file.pwrite(b"\xff" * 64, place.offset + place.stored_length - 64)
+    node.store.note_damage(rotten)
+    node.store.put(next(content(at) for at, each in node.ids() if each == rotten))
+    node.store.sync()
+    node.packs.seal()
+    cluster.rounds(6, COLD_S)
+    assert node.striper.counters.converted == 3
+    assert len(node.home.stubs()) == 3
+    found = node.index.get(rotten)
+    assert found is not None
+    assert found.pack not in node.packs.striped
+    cluster.check()
+
+
+def test_without_room_beside_the_reserve_packs_stay_copies() -> None:
+    cluster = StripeCluster()
+    cluster.rounds(1)
+    node = cluster.nodes[0]
+    node.server = ShardServer(node.disk, bytes.fromhex(node.id), node.disk.free_bytes())
+    node.striper = node.make_striper()
+    cluster.now += COLD_S
+    node.striper.round()
+    assert cluster.all_rows() == []
+    assert "would be left" in next(iter(node.striper.state.problems.values()))
 
 
 def test_a_stripe_with_a_shard_away_is_not_joined_yet() -> None:
@@ -221,6 +258,85 @@ def test_a_row_that_is_gone_is_told_and_its_shards_stay() -> None:
     assert cluster.rows.swap(replace(row, shards=()), row)
     cluster.rounds(1)
     cluster.check()
+
+
+def test_shards_of_other_nodes_stay_when_the_metastore_has_forgotten_the_row() -> None:
+    """Put back from a backup that is older than the stripe."""
+    cluster = StripeCluster()
+    other = cluster.add()  # has shards, and no stub
+    cluster.rounds(1)
+    cluster.rounds(4, COLD_S)
+    rows = cluster.all_rows()
+    had = other.shards()
+    assert had > 0
+    for row in rows:
+        assert cluster.rows.swap(row, replace(row, shards=()))
+    cluster.rounds(4, CONDEMN_S)
+    assert other.shards() == had
+    for row in rows:
+        assert cluster.rows.swap(replace(row, shards=()), row)
+    cluster.rounds(1)
+    cluster.check()
+
+
+def test_without_a_row_a_shard_stays_while_a_node_cannot_be_asked() -> None:
+    cluster = striped()
+    node = cluster.nodes[0]
+    stray = node.server.names()[0]._replace(pack_id=bytes(32))
+    node.disk.open(stray.path, create=True).close()
+    cluster.away.add(cluster.nodes[2].id)
+    cluster.rounds(4, CONDEMN_S)
+    assert stray in node.server.names()
+    cluster.away.clear()
+    cluster.rounds(2, CONDEMN_S)
+    assert stray not in node.server.names()
+
+
+def test_shards_stay_that_an_older_row_does_not_name() -> None:
+    """Put back from a backup that is older than their moves."""
+    cluster = striped()
+    old = cluster.all_rows()
+    cluster.add()
+    cluster.add()
+    for node in cluster.nodes[:2]:
+        cluster.map = cluster.map.drain(node.id)
+    cluster.rounds(6, CONDEMN_S)
+    moved = {row.pack_id: row for row in cluster.all_rows()}
+    for row in old:
+        assert moved[row.pack_id].shards != row.shards
+        assert cluster.rows.swap(moved[row.pack_id], row)
+    cluster.rounds(4, CONDEMN_S)
+    for row in cluster.all_rows():
+        assert cluster.rows.swap(row, moved[row.pack_id])
+    cluster.rounds(1)
+    cluster.check()
+
+
+def test_who_comes_while_a_stripe_is_condemned_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even a node of which the one that condemns does not know yet."""
+    cluster = striped()
+    for node in cluster.nodes:
+        node.trim(0, CHUNKS)
+    cluster.rounds(2)
+    first = cluster.nodes[0]
+    first.striper.round()
+    before = cluster.all_rows()
+    cluster.now += CONDEMN_S
+    late: list[StripeNode] = []
+    find = PackRecords.swap
+
+    def join_first(records: PackRecords, row: PackRow, after: PackRow) -> bool:
+        if not late:
+            late.append(cluster.add())
+            late[0].fill()
+            late[0].striper.round()
+        return find(records, row, after)
+
+    monkeypatch.setattr(PackRecords, "swap", join_first)
+    first.striper.round()
+    assert len(late[0].home.stubs()) == len(before)
+    assert not any(row.removing for row in cluster.all_rows())
+    late[0].check()
 
 
 # -- devices
