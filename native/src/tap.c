@@ -81,6 +81,7 @@ int bd_tap_begin(struct bd_volume *volume, uint64_t *seq)
     if (error == 0) {
         forget_all(tap);
         tap->lost = false;
+        tap->rung = false; /* it rang while it was taken, for what is forgotten now */
         *seq = volume->seq;
     }
     pthread_mutex_unlock(&volume->journal->lock);

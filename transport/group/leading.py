@@ -155,6 +155,8 @@ class Leading:
         self._carrying = True
         try:
             self._carry_out_all()
+            while self._effects and not self.ended:  # what the owner was moved to
+                self._carry_out_all()
         finally:
             self._carrying = False
 

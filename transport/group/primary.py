@@ -511,7 +511,11 @@ class Primary:
         if batches:
             payload = tuple(batch.data for batch in batches)
             self._append(link, self.epoch, batches[0].first, batches[-1].last, payload, now)
-        elif self._own.received > self._kept.taken and not self._taking:
+        else:
+            self._take()
+
+    def _take(self) -> None:
+        if self._own.received > self._kept.taken and not self._taking:
             self._taking = True
             self._out.append(Take())
 
@@ -626,6 +630,8 @@ class Primary:
             for link in self._links.values():
                 self._pump(link, now)
                 self._sync(link, now)
+            if all(quorum.wanted == 1 for quorum in self._acks.quorums):
+                self._take()  # or the tap does not tell of what is written next
             self._trim()
             if self._own.durable < self._flush and not self._syncing:
                 self._syncing = True

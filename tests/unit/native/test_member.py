@@ -178,6 +178,31 @@ def test_nobody_else_takes_or_unties_while_one_takes() -> None:
     assert member.core.append_records(EPOCH, taken[0] + second, 7) == (0, 2, None)
 
 
+def test_a_tap_that_was_lost_while_it_was_taken_tells_of_what_is_written_next() -> None:
+    primary = rig()
+    descriptor, _ = primary.core.tap(TAP_MIN_BUFFER)
+    with select.epoll() as told:
+        told.register(descriptor, select.EPOLLIN | select.EPOLLET)
+        primary.write(0, b"a" * SECTOR)
+        pread = primary.files[0].pread
+
+        def lose(length: int, offset: int) -> bytes:
+            primary.files[0].pread = pread  # type: ignore[method-assign]
+            for _ in range(3):
+                primary.write(0, bytes(SIZE // 2))
+            return pread(length, offset)
+
+        primary.files[0].pread = lose  # type: ignore[method-assign]
+        assert primary.core.take(bytearray(TAP_MIN_BUFFER)) == (0, 0, 0, True)
+        assert told.poll(0)
+        seq = primary.core.tap_again()
+        assert not told.poll(0)
+        primary.write(SECTOR, b"b" * SECTOR)
+        assert told.poll(0)
+    _, first, *_ = primary.core.take(bytearray(TAP_MIN_BUFFER))
+    assert first == seq + 1
+
+
 def test_what_is_not_in_memory_is_not_waited_for_unless_that_is_wanted(tmp_path: Path) -> None:
     journal = Journal(bytes(16), 1 << 20, 1)
     path = tmp_path / "segment"

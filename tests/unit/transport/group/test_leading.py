@@ -13,7 +13,7 @@ from tests.sim.store_rig import StoreRig
 from transport.group.acks import NodeId
 from transport.group.chain import Chain
 from transport.group.leading import EXPIRE_S, Leading
-from transport.group.link import GroupPolicy
+from transport.group.link import GroupPolicy, Send
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
 from volume.metastore_records import GroupState, Mode, VolumeGroup
@@ -181,3 +181,12 @@ def test_nobody_looks_at_the_clock_of_a_volume_where_nobody_waits() -> None:
     around.timers.clear()
     look()
     assert not around.timers
+
+
+def test_what_follows_from_a_look_at_the_members_is_done_with_it() -> None:
+    served = Served()
+    leading, sync = served.leading, Send(NODES[1], 99, m.Sync(VOLUME, 1, 0), 1.0)
+    todo = [sync]
+    leading._moved = lambda: leading.carry_out([todo.pop()]) if todo else None
+    leading.carry_out([])
+    assert [message for _, message, _ in served.around.asked] == [sync.message]

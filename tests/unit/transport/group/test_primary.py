@@ -221,6 +221,17 @@ def test_a_lost_tap_is_made_up_for_from_the_log() -> None:
     assert (read.epoch, read.after) == (5, 100)
 
 
+def test_where_one_journal_is_enough_what_is_written_is_taken_whoever_is_away() -> None:
+    """Or the tap, which tells once until it is taken, would not tell of the next write."""
+    sender = Sender("ab", wanted=1)
+    for last in (101, 102):
+        sender.add(sender.primary.appended(last, sender.now))
+        assert sender.had(Take)
+        sender.add(sender.primary.taken(last, last, bytes(10), sender.now))
+        assert sender.primary.acked == last
+    assert sender.primary._kept.bytes == 0
+
+
 @pytest.mark.parametrize(
     "answer",
     [
