@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from errno import EINVAL, ESHUTDOWN
+from errno import EINVAL, ENOSPC, ESHUTDOWN
 from typing import Final
 
 from native import OP_FLUSH, OP_WRITE, Journal, Request
@@ -38,6 +38,7 @@ from volume.errors import (
     NotPrimary,
     ShrinkRefused,
     SnapshotExists,
+    VolumeError,
 )
 from volume.history import History, SnapshotRow, VersionRow
 from volume.meta import Meta
@@ -254,7 +255,13 @@ class Notes:
             history.note_later([row], [], lsn - 1)  # not `lsn`: the size is not kept yet
         self._seal.sync_journal()
         fail_point("resize.unmapped")
-        volume.record = self._meta.resize(volume.name, note.size)
+        try:
+            volume.record = self._meta.resize(volume.name, note.size)
+        except (VolumeError, OSError) as error:  # the record stands: a start does what it says
+            self._seal.close(
+                OSError(ENOSPC, f"volume {volume.name}: its size is not kept, {error}")
+            )
+            raise
         fail_point("resize.stored")
         self._catalog.unrecorded.add(number)
         volume.core.resize(note.size)

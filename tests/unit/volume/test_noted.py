@@ -4,6 +4,7 @@ a crash, and undone with the records that said so."""
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
@@ -17,13 +18,16 @@ from volume.errors import (
     MixedGroup,
     NotConfirmed,
     NotPrimary,
+    OutOfSpace,
     ShrinkRefused,
     SnapshotExists,
     SnapshotPinned,
+    StoreSealed,
     VolumeError,
     WouldWait,
 )
 from volume.gate import Done
+from volume.meta import Meta
 from volume.notes import Kind, Note, decode
 from volume.replica import Replica
 
@@ -447,3 +451,23 @@ def test_a_name_that_was_dropped_while_a_member_was_away_comes_back_with_an_undo
     assert member.names() == before
     for name in before:
         assert member.first_byte(f"vm1@{name}") == b"1"
+
+
+def test_a_size_that_cannot_be_kept_seals_the_store_and_is_kept_at_the_next_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OutOfSpace("meta: no space left")
+
+    primary, member = Primary(), Member(2)
+    primary.resize(2 * SIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Meta, "resize", full)
+        patch.setattr(Meta, "seal", full)
+        with pytest.raises(OutOfSpace):
+            deliver(primary, member)
+    assert "its size is not kept" in (member.rig.store._seal.reason or "")
+    with pytest.raises(StoreSealed):  # nothing is said in its name, and no round is of the old size
+        member.replica.promise(2)
+    member.killed()
+    assert (member.replica.held[0], member.rig.store.info("vm1").size) == (1, 2 * SIZE)
