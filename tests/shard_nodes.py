@@ -26,10 +26,13 @@ class ShardNodes:
         ]
         self.away: set[int] = set()
         self.asked: list[m.Request] = []
+        self.refused = 0
+        """Requests to nodes that are away."""
 
     def ask(self, node: bytes, message: m.Request, timeout_s: float) -> Message:
         number = int.from_bytes(node, "big")
         if number in self.away:
+            self.refused += 1
             raise NoAnswer(f"node {number} is not connected")
         self.asked.append(message)
         request = over_the_wire(message)

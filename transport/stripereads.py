@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from transport.packrow import PackRow
+from transport.shardfile import CorruptShard
 from transport.stripes import StripeLost, StripeReader
 from volume.disk import Disk
 from volume.errors import CorruptData, VolumeError
@@ -100,7 +101,7 @@ class StripeReads:
                     if opened.closed:
                         continue  # by a change of its row, just now
                     return self._part(opened, length, offset)
-            except StripeLost as error:
+            except (StripeLost, CorruptShard) as error:  # nothing is given up for either
                 self.forget(pack_id)
                 if fresh:
                     raise StripeUnavailable(str(error)) from error

@@ -14,6 +14,7 @@ A `StripeReader` is a `packfile.Source`: what reads packs reads stripes.
 """
 
 import contextlib
+import errno
 import functools
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -327,7 +328,11 @@ class StripeReader:
         try:
             return shard.read(offset, length)
         except READ_ERRORS as error:
-            self.damaged[number] = str(error)
+            if isinstance(error, OSError) and error.errno == errno.EHOSTUNREACH:
+                self.lost[number] = str(error)  # its node: not waited for again
+                self._open.pop(number).close()
+            else:
+                self.damaged[number] = str(error)
             return None
 
     def _shard(self, number: int) -> ShardFile | None:

@@ -288,6 +288,8 @@ class ChunkStore:
                     else None
                 ),
             )
+        except StripeUnavailable:
+            raise
         except CorruptData:
             found = None
         return found or (bytes(length), list(range(-(-length // PAGE_SIZE))))

@@ -221,6 +221,22 @@ def test_with_a_node_away_its_part_is_decoded(away: int) -> None:
     assert (reading.reads.counters.degraded > 0) == (away < 2)
 
 
+def test_a_node_that_has_stopped_answering_is_waited_for_once() -> None:
+    """What it has is decoded from then on, until it is looked at anew."""
+    reading = Reading()
+    assert reading.read() == PACK.content
+    reading.nodes.away.add(0)
+    reading.nodes.refused = 0
+    for _ in range(5):
+        assert reading.read() == PACK.content
+    assert reading.nodes.refused == 1
+    reading.now = RETRY_S + 0.1
+    reading.nodes.away.clear()
+    before = reading.reads.counters.degraded
+    assert reading.read() == PACK.content
+    assert reading.reads.counters.degraded == before
+
+
 def test_a_node_that_comes_back_is_used_again() -> None:
     reading = Reading()
     reading.nodes.away.add(0)
