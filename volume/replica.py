@@ -495,6 +495,10 @@ class Replica:
         OtherRecords: it has to begin anew."""
         return self._copies.step(self.name, to, at, limit, heard, lambda: self._target(after))
 
+    def end_copy(self, to: str) -> None:
+        """Nobody goes on with the stream for node `to`. Waits for nobody."""
+        self._copies.end_of(to)
+
     def _target(self, after: int) -> Target:
         parts = self._parts
         with self._lock, parts.catalog.lock, parts.catalog.naming:

@@ -133,6 +133,7 @@ class Copies:
         self._offer = offer
         self._lock = threading.Lock()
         self._outgoing: dict[str, _Outgoing] = {}
+        self._over: set[str] = set()
 
     def step(
         self,
@@ -145,6 +146,7 @@ class Copies:
     ) -> Step:
         """As `Replica.copy`; `target`: what is to be copied."""
         with self._lock:
+            self._end_over()
             if isinstance(heard, Based):
                 self._end(to)
                 chosen = target()
@@ -158,7 +160,22 @@ class Copies:
             if isinstance(found, Copied) and found.last:
                 assert outgoing is not None
                 outgoing.close()
+            self._end_over()
             return found
+
+    def end_of(self, to: str) -> None:
+        """Nobody goes on with the stream to that node: what it is of need not stay. Does not wait:
+        one that is under way ends with its step."""
+        self._over.add(to)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._end_over()
+            finally:
+                self._lock.release()
+
+    def _end_over(self) -> None:
+        while self._over:
+            self._end(self._over.pop())
 
     def end(self) -> None:
         """Nobody goes on with them. Does not wait: one that is under way ends with the next."""

@@ -16,7 +16,7 @@ from transport.group.around import Around, Timer, outcome
 from transport.group.chain import Chain
 from transport.group.lease import Lease
 from transport.group.link import GroupPolicy
-from transport.group.primary import Primary
+from transport.group.primary import COPYING, Primary
 from transport.group.references import References
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
@@ -187,6 +187,8 @@ class Leading:
                 case link.Fenced(epoch):
                     self._fenced(epoch)
                 case link.Lag(member, behind, why):
+                    if why != COPYING:  # its stream has ended, or is begun anew
+                        self._replica.end_copy(member)
                     log.log(
                         logging.WARNING if behind else logging.INFO,
                         "member %s volume=%s node=%s why=%s",

@@ -190,7 +190,10 @@ class Primary:
         """Send nothing to a node that is no member any more."""
         self._acks.forget(node)
         self._lease.forget(node)
-        if self._links.pop(node, None) is not None:
+        link = self._links.pop(node, None)
+        if link is not None:
+            if link.state is State.COPYING:
+                self._lags(link, "it is no member any more")
             self._asked = {
                 tag: asked for tag, asked in self._asked.items() if asked.link.node != node
             }

@@ -13,11 +13,14 @@ from tests.sim.store_rig import StoreRig
 from transport.group.acks import NodeId
 from transport.group.chain import Chain
 from transport.group.leading import EXPIRE_S, Leading
-from transport.group.link import GroupPolicy, Send
+from transport.group.link import GroupPolicy, Lag, Send
+from transport.group.primary import COPYING
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
+from volume.layout import ZERO_ID
 from volume.metastore_records import GroupState, Mode, VolumeGroup
 from volume.replica import Replica
+from volume.replicacopy import Based
 
 T = TypeVar("T")
 
@@ -190,3 +193,16 @@ def test_what_follows_from_a_look_at_the_members_is_done_with_it() -> None:
     leading._moved = lambda: leading.carry_out([todo.pop()]) if todo else None
     leading.carry_out([])
     assert [message for _, message, _ in served.around.asked] == [sync.message]
+
+
+def test_a_stream_that_a_member_does_not_go_on_with_holds_nothing() -> None:
+    served = Served()
+    served.write()
+    served.rig.settle()
+    member, replica = NODES[1], served.replica
+    history, number = served.rig.store._history, replica.volume.record.number
+    replica.copy(member, 0, 100, Based(ZERO_ID))
+    served.leading.carry_out([Lag(NodeId(member), True, COPYING)])
+    assert history.is_held(number, 1)
+    served.leading.carry_out([Lag(NodeId(member), True, "no answer for 3 s")])
+    assert not history.is_held(number, 1)
