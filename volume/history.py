@@ -301,12 +301,13 @@ class History:
         """Record `seq` of the volume, which is durable as record `lsn` of the journal, has made
         `new` of a snapshot, or nothing: until `settled` it can be had back."""
         put = {dropped_key(old.number, seq, old.name): _snapshot_value(old)}
+        # First: thinning, which looks at names and then at these, must not miss it in both.
+        self.dropped[old.number] = max(seq, self.dropped.get(old.number, 0))
         if new is None:
             self._kv.update_noted(put, [snapshot_key(old.number, old.name)], lsn)
             self._count(old.number, -1)
         else:
             self._kv.update_noted({**put, **snapshots_put([new])}, [], lsn)
-        self.dropped[old.number] = max(seq, self.dropped.get(old.number, 0))
 
     def dropped_rows(self, number: int) -> list[tuple[int, SnapshotRow]]:
         """(seq of the record that has taken or changed it, what it was), oldest first."""

@@ -4,7 +4,7 @@ a crash, and undone with the records that said so."""
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -215,6 +215,21 @@ def test_what_was_dropped_keeps_its_chunks_until_w_nodes_have_that_on_their_disk
     assert not member.rig.store._history.names_seq(1, 2)
     primary.killed()
     assert primary.rig.store._history.dropped == {}
+
+
+def test_thinning_sees_what_is_dropped_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted(*what: Any) -> None:
+        update(*what)
+        named.append(history.names_seq(1, 2))
+
+    primary = Primary()
+    primary.write(b"1")
+    primary.snapshot("one")
+    history, named = primary.rig.store._history, list[bool]()
+    update = history._kv.update_noted
+    monkeypatch.setattr(history._kv, "update_noted", noted)
+    primary.rig.store.snapshots._notes.drop(primary.replica.volume, "one")
+    assert named == [True]
 
 
 def test_a_next_primary_lets_go_of_what_the_one_before_has_dropped() -> None:
