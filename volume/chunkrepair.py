@@ -13,7 +13,6 @@ in its time. If the damage was in memory or on the way from the disk, two good c
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from itertools import islice
 from typing import Final
 
 from volume.chunks import ChunkStore, StoredChunk, unpacked
@@ -46,14 +45,14 @@ class ChunkRepair:
         self._forget_pack = forget_pack
 
     def damaged(self) -> list[ChunkId]:
-        """Chunks that reads or scrub have found damaged, at most MAX_AT_ONCE, each once; those
+        """Chunks that reads or scrub have found damaged, each once, as many as both remember; those
         that somebody has asked for first."""
         ids = [
             *self._chunks.damaged(),
             *(each.chunk_id for each in self._scrubber.status().damages),
         ]
         found = dict.fromkeys(chunk_id for chunk_id in ids if chunk_id is not None)
-        return list(islice((each for each in found if self._chunks.place(each)), MAX_AT_ONCE))
+        return [each for each in found if self._chunks.place(each)]
 
     def give(self, ids: Sequence[ChunkId], limit: int) -> list[Found]:
         """Those of the chunks that are here, whole, and fit into `limit` bytes, in their order.

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from blockd.api.types import ClusterInfo
@@ -21,7 +22,7 @@ from transport.group.around import outcome
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from transport.sessions import Sessions
-from volume.chunkrepair import ChunkRepair, Found
+from volume.chunkrepair import MAX_AT_ONCE, ChunkRepair, Found
 from volume.chunks import StoredChunk
 from volume.errors import VolumeError
 from volume.layout import ChunkId
@@ -90,7 +91,8 @@ class PeerRepair:
         now = self._clock()
         damaged = self._repair.damaged()
         self._asked = {each: at for each, at in self._asked.items() if each in damaged}
-        wanted = [each for each in damaged if now >= self._asked.get(each, -AGAIN_S) + AGAIN_S]
+        due = (each for each in damaged if now >= self._asked.get(each, -AGAIN_S) + AGAIN_S)
+        wanted = list(islice(due, MAX_AT_ONCE))
         if not wanted:
             return 0
         self._asked |= dict.fromkeys(wanted, now)

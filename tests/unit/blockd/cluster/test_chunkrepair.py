@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from blockd.api.types import ClusterInfo
 from blockd.cluster.chunkrepair import AGAIN_S, PeerRepair, answer_get
 from tests.fake_cluster import INFO, N1, N2
@@ -64,6 +66,21 @@ def test_what_nobody_could_give_is_asked_for_again_after_a_while() -> None:
     now += AGAIN_S
     assert repair.step() == 1
     assert ours.read("vm1") == DATA
+
+
+def test_what_nobody_has_keeps_nothing_else_from_being_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("blockd.cluster.chunkrepair", "volume.chunkrepair"):
+        monkeypatch.setattr(f"{module}.MAX_AT_ONCE", 2)
+    ours, theirs = filled(), filled()
+    ids = damaged(ours, 3)
+    wire = Wire({N2.node: None, N3.node: None})
+    repair = PeerRepair(ours.store.chunk_repair, wire, info, lambda: 0.0)  # type: ignore[arg-type]
+    assert repair.step() == 0
+    wire.answers[N2.node] = theirs.store.chunk_repair
+    assert repair.step() == 1
+    assert len(set(ours.store.chunk_repair.damaged()) & set(ids)) == 2
 
 
 def test_a_node_that_lies_changes_nothing() -> None:
