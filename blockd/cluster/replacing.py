@@ -7,8 +7,10 @@ about, and decides for the volumes that it serves:
     a member's node was removed, or is draining            another one is called in its place
     it could not be reached for `replace_after`            the same
     the node that comes could not be reached for as long   another one is called instead
+    it has refused to make its part for as long            the same
 
-Volumes with the fewest copies first, and AT_ONCE of them at a time. Decisions are rows
+Volumes with the fewest copies first, and AT_ONCE of them at a time; one that gets no copy, since
+who comes makes no part or nobody may be called, holds no other up. Decisions are rows
 (`ClusterRecords.call_member`); carrying them out is the primary's, whoever that is by then
 (transport/group/changing.py). So nothing is lost when this node goes in the middle of it, and a
 person's `blockd volume replace-member` is the same row.
@@ -58,6 +60,10 @@ class Parts(Protocol):
     def has_part(self, volume: bytes) -> bool: ...
     def in_step(self) -> Mapping[bytes, Collection[str]]:
         """Of each volume that is served here, the members that have all of it."""
+
+    def refused(self) -> Mapping[bytes, float]:
+        """Volumes that are served here and for which who comes makes no part: for how many
+        seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,16 +223,31 @@ class Replacing:
             and found.record.primary == self._me
         ]
         mine.sort(key=lambda each: (len(served[each[0]]), each[1].record.name))
-        under_way = sum(found.record.coming is not None for _, found in mine)
-        for _, found in mine:
-            record = found.record
-            if record.coming is not None:
-                if self._lost(record.coming, seen):
-                    self._call(found, seen, record.replaces or "", record.coming)
-            elif under_way < AT_ONCE:
-                goes = self._goes(record, seen)
-                if goes is not None and self._call(found, seen, goes, None):
-                    under_way += 1
+        refused = self._parts.refused()
+        copies = sum(
+            found.record.coming is not None and volume not in refused for volume, found in mine
+        )
+        problem: CannotReplace | None = None
+        for volume, found in mine:
+            try:
+                copies += self._look_at(found, seen, refused.get(volume), more=copies < AT_ONCE)
+            except CannotReplace as error:  # the others have their turn all the same
+                problem = problem or error
+        if problem is not None:
+            raise problem
+
+    def _look_at(
+        self, found: Stored[VolumeGroup], seen: Seen, refused_s: float | None, *, more: bool
+    ) -> bool:
+        """Whether another copy begins. CannotReplace."""
+        record = found.record
+        if record.coming is not None:
+            refused = more and refused_s is not None and 0 < self._replace_after_s <= refused_s
+            if refused or self._lost(record.coming, seen):
+                return self._call(found, seen, record.replaces or "", record.coming) and refused
+            return False
+        goes = self._goes(record, seen) if more else None
+        return goes is not None and self._call(found, seen, goes, None)
 
     def _goes(self, record: VolumeGroup, seen: Seen) -> str | None:
         """The member that is to be replaced first: a lost one, then one whose node drains."""

@@ -285,6 +285,13 @@ class ClusterVolumes:
             if each.doing == "serving"
         }
 
+    def refused(self) -> dict[bytes, float]:
+        return {
+            each.volume: each.change.refused_s
+            for each in self._statuses()
+            if each.change is not None and each.change.refused_s is not None
+        }
+
     # -- the thread's
 
     def _begin(self) -> None:

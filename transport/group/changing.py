@@ -81,6 +81,8 @@ class ChangeStatus:
     """Since this primary knows of it."""
     problem: str
     """Why it does not get on; "" while it does."""
+    refused_s: float | None = None
+    """So long ago who comes did not make its part, and has not since; None: it has, or is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ class Changing:
         self._phase = Phase.STEADY
         self._asking = False
         self._problem = ""
+        self._refused_at: float | None = None
         self._transaction: Transaction | None = None
         self._waits = False  # for what came of it
         self._tries = 0
@@ -144,8 +147,10 @@ class Changing:
     def status(self) -> ChangeStatus | None:
         if self._coming is None:
             return None
-        for_s = self._around.clock() - self._since
-        return ChangeStatus(self._coming, self._replaces, self._phase.value, for_s, self._problem)
+        now, phase = self._around.clock(), self._phase.value
+        refused_s = None if self._refused_at is None else now - self._refused_at
+        for_s = now - self._since
+        return ChangeStatus(self._coming, self._replaces, phase, for_s, self._problem, refused_s)
 
     # -- inputs
 
@@ -209,6 +214,7 @@ class Changing:
             self._primary.drop(before)
         self._coming, self._replaces = coming, replaces
         self._problem = ""
+        self._refused_at = None
         self._since = self._around.clock()
         self._again_at = -inf if coming is not None else inf
         self._phase = Phase.STEADY if coming is None else Phase.CALLED
@@ -232,11 +238,14 @@ class Changing:
         elif isinstance(result, m.Ack):
             self._phase = Phase.FILLING
             self._problem = ""
+            self._refused_at = None
             self._again_at = -inf
             self._told.carry_out(self._primary.learn(node, self._around.clock()))
         else:
+            now = self._around.clock()
             self._problem = text_of(result)
-            self._again_at = self._around.clock() + AGAIN_S
+            self._refused_at = now if self._refused_at is None else self._refused_at
+            self._again_at = now + AGAIN_S
         self.poll()
 
     # -- both, and the row
@@ -340,6 +349,7 @@ class Changing:
         self._row = changed
         self._members = tuple(NodeId(node) for node in changed.record.members)
         self._coming, self._replaces = None, self._me
+        self._refused_at = None
         self._phase = Phase.STEADY
         self._again_at = inf
         log.info("members changed volume=%s %s", self._replica.name, names)

@@ -40,6 +40,7 @@ class Cluster:
         self.now = 1000.0
         self.parts: set[bytes] = set()
         self.step_of: dict[bytes, list[str]] = {}
+        self.refused_at: dict[bytes, float] = {}
         self.given: Mapping[bytes, Stored[VolumeGroup]] = {}
         for node, host in zip(NODES, hosts, strict=True):
             self.done(
@@ -68,6 +69,9 @@ class Cluster:
 
     def in_step(self) -> Mapping[bytes, Collection[str]]:
         return self.step_of
+
+    def refused(self) -> Mapping[bytes, float]:
+        return {volume: self.now - since for volume, since in self.refused_at.items()}
 
     # volumes
     def volume(self, number: int, *members: str) -> str:
@@ -210,6 +214,48 @@ def test_a_row_takes_only_so_many_that_have_not_let_go() -> None:
     full = replace(found, record=replace(found.record, leaving=leaving))
     with pytest.raises(CannotReplace, match="not let go"):
         call(cluster.records, full, D, C)
+
+
+def test_a_row_that_takes_nobody_keeps_no_other_volume_from_a_new_member() -> None:
+    cluster = Cluster()
+    for number in (1, 2):
+        cluster.volume(number, A, B, C)
+    cluster.step_of[bytes([1]) * 16] = [A]
+    full = cluster.stored("vm1")
+    nobody = tuple(f"{number:032x}" for number in range(MAX_LEFT))
+    cluster.done(cluster.records.put(full, replace(full.record, leaving=nobody)))
+    cluster.replacing = cluster.at(A)
+    for node in nobody:
+        cluster.done(
+            cluster.records.add_node(NodeRecord(node, f"n{node}", ("10.0.0.9:1",), node * 2))
+        )
+    cluster.connected -= {C}
+    cluster.replacing.step()
+    cluster.now += AFTER_S
+    with pytest.raises(CannotReplace, match="vm1"):
+        cluster.replacing.step()
+    assert cluster.row("vm1").coming is None
+    assert cluster.row("vm2").coming == D
+
+
+def test_who_makes_no_part_holds_no_other_volume_up_and_is_replaced_in_the_end() -> None:
+    cluster = Cluster()
+    names = [cluster.volume(number, A, B, C) for number in range(1, AT_ONCE + 2)]
+    drained(cluster.records, "nc", drain=True)
+    cluster.replacing.step()
+    before = {name: cluster.row(name).coming for name in names}
+    assert before[names[-1]] is None
+    for name in names[:AT_ONCE]:
+        cluster.refused_at[bytes([int(name[2:])]) * 16] = cluster.now
+    cluster.replacing.step()
+    assert cluster.row(names[-1]).coming is not None
+    assert all(cluster.row(name).coming == before[name] for name in names[:AT_ONCE])
+    cluster.now += AFTER_S
+    cluster.replacing.step()
+    again, *later = (cluster.row(name) for name in names[:AT_ONCE])
+    assert again.coming not in (before[again.name], None)
+    assert again.leaving == (before[again.name],)
+    assert all(row.coming == before[row.name] for row in later), "as two copies are under way"
 
 
 def test_a_call_against_a_row_that_has_changed_is_refused() -> None:

@@ -156,6 +156,25 @@ def test_a_member_that_was_away_lets_its_part_go_when_it_is_back() -> None:
     assert world.nodes[gone].replica is None
 
 
+def test_it_is_told_since_when_who_comes_makes_no_part() -> None:
+    world, coming, gone = changing()
+    primary = world.primary()
+    assert primary is not None
+
+    def refused_s() -> float | None:
+        assert primary.part is not None
+        change = primary.part.status().change
+        return None if change is None else change.refused_s
+
+    world.nodes[coming].crash(power=True)
+    world.call(coming, gone)
+    world.until(lambda: (refused_s() or 0.0) > 20, "it is asked, again and again")
+    world.nodes[coming].power_on()
+    world.until(lambda: refused_s() is None, "it has made its part")
+    assert coming in (world.row.coming, *world.row.members)
+    world.until(lambda: coming in world.row.members, "it is a member")
+
+
 def test_who_was_to_come_and_is_not_any_more_lets_its_part_go() -> None:
     world, coming, gone = changing()
     world.call(coming, gone)
