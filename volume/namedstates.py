@@ -73,6 +73,7 @@ def decode(data: Buffer) -> list[NamedState]:
     """ValueError, which says what is wrong."""
     view, at = memoryview(data).cast("B"), 0
     found: dict[str, NamedState] = {}
+    trees: dict[int, tuple[int, int, bytes]] = {}
     try:
         while at < len(view):
             seq, created, time_ns, size, flags, height, root, length = _ROW.unpack_from(view, at)
@@ -83,6 +84,9 @@ def decode(data: Buffer) -> list[NamedState]:
             check_snapshot_name(name)
             if name in found or not (0 < size <= MAX_VOLUME_SIZE and 1 <= height <= MAX_HEIGHT):
                 raise ValueError(f"has {name} twice, or of {size} bytes, height {height}")
+            tree = (size, height, root)
+            if trees.setdefault(seq, tree) != tree:
+                raise ValueError(f"has record {seq} twice, with other states")
             pinned = bool(flags & layout.SNAPSHOT_PINNED)
             scheduled = bool(flags & layout.SNAPSHOT_SCHEDULED)
             found[name] = NamedState(

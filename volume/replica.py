@@ -632,6 +632,9 @@ class Replica:
         versions: dict[int, VersionRow] = {}
         names = []
         for each in states:
+            if each.seq > head.seq:
+                what = f"{each.name} names record {each.seq}, behind the last one"
+                raise OtherRecords(self.name, what)
             here = each.seq <= keep and (
                 history.version(number, each.seq) or history.point(number, each.seq)
             )

@@ -1,5 +1,7 @@
 """The list of names that goes with a copy of a volume."""
 
+from dataclasses import replace
+
 import pytest
 
 from volume.namedstates import NamedState, decode, encode
@@ -19,6 +21,7 @@ def test_it_is_read_as_it_was_written() -> None:
         encode([ONE])[:-1],
         encode([ONE])[:20],
         encode([ONE, ONE]),
+        encode([ONE, replace(TWO, seq=5)]),
         encode([ONE]).replace(b"one", b"-ne"),
         encode([ONE]).replace(b"one", b"\xffne"),
         encode([NamedState("one", 5, 7, True, False, 9, 0, b"r" * 32, 2)]),

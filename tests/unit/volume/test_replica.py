@@ -26,6 +26,7 @@ from volume.errors import (
     VolumeExists,
     VolumeReplicated,
 )
+from volume.namedstates import NamedState, encode
 from volume.replica import MAX_VOLUME_EPOCH, Replica
 from volume.replicacopy import Copied, Told
 from volume.replicarow import Row
@@ -466,6 +467,17 @@ def test_all_of_a_volume_comes_as_a_stream_and_goes_on() -> None:
         rig, replica = reopened(rig)
         rig.settle()
     assert replica.ends() == ((1, 10), (2, 33))
+
+
+def test_a_name_of_what_is_behind_the_copy_is_refused() -> None:
+    rig, replica, source = to_adopt()
+    head = source.rig.store._catalog.named("vm1").record.head
+    late = NamedState("late", 31, 7, False, False, 9, SIZE, head.root, head.height)
+    with pytest.raises(OtherRecords, match="late"):
+        replica.adopt(2, 10, 0, ((1, 10), (2, 30)), encode([late]))
+    assert replica.held == (10, 10)
+    replica.adopt(2, 10, 0, ((1, 10), (2, 30)), encode([replace(late, seq=30)]))
+    assert rig.read_version("vm1@late")[:512] == b"b" * 512
 
 
 def test_versions_of_another_history_go_when_nothing_is_known_to_be_shared() -> None:
