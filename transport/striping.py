@@ -1,7 +1,7 @@
 """What a node does for stripes by itself, again and again: its round.
 
     join       find chunks that are here, too, in a stripe that somebody else has made
-    convert    make stripes of cold packs of this node's own
+    convert    make stripes of cold packs of this node's own (both only where that is wanted)
     leave      say that a stripe is not needed here any more
     remove     stripes that nobody needs, each node its own shards
     move       shards that belong on this node's device: computed, or copied from another one
@@ -109,7 +109,7 @@ class StripePace:
     """Seconds."""
 
     convert: bool = False
-    """Whether cold packs of this node become stripes."""
+    """Whether cold packs of this node become stripes, and its copies go for those of others."""
     cold_s: float = 3600.0
     condemn_s: float = 3600.0
     """A stripe that nobody needs, and a file that no row names, stay for so long."""
@@ -338,6 +338,8 @@ class Striper:
             row = self._become_user(row)
             return self._adopted(row, lambda: self._home.adopt_again(stub))
         if self._me in row.left:
+            return False
+        if not self._pace.convert and self._me not in row.users:
             return False
         now = self._monotonic()
         if now - self._declined.get(row.pack_id, float("-inf")) < DECLINED_S:

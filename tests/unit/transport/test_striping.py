@@ -65,6 +65,21 @@ def test_packs_are_left_alone_unless_that_is_wanted() -> None:
     assert cluster.all_rows() == []
 
 
+def test_who_does_not_want_stripes_keeps_its_copies_when_others_make_some() -> None:
+    cluster = StripeCluster()
+    third = cluster.nodes[2]
+    third.pace = replace(third.pace, convert=False)
+    third.crash()
+    before = third.own_bytes()
+    cluster.rounds(1)
+    cluster.rounds(4, COLD_S)
+    assert {row.users for row in cluster.all_rows()} == {tuple(n.id for n in cluster.nodes[:2])}
+    assert third.home.stubs() == []
+    assert third.own_bytes() == before
+    assert third.shards() == 3
+    cluster.check()
+
+
 def test_with_two_nodes_packs_stay_copies_and_it_is_said() -> None:
     cluster = StripeCluster(2)
     cluster.rounds(4, COLD_S)
@@ -87,9 +102,6 @@ def test_nothing_is_dropped_before_it_was_read_through_the_stripe() -> None:
     cluster = StripeCluster()
     cluster.rounds(1)
     second = cluster.nodes[1]
-    for node in cluster.nodes[1:]:
-        node.pace = replace(node.pace, convert=False)
-        node.crash()
     cluster.now += COLD_S
     cluster.nodes[0].striper.round()
     # All shards of one stripe are damaged in a way that only their readers see.
