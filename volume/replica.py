@@ -184,6 +184,11 @@ class Replica:
         return self._volume
 
     @property
+    def snapshot_count(self) -> int:
+        """Of the names that are here; the primary has them all."""
+        return self._parts.history.snapshot_counts.get(self._volume.record.number, 0)
+
+    @property
     def promised(self) -> int:
         return self._row.promised
 

@@ -40,7 +40,7 @@ from transport.peer import caller
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from transport.sessions import Answer, Guest, Peer, Sessions, error, waited
-from volume.errors import NoSuchVolume, VolumeBusy, VolumeError
+from volume.errors import NoSuchVolume, VolumeBusy, VolumeError, VolumeHasSnapshots
 from volume.metastore import ClusterRecords, Stored
 from volume.metastore_records import Mode, NodeRecord, VolumeGroup
 from volume.replica import Replica, Replicas
@@ -225,12 +225,14 @@ class ClusterVolumes:
     def delete(self, name: str, *, force: bool) -> bool:
         """Delete a volume that several nodes have, with its versions; whether it is one. Durable,
         and nobody serves it any more; members that are away let it go when they come back.
-        VolumeBusy unless `force`. VolumeError, TransportError."""
+        VolumeBusy, VolumeHasSnapshots unless `force`. VolumeError, TransportError."""
         replica = self._named(name)
         if replica is None:
             return False
         if replica.volume.clients and not force:
             raise VolumeBusy(name, replica.volume.clients)
+        if (count := replica.snapshot_count) and not force:
+            raise VolumeHasSnapshots(name, count)
         problem = self._have_part(replica.uuid, lambda part, then: part.delete(then))
         if problem is not None:
             raise CannotDelete(f"volume {name} is not deleted: {problem}")

@@ -49,7 +49,11 @@ def test_a_volume_is_deleted_on_every_node(nodes: Nodes) -> None:
     assert refused.returncode != 0
     assert b"is mirrored to other nodes" in refused.stderr
 
-    n1.run("volume", "delete", "vm1")
+    n1.run("snapshot", "create", "vm1@kept", "--pin")
+    refused = n1.finish("volume", "delete", "vm1", "--yes")
+    assert refused.returncode != 0
+    assert b"has 1 snapshot(s)" in refused.stderr
+    n1.run("volume", "delete", "vm1", "--force")
     until_gone(nodes, "n1")
     until_gone(nodes, "n2")
     nodes.start("n3")
