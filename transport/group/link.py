@@ -184,3 +184,5 @@ class Asked:
     message: m.Request | None
     """None: it is of the own log."""
     sent_at: float
+    had: int = 0
+    """Seq up to which the member had records then, where that is asked for."""

@@ -364,7 +364,7 @@ class Primary:
         received = min(ack.received, self._own.received)
         message = asked.message
         if isinstance(message, m.Sync):
-            if received < link.received:
+            if received < asked.had:  # not what it has by now: an APPEND may have overtaken this
                 self._away(link, now, f"it has lost records behind {received}")
                 return
             link.durable = max(link.durable, min(ack.durable, link.received))
@@ -553,7 +553,7 @@ class Primary:
         message = m.Sync(self._volume, self.epoch, seq)
         link.sync_tag = self._next_tag
         self._next_tag += 1
-        self._asked[link.sync_tag] = Asked(link, message, now)
+        self._asked[link.sync_tag] = Asked(link, message, now, link.received)
         self._lease.asked(link.node, now)
         self._out.append(Send(link.node, link.sync_tag, message, self._policy.request_s))
 

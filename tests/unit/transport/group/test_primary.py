@@ -179,6 +179,26 @@ def test_a_flush_asks_those_that_have_it_and_the_own_disk() -> None:
     assert Progress(101, 101) in sender.others
 
 
+def test_an_answer_to_a_sync_that_was_overtaken_is_no_loss() -> None:
+    """A member syncs on one thread and appends on another."""
+    sender = Sender("ab")
+    sender.join(B)
+    sender.append(101)
+    sender.answer(B, ack(101))
+    sender.add(sender.primary.flush(101, sender.now))
+    assert sender.next(B) == m.Sync(VOLUME, 5, 101)
+    sync = sender.sends[B].pop(0)
+    sender.append(102)
+    sender.answer(B, ack(102))
+    sender.add(sender.primary.answered(sync.tag, ack(101, 101), sender.now))
+    assert sender.state(B) == "in step"
+    sender.add(sender.primary.synced(101, sender.now))
+    assert (sender.primary.acked, sender.primary.durable) == (102, 101)
+    sender.add(sender.primary.flush(102, sender.now))
+    sender.answer(B, ack(101, 101))
+    assert sender.state(B) == "away", "it had more when that was asked"
+
+
 def test_a_member_that_does_not_answer_is_behind_and_nobody_waits() -> None:
     sender = Sender()
     sender.join(B)
