@@ -106,12 +106,23 @@ class NoSuchNode(TransportError):
 
 
 class NodeNeeded(TransportError):
-    """Without it, these volumes would have fewer copies than they say."""
+    """Without it, these volumes would have fewer copies than they say; or stripes would lack
+    shards, or be taken for unused while it finds chunks in them."""
 
     code = "node_needed"
 
-    def __init__(self, name: str, volumes: Sequence[str]) -> None:
+    def __init__(self, name: str, volumes: Sequence[str], *, using: int = 0, shards: int = 0):
+        """`using`: stripes that it finds chunks in; `shards`: on its devices. Told of when there is
+        no volume."""
         shown = ", ".join(volumes[:5]) + (", ..." if len(volumes) > 5 else "")
+        if not volumes:
+            super().__init__(
+                f"node {name} has {shards} shards of stripes, and finds chunks of what is stored "
+                f"there in {using} stripes, which nobody else may need: say `blockd cluster device "
+                f"drain {name} --wait`, and delete there what volumes and snapshots it has of its "
+                "own; or --lost if nothing in its data directory is needed any more"
+            )
+            return
         super().__init__(
             f"node {name} is a member of volumes: {shown}; say `blockd cluster drain {name}` "
             "first, or --lost if it never comes back"

@@ -27,8 +27,10 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from native import crc32c
+from transport.devicemap import MapRecords
 from transport.errors import BadToken, CannotJoin, NodeNeeded, NoSuchNode
 from transport.keys import KEY_BYTES, Identity, KeyPair, new_key_pair, pair_of
+from transport.packrecords import PackRecords
 from transport.peer import caller
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
@@ -215,8 +217,8 @@ def found(records: ClusterRecords, identity: Identity, addresses: Sequence[str])
 
 def remove(records: ClusterRecords, name: str, *, lost: bool = False) -> None:
     """Take a node out of the cluster: durable, and each other node learns of it. `lost`: also while
-    volumes have it as a member; each gets another one in its place. NoSuchNode, NodeNeeded,
-    MetaStoreUnavailable, CorruptRecord.
+    volumes have it as a member; each gets another one in its place; and while it uses stripes,
+    which go without it. NoSuchNode, NodeNeeded, MetaStoreUnavailable, CorruptRecord.
 
     Volumes are looked at before, not in the same transaction: whoever makes it a member at this
     very moment has one that nobody reaches, as after a failure of its machine."""
@@ -232,8 +234,23 @@ def remove(records: ClusterRecords, name: str, *, lost: bool = False) -> None:
     ]
     if needed and not lost:
         raise NodeNeeded(name, needed)
+    using, shards = _stripes_of(records, node.record.node_id)
+    if (using or shards) and not lost:
+        raise NodeNeeded(name, [], using=using, shards=shards)
     if isinstance(settled(records, records.remove_node(node)), Lost):
         raise MetaStoreUnavailable(f"node {name} was changed meanwhile; say it again")
+
+
+def _stripes_of(records: ClusterRecords, node_id: str) -> tuple[int, int]:
+    """How many stripes a node finds chunks in, and how many shards are on devices of it."""
+    found = MapRecords(records).read()
+    devices = {} if found is None else found.record.devices
+    own = {each.device_id for each in devices.values() if each.node_id == node_id}
+    using = shards = 0
+    for row in PackRecords(records).all():
+        using += node_id in row.users
+        shards += len(own.intersection(row.shards))
+    return using, shards
 
 
 def settled(records: ClusterRecords, transaction: Transaction) -> Done | Lost:

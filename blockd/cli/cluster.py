@@ -178,7 +178,8 @@ def remove(
 ) -> None:
     """Take a node out of the cluster: the others cut it off within seconds.
 
-    It need not run. Refused while volumes have it as a member: `blockd cluster drain` first. Its
+    It need not run. Refused while volumes have it as a member: `blockd cluster drain` first; and
+    while it has shards, or finds chunks of its own volumes in stripes: these go without it. Its
     data directory stays as it is; to use it anew as a node, remove node.json there and join again.
     """
     with connect(control) as client:

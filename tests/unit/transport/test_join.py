@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from tests.metastore_twin import DictMetaStore
 from tests.peer_nodes import QUICK, PeerNode
+from transport.devicemap import Device, DeviceMap
 from transport.errors import BadToken, CannotJoin, NodeNeeded, NoSuchNode
 from transport.join import MARK, MAX_TOKENS, Door, Token, join, parse_token, remove
 from transport.keys import Identity, new_identity, new_key_pair
+from transport.packrecords import PackRecords
+from transport.packrow import PackRow
 from transport.peer import messages as m
 from transport.sessions import Answer, Guest, Me, Peer, Sessions
 from volume.metastore import (
@@ -226,6 +229,36 @@ def test_a_node_that_volumes_need_is_not_removed(rig: Rig, second: Identity) -> 
     assert rig.nodes() == {"first"}
     with pytest.raises(NoSuchNode, match="node second: there is none"):
         remove(rig.records, "second")
+
+
+def test_a_node_that_uses_stripes_is_not_removed(rig: Rig, second: Identity) -> None:
+    """Of its own volumes it would have nothing that is cold an hour later."""
+    rig.take(rig.door.make_token(TTL_S, HERE), second)
+    shards = ("7" * 32, "8" * 32, "9" * 32)
+    row = PackRow(bytes(32), 100, (), shards, 2, 4096, bytes(16), users=(second.node_id,))
+    rows = PackRecords(rig.records)
+    assert rows.swap(replace(row, shards=()), row)
+    with pytest.raises(
+        NodeNeeded, match=r"has 0 shards of stripes, and finds chunks .* in 1 stripe"
+    ):
+        remove(rig.records, "second")
+    unused = replace(row, users=())
+    assert rows.swap(row, unused)
+    remove(rig.records, "second")
+    assert rig.nodes() == {"first"}
+
+
+def test_a_node_with_shards_is_removed_only_as_lost(rig: Rig, second: Identity) -> None:
+    rig.take(rig.door.make_token(TTL_S, HERE), second)
+    device = Device("7" * 32, second.node_id, "s", "r", "h", 1)
+    made = rig.records.put(None, DeviceMap(0, {}).add(device))
+    assert isinstance(rig.records.commit(made), Done)
+    row = PackRow(bytes(32), 100, (), ("7" * 32, "8" * 32, "9" * 32), 2, 4096, bytes(16))
+    assert PackRecords(rig.records).swap(replace(row, shards=()), row)
+    with pytest.raises(NodeNeeded, match="node second has 1 shards"):
+        remove(rig.records, "second")
+    remove(rig.records, "second", lost=True)
+    assert rig.nodes() == {"first"}
 
 
 # -- over sockets
