@@ -32,10 +32,12 @@ from blockd.cluster.replacing import CannotReplace, Seen, call, resolve
 from blockd.cluster.status import Asking
 from transport.errors import TransportError
 from transport.group.acks import NodeId
+from transport.group.ending import has_place
 from transport.group.leading import tap_bytes
 from transport.group.link import State
 from transport.group.member import ASKED_OF_MEMBERS, Members
 from transport.group.part import Part, PartStatus
+from transport.group.watch import FIRST_EPOCH
 from transport.peer import caller
 from transport.peer import messages as m
 from transport.peer.wire import Message
@@ -329,10 +331,14 @@ class ClusterVolumes:
     def _asked(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
         part = self._parts.get(getattr(message, "volume", b""))
         if isinstance(message, m.Create) and (part is None or not part.withdrawn):
-            self._around.work(
-                lambda: self._members.answer(message, self._around.clock()),
-                partial(self._created, message.volume, answer),
-            )
+            create = message
+            if part is None and create.epoch > FIRST_EPOCH:
+                self._around.ask_store(
+                    lambda: self._records.volume(create.volume.hex()),
+                    partial(self._called, create, answer),
+                )
+            else:
+                self._create(create, answer)
             return
         volume: bytes = getattr(message, "volume", b"")
         if part is None:
@@ -341,6 +347,29 @@ class ClusterVolumes:
         if isinstance(message, m.Seal | m.Open | m.Close):
             self._paths.look(volume)
         part.asked(message, answer)
+
+    def _called(
+        self, message: m.Create, answer: Answer, found: Stored[VolumeGroup] | Exception | None
+    ) -> None:
+        """A part that was let go has taken its promise with it, so only the row says that whoever
+        asks is not a primary of before: it would be one again with what this node acknowledges."""
+        if isinstance(found, Exception):
+            answer(error(m.Code.FAILED, f"volume {message.name}: its row is not read: {found}"))
+        elif (
+            found is None
+            or not has_place(found.record, self._me)
+            or found.record.epoch > message.epoch
+        ):
+            why = f"volume {message.name}: by its row no part is to be made here now"
+            answer(error(m.Code.REFUSED, f"{why} in epoch {message.epoch}"))
+        else:
+            self._create(message, answer)
+
+    def _create(self, message: m.Create, answer: Answer) -> None:
+        self._around.work(
+            lambda: self._members.answer(message, self._around.clock()),
+            partial(self._created, message.volume, answer),
+        )
 
     def _created(self, volume: bytes, answer: Answer, result: Message | Exception) -> None:
         if isinstance(result, Exception):

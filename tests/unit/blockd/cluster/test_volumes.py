@@ -1,0 +1,93 @@
+"""What a node does when another one has it make a part of a volume."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any, cast
+
+import pytest
+
+from blockd.cluster.paths import VolumePaths
+from blockd.cluster.volumes import ClusterVolumes
+from tests.metastore_twin import DictMetaStore
+from tests.sim.store_rig import StoreRig
+from transport.peer import messages as m
+from transport.peer.wire import Message
+from transport.sessions import Peer, Sessions
+from volume.metastore import ClusterRecords, Done
+from volume.metastore_records import GroupState, Mode, VolumeGroup
+
+ME, A, B, C = (letter * 32 for letter in "1abc")
+VOLUME = bytes(range(16))
+GROUP = VolumeGroup(
+    *(VOLUME.hex(), "vm1", 5, A, (A, B, C), 3, 2, Mode.MIRROR, None, "main", GroupState.OPEN),
+    coming=ME,
+    replaces=C,
+)
+
+
+class Posted:
+    """Sessions of which only this is used: calls for their thread, and handlers."""
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.post = self.calls.put
+        self.handlers: dict[type[m.Request], Any] = {}
+
+    def serve(self, kind: type[m.Request], handler: object) -> None:
+        self.handlers[kind] = handler
+
+    def watch(self, watcher: object) -> None:
+        pass
+
+    def after(self, delay_s: float, call: object) -> object:
+        return None
+
+
+def asked_in(epoch: int, group: VolumeGroup | None) -> Message:
+    """The answer to a CREATE, with that row in the MetaStore."""
+    records = ClusterRecords(DictMetaStore(), lambda: "e" * 32)
+    if group is not None:
+        assert isinstance(records.commit(records.create_volume(group)), Done)
+    sessions, store = Posted(), StoreRig().store
+    volumes = ClusterVolumes(
+        *(ME, cast(Sessions, sessions), records, store.replicas, lambda: None),  # type: ignore[arg-type]
+        *(1 << 30, cast(VolumePaths, None)),
+    )
+    volumes.start()
+    answers: list[Message] = []
+    create = m.Create(VOLUME, epoch, "vm1", 1 << 20, 512, 4096)
+    peer = Peer(bytes.fromhex(A), "a", bytes(32), ())
+    sessions.handlers[m.Create](peer, create, answers.append)
+    while not answers:
+        sessions.calls.get(timeout=30)()
+    volumes.close()
+    assert (store.replicas.get(VOLUME) is not None) == isinstance(answers[0], m.Ack)
+    return answers[0]
+
+
+def test_who_is_to_come_makes_its_part() -> None:
+    assert asked_in(5, GROUP) == m.Ack(5, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "group"),
+    [
+        (4, GROUP),
+        (5, replace(GROUP, coming=None, replaces=None)),
+        (5, replace(GROUP, state=GroupState.DELETED, primary=None, coming=None, replaces=None)),
+        (5, None),
+    ],
+    ids=["a primary of before", "it comes no more", "deleted", "forgotten"],
+)
+def test_a_call_that_the_row_does_not_bear_out_makes_no_part(
+    epoch: int, group: VolumeGroup | None
+) -> None:
+    """A part that was let go has taken its promise with it: this one would promise less."""
+    answer = asked_in(epoch, group)
+    assert isinstance(answer, m.Error)
+    assert answer.code == m.Code.REFUSED
+
+
+def test_a_volume_that_is_being_made_has_no_place_in_doubt() -> None:
+    assert asked_in(1, None) == m.Ack(1, 0, 0)
