@@ -22,6 +22,7 @@ from blockd.iscsi_listener import IscsiListener
 from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
 from blockd.wiring import make_iscsi, open_store, open_targets
+from tests.fake_cluster import FakePaths
 from tests.iscsi_initiator import ISID, NAME, Initiator, Pdu, World, parse
 from tests.served import TIMEOUT_S, OnLoop, loop_in_thread
 from volume.replica import Replica
@@ -62,6 +63,10 @@ class Server(OnLoop):
         self.listener: IscsiListener = make_iscsi(
             config, targets, Everybody(), [], self.request_loop
         )
+        if mirrored:
+            paths = FakePaths()
+            paths.are("serving")
+            self.listener.follow(paths)
         self.begin(self._start()).result(TIMEOUT_S)
 
     async def _start(self) -> None:

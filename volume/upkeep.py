@@ -418,6 +418,7 @@ class Upkeep:
             self._tell(error)
             raise
         except (VolumeError, OSError) as error:
+            self._seal_for(error)
             self._tell(error)
             raise
         self._rounds_without_space = 0
@@ -511,7 +512,11 @@ class Upkeep:
         What it raises is raised here; an OSError may seal the store as well (`volume.diskerror`).
         StoreSealed when it was sealed before the call's turn came."""
         if not self._workers:
-            return call()
+            try:
+                return call()
+            except OSError as error:
+                self._seal_for(error)
+                raise
         future: Future[T] = Future()
         with self._progress:
             if self.stopping:
@@ -521,6 +526,12 @@ class Upkeep:
             self._calls.append((future, call))
         self._destage_worker.wake()
         return future.result()
+
+    def _seal_for(self, error: Exception) -> None:
+        """Whoever runs a round, its own thread or one that waits for it: the store is sealed by the
+        time that the error is told."""
+        if isinstance(error, OSError) and seals(error):
+            self._parts.seal.close(error)
 
     def _destager_ended(self) -> None:
         """Its thread is about to end, as the store is sealed: whoever waits for it is told."""

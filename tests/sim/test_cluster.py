@@ -35,7 +35,7 @@ NOTICED_BY = {
     "a lost transaction is taken for a won one": ("metastore", 23),
     "open before W know": (None, 37),
     "no wait for the lease": ("network", 89),
-    "a lease longer than the wait": ("clocks", 37),
+    "a lease longer than the wait": ("clocks", 168),
     "a primary that ignores refusals": (None, 1),
     "nothing is undone": (None, 2),
     "who was replaced keeps its part": ("members", 1),
@@ -68,11 +68,17 @@ def test_worlds_hold_what_they_are_to_try() -> None:
         "error ESHUTDOWN",
         "gave up",
         "reads",
-        "sealed",
     ):
         assert counts[what], what
     assert counts["opened"] > 40
     assert counts["opened after loss"] < counts["opened"] / 5  # few of them may lose anything
+
+
+def test_worlds_of_sick_disks_have_some_that_fail_a_sync() -> None:
+    sick = plans.named("disks")
+    told = [ClusterWorld(plans.drawn(seed, ACTS, sick)).live() for seed in range(1, 13)]
+    assert not [world.error for world in told if world.error]
+    assert sum(world.counts["sealed"] for world in told) > 3
 
 
 def test_every_profile_and_shape_is_drawn() -> None:
@@ -105,7 +111,7 @@ def test_failure_is_shrunk_and_told_with_the_command_that_lives_it_again() -> No
     options = ["--cluster", "--acts", "30", "--shrink-s", "2", "--break", rule]
     run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
     sim = [sys.executable, "-m", "tests.sim.world"]
-    told = run([*sim, "--seeds", "4", "--from", "1", *options])
+    told = run([*sim, "--seeds", "4", "--from", "7", *options])
     assert told.returncode == 1
     command = next(line for line in told.stdout.splitlines() if "scripts/sim --cluster" in line)
     again = run([*sim, *shlex.split(command)[1:]])
