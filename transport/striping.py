@@ -195,6 +195,8 @@ class Striper:
         """`me`: this node's id; `server` has its device."""
         self.counters = StripeCounters()
         self.state = StripeState()
+        self.listed_s = 0.0
+        """What it took last to list all files and rows."""
         self._me = me
         self._device = server.device.hex()
         self._server = server
@@ -271,8 +273,10 @@ class Striper:
     def round(self) -> None:
         """See the module's text. MetaStoreUnavailable, CorruptRecord: it could not be begun."""
         self._problems = {}
+        began = self._monotonic()
         strays = self._files()  # before the rows: what is noted meanwhile is in these
         listed = list(self._records.listing())
+        self.listed_s = self._monotonic() - began
         rows = {row.pack_id: row for row in listed if isinstance(row, PackRow)}
         damaged = {row for row in listed if isinstance(row, bytes)}
         for pack_id in self._rows.keys() - rows.keys() - damaged:

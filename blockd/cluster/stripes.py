@@ -139,8 +139,8 @@ class Stripes:
                     entered = True
                 if began >= due:
                     self.striper.round()
-                    took = time.monotonic() - began
-                    due = time.monotonic() + max(self._every_s, min(REST * took, MOST_S))
+                    rest_s = min(REST * self.striper.listed_s, MOST_S)
+                    due = time.monotonic() + max(self._every_s, rest_s)
                 else:
                     self.striper.quick()
             except (VolumeError, TransportError, OSError) as problem:

@@ -58,8 +58,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, etcd: EtcdCluster) -> Iterat
 
 
 def ways(nodes: Nodes, at: str) -> dict[str, str]:
-    found = nodes.daemons[at].run_json("volume", "attach-info", VOLUME)["ways"]
-    return {each["node"]: each["state"] for each in found}
+    with nodes.daemons[at].control() as client:
+        return {each.node: each.state for each in client.ways(VOLUME).ways}
 
 
 def uris(nodes: Nodes) -> list[str]:

@@ -5,9 +5,9 @@ has left.
 """
 
 import contextlib
-import json
 import random
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,8 @@ def piece(at: int) -> bytes:
 
 
 def devices(nodes: Nodes, at: str = "n1") -> dict[str, Any]:
-    found = json.loads(nodes.daemons[at].finish("cluster", "devices", "--json").stdout)
-    assert isinstance(found, dict)
-    return found
+    with nodes.daemons[at].control() as client:
+        return asdict(client.cluster_devices())
 
 
 def used(folder: Path) -> int:
@@ -108,8 +107,11 @@ def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes) -> None:
     # Its device has failed: there is nowhere to build its shards, until a node joins.
     failed = next(each["device"] for each in shown["devices"] if each["node"] == "n3")
     nodes.daemons["n1"].run("cluster", "device", "fail", failed)
-    until(lambda: bool(devices(nodes)["problems"]), "it waits for a device", SLOW_S)
-    assert any("3 are needed" in text for text in devices(nodes)["problems"])
+    until(
+        lambda: any("3 are needed" in text for text in devices(nodes)["problems"]),
+        "it waits for a device",
+        SLOW_S,
+    )
     good(nodes.join("n4", nodes.token("n1")))
     nodes.start("n4")
     until(lambda: nodes.connected("n1") >= {"n1", "n2", "n4"}, "n4 is there", SLOW_S)
