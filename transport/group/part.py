@@ -47,6 +47,7 @@ from transport.group.takeover_run import (
     Seal,
     Serve,
     Takeover,
+    Why,
 )
 from transport.group.watch import Begin, Watch
 from transport.peer import messages as m
@@ -511,10 +512,22 @@ class Part:
     def _gave_up(self, end: GaveUp) -> None:
         now = self._around.clock()
         log.warning("takeover ended volume=%s why=%s %s", self.replica.name, end.why, end.text)
-        self._takeover = None
+        takeover, self._takeover = self._takeover, None
         self._end_leading()
         self._failed_to_take(f"{end.why}: {end.text}")
         self._watch.gave_up(end, now)
+        if takeover is not None and end.why is Why.FAILED:
+            self._hand_to_source(takeover)
+
+    def _hand_to_source(self, takeover: Takeover) -> None:
+        """What this node lacks, and perhaps cannot get any more, the member has that is to be
+        followed: it lacks nothing. Without being asked it gives each claim time, and members that
+        cannot finish could claim in turns for ever. A lease of who served before is waited for by
+        it as by anybody else (`Takeover.free_at`)."""
+        choice = takeover.choice
+        if choice is not None and choice.source != self._me:
+            take = m.Take(self.uuid, takeover.epoch)
+            self._ask(choice.source, take, MOVE_S, lambda result: None)
 
     def _failed_to_take(self, why: str) -> None:
         self._last_failure = why
