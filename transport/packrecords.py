@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 from native import ERASURE_MAX_SHARDS
 from transport.packrow import PackRow
-from volume.metastore import PAGE, ClusterRecords, Done, Lost, MetaStoreUnavailable, Stored
+from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Stored
 from volume.metastore_records import CorruptRecord, Fields, decode
 
 log = logging.getLogger(__name__)
@@ -116,18 +116,12 @@ class PackRecords:
 
     def listing(self) -> Iterator[PackRow | bytes]:
         """Every row; of one that is damaged its pack id."""
-        after = ""
-        while True:
-            rows = self._records.store.list(PackRecord.prefix, after)
-            for row in rows:
-                try:
-                    yield decode(PackRecord, row.key, row.value).row
-                except CorruptRecord as error:
-                    log.error("row of a pack cannot be used error=%s", error)
-                    yield _id_of(row.key)
-            if len(rows) < PAGE:
-                return
-            after = rows[-1].key
+        for row in self._records.rows(PackRecord):
+            try:
+                yield decode(PackRecord, row.key, row.value).row
+            except CorruptRecord as error:
+                log.error("row of a pack cannot be used error=%s", error)
+                yield _id_of(row.key)
 
     def swap(self, before: PackRow, after: PackRow) -> bool:
         """See `PackRows.swap`. `after` without shards, and without any that come: the row goes."""

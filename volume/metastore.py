@@ -411,12 +411,17 @@ class ClusterRecords:
     def _read(self, kind: type[R], key: str) -> Stored[R] | None:
         return self.stored(kind, self.store.read(key))
 
-    def _all(self, kind: type[R]) -> Iterator[Stored[R]]:
+    def rows(self, kind: type[Record], page: int = PAGE) -> Iterator[Row]:
+        """All rows of a kind as they are, by key, read `page` of them at a time.
+        MetaStoreUnavailable."""
         after = ""
         while True:
-            rows = self.store.list(kind.prefix, after)
-            for row in rows:
-                yield Stored(decode(kind, row.key, row.value), row)
-            if len(rows) < PAGE:
+            rows = self.store.list(kind.prefix, after, page)
+            yield from rows
+            if len(rows) < page:
                 return
             after = rows[-1].key
+
+    def _all(self, kind: type[R]) -> Iterator[Stored[R]]:
+        for row in self.rows(kind):
+            yield Stored(decode(kind, row.key, row.value), row)

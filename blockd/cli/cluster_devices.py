@@ -115,22 +115,21 @@ def _act(
 
 def _wait(look: Callable[[], DeviceList], device: str) -> DeviceList:
     """Until nothing is left of it on the device."""
-    first: list[int] = []
-    left = [0]
+    left = most = 0
 
     def until_gone() -> DeviceList:
+        nonlocal left, most
         while True:
             found = look()
             there = [each for each in found.devices if _is(each, device)]
-            left[0] = sum(each.shard_bytes for each in there)
-            first.append(max(left[0], *first) if first else left[0])
-            if not left[0] and all(each.state != "draining" for each in there):
+            left = sum(each.shard_bytes for each in there)
+            most = max(left, most)
+            if not left and all(each.state != "draining" for each in there):
                 return found
             time.sleep(POLL_S)
 
     def progress() -> tuple[str, float]:
-        most = first[-1] if first else 0
-        return f"{format_size(left[0])} left", 1.0 - left[0] / most if most else 0.0
+        return f"{format_size(left)} left", 1.0 - left / most if most else 0.0
 
     return following(f"device {device}", until_gone, progress)
 

@@ -10,13 +10,13 @@ just before.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
 from blockd.api.types import ClusterInfo
+from blockd.cluster.rounds import Rounds
 from transport.errors import TransportError
 from transport.group.around import outcome
 from transport.peer import messages as m
@@ -24,7 +24,6 @@ from transport.peer.wire import Message
 from transport.sessions import Sessions
 from volume.chunkrepair import MAX_AT_ONCE, ChunkRepair, Found
 from volume.chunks import StoredChunk
-from volume.errors import VolumeError
 from volume.layout import ChunkId
 
 logger = logging.getLogger(__name__)
@@ -58,32 +57,14 @@ class PeerRepair:
         self._clock = clock
         self._asked: dict[ChunkId, float] = {}
         """When chunks that nobody could give were asked for."""
-        self._wake = threading.Event()
-        self._stopped = False
-        self._problem = ""
-        self._thread = threading.Thread(target=self._run, name="blockd-repair")
+        self._rounds = Rounds("blockd-repair", self.step, "damage is not repaired", LOOK_S)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """Waits for a request that is under way. Idempotent."""
-        self._stopped = True
-        self._wake.set()
-        if self._thread.ident:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped:
-            try:
-                self.step()
-                problem = ""
-            except (VolumeError, TransportError, OSError) as error:
-                problem = str(error)
-            if problem and problem != self._problem:
-                logger.warning("damage is not repaired", extra={"reason": problem})
-            self._problem = problem
-            self._wake.wait(LOOK_S)
+        self._rounds.stop()
 
     def step(self) -> int:
         """Ask for what is damaged; how much of it is whole now. VolumeError, TransportError,
@@ -98,7 +79,7 @@ class PeerRepair:
         self._asked |= dict.fromkeys(wanted, now)
         count = 0
         for node in self._info().nodes:
-            if node.me or not node.connected or self._stopped or not wanted:
+            if node.me or not node.connected or self._rounds.stopping or not wanted:
                 continue
             whole = self._repair.take(set(wanted), self._ask(node.node, wanted))
             wanted = [each for each in wanted if each not in whole]

@@ -7,20 +7,15 @@ MetaStore does not answer. A volume without a row has the list that the node its
 row that cannot be read lets nobody in.
 """
 
-import logging
-import threading
-from collections.abc import Iterator
 from typing import Final
 
 from blockd.access import kept
 from blockd.access.book import Take, revision
 from blockd.access.rules import AccessChanged, AccessList
-from volume.errors import VolumeError
-from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Row, Stored
+from blockd.cluster.rounds import Rounds
+from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Stored
 from volume.metastore_records import AccessRecord, CorruptRecord
 from volume.replica import Replicas
-
-logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 5.0  # as for nodes (blockd.cluster.membership)
 PAGE: Final = 16  # rows at a time: a list of 256 rules is up to 64 KiB
@@ -33,25 +28,20 @@ class SharedLists:
     def __init__(self, records: ClusterRecords, replicas: Replicas, look_s: float = LOOK_S) -> None:
         self._records = records
         self._replicas = replicas
-        self._look_s = look_s
-        self._wake = threading.Event()
-        self._stopped = False
-        self._problem = ""
-        self._thread: threading.Thread | None = None
+        self._take: Take | None = None
+        trouble = "access lists of other nodes not read"  # what was found before holds
+        self._rounds = Rounds("blockd-lists", self._look, trouble, look_s)
 
     def start(self, take: Take) -> None:
-        self._thread = threading.Thread(target=self._run, args=(take,), name="blockd-lists")
-        self._thread.start()
+        self._take = take
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stopped = True
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._rounds.stop()
 
     def look(self) -> None:
         """Soon."""
-        self._wake.set()
+        self._rounds.look()
 
     def share(
         self, volume: bytes, access: AccessList | None, expected: str | None = None
@@ -80,19 +70,10 @@ class SharedLists:
             "nodes would not know of it; try again"
         )
 
-    def _run(self, take: Take) -> None:
-        while not self._stopped:
-            try:
-                self._look(take)
-                self._tell("")
-            except (VolumeError, OSError) as error:  # what was found before holds
-                self._tell(str(error))
-            self._wake.wait(self._look_s)
-            self._wake.clear()
-
-    def _look(self, take: Take) -> None:
+    def _look(self) -> None:
+        assert self._take is not None
         volumes = {AccessRecord.prefix + each.uuid.hex(): each.uuid for each in self._replicas}
-        for row in self._rows() if volumes else ():
+        for row in self._records.rows(AccessRecord, PAGE) if volumes else ():
             volume = volumes.get(row.key)
             if volume is None:
                 continue
@@ -100,23 +81,7 @@ class SharedLists:
                 access = _list(volume, self._records.stored(AccessRecord, row))
             except CorruptRecord:
                 access = kept.DAMAGED
-            take(volume, access, row.revision)
-
-    def _rows(self) -> Iterator[Row]:
-        """Volumes without a list cost nothing."""
-        after = ""
-        while True:
-            rows = self._records.store.list(AccessRecord.prefix, after, PAGE)
-            yield from rows
-            if len(rows) < PAGE:
-                return
-            after = rows[-1].key
-
-    def _tell(self, problem: str) -> None:
-        """In the log, once."""
-        if problem and problem != self._problem:
-            logger.warning("access lists of other nodes not read", extra={"reason": problem})
-        self._problem = problem
+            self._take(volume, access, row.revision)
 
 
 def _list(volume: bytes, stored: Stored[AccessRecord] | None) -> AccessList | None:

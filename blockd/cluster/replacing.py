@@ -23,14 +23,13 @@ What cannot be read or written is tried again at the next look.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from blockd.api.types import ClusterInfo
-from transport.errors import TransportError
+from blockd.cluster.rounds import Rounds
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords, Done, Stored
 from volume.metastore_records import GroupState, NodeRecord, VolumeGroup
@@ -136,40 +135,19 @@ class Replacing:
         """Since when nodes cannot be reached from here."""
         self._gone: dict[bytes, float] = {}
         """Since when deleted volumes have nobody left."""
-        self._wake = threading.Event()
-        self._stopped = False
-        self._problem = ""
-        self._thread = threading.Thread(target=self._run, name="blockd-replacing")
+        trouble = "members of volumes are not looked after"
+        self._rounds = Rounds("blockd-replacing", self.step, trouble, LOOK_S)
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """Waits for a call to etcd that is under way."""
-        self._stopped = True
-        self._wake.set()
-        if self._thread.ident:
-            self._thread.join()
+        self._rounds.stop()
 
     def look(self) -> None:
         """Soon."""
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stopped:
-            try:
-                self.step()
-                self._tell("")
-            except (VolumeError, TransportError, OSError) as error:
-                self._tell(str(error))
-            self._wake.wait(LOOK_S)
-            self._wake.clear()
-
-    def _tell(self, problem: str) -> None:
-        """In the log, once."""
-        if problem and problem != self._problem:
-            logger.warning("members of volumes are not looked after", extra={"reason": problem})
-        self._problem = problem
+        self._rounds.look()
 
     # -- one look
 
@@ -283,7 +261,7 @@ class Replacing:
             },
         )
         call(self._records, found, candidates[0], goes)
-        self._wake.set()  # the part hears of it at once
+        self._rounds.look()  # the part hears of it at once
         return True
 
 

@@ -13,22 +13,19 @@ the old one until that is gone, and says so.
 """
 
 import json
-import logging
 import threading
-from collections.abc import Iterator
 from typing import Final, Protocol
 
 from blockd.api.limit_types import LimitsStatus, VolumeLimits, decode, encode
 from blockd.api.volume_settings import Change, VolumeSettings
 from blockd.cluster.lists import LOOK_S, PAGE, TRIES
+from blockd.cluster.rounds import Rounds
 from volume.errors import InvalidName, NotPrimary, StoreSealed, VolumeError, VolumeExists
 from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Row, Stored
 from volume.metastore_records import CorruptRecord, SettingsRecord
 from volume.model import HistoryPolicy, ScheduleInfo
 from volume.refs import check_volume_name
 from volume.replica import Replica, Replicas
-
-logger = logging.getLogger(__name__)
 
 
 class Versions(Protocol):
@@ -68,30 +65,23 @@ class SharedSettings:
         self._records = records
         self._replicas = replicas
         self._store = store
-        self._look_s = look_s
         self._limits: Limits | None = None
         self._taking = threading.Lock()
         self._taken: dict[bytes, int] = {}
         """Volume -> revision of the row that is kept here."""
-        self._wake = threading.Event()
-        self._stopped = False
-        self._problem = ""
-        self._thread: threading.Thread | None = None
+        trouble = "settings of other nodes not read"  # what was found before holds
+        self._rounds = Rounds("blockd-settings", self._look, trouble, look_s)
 
     def start(self, limits: Limits) -> None:
         self._limits = limits
-        self._thread = threading.Thread(target=self._run, name="blockd-settings")
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
-        self._stopped = True
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._rounds.stop()
 
     def look(self) -> None:
         """Soon."""
-        self._wake.set()
+        self._rounds.look()
 
     def share(self, name: str, change: Change) -> bool:
         """Change settings of a volume on all nodes that have it, and keep them here; False: no
@@ -171,20 +161,10 @@ class SharedSettings:
 
     # -- looking
 
-    def _run(self) -> None:
-        while not self._stopped:
-            try:
-                self._look()
-                self._tell("")
-            except (VolumeError, OSError) as error:  # what was found before holds
-                self._tell(str(error))
-            self._wake.wait(self._look_s)
-            self._wake.clear()
-
     def _look(self) -> None:
         volumes = {SettingsRecord.prefix + each.uuid.hex(): each for each in self._replicas}
         bad: list[VolumeError] = []
-        for row in self._rows() if volumes else ():
+        for row in self._records.rows(SettingsRecord, PAGE) if volumes else ():
             replica = volumes.get(row.key)
             if replica is None:
                 continue
@@ -205,21 +185,6 @@ class SharedSettings:
         self._take(replica.uuid, replica.name, settings, row.revision)
         if name != replica.name:
             replica.rename(name)
-
-    def _rows(self) -> Iterator[Row]:
-        after = ""
-        while True:
-            rows = self._records.store.list(SettingsRecord.prefix, after, PAGE)
-            yield from rows
-            if len(rows) < PAGE:
-                return
-            after = rows[-1].key
-
-    def _tell(self, problem: str) -> None:
-        """In the log, once."""
-        if problem and problem != self._problem:
-            logger.warning("settings of other nodes not read", extra={"reason": problem})
-        self._problem = problem
 
 
 _POLICY: Final = ("window_s", "keep", "schedule_s", "schedule_keep")
