@@ -52,10 +52,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
-
-from blake3 import blake3
 
 from transport import stripes
 from transport.cold import code_for
@@ -71,11 +69,11 @@ from transport.shardmoves import carry_out
 from transport.shardserver import ShardServer
 from transport.stripereads import StripeReads
 from transport.stripes import StripeReader
-from volume import codecs, packfile
+from transport.stripestate import StripeState, state_of
+from transport.stripetable import PackOfStripe, bytes_of, is_whole, table_of
 from volume.disk import Disk
-from volume.errors import CorruptChunk, CorruptData, CorruptPack, VolumeError
-from volume.layout import KIND_DATA, PACK_HEADER
-from volume.stripedpack import Adopted, StripedPack
+from volume.errors import CorruptPack, VolumeError
+from volume.stripedpack import StripedPack
 from volume.stripehome import StripeHome
 
 log = logging.getLogger(__name__)
@@ -84,7 +82,6 @@ MIN_JOIN: Final = 0.125
 """Of a stripe's bytes that a node has itself: with less it keeps its own copies."""
 TURN: Final = 0.25
 """Of `cold_s`."""
-AHEAD: Final = 1 << 20
 CONVERSIONS: Final = 16
 """Packs that become stripes in one round at most: then the rest has its turn again."""
 MOVES: Final = 64
@@ -128,32 +125,6 @@ class StripeCounters:
     repaired: int = 0
     tidied: int = 0
     failed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceUse:
-    """What rows say of one device."""
-
-    shards: int
-    shard_bytes: int
-    leaving: int
-    """Of them, those that belong elsewhere, or are lost with it."""
-    leaving_bytes: int
-
-
-@dataclass(slots=True)
-class StripeState:
-    """What the last whole round has seen."""
-
-    rows: int = 0
-    unreadable: int = 0
-    """Stripes with fewer good shards than they need."""
-    waiting: int = 0
-    """Moves that are planned, of all devices."""
-    waiting_bytes: int = 0
-    devices: dict[str, DeviceUse] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
-    """What is in the way, by what it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,12 +322,12 @@ class Striper:
         disks = [None if each is None else self._around.disk_of(each, False) for each in row.shards]
         reader = StripeReader(row.pack_id, row.data, row.digest, disks)
         with contextlib.closing(reader):
-            pack = _PackOfStripe(reader, row.size)
-            like, entries = _table(row, pack)
+            pack = PackOfStripe(reader, row.size)
+            like, entries = table_of(row, pack)
             wanted = self._home.known(entries)
-            if _bytes_of(wanted) >= MIN_JOIN * row.size:
-                wanted = [each for each in wanted if _is_whole(pack, like, each)]
-            if _bytes_of(wanted) < MIN_JOIN * row.size:
+            if bytes_of(wanted) >= MIN_JOIN * row.size:
+                wanted = [each for each in wanted if is_whole(pack, like, each)]
+            if bytes_of(wanted) < MIN_JOIN * row.size:
                 if len(self._declined) >= MAX_DECLINED:
                     self._declined.clear()
                 self._declined[row.pack_id] = now
@@ -476,7 +447,7 @@ class Striper:
             return
         pack, entries = opened
         own = self._home.known(entries)
-        if _bytes_of(own) < MIN_JOIN * pack.size:
+        if bytes_of(own) < MIN_JOIN * pack.size:
             return  # its chunks are found in other stripes by now
         self._server.check_room(pack.size)
         file = pack.file.file
@@ -604,7 +575,7 @@ class Striper:
                 continue
             moves += made.moves
             unreadable += len(made.unreadable)
-        self.state = _state(rows, placed, moves, unreadable, devices)
+        self.state = state_of(rows, placed, moves, unreadable, devices)
         mine = [move for move in moves if move.target == self._device]
         for move in mine[:MOVES]:
             if self._should_stop():
@@ -759,97 +730,3 @@ def _others(nodes: tuple[str, ...], me: str) -> tuple[str, ...]:
 
 def _kept(row: PackRow) -> bool:
     return bool(row.shards or row.coming)
-
-
-def _state(
-    rows: Mapping[bytes, PackRow],
-    placed: list[Placed],
-    moves: list[Move],
-    unreadable: int,
-    devices: DeviceMap,
-) -> StripeState:
-    leaving: dict[str, list[int]] = {}
-    by_key = {row.pack_id: row for row in rows.values()}
-    for move in moves:
-        held = by_key[move.pack_id].shards[move.number]
-        if held is not None:
-            leaving.setdefault(held, []).append(move.length)
-    uses = {}
-    for device in devices.devices:
-        going = leaving.get(device, [])
-        uses[device] = DeviceUse(*placed_on(placed, device), len(going), sum(going))
-    return StripeState(
-        rows=len(rows),
-        unreadable=unreadable,
-        waiting=len(moves),
-        waiting_bytes=sum(move.length for move in moves),
-        devices=uses,
-    )
-
-
-class _PackOfStripe:
-    """A striped pack as a file that is read forwards, in pieces."""
-
-    def __init__(self, reader: StripeReader, size: int) -> None:
-        self._reader = reader
-        self._size = size
-        self._at = 0
-        self._data = b""
-
-    def size(self) -> int:
-        return self._size
-
-    def pread(self, length: int, offset: int) -> bytes:
-        if not self._at <= offset <= offset + length <= self._at + len(self._data):
-            self._data = self._reader.pread(max(AHEAD, length), offset)
-            self._at = offset
-        at = offset - self._at
-        return self._data[at : at + length]
-
-
-def _table(row: PackRow, pack: _PackOfStripe) -> tuple[StripedPack, list[Adopted]]:
-    """Which store wrote the pack, and the data chunks that are in it. CorruptData."""
-    path = f"stripe {row.pack_id.hex()}"
-    header = pack.pread(packfile.HEADER_LENGTH, 0)
-    if len(header) != packfile.HEADER_LENGTH:
-        raise CorruptPack(f"{path}: is {len(header)} bytes long")
-    number, uuid = PACK_HEADER.unpack(header)[2:4]
-    packfile.check_header(header, path, number, uuid)
-    trailer = packfile.read_trailer(pack, number, uuid)
-    rows = None if trailer is None else packfile.read_rows(pack, trailer)
-    if rows is None:
-        raise CorruptPack(f"{path}: has no sound footer")
-    like = StripedPack(
-        *(0, row.pack_id, row.digest, row.data, len(row.shards) - row.data),
-        *(number, uuid, 0, 0, 0),
-    )
-    entries = packfile.decode_rows(rows, number)
-    return like, [Adopted(*each) for each in entries if each[1].kind == KIND_DATA]
-
-
-def _bytes_of(entries: list[Adopted]) -> int:
-    return sum(packfile.entry_length(each.place.stored_length) for each in entries)
-
-
-def _is_whole(pack: _PackOfStripe, like: StripedPack, entry: Adopted) -> bool:
-    """Read a chunk through the stripe: whether it is what its id says. StripeLost."""
-    try:
-        _verify(pack, like, entry)
-    except CorruptChunk as error:
-        log.error("stripe: a chunk was damaged when it was made error=%s", error)
-        return False
-    return True
-
-
-def _verify(pack: _PackOfStripe, like: StripedPack, entry: Adopted) -> None:
-    chunk_id, place = entry
-    path = f"stripe {like.pack_id.hex()}"
-    length = packfile.entry_length(place.stored_length)
-    stored = packfile.stored_bytes(pack.pread(length, place.offset), path, place, chunk_id)
-    what = packfile.describe(path, place, chunk_id)
-    data = codecs.decompress(place.codec, stored, place.raw_length, what)
-    if blake3(data).digest() != chunk_id:
-        raise CorruptChunk(f"{what}: its bytes hash to something else")
-
-
-__all__ = ["CorruptData", "DeviceUse", "StripeCounters", "StripePace", "StripeState", "Striper"]

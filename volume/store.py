@@ -67,7 +67,8 @@ from volume.reader import ChunkResolver, Reader
 from volume.receive import Receiver, Receives
 from volume.recovery import JournalRecovery
 from volume.referred import ReferredTrees
-from volume.replica import ReplicaParts, Replicas
+from volume.replica import ReplicaParts
+from volume.replicas import Replicas
 from volume.scheduler import InlineScheduler, Scheduler
 from volume.scrub import Location, ScrubStatus
 from volume.seal import Seal

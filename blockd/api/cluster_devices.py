@@ -7,8 +7,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from blockd.api.cluster_types import DeviceList
-from blockd.api.node import Cluster, Node
-from blockd.api.types import NoCluster
+from blockd.api.node import Node, cluster_of
 
 
 class DeviceAct(BaseModel):
@@ -23,19 +22,15 @@ class DeviceAct(BaseModel):
 def router(node: Node) -> APIRouter:
     routes = APIRouter(tags=["cluster"])
 
-    def cluster() -> Cluster:
-        if node.cluster is None:
-            raise NoCluster
-        return node.cluster
-
     @routes.get("/cluster/devices")
     async def show() -> DeviceList:
         """All devices, and what is on each."""
-        return await asyncio.to_thread(cluster().devices.list)
+        return await asyncio.to_thread(cluster_of(node).devices.list)
 
     @routes.post("/cluster/devices")
     async def act(body: DeviceAct) -> DeviceList:
         """Change what a device is used for; durable on return, shards move after that."""
-        return await asyncio.to_thread(cluster().devices.act, body.action, body.device, body.other)
+        devices = cluster_of(node).devices
+        return await asyncio.to_thread(devices.act, body.action, body.device, body.other)
 
     return routes

@@ -19,7 +19,7 @@ from blockd.api.cluster_types import (
     ReplacedMember,
 )
 from blockd.api.iscsi_types import SessionInfo
-from blockd.api.types import ClusterInfo, ConnectionInfo, NodeStatus, TokenInfo
+from blockd.api.types import ClusterInfo, ConnectionInfo, NoCluster, NodeStatus, TokenInfo
 from blockd.api.volume_settings import Change
 from blockd.certificates import Certificate
 from blockd.device import Exports, LastingDevice
@@ -271,3 +271,10 @@ class Node(Protocol):
     async def disconnect(self, client_id: str) -> bool | None:
         """End the connection or session that has this id there: what is in flight is finished
         first. False: it took too long, and was cut. None: there is none of that id."""
+
+
+def cluster_of(node: Node) -> Cluster:
+    """NoCluster: it is a node by itself."""
+    if node.cluster is None:
+        raise NoCluster
+    return node.cluster

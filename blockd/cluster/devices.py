@@ -22,7 +22,7 @@ from blockd.api.cluster_types import DeviceInfo, DeviceList
 from blockd.config.cluster import ClusterConfig
 from transport.devicemap import Device, DeviceMap, DeviceState, MapRecords, WrongMap
 from transport.shardfile import FOLDER, prepare
-from transport.striping import DeviceUse, StripeState
+from transport.stripestate import DeviceUse, StripeState
 from volume.disk import Disk
 from volume.errors import CorruptData, VolumeError
 from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable

@@ -15,7 +15,7 @@ from blockd.access.rules import AccessChanged, AccessList
 from blockd.cluster.rounds import Rounds
 from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Stored
 from volume.metastore_records import AccessRecord, CorruptRecord
-from volume.replica import Replicas
+from volume.replicas import Replicas
 
 LOOK_S: Final = 5.0  # as for nodes (blockd.cluster.membership)
 PAGE: Final = 16  # rows at a time: a list of 256 rules is up to 64 KiB

@@ -19,7 +19,7 @@ from transport.sessions import Sessions
 from volume.errors import VolumeError, VolumeExists
 from volume.metastore import ClusterRecords, Done, Lost, Stored
 from volume.metastore_records import GroupState, Mode, VolumeGroup
-from volume.replica import Replicas
+from volume.replicas import Replicas
 
 CREATE_S: Final = 30.0
 

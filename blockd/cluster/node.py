@@ -45,7 +45,7 @@ from transport.sessions import Answer, Guest, Me, Peer, PeerState, Sessions, err
 from volume.chunkrepair import ChunkRepair
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords
-from volume.replica import Replicas
+from volume.replicas import Replicas
 from volume.stripehome import StripeHome
 
 logger = logging.getLogger(__name__)

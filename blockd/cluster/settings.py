@@ -25,7 +25,8 @@ from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, R
 from volume.metastore_records import CorruptRecord, SettingsRecord
 from volume.model import HistoryPolicy, ScheduleInfo
 from volume.refs import check_volume_name
-from volume.replica import Replica, Replicas
+from volume.replica import Replica
+from volume.replicas import Replicas
 
 
 class Versions(Protocol):

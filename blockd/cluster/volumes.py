@@ -45,7 +45,8 @@ from transport.sessions import Answer, Guest, Peer, Sessions, error, waited
 from volume.errors import NoSuchVolume, VolumeBusy, VolumeError, VolumeHasSnapshots
 from volume.metastore import ClusterRecords, Stored
 from volume.metastore_records import Mode, NodeRecord, VolumeGroup
-from volume.replica import Replica, Replicas
+from volume.replica import Replica
+from volume.replicas import Replicas
 
 logger = logging.getLogger(__name__)
 

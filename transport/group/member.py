@@ -43,7 +43,8 @@ from volume.errors import (
     VolumeError,
     VolumeExists,
 )
-from volume.replica import Replica, Replicas
+from volume.replica import Replica
+from volume.replicas import Replicas
 
 log = logging.getLogger(__name__)
 

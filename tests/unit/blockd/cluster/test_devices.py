@@ -10,7 +10,7 @@ from tests.metastore_twin import DictMetaStore
 from tests.sim.crash import CrashPlanner
 from tests.sim.simdisk import SimDisk
 from transport.devicemap import DeviceState, WrongMap
-from transport.striping import DeviceUse, StripeState
+from transport.stripestate import DeviceUse, StripeState
 from volume.metastore import ClusterRecords, MetaStoreUnavailable
 from volume.metastore_records import ClusterRecord
 
