@@ -6,6 +6,7 @@ These tests run where they are named only (`scripts/check --kernel`, `pytest tes
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,20 +59,30 @@ def kernel_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def rig(machine: Machine, kernel_server: Daemon) -> Iterator[Rig]:
-    said = len(machine.kernel_log()), len(kernel_server.stderr())
-    yield Rig(machine, kernel_server)
-    if not kernel_server.running:
-        kernel_server.discard()
-        kernel_server.start()
+    said = len(kernel_server.stderr())
+    with undone(machine):
+        yield Rig(machine, kernel_server)
+        if not kernel_server.running:
+            kernel_server.discard()
+            kernel_server.start()
+    print(f"--- stderr of blockd\n{kernel_server.stderr()[said:]}")
+
+
+@contextmanager
+def undone(machine: Machine) -> Iterator[None]:
+    """A test in the guest, which begins the next one as after the boot. Its server lives on."""
+    said = len(machine.kernel_log())
     try:
-        machine.run("undo")
-    except GuestError as error:
-        print(f"--- the guest is started anew, a test's leavings stayed: {error}")
-        machine.stop()
-        machine.start()
-    # pytest shows what is printed only for a test that failed.
-    print(f"--- kernel log of the guest\n{machine.kernel_log()[said[0] :]}")
-    print(f"--- stderr of blockd\n{kernel_server.stderr()[said[1] :]}")
+        yield
+    finally:
+        try:
+            machine.run("undo")
+        except GuestError as error:
+            print(f"--- the guest is started anew, a test's leavings stayed: {error}")
+            machine.stop()
+            machine.start()
+        # pytest shows what is printed only for a test that failed.
+        print(f"--- kernel log of the guest\n{machine.kernel_log()[said:]}")
 
 
 def free_ports(count: int) -> list[int]:

@@ -81,10 +81,13 @@ class Rig:
     def detach(self, device: str) -> None:
         self.run(f"nbd-client -d {device}\n{_gone(device)}")
 
-    def reconnecting(self, volume: str, index: int = 0, dead_s: int = 120) -> Job:
-        """Begin to give the device a new connection whenever its connection dies."""
-        host, port = self.server.host_port
-        watch = f"nbd-reconnect {host} {port} {volume} {index} {dead_s}"
+    def reconnecting(self, volume: str, *others: Daemon, index: int = 0, dead_s: int = 120) -> Job:
+        """Begin to give the device a new connection whenever its connection dies: to `server`, or
+        to that of the others which serves the volume then."""
+        addresses = " ".join(
+            f"{host} {port}" for host, port in (each.host_port for each in (self.server, *others))
+        )
+        watch = f"nbd-reconnect {volume} {index} {dead_s} {addresses}"
         job = self.begin(f"{watch} >/tmp/reconnect{index}", timeout_s=1800.0)
         self.run(f"until grep -q watching /tmp/reconnect{index}; do sleep 0.05; done")
         return job
@@ -94,7 +97,7 @@ class Rig:
     @property
     def portals(self) -> list[str]:
         """HOST:PORT of each."""
-        return [str(address).partition(",")[0] for address in self.server.ready["iscsi"]]
+        return portals_of(self.server)
 
     def discover(self, portal: str) -> str:
         """Ask a portal for its targets, which makes records of them: PORTAL,GROUP NAME lines."""
@@ -163,6 +166,11 @@ class Rig:
     def until_written(self, device: str, count: int) -> None:
         """Wait until so many have."""
         self.run(f"until [ $({_ended_writes(device)}) -ge {count} ]; do sleep 0.05; done", FIO_S)
+
+
+def portals_of(server: Daemon) -> list[str]:
+    """HOST:PORT of each of its iSCSI portals."""
+    return [str(address).partition(",")[0] for address in server.ready["iscsi"]]
 
 
 def _tidy(script: str) -> str:

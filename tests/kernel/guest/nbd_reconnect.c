@@ -1,11 +1,12 @@
-/* Keeps a kernel NBD device alive over restarts of its server:
+/* Keeps a kernel NBD device alive over restarts of its server, and over moves to another one:
  *
- *     nbd-reconnect ADDRESS PORT EXPORT INDEX DEAD_SECONDS
+ *     nbd-reconnect EXPORT INDEX DEAD_SECONDS ADDRESS PORT [ADDRESS PORT]...
  *
  * The device /dev/nbdINDEX was attached by nbd-client over netlink. This tells the kernel to hold
  * requests for DEAD_SECONDS when a connection has died, waits for the kernel's message that one
- * has, negotiates a new connection and gives it to the kernel (NBD_CMD_RECONFIGURE). nbd-client
- * 3.27 does the same for -persist; 3.24, which is Debian 12's, does not. Runs until it is killed.
+ * has, negotiates a new connection with the first server that lets it in, and gives that to the
+ * kernel (NBD_CMD_RECONFIGURE). nbd-client 3.27 does the same for -persist, with one address; 3.24,
+ * which is Debian 12's, does not. Runs until it is killed.
  */
 #include <errno.h>
 #include <arpa/inet.h>
@@ -29,6 +30,8 @@
 #define ANSWER_ROOM 8192 /* a page and more: what the kernel makes at most for a message of these  \
                           */
 #define NAME_LIMIT 255
+#define ADDRESS_LIMIT 8
+#define PATIENCE_S 5 /* for one server to answer: it may be stopped */
 
 static const uint64_t nbd_magic = 0x4e42444d41474943;
 static const uint64_t option_magic = 0x49484156454f5054;
@@ -231,14 +234,19 @@ static int negotiate(int connection, const char *name)
     }
 }
 
-/* A connection in transmission, or -1 while there is no server. */
+/* A connection in transmission, or -1 while this server does not serve it. */
 static int connect_once(const struct sockaddr_in *address, const char *name)
 {
+    const struct timeval patience = {.tv_sec = PATIENCE_S}, forever = {0};
     int yes = 1, connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connection < 0)
         die("socket");
+    setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     if (connect(connection, (const struct sockaddr *)address, sizeof *address) == 0 &&
         negotiate(connection, name) == 0) {
+        setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof forever);
+        setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &forever, sizeof forever);
         setsockopt(connection, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
         return connection;
     }
@@ -249,17 +257,27 @@ static int connect_once(const struct sockaddr_in *address, const char *name)
 int main(int count, char **arguments)
 {
     const struct timespec retry = {.tv_nsec = RETRY_MS * 1000000};
-    struct sockaddr_in address = {.sin_family = AF_INET};
+    struct sockaddr_in addresses[ADDRESS_LIMIT];
+    int servers = (count - 4) / 2;
     uint32_t group;
 
-    if (count != 6 || strlen(arguments[3]) > NAME_LIMIT ||
-        inet_pton(AF_INET, arguments[1], &address.sin_addr) != 1) {
-        fprintf(stderr, "usage: nbd-reconnect ADDRESS PORT EXPORT INDEX DEAD_SECONDS\n");
+    if (count < 6 || count % 2 || servers > ADDRESS_LIMIT || strlen(arguments[1]) > NAME_LIMIT) {
+        fprintf(stderr, "usage: nbd-reconnect EXPORT INDEX DEAD_SECONDS ADDRESS PORT"
+                        " [ADDRESS PORT]...\n");
         return 2;
     }
-    address.sin_port = htons((uint16_t)strtoul(arguments[2], NULL, 10));
-    uint32_t index = (uint32_t)strtoul(arguments[4], NULL, 10);
-    uint64_t dead_s = strtoul(arguments[5], NULL, 10);
+    for (int at = 0; at < servers; at++) {
+        char **each = arguments + 4 + 2 * at;
+        addresses[at] = (struct sockaddr_in){.sin_family = AF_INET};
+        addresses[at].sin_port = htons((uint16_t)strtoul(each[1], NULL, 10));
+        if (inet_pton(AF_INET, each[0], &addresses[at].sin_addr) != 1) {
+            fprintf(stderr, "nbd-reconnect: %s is no address\n", each[0]);
+            return 2;
+        }
+    }
+    const char *name = arguments[1];
+    uint32_t index = (uint32_t)strtoul(arguments[2], NULL, 10);
+    uint64_t dead_s = strtoul(arguments[3], NULL, 10);
     int control = open_netlink(), events = open_netlink();
     int family = resolve(control, &group);
     if (setsockopt(events, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0)
@@ -271,19 +289,22 @@ int main(int count, char **arguments)
     fflush(stdout);
     for (;;) {
         struct message event;
-        int connection;
+        int connection, at = 0;
         receive(events, &event);
         struct genlmsghdr *generic = NLMSG_DATA(&event.header);
         if (event.header.nlmsg_type != family || generic->cmd != NBD_CMD_LINK_DEAD ||
             *(uint32_t *)content(find_in(&event, NBD_ATTR_INDEX)) != index)
             continue;
-        while ((connection = connect_once(&address, arguments[3])) < 0)
-            nanosleep(&retry, NULL);
+        while ((connection = connect_once(&addresses[at], name)) < 0) {
+            at = (at + 1) % servers;
+            if (at == 0)
+                nanosleep(&retry, NULL);
+        }
         errno = reconfigure(control, family, index, dead_s, connection);
         if (errno)
             die("NBD_CMD_RECONFIGURE");
         close(connection); /* the kernel has it */
-        printf("nbd%u has a new connection\n", index);
+        printf("nbd%u has a new connection, to server %d\n", index, at + 1);
         fflush(stdout);
     }
 }
