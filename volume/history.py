@@ -34,7 +34,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from volume import layout
+from volume import layout, memory
 from volume.framing import corrupt_value, framed, text, unframed, unpacked, unpacked_key
 from volume.laterkv import LaterKeyValue
 from volume.layout import ZERO_ID, ChunkId
@@ -107,7 +107,7 @@ class NameFilter:
     _BITS = 23  # of a place
 
     def __init__(self) -> None:
-        self._bits = bytearray(1 << self._BITS - 3)
+        self._bits = memory.zeros(1 << self._BITS - 3)
 
     def add(self, number: int, name: str) -> None:
         for place in self._places(number, name):

@@ -14,6 +14,8 @@ import errno
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from typing_extensions import Buffer
+
 from native import Journal, VolumeCore
 from volume.errors import CorruptJournal, UnknownFormat
 from volume.history import RoundRow
@@ -152,7 +154,7 @@ class LogCursor:
         return self._read(rows)
 
     def copy(
-        self, end_lsn: int, wanted: tuple[int, int, int, int], buffer: bytearray
+        self, end_lsn: int, wanted: tuple[int, int, int, int], buffer: Buffer
     ) -> tuple[int, int]:
         """Copy records into `buffer`; see `native.Journal.copy_records`. How many bytes, and the
         seq of the last one, or of the one before the first that was wanted."""

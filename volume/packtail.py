@@ -16,7 +16,7 @@ from collections.abc import Collection
 from typing_extensions import Buffer
 
 from native import crc32c_pages
-from volume import layout, packfile
+from volume import layout, memory, packfile
 from volume.index import Place
 from volume.layout import ChunkId
 from volume.openpacks import OpenPack
@@ -37,7 +37,7 @@ class PackTail:
         self.written = found.end if found else packfile.HEADER_LENGTH
         self.synced = self.written
         self.synced_rows = len(self.rows)
-        self._buffer = memoryview(bytearray(0 if self.frozen else WRITE_BUFFER_BYTES))
+        self._buffer = memoryview(b"" if self.frozen else memory.zeros(WRITE_BUFFER_BYTES))
         self._used = 0
         self._lock = threading.Lock()  # what of the buffer is valid, and where it belongs
 

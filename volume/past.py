@@ -27,6 +27,7 @@ from native import (
     Request,
     VolumeCore,
 )
+from volume import memory
 from volume.changes import Changes, hot_ranges
 from volume.diff import Side
 from volume.disk import Clock
@@ -202,7 +203,7 @@ class PastVersions:
         """Records of a volume behind seq `after`, up to `last`, all written in `epoch`, in the form
         that crosses the wire: as many as the log has without a gap and fit into `limit` bytes; and
         the seq of the last one. b"" when the first one is not in the log any more."""
-        buffer = bytearray(limit)
+        buffer = memory.zeros(limit)
         with self._pinned():
             start = self.start_for(number, after + 1)
             if start is None:
@@ -210,7 +211,7 @@ class PastVersions:
             cursor = self._log.cursor(start, self._log.new_journal())
             wanted = (number, epoch, after, last)
             length, seq = cursor.copy(self._end_of_log(), wanted, buffer)
-        return bytes(memoryview(buffer)[:length]), seq
+        return buffer[:length], seq
 
     def close(self, version: Version) -> None:
         """Let go of what `version` pins."""

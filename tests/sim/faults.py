@@ -109,6 +109,10 @@ class FaultScript:
         """Heal: no fault happens any more."""
         self._seen.clear()
 
+    def __bool__(self) -> bool:
+        """Whether there is any to count calls for."""
+        return bool(self._seen)
+
     def next_action(self, op: str, path: str, offset: int = 0, length: int = 0) -> Action | None:
         """Count one call; the action that it meets, if any."""
         due: Fault | None = None

@@ -15,8 +15,6 @@ import errno
 import os
 import posixpath
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from typing_extensions import Buffer
 
@@ -97,6 +95,26 @@ class SimFile:
         return self._inode
 
 
+class _Powered:
+    """The lock, and the certainty that the power is still on (a stalled call may lose it)."""
+
+    __slots__ = ("_disk",)
+
+    def __init__(self, disk: "SimDisk") -> None:
+        self._disk = disk
+
+    def __enter__(self) -> None:
+        self._disk._lock.acquire()
+        try:
+            self._disk._check_power()
+        except PowerCut:
+            self._disk._lock.release()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        self._disk._lock.release()
+
+
 class SimDisk:
     """One data directory on a disk of `capacity` bytes, starting as `image`.
 
@@ -110,6 +128,7 @@ class SimDisk:
         self.capacity = capacity
         self.faults = FaultScript()
         self._lock = threading.RLock()
+        self._on = _Powered(self)
         self._record = record
         self._dirs = {"", *image.dirs}
         self._names: dict[str, Inode] = {}
@@ -128,7 +147,7 @@ class SimDisk:
     def open(self, path: str, *, create: bool = False, read_only: bool = False) -> SimFile:
         path = normal_path(path)
         self._enter("open", path)
-        with self._powered():
+        with self._on:
             if path in self._dirs:
                 raise os_error(errno.EISDIR, path)
             inode = self._names.get(path)
@@ -149,7 +168,7 @@ class SimDisk:
     def mkdir(self, path: str) -> None:
         path = normal_path(path)
         self._enter("mkdir", path)
-        with self._powered():
+        with self._on:
             if path in self._names:
                 raise os_error(errno.EEXIST, path)
             if path not in self._dirs:
@@ -160,7 +179,7 @@ class SimDisk:
     def list(self, path: str) -> list[str]:
         path = normal_path(path)
         self._enter("list", path)
-        with self._powered():
+        with self._on:
             self._check_dir(path)
             return sorted(
                 posixpath.basename(name) for name in self._names if posixpath.dirname(name) == path
@@ -169,7 +188,7 @@ class SimDisk:
     def rename(self, old: str, new: str) -> None:
         old, new = normal_path(old), normal_path(new)
         self._enter("rename", old)
-        with self._powered():
+        with self._on:
             inode = self._named(old)
             if new in self._dirs:
                 raise os_error(errno.EISDIR, new)
@@ -187,7 +206,7 @@ class SimDisk:
     def unlink(self, path: str) -> None:
         path = normal_path(path)
         self._enter("unlink", path)
-        with self._powered():
+        with self._on:
             inode = self._named(path)
             del self._names[path]
             self._unlinked(inode)
@@ -201,12 +220,12 @@ class SimDisk:
         except OSError as error:
             self._done(trace.SyncDir(path, upto, "failed"))
             raise SyncFailed(error.errno, error.strerror, path) from error
-        with self._powered():
+        with self._on:
             self._check_dir(path)
             self._done(trace.SyncDir(path, upto, "lied" if isinstance(action, Lie) else "ok"))
 
     def free_bytes(self) -> int:
-        with self._powered():
+        with self._on:
             return max(0, self.capacity - self._allocated * PAGE_SIZE)
 
     def total_bytes(self) -> int:
@@ -217,7 +236,7 @@ class SimDisk:
     def pread(self, inode: Inode, length: int, offset: int) -> bytes:
         _check_offset(inode, offset)
         self._enter("pread", inode.path, offset, length)
-        with self._powered():
+        with self._on:
             data = inode.contents.read(length, offset)
             if inode.bad_sectors and data:
                 last = (offset + len(data) - 1) // SECTOR_SIZE
@@ -228,7 +247,7 @@ class SimDisk:
 
     def pwrite(self, inode: Inode, data: bytes, offset: int) -> int:
         action = self._enter("pwrite", inode.path, offset, len(data))
-        with self._powered():
+        with self._on:
             if isinstance(action, Lie):
                 return len(data)
             if isinstance(action, ShortWrite):
@@ -250,12 +269,12 @@ class SimDisk:
         self._done(trace.Sync(inode.number, upto, outcome))
 
     def size(self, inode: Inode) -> int:
-        with self._powered():
+        with self._on:
             return inode.contents.size
 
     def truncate(self, inode: Inode, size: int) -> None:
         self._enter("truncate", inode.path)
-        with self._powered():
+        with self._on:
             before = inode.contents.block_count
             inode.contents.resize(size)
             self._allocated += inode.contents.block_count - before
@@ -270,7 +289,7 @@ class SimDisk:
 
     def mark(self, value: object) -> None:
         """Note in the trace what is known at this point (an ack, a promise, a commit elsewhere)."""
-        with self._powered():
+        with self._on:
             if self._record:
                 self.trace.ops.append(trace.Mark(value))
 
@@ -294,8 +313,7 @@ class SimDisk:
     @property
     def is_off(self) -> bool:
         """The power has been cut. C code that was writing turned that into an I/O error."""
-        with self._lock:
-            return self._off
+        return self._off
 
     def flip_bit(self, path: str, offset: int, bit: int = 0) -> None:
         """Corrupt one bit of a file on the medium, behind the back of every cache."""
@@ -329,7 +347,10 @@ class SimDisk:
 
     def _enter(self, op: str, path: str, offset: int = 0, length: int = 0) -> Action | None:
         """Begin a call: count it against the faults, fail or stall it. Takes the lock itself."""
-        with self._powered():
+        with self._lock:
+            self._check_power()
+            if not self.faults:
+                return None
             action = self.faults.next_action(op, path, offset, length)
         if isinstance(action, Fail):
             raise action.error(path)
@@ -339,20 +360,14 @@ class SimDisk:
 
     def _done(self, op: trace.Op) -> None:
         """The operation has happened: record it, then lose power if that was planned."""
-        with self._powered():
+        with self._lock:
+            self._check_power()
             self.op_count += 1
             if self._record:
                 self.trace.ops.append(op)
             if self.op_count == self._crash_at:
                 self._off = True
                 raise PowerCut(f"planned power cut after operation {self.op_count}: {type(op)}")
-
-    @contextmanager
-    def _powered(self) -> Iterator[None]:
-        """The lock, and the certainty that the power is still on (a stalled call may lose it)."""
-        with self._lock:
-            self._check_power()
-            yield
 
     def _check_power(self) -> None:
         if self._off:

@@ -48,6 +48,7 @@ class _Watched:
     def cancel(self) -> None:
         if self in self._around.watched:
             self._around.watched.remove(self)
+            self._around.forget(self.descriptor)
 
 
 class SimAround:
@@ -57,6 +58,7 @@ class SimAround:
         self, process: Process, sessions: Sessions, etcd: MetaStoreClient, seed: str
     ) -> None:
         self.watched: list[_Watched] = []
+        self._poll = select.poll()
         self._process = process
         self._sessions = sessions
         self._etcd = etcd
@@ -100,10 +102,18 @@ class SimAround:
     def watch_tap(self, descriptor: int, call: Callable[[], None]) -> _Watched:
         watched = _Watched(self, descriptor, call)
         self.watched.append(watched)
+        self._poll.register(descriptor, select.POLLIN)
         return watched
+
+    def forget(self, descriptor: int) -> None:
+        """Nobody watches it any more, or somebody else does."""
+        if not any(each.descriptor == descriptor for each in self.watched):
+            self._poll.unregister(descriptor)
 
     def look_at_taps(self) -> None:
         """Tell those who watch what can be read."""
+        if not self._poll.poll(0):
+            return  # nearly always
         for each in list(self.watched):
             if each in self.watched and select.select([each.descriptor], [], [], 0)[0]:
                 each.call()

@@ -162,7 +162,7 @@ class Network:
             copies = 0
         if weather.repeat and rng.random() < weather.repeat:
             copies += 1
-        carried = tuple(bytes(frame) for frame in frames)
+        carried = tuple([bytes(frame) for frame in frames])
         arrive = self._at_target if to_target else self._at_source
         now_ns = self.timeline.now_ns
         for _ in range(copies):
@@ -171,7 +171,7 @@ class Network:
                 arrives_ns = max(arrives_ns, line.newest_ns[to_target])
                 line.newest_ns[to_target] = arrives_ns
             line.last_ns[to_target] = max(line.last_ns[to_target], arrives_ns)
-            self.timeline.after((arrives_ns - now_ns) / NS, lambda: arrive(line, carried))
+            self.timeline.at(arrives_ns, lambda: arrive(line, carried))
 
     def _at_target(self, line: Line, frames: Frames) -> None:
         host = self.hosts.get(line.target)
@@ -267,16 +267,23 @@ class Sessions:
     @property
     def deadline(self) -> float:
         """When `poll` is to be called, on the node's clock of intervals."""
-        dues = [each.deadline for each in self._callers.values()]
-        dues += [engine.deadline for _, engine in self._answerers.values()]
-        return min(dues, default=inf)
+        due = inf
+        for each in self._callers.values():
+            if each.deadline < due:
+                due = each.deadline
+        for _, engine in self._answerers.values():
+            if engine.deadline < due:
+                due = engine.deadline
+        return due
 
     def poll(self) -> None:
         now = self._now()
         for peer, each in self._callers.items():
-            self._hear(peer, each.poll(now))
+            if now >= each.deadline:
+                self._hear(peer, each.poll(now))
         for number, (line, engine) in list(self._answerers.items()):
-            self._answerer_says(number, line, engine, engine.poll(now))
+            if now >= engine.deadline:
+                self._answerer_says(number, line, engine, engine.poll(now))
         self.process.wake_at(self.deadline)
 
     def close(self) -> None:
@@ -349,15 +356,18 @@ class Sessions:
     def _answerer_says(
         self, number: int, line: Line, engine: Answerer, events: list[answerer.Event]
     ) -> None:
+        ended = False
         for event in events:
             match event:
-                case answerer.Opened(hello):
-                    self._peers_of[number] = hello.node.hex()
                 case answerer.Asked(request, message):
                     reply = self._replier(number, line, engine, request)
                     self._answers.asked(self._peers_of[number], message, reply)
+                case answerer.Opened(hello):
+                    self._peers_of[number] = hello.node.hex()
+                case answerer.Ended():
+                    ended = True
         self._send_answers(line, engine)
-        if any(isinstance(event, answerer.Ended) for event in events):
+        if ended:
             self.line_lost(line)
             self.network.hang_up(line)
 

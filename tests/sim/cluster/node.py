@@ -24,6 +24,7 @@ from transport.group.acks import NodeId
 from transport.group.link import GroupPolicy
 from transport.group.member import Members
 from transport.group.part import Part
+from transport.group.takeover_run import Takeover
 from transport.peer import messages as m
 from transport.peer.policy import Policy
 from volume.diskerror import seals
@@ -90,11 +91,11 @@ class NodeProcess(Process):
         self._node = node
 
     def run(self, call: Callable[[], None]) -> None:
-        if not self.alive or self.stopped:
+        if not self.alive or self._stopped:
             super().run(call)
             return
         try:
-            super().run(call)
+            call()
             self._node.look_around(self)
         except PowerCut:
             pass  # it was its last
@@ -265,14 +266,14 @@ class Node:
 
     def look_around(self, process: Process) -> None:
         """After a call: what has come of it that threads of a daemon would see to?"""
-        if process is not self.process or not process.alive or self._around is None:
+        around = self._around
+        if around is None or process is not self.process or not process.alive:
             return
-        if self._around.watched:
-            self._around.look_at_taps()
-        takeover = None if self.part is None else self.part._takeover
-        if takeover is not None and takeover._choice and takeover.epoch not in self.promises:
-            members = takeover._members.items()
-            self.promises[takeover.epoch] = {str(node) for node, one in members if one.promise}
+        if around.watched:
+            around.look_at_taps()
+        part = self.part
+        if part is not None and part._takeover is not None:
+            self._note_promises(part._takeover)
         store = self.machine.store
         if store is None or self._tends:
             return
@@ -280,6 +281,11 @@ class Node:
         if lsn != self._seen_lsn or ready <= 1:
             self._tends = True
             process.after(self._random.uniform(*TEND_S), lambda: self._tend(store))
+
+    def _note_promises(self, takeover: Takeover) -> None:
+        if takeover._choice and takeover.epoch not in self.promises:
+            members = takeover._members.items()
+            self.promises[takeover.epoch] = {str(node) for node, one in members if one.promise}
 
     def _tend(self, store: Store) -> None:
         """What the threads of a store do."""

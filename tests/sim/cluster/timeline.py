@@ -7,6 +7,7 @@ stopped.
 """
 
 import heapq
+import math
 import random
 from collections.abc import Callable
 
@@ -35,9 +36,12 @@ class Timeline:
 
     def after(self, delay_s: float, call: Call) -> None:
         """Have `call` made `delay_s` seconds from now; what is due already comes next."""
-        self._order += 1
-        when_ns = self.now_ns + max(0, round(delay_s * NS))
-        heapq.heappush(self._heap, (when_ns, self._order, call))
+        self.at(self.now_ns + round(delay_s * NS) if delay_s > 0.0 else self.now_ns, call)
+
+    def at(self, when_ns: int, call: Call) -> None:
+        """The same at a moment that is not before now."""
+        self._order = order = self._order + 1
+        heapq.heappush(self._heap, (when_ns, order, call))
 
     def step(self) -> bool:
         """Let the next event happen; False when there is none."""
@@ -49,6 +53,13 @@ class Timeline:
         self.now_ns, _, call = heapq.heappop(self._heap)
         call()
         return True
+
+    def run_until(self, end_s: float, over: Callable[[], bool]) -> None:
+        """Let time pass, up to the first event at `end_s` or later, or until something is so."""
+        end_ns = math.ceil(end_s * NS)
+        while self.now_ns < end_ns and not over():
+            if not self.step():
+                return
 
     def run(self, seconds: float) -> None:
         """Let time pass, with all that happens in it."""
@@ -130,15 +141,17 @@ class Process:
 
     def wake_at(self, due_s: float) -> None:
         """Have `on_due` called when the node's clock of intervals says `due_s`, or before."""
-        if due_s == float("inf"):
+        now_ns = self.timeline.now_ns
+        if due_s == math.inf or self._wake_ns == now_ns:
             return
-        left_ns = round(max(0.0, self.clock.until(due_s)) * NS)
-        if left_ns == 0 and due_s > self.clock.monotonic():
+        left_s = self.clock.until(due_s)
+        left_ns = round(left_s * NS) if left_s > 0.0 else 0
+        if left_ns == 0 and left_s > 0.0:
             left_ns = 1  # less than that is left: time has to go on
-        when_ns = self.timeline.now_ns + left_ns
+        when_ns = now_ns + left_ns
         if self._wake_ns is None or when_ns < self._wake_ns:
             self._wake_ns = when_ns
-            self.timeline.after(left_ns / NS, lambda: self._woken(when_ns))
+            self.timeline.at(when_ns, lambda: self._woken(when_ns))
 
     def _woken(self, when_ns: int) -> None:
         if self._wake_ns == when_ns:

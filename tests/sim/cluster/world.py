@@ -14,8 +14,9 @@ import hashlib
 import logging
 import random
 import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from tests.sim.cluster import plan as plans
 from tests.sim.cluster.clients import Client, Server, Session, Wire
@@ -43,6 +44,9 @@ HEALED_S = 90.0
 """Within so long all is well again: the longest pause between two tries, and a takeover."""
 LOG_LINES = 60
 COLLECTED_EVERY = 8  # worlds
+IDLE = attrgetter("idle")  # of a client
+QUIET = frozenset((m.Ping.TYPE, m.Pong.TYPE))
+"""Messages that are not told of."""
 
 
 class ClusterWorld:
@@ -57,7 +61,6 @@ class ClusterWorld:
         product is made to break, to see whether that is noticed."""
         self.plan = plan
         self.seed = plan.seed
-        self.notes: deque[str] = deque(maxlen=LOG_LINES)
         self.counts: Counter[str] = Counter()
         self.timeline = Timeline()
         shape = plans.drawn_shape(plan.seed, plan.profile)
@@ -78,7 +81,7 @@ class ClusterWorld:
         self.clients = {name: Client(self, name, plan.of(name), PAUSE_S) for name in plans.CLIENTS}
         self._tell = tell
         self._broken = broken
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._lines: list[str] = []
 
     def live(self) -> Report:
         error = details = ""
@@ -99,19 +102,26 @@ class ClusterWorld:
         self.counts["messages"] += self.network.message_count
         self.counts["operations"] += self.history.operations
         return Report(
-            *(self.seed, self.plan.profile.name, self._digest.hexdigest(), len(self.plan.acts)),
+            *(self.seed, self.plan.profile.name, self._digest(), len(self.plan.acts)),
             *(error, details, self.counts, self.timeline.now_s),
         )
+
+    @property
+    def notes(self) -> list[str]:
+        """The last events."""
+        return self._lines[-LOG_LINES:]
+
+    def _digest(self) -> str:
+        return hashlib.blake2b("".join(self._lines).encode(), digest_size=16).hexdigest()
 
     # -- what others use
 
     def note(self, what: str) -> None:
         """An event of the run: part of its digest."""
         line = f"{self.timeline.now_ns} {what}"
-        self.notes.append(line)
+        self._lines.append(line)
         if self._tell is not None:
             self._tell(line)
-        self._digest.update(line.encode())
 
     def count(self, what: str) -> None:
         self.counts[what] += 1
@@ -152,9 +162,9 @@ class ClusterWorld:
         self.nemesis.happened("opened", [node.name])
 
     def _carried(self, source: str, target: str, frames: Frames) -> None:
-        head = memoryview(frames[0])
-        kind = m.KINDS[head[5]].__name__
-        if kind not in ("Ping", "Pong"):
+        number = memoryview(frames[0])[5]
+        if number not in QUIET:
+            kind = m.KINDS[number].__name__
             self.note(f"{source[:4]} > {target[:4]} {kind} {sum(map(len, frames))}")  # type: ignore[arg-type]
             self.counts[f"message {kind}"] += 1
             self.nemesis.happened(kind, (source, target))
@@ -186,14 +196,11 @@ class ClusterWorld:
         self.truth.last_look()
 
     def _idle(self) -> bool:
-        return all(client.idle for client in self.clients.values())
+        return all(map(IDLE, self.clients.values()))  # asked after every event
 
     def _run(self, seconds: float, over: Callable[[], bool]) -> None:
         """Let time pass until something is so."""
-        ends = self.timeline.now_s + seconds
-        while self.timeline.now_s < ends and not over():
-            if not self.timeline.step():
-                return
+        self.timeline.run_until(self.timeline.now_s + seconds, over)
 
     def _schedule(self, acts: list[Act]) -> None:
         """Acts of the nemesis, one after the other."""
