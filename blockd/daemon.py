@@ -1,7 +1,8 @@
 """Composition root: store, listeners and control API on one uvloop, from start to drain.
 
     start   open the store (recovers) -> create missing volumes -> access lists -> targets
-            -> cluster, if it is in one -> control API -> NBD and iSCSI -> ready
+            -> cluster, if it is in one -> socket of the control API -> NBD and iSCSI
+            -> control API (`blockd.control`) -> ready
     stop    volumes that other nodes have as well are handed over to these
             -> NBD and iSCSI stop taking clients and drain, together -> control API
             -> peers are told good-bye -> the request loop ends -> the store closes (checkpoint)
@@ -17,7 +18,6 @@ The store's calls wait for disks and are made in threads; everything else happen
 import asyncio
 import contextlib
 import gc
-import grp
 import importlib.metadata
 import logging
 import os
@@ -39,22 +39,20 @@ from blockd import logs, systemd
 from blockd.access.book import AccessBook, Take, VolumeAccess
 from blockd.access.rules import AccessList
 from blockd.accounts import Accounts
-from blockd.api.app import create_app
 from blockd.api.iscsi_types import SessionInfo
 from blockd.api.node import Cluster, Store
-from blockd.api.server import HttpServer
 from blockd.api.types import ConnectionInfo, NodeStatus
 from blockd.certificates import Certificate, warn_of_ends
 from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, check, check_exposure
+from blockd.control import HttpSide, bound
 from blockd.device import Exports
 from blockd.limits import RateLimits
-from blockd.metrics import app as metrics
 from blockd.paths import Paths
 from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
 from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
-from blockd.sockets import CONTROL, Bind, UnixListener, bind_tcp
+from blockd.sockets import Bind, bind_tcp
 from blockd.toml_decode import ConfigError
 from volume import sites
 from volume.errors import VolumeError
@@ -62,7 +60,6 @@ from volume.model import StoreStatus
 
 logger = logging.getLogger(__name__)
 
-MAX_GID = (1 << 32) - 2  # the last one means "no group"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CERTIFICATES_EVERY_S = 86400.0  # how often the log tells of those that end soon
 
@@ -170,7 +167,7 @@ class Daemon:
         self._notifier = systemd.Notifier(os.environ.get("NOTIFY_SOCKET"))
         self._version = importlib.metadata.version("blockd")
         self._started = time.monotonic()
-        self._control = str(config.control_socket.absolute())
+        self._http: HttpSide | None = None
         self._store: Store | None = None
         self._targets: TargetRegistry | None = None
         self._listener: Listener | None = None
@@ -179,7 +176,6 @@ class Daemon:
         self._accounts: Accounts | None = None
         self._cluster: ClusterNode | None = None
         self._cutting: set[asyncio.Future[bool | None]] = set()
-        self._metrics: tuple[str, ...] = ()
         self._rate_limits: RateLimits | None = None
 
     # -- what the control API sees (blockd.api.node.Node) --------------------------------------
@@ -234,18 +230,19 @@ class Daemon:
     def node_status(self, store: StoreStatus) -> NodeStatus:
         assert self._listener is not None
         assert self._iscsi is not None
+        assert self._http is not None
         return NodeStatus(
             version=self._version,
             pid=os.getpid(),
             uptime_s=time.monotonic() - self._started,
             nbd=tuple(self._listener.addresses),
             iscsi=tuple(self._iscsi.addresses),
-            control=self._control,
+            control=self._http.control,
             tls=self._config.tls.mode.value,
             connection_count=self._listener.client_count,
             session_count=len(self._iscsi.sessions()),
             auto_targets=self.targets.auto,
-            metrics=self._metrics,
+            metrics=self._http.metrics,
             store=store,
         )
 
@@ -306,15 +303,15 @@ class Daemon:
             access.watch(self._listener.bar)
             access.watch(self._iscsi.bar)
             self._follow_paths()
-            await stack.enter_async_context(self._controlled(passed.control))
-            await stack.enter_async_context(self._measured())
+            http = bound(config, passed.control, parts.bind)
+            self._http = await stack.enter_async_context(http)
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
             if self._cluster is not None:
                 self._cluster.advertise(self._listener.addresses, self._iscsi.portals)
             await stack.enter_async_context(
                 _repeated(CERTIFICATES_EVERY_S, self._warn_of_certificates)
             )
-            await self._serve(config)
+            await self._serve(config, self._http)
 
     @contextlib.asynccontextmanager
     async def _watched(self) -> AsyncIterator[None]:
@@ -329,10 +326,11 @@ class Daemon:
     def _warn_of_certificates(self) -> None:
         warn_of_ends(self.certificates(), datetime.now(UTC))
 
-    async def _serve(self, config: ServeConfig) -> None:
+    async def _serve(self, config: ServeConfig, http: HttpSide) -> None:
         """`config` has the addresses that are served."""
         if self._stop.is_set():
             return  # a signal came during recovery
+        await http.start(self, self._version)
         ready = await self._ready()
         with announced_in(self._parts.ready_file, ready):
             nbd, iscsi = ",".join(ready.nbd), ",".join(ready.iscsi)
@@ -360,17 +358,18 @@ class Daemon:
     async def _ready(self) -> Ready:
         assert self._listener is not None
         assert self._iscsi is not None
+        assert self._http is not None
         volumes = await asyncio.to_thread(self.store.volumes)
         return Ready(
             data=str(self._config.data.absolute()),
             nbd=tuple(self._listener.addresses),
             iscsi=tuple(self._iscsi.addresses),
-            control=self._control,
+            control=self._http.control,
             tls=self._config.tls.mode.value,
             volumes=tuple((volume.name, volume.size) for volume in volumes),
             auto_targets=self.targets.auto,
             iscsi_chap=bool(self.targets.discovery.chap),
-            metrics=self._metrics,
+            metrics=self._http.metrics,
             peers=() if self._cluster is None else self._cluster.listening,
         )
 
@@ -451,40 +450,6 @@ class Daemon:
             await _stop(listeners, 0.0)
         await gentle
 
-    @contextlib.asynccontextmanager
-    async def _controlled(self, sockets: list[socket.socket]) -> AsyncIterator[None]:
-        owned = None
-        if not sockets:
-            owned = listen_for_control(self._config)
-            sockets = [owned.sock]
-        self._control = os.fsdecode(sockets[0].getsockname())
-        server = HttpServer(create_app(self, self._version), sockets, "control API")
-        try:
-            await server.start()
-            yield
-        finally:
-            await server.stop()
-            if owned is not None:
-                owned.remove()
-
-    @contextlib.asynccontextmanager
-    async def _measured(self) -> AsyncIterator[None]:
-        """/metrics has listeners of its own, if the configuration says so."""
-        sockets: list[socket.socket] = []
-        for address in self._config.metrics.listen:
-            sockets += await self._parts.bind(address, "metrics")
-        if not sockets:
-            yield
-            return
-        names = [sock.getsockname()[:2] for sock in sockets]
-        self._metrics = tuple(str(TcpAddress(*name)) for name in names)
-        server = HttpServer(metrics.create_app(metrics.Scrapes(self)), sockets, "metrics")
-        try:
-            await server.start()
-            yield
-        finally:
-            await server.stop()
-
     # -- signals -----------------------------------------------------------------------------
 
     def _handle_signals(self) -> None:
@@ -528,21 +493,6 @@ class Daemon:
             logger.warning("settings need a restart", extra={"changed": ",".join(changed)})
         self._config = kept
         logger.info("reloaded", extra={"level": config.log.level})
-
-
-def listen_for_control(config: ServeConfig) -> UnixListener:
-    """The socket of the control API: its user's alone, or a group's as well. ListenError,
-    ConfigError."""
-    path, name = config.control_socket, config.control.group
-    if name is None:
-        return UnixListener(path, 0o600, use=CONTROL)
-    try:
-        group = int(name) if name.isascii() and name.isdigit() else grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise ConfigError(f"control: group {name!r}: there is none of that name here") from None
-    if group > MAX_GID:
-        raise ConfigError(f"control: group {name}: a number of a group is at most {MAX_GID}")
-    return UnixListener(path, 0o660, use=CONTROL, group=group)
 
 
 def _post(

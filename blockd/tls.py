@@ -18,9 +18,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 from typing_extensions import Buffer
 
 from blockd.certificates import Certificate, read_end
@@ -28,6 +27,9 @@ from blockd.nbd.access import TlsIdentity
 from blockd.secrets import SecretError, read_secret
 from native import _tls
 from native._tls import TlsError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 __all__ = ["TlsChannel", "TlsConfigError", "TlsError", "TlsProvider", "TlsSettings"]
 
@@ -315,6 +317,8 @@ def _identity(session: _tls.Session) -> TlsIdentity:
     der = session.peer_certificate
     if der is None:
         return TlsIdentity(())
+    from cryptography import x509  # not for those who have no TLS
+
     fingerprint = hashlib.sha256(der).hexdigest()
     try:
         names = certificate_names(x509.load_der_x509_certificate(der))
@@ -323,8 +327,11 @@ def _identity(session: _tls.Session) -> TlsIdentity:
         raise TlsError(f"handshake: client certificate refused: {error}") from error
 
 
-def certificate_names(certificate: x509.Certificate) -> tuple[str, ...]:
+def certificate_names(certificate: "x509.Certificate") -> tuple[str, ...]:
     """Common name, then subject alternative names (DNS, URI, e-mail), each once."""
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
     names = [
         value
         for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)

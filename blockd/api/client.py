@@ -1,13 +1,14 @@
 """Client of the control API, for the CLI and other tools on the same machine.
 
 Raises NoDaemon when nothing answers on the socket, ApiError with the daemon's own code and message
-when it refuses. httpx is imported when a client is made: commands that need none start quicker.
+when it refuses.
 """
 
+import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +39,7 @@ from blockd.api.types import (
     VersionDiff,
     from_json,
 )
+from blockd.api.unix_http import Response, TransferError, Unreachable, exchange
 from blockd.registry.errors import NoSuchTarget
 from transport.errors import NoSuchNode
 from volume.errors import NoSuchVersion, NoSuchVolume
@@ -53,13 +55,10 @@ from volume.model import (
 )
 
 if TYPE_CHECKING:
-    import httpx
-
     from volume.gc import GcReport, GcStatus
 
 TIMEOUT_S = 60.0  # a change waits for a checkpoint or a full disk queue at worst
 STREAM_TIMEOUT_S = 600.0  # without a byte: before the first, trees are walked and writes destaged
-STREAM_PIECE_BYTES = 256 * 1024
 LONG_TIMEOUT_S = 6 * 3600.0  # what reads everything a large store has may take hours
 
 T = TypeVar("T")
@@ -85,31 +84,23 @@ class Client:
     def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
         """Raises NoDaemon."""
         _probe(path, timeout_s)
-        import httpx
-
         self.server_ms: dict[str, float] = {}
         """Of the last answer: what the daemon says it took. "app" is all of it."""
         self._path = path
-        self._http = httpx.Client(
-            # No TLS on a unix socket: loading the authorities would take 25 ms of each command.
-            transport=httpx.HTTPTransport(uds=str(path), verify=False),
-            base_url="http://blockd",
-            timeout=timeout_s,
-        )
+        self._timeout_s = timeout_s
 
     def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._http.close()
+        """Nothing is kept open between calls."""
 
     def metrics(self) -> str:
         """What Prometheus would be told, in its text format."""
-        with self._failures("GET", "/metrics"):
-            response = self._http.get("/metrics")
-        if response.is_error:
-            _answer(response)  # raises
-        return response.text
+        with self._failures("GET", "/metrics"), self._asked("GET", "/metrics") as response:
+            if not response.success:
+                _answer(response)  # raises
+            return response.read().decode()
 
     # -- volumes
 
@@ -122,11 +113,11 @@ class Client:
     def create_volume(self, name: str, size: int, **options: int | str | bool) -> VolumeInfo:
         """`options`: block_size, chunk_size, compression, closed."""
         body = {"name": name, "size": size, **options}
-        return from_json(VolumeInfo, self._call("POST", "/v1/volumes", json=body))
+        return from_json(VolumeInfo, self._call("POST", "/v1/volumes", body=body))
 
     def resize_volume(self, name: str, size: int, *, force: bool = False) -> VolumeInfo:
         body = {"size": size, "force": force}
-        return from_json(VolumeInfo, self._call("PATCH", _path(name), json=body))
+        return from_json(VolumeInfo, self._call("PATCH", _path(name), body=body))
 
     def limits(self, name: str) -> LimitsStatus:
         return from_json(LimitsStatus, self._call("GET", f"{_path(name)}/limits"))
@@ -134,10 +125,10 @@ class Client:
     def set_limits(self, name: str, limits: VolumeLimits) -> LimitsStatus:
         """All of them, durably and at once."""
         body = asdict(limits)
-        return from_json(LimitsStatus, self._call("PUT", f"{_path(name)}/limits", json=body))
+        return from_json(LimitsStatus, self._call("PUT", f"{_path(name)}/limits", body=body))
 
     def rename_volume(self, name: str, new_name: str) -> VolumeInfo:
-        return from_json(VolumeInfo, self._call("PATCH", _path(name), json={"name": new_name}))
+        return from_json(VolumeInfo, self._call("PATCH", _path(name), body={"name": new_name}))
 
     def access(self, name: str) -> AccessInfo:
         return from_json(AccessInfo, self._call("GET", _path(name, "access")))
@@ -148,11 +139,11 @@ class Client:
         """The whole list; None for no list. `revision` is that of the list that it was made
         from."""
         body = {"rules": None if rules is None else [asdict(rule) for rule in rules]}
-        found = self._call("PUT", _path(name, "access"), json={**body, "revision": revision})
+        found = self._call("PUT", _path(name, "access"), body={**body, "revision": revision})
         return from_json(AccessInfo, found)
 
     def delete_volume(self, name: str, *, force: bool = False) -> None:
-        self._call("DELETE", _path(name), params=_query(force=force))
+        self._call("DELETE", _path(name), query=_query(force=force))
 
     # -- snapshots
 
@@ -161,7 +152,7 @@ class Client:
     ) -> list[SnapshotInfo]:
         """Those of `volume`, or all; by volume, oldest first; the newest `limit` of them."""
         query = _query(volume=volume, prefix=prefix, limit=limit)
-        return _list(SnapshotInfo, self._call("GET", "/v1/snapshots", params=query))
+        return _list(SnapshotInfo, self._call("GET", "/v1/snapshots", query=query))
 
     def snapshot(self, volume: str, name: str) -> SnapshotInfo:
         return from_json(SnapshotInfo, self._call("GET", _snapshot_path(volume, name)))
@@ -171,14 +162,14 @@ class Client:
     ) -> list[SnapshotInfo]:
         """One of each volume, all at one instant."""
         body = {"name": name, "volumes": list(volumes), "pinned": pinned, "sync": sync}
-        return _list(SnapshotInfo, self._call("POST", "/v1/snapshots", json=body))
+        return _list(SnapshotInfo, self._call("POST", "/v1/snapshots", body=body))
 
     def pin_snapshot(self, volume: str, name: str, pinned: bool) -> SnapshotInfo:
         path = _snapshot_path(volume, name)
-        return from_json(SnapshotInfo, self._call("PATCH", path, json={"pinned": pinned}))
+        return from_json(SnapshotInfo, self._call("PATCH", path, body={"pinned": pinned}))
 
     def delete_snapshot(self, volume: str, name: str, *, force: bool = False) -> None:
-        self._call("DELETE", _snapshot_path(volume, name), params=_query(force=force))
+        self._call("DELETE", _snapshot_path(volume, name), query=_query(force=force))
 
     def schedule(self, volume: str) -> ScheduleInfo | None:
         found = self._call("GET", _path(volume, "schedule"))
@@ -186,7 +177,7 @@ class Client:
 
     def set_schedule(self, volume: str, every_s: int, keep: str) -> ScheduleInfo:
         body = {"every_s": every_s, "keep": keep}
-        return from_json(ScheduleInfo, self._call("PUT", _path(volume, "schedule"), json=body))
+        return from_json(ScheduleInfo, self._call("PUT", _path(volume, "schedule"), body=body))
 
     def clear_schedule(self, volume: str) -> None:
         self._call("DELETE", _path(volume, "schedule"))
@@ -195,7 +186,7 @@ class Client:
 
     def version_log(self, volume: str, *, limit: int = 50, writes: bool = False) -> VersionLog:
         query = _query(limit=limit, writes=writes)
-        return from_json(VersionLog, self._long("GET", _path(volume, "log"), params=query))
+        return from_json(VersionLog, self._long("GET", _path(volume, "log"), query=query))
 
     def history(self, volume: str) -> HistoryPolicy:
         return from_json(HistoryPolicy, self._call("GET", _path(volume, "history")))
@@ -205,29 +196,29 @@ class Client:
     ) -> HistoryPolicy:
         """None leaves that part as it is."""
         body = {"window_s": window_s, "keep": keep}
-        return from_json(HistoryPolicy, self._call("PATCH", _path(volume, "history"), json=body))
+        return from_json(HistoryPolicy, self._call("PATCH", _path(volume, "history"), body=body))
 
     def restore_volume(self, volume: str, to: str, *, force: bool = False) -> RestoreInfo:
         """`to` is a ref of `volume` without its name."""
         body = {"to": to, "force": force}
-        return from_json(RestoreInfo, self._long("POST", _path(volume, "restore"), json=body))
+        return from_json(RestoreInfo, self._long("POST", _path(volume, "restore"), body=body))
 
     def clone_volume(self, source: str, name: str) -> VolumeInfo:
         """`source` is vol@ref, or vol for its head."""
         body = {"source": source, "name": name}
-        return from_json(VolumeInfo, self._long("POST", "/v1/clones", json=body))
+        return from_json(VolumeInfo, self._long("POST", "/v1/clones", body=body))
 
     def diff(self, old: str, new: str, *, limit: int | None = None) -> VersionDiff:
         """Refs as of `clone_volume`; the first `limit` extents, or all."""
         query = _query(old=old, new=new, limit=limit)
-        return from_json(VersionDiff, self._long("GET", "/v1/diff", params=query))
+        return from_json(VersionDiff, self._long("GET", "/v1/diff", query=query))
 
     # -- the store
 
     def space(self, volume: str | None = None) -> SpaceReport:
         """The rows of `volume`, or of all; the sums are of the whole store."""
         query = _query(volume=volume)
-        return from_json(SpaceReport, self._long("GET", "/v1/space", params=query))
+        return from_json(SpaceReport, self._long("GET", "/v1/space", query=query))
 
     def gc_status(self) -> "GcStatus":
         from volume.gc import GcStatus
@@ -238,7 +229,7 @@ class Client:
         """Run gc to its end, or find out what it would do."""
         from volume.gc import GcReport
 
-        return from_json(GcReport, self._long("POST", "/v1/gc", json={"dry_run": dry_run}))
+        return from_json(GcReport, self._long("POST", "/v1/gc", body={"dry_run": dry_run}))
 
     def scrub_status(self) -> ScrubInfo:
         return from_json(ScrubInfo, self._call("GET", "/v1/scrub"))
@@ -254,7 +245,7 @@ class Client:
     def damage_locations(self, *, limit: int = 1000) -> DamageLocations:
         """What the damage that scrub knows of hits; the first `limit` places."""
         query = _query(limit=limit)
-        return from_json(DamageLocations, self._long("GET", "/v1/scrub/hit", params=query))
+        return from_json(DamageLocations, self._long("GET", "/v1/scrub/hit", query=query))
 
     # -- streams
 
@@ -265,33 +256,19 @@ class Client:
         """The stream of a version, while the block runs. One without its end frame was broken
         off by the daemon; its last frame, and the daemon's log, say why."""
         query = _query(source=source, base=base, resume=resume)
-        path = "/v1/stream"
-        with (
-            self._failures("GET", path),
-            self._http.stream("GET", path, params=query, timeout=STREAM_TIMEOUT_S) as response,
-        ):
-            if not response.is_success:
-                response.read()
-                _answer(response)
-            yield response.iter_raw(STREAM_PIECE_BYTES)
+        with self._stream("/v1/stream", query=query) as pieces:
+            yield pieces
 
     @contextmanager
     def backup_meta(self) -> Iterator[Iterator[bytes]]:
         """The bytes of a copy of meta/, while the block runs."""
-        path = "/v1/meta-backup"
-        with (
-            self._failures("GET", path),
-            self._http.stream("GET", path, timeout=STREAM_TIMEOUT_S) as response,
-        ):
-            if not response.is_success:
-                response.read()
-                _answer(response)
-            yield response.iter_raw(STREAM_PIECE_BYTES)
+        with self._stream("/v1/meta-backup") as pieces:
+            yield pieces
 
     def receive(self, name: str, pieces: Iterable[bytes]) -> VolumeInfo:
         """Send a stream's bytes, to be volume `name`; waits for `pieces` as long as they take."""
         path = _receive_path(name)
-        made = self._call("POST", path, content=pieces, timeout=STREAM_TIMEOUT_S)
+        made = self._call("POST", path, content=pieces, timeout_s=STREAM_TIMEOUT_S)
         return from_json(VolumeInfo, made)
 
     def receives(self) -> list[ReceiveInfo]:
@@ -318,7 +295,7 @@ class Client:
     def disconnect_all(self, volume: str) -> Disconnected:
         """The same of all clients of `volume`, or of one of its versions (vol@version)."""
         return from_json(
-            Disconnected, self._call("DELETE", "/v1/clients", params={"volume": volume})
+            Disconnected, self._call("DELETE", "/v1/clients", query=_query(volume=volume))
         )
 
     # -- cluster
@@ -335,11 +312,11 @@ class Client:
     def create_cluster_volume(self, name: str, size: int, **options: int | str) -> ClusterVolume:
         """`options`: replicas, write_quorum, mode, block_size, chunk_size."""
         body = {"name": name, "size": size, **options}
-        return from_json(ClusterVolume, self._call("POST", "/v1/cluster/volumes", json=body))
+        return from_json(ClusterVolume, self._call("POST", "/v1/cluster/volumes", body=body))
 
     def move_volume(self, name: str, node: str) -> MovedVolume:
         path = f"/v1/cluster/volumes/{quote(name, safe='')}/move"
-        return from_json(MovedVolume, self._call("POST", path, json={"node": node}))
+        return from_json(MovedVolume, self._call("POST", path, body={"node": node}))
 
     def cluster_devices(self) -> DeviceList:
         return from_json(DeviceList, self._call("GET", "/v1/cluster/devices"))
@@ -347,18 +324,18 @@ class Client:
     def change_device(self, action: str, device: str, other: str | None = None) -> DeviceList:
         """`action`: drain, return, fail, remove, replace."""
         body = {"action": action, "device": device, "other": other}
-        return from_json(DeviceList, self._call("POST", "/v1/cluster/devices", json=body))
+        return from_json(DeviceList, self._call("POST", "/v1/cluster/devices", body=body))
 
     def make_token(self, ttl_s: int) -> TokenInfo:
         body = {"ttl_s": ttl_s}
-        return from_json(TokenInfo, self._call("POST", "/v1/cluster/tokens", json=body))
+        return from_json(TokenInfo, self._call("POST", "/v1/cluster/tokens", body=body))
 
     def replace_member(self, name: str, old: str, new: str | None) -> ReplacedMember:
         path = f"/v1/cluster/volumes/{quote(name, safe='')}/members"
-        return from_json(ReplacedMember, self._call("POST", path, json={"old": old, "new": new}))
+        return from_json(ReplacedMember, self._call("POST", path, body={"old": old, "new": new}))
 
     def remove_node(self, name: str, *, lost: bool = False) -> None:
-        self._call("DELETE", _node_path(name), params={"lost": lost})
+        self._call("DELETE", _node_path(name), query=_query(lost=lost))
 
     def drain_node(self, name: str) -> Draining:
         return from_json(Draining, self._call("PUT", _node_path(name) + "/drain"))
@@ -377,7 +354,7 @@ class Client:
     def targets(self, *, automatic: bool = True) -> list[TargetInfo]:
         """By name; `automatic`: those that volumes have by themselves, too."""
         query = _query(automatic=automatic)
-        return _list(TargetInfo, self._call("GET", "/v1/targets", params=query))
+        return _list(TargetInfo, self._call("GET", "/v1/targets", query=query))
 
     def target(self, name: str) -> TargetInfo:
         return from_json(TargetInfo, self._call("GET", _target_path(name)))
@@ -387,21 +364,21 @@ class Client:
     ) -> TargetInfo:
         """`luns`: volumes or vol@version, from LUN 0 on."""
         body = {"name": name, "alias": alias, "redirect": redirect, "luns": list(luns)}
-        return from_json(TargetInfo, self._call("POST", "/v1/targets", json=body))
+        return from_json(TargetInfo, self._call("POST", "/v1/targets", body=body))
 
     def change_target(
         self, name: str, *, alias: str | None = None, redirect: str | None = None
     ) -> TargetInfo:
         """None leaves that part as it is, "" clears it."""
         body = {"alias": alias, "redirect": redirect}
-        return from_json(TargetInfo, self._call("PATCH", _target_path(name), json=body))
+        return from_json(TargetInfo, self._call("PATCH", _target_path(name), body=body))
 
     def delete_target(self, name: str, *, force: bool = False) -> None:
-        self._call("DELETE", _target_path(name), params=_query(force=force))
+        self._call("DELETE", _target_path(name), query=_query(force=force))
 
     def add_lun(self, name: str, source: str, lun: int | None = None) -> LunInfo:
         body = {"source": source, "lun": lun}
-        return from_json(LunInfo, self._call("POST", _target_path(name, "luns"), json=body))
+        return from_json(LunInfo, self._call("POST", _target_path(name, "luns"), body=body))
 
     def remove_lun(self, name: str, lun: int) -> None:
         self._call("DELETE", _target_path(name, "luns", str(lun)))
@@ -409,69 +386,80 @@ class Client:
     def add_acl(self, name: str, entry: str) -> TargetInfo:
         """An initiator's name, its beginning and *, or a network."""
         body = {"entry": entry}
-        return from_json(TargetInfo, self._call("POST", _target_path(name, "acl"), json=body))
+        return from_json(TargetInfo, self._call("POST", _target_path(name, "acl"), body=body))
 
     def remove_acl(self, name: str, entry: str) -> TargetInfo:
         query = _query(entry=entry)
-        return from_json(TargetInfo, self._call("DELETE", _target_path(name, "acl"), params=query))
+        return from_json(TargetInfo, self._call("DELETE", _target_path(name, "acl"), query=query))
 
     def set_chap(self, name: str, user: str, secret: str, *, mutual: bool = False) -> TargetInfo:
         body = {"user": user, "secret": secret, "mutual": mutual}
-        return from_json(TargetInfo, self._call("PUT", _target_path(name, "chap"), json=body))
+        return from_json(TargetInfo, self._call("PUT", _target_path(name, "chap"), body=body))
 
     def clear_chap(self, name: str, user: str | None = None, *, mutual: bool = False) -> TargetInfo:
         """Of `user`, of the target itself (`mutual`), or all of it."""
         query = _query(user=user, mutual=mutual)
-        return from_json(TargetInfo, self._call("DELETE", _target_path(name, "chap"), params=query))
+        return from_json(TargetInfo, self._call("DELETE", _target_path(name, "chap"), query=query))
 
     # -- inside
 
     def _long(self, method: str, path: str, **options: Any) -> Any:
         """A call that walks trees or packs, or waits for its turn to."""
-        return self._call(method, path, timeout=LONG_TIMEOUT_S, **options)
+        return self._call(method, path, timeout_s=LONG_TIMEOUT_S, **options)
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
-        with self._failures(method, path):
-            response = self._http.request(method, path, **options)
-        self.server_ms = _server_ms(response)
-        return _answer(response)
+        with self._failures(method, path), self._asked(method, path, **options) as response:
+            self.server_ms = _server_ms(response)
+            return _answer(response)
+
+    @contextmanager
+    def _stream(self, path: str, **options: Any) -> Iterator[Iterator[bytes]]:
+        options["timeout_s"] = STREAM_TIMEOUT_S
+        with self._failures("GET", path), self._asked("GET", path, **options) as response:
+            if not response.success:
+                _answer(response)  # raises
+            yield response.pieces()
+
+    def _asked(
+        self, method: str, path: str, *, timeout_s: float | None = None, **options: Any
+    ) -> AbstractContextManager[Response]:
+        return exchange(self._path, method, path, timeout_s=timeout_s or self._timeout_s, **options)
 
     @contextmanager
     def _failures(self, method: str, path: str) -> Iterator[None]:
         """Turns failures to talk to the daemon into errors of our own."""
-        import httpx
-
         try:
             yield
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        except Unreachable as error:
             raise _no_daemon(self._path) from error
-        except httpx.HTTPError as error:
+        except TransferError as error:
             raise ApiError(
                 "control_failed",
-                f"control socket {self._path}: {method} {path}: "
-                f"{str(error) or type(error).__name__}; the daemon's log may say why",
+                f"control socket {self._path}: {method} {path}: {error}; "
+                "the daemon's log may say why",
             ) from error
 
 
-def _server_ms(response: "httpx.Response") -> dict[str, float]:
+def _server_ms(response: Response) -> dict[str, float]:
     """What the Server-Timing headers say: milliseconds by name."""
     found = {}
-    for entry in response.headers.get("server-timing", "").split(","):
+    for entry in response.header("server-timing").split(","):
         name, _, duration = entry.strip().partition(";dur=")
         with suppress(ValueError):
             found[name] = float(duration)
     return found
 
 
-def _answer(response: "httpx.Response") -> Any:
+def _answer(response: Response) -> Any:
     """The decoded body of a success. Raises ApiError otherwise."""
-    if response.is_success:
-        return response.json() if response.content else None
+    content = response.read()
+    if response.success:
+        return json.loads(content) if content else None
     try:
-        error = response.json()["error"]
+        error = json.loads(content)["error"]
         code, message = str(error["code"]), str(error["message"])
     except (ValueError, KeyError, TypeError):
-        code, message = "http_error", f"HTTP status {response.status_code}: is this blockd?"
+        code, message = "http_error", f"HTTP status {response.status}: is this blockd?"
     raise ApiError(code, message)
 
 
@@ -524,7 +512,7 @@ def _in_path(name: str) -> bool:
 
 
 def _probe(path: Path, timeout_s: float) -> None:
-    """Raises NoDaemon. Quicker than to load httpx first, and tells the reasons apart."""
+    """Raises NoDaemon, which tells the reasons apart."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(timeout_s)
         try:

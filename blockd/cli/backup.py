@@ -11,7 +11,7 @@ import typer
 
 from blockd.cli.options import ControlOption, JsonOption, UsageError, connect
 from blockd.cli.output import counted, print_json
-from blockd.config import CONTROL_NAME
+from blockd.places import CONTROL_NAME
 from blockd.sizes import format_size
 
 if TYPE_CHECKING:

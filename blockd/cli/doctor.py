@@ -79,8 +79,9 @@ def doctor(
         _repair_index(data, as_json)
     if unseal or repair_index:
         return
-    from blockd.config import DEFAULT_DATA, ServeConfig, load_config
+    from blockd.config import ServeConfig, load_config
     from blockd.doctor import FAIL, Finding, Machine, examine
+    from blockd.places import DEFAULT_DATA
     from blockd.toml_decode import ConfigError
 
     settings: ServeConfig | ConfigError

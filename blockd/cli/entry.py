@@ -5,81 +5,91 @@ a bug of ours and shows its traceback.
 """
 
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.main
 from typer.core import TyperGroup
 
-from blockd.cli import (
-    backup,
-    client,
-    cluster,
-    completion,
-    doctor,
-    exits,
-    gc,
-    scrub,
-    serve,
-    snapshot,
-    space,
-    status,
-    target,
-    top,
-    transfer,
-    volume,
-)
+from blockd.cli import exits
 from blockd.cli.output import print_error
+from blockd.cli.quick import quickened
 
-ORDER = (
-    *("serve", "volume", "snapshot", "target", "space"),
-    *("import", "export", "send", "receive", "backup-meta"),
-    *("cluster", "gc", "scrub", "status", "top", "client", "doctor", "version"),
-)
+COMMANDS = {
+    "serve": ("serve", "serve"),
+    "volume": ("volume", "app"),
+    "snapshot": ("snapshot", "app"),
+    "target": ("target", "app"),
+    "space": ("space", "space"),
+    "import": ("transfer", "import_image"),
+    "export": ("transfer", "export_image"),
+    "send": ("transfer", "send"),
+    "receive": ("transfer", "receive"),
+    "backup-meta": ("backup", "backup_meta"),
+    "cluster": ("cluster", "app"),
+    "gc": ("gc", "app"),
+    "scrub": ("scrub", "app"),
+    "status": ("status", "status"),
+    "top": ("top", "top"),
+    "client": ("client", "app"),
+    "doctor": ("doctor", "doctor"),
+    "version": ("version", "version"),
+}
+"""Name -> module and what it has of that name, in the order of the help: what people need first.
+Only the module of the command that is run is loaded; `--help` needs them all."""
 
 
-class _Ordered(TyperGroup):
-    """Shows the commands that people need first before the others."""
+COMPLETION = "_BLOCKD_COMPLETE"  # set by the script that `blockd --install-completion` writes
+
+
+class _Tree(TyperGroup):
+    """Has a command when it is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        names = super().list_commands(ctx)
-        return [name for name in ORDER if name in names] + [
-            name for name in names if name not in ORDER
-        ]
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            self.commands[cmd_name] = _loaded(cmd_name)
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS:
+            for name in COMMANDS:  # the message may suggest any
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+
+def _loaded(name: str) -> Any:
+    module, attribute = COMMANDS[name]
+    found = getattr(importlib.import_module(f"blockd.cli.{module}"), attribute)
+    tree = typer.Typer(pretty_exceptions_enable=False)
+    if isinstance(found, typer.Typer):
+        tree.add_typer(found, name=name)
+    else:
+        tree.command(name)(found)
+    return quickened(typer.main.get_group(tree).commands[name])
 
 
 app = typer.Typer(
-    cls=_Ordered,
+    cls=_Tree,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=exits.epilog(),
 )
-app.command()(serve.serve)
-app.add_typer(volume.app, name="volume")
-app.add_typer(snapshot.app, name="snapshot")
-app.add_typer(target.app, name="target")
-app.command()(transfer.send)
-app.command()(transfer.receive)
-app.command("export")(transfer.export_image)
-app.command("import")(transfer.import_image)
-app.command()(backup.backup_meta)
-app.command()(space.space)
-app.add_typer(gc.app, name="gc")
-app.add_typer(scrub.app, name="scrub")
-app.command()(status.status)
-app.command()(top.top)
-app.add_typer(client.app, name="client")
-app.add_typer(cluster.app, name="cluster")
-app.command()(doctor.doctor)
-app.command()(status.version)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        status.version()
+        from blockd.cli.version import version
+
+        version()
         raise typer.Exit
 
 
@@ -96,7 +106,7 @@ def blockd(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with a code of `blockd.cli.exits`."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if completion.in_bash(os.environ):
+    if COMPLETION in os.environ and (completion := _bash_completion()):
         completion.complete_for_bash(lambda: run(arguments), os.environ)
         sys.exit(exits.OK)
     code = run(arguments)
@@ -108,11 +118,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+def _bash_completion() -> ModuleType | None:
+    from blockd.cli import completion
+
+    return completion if completion.in_bash(os.environ) else None
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code and has printed whatever there was to say."""
     as_json = "--json" in arguments
     try:
-        result = app(args=list(arguments), prog_name="blockd", standalone_mode=False)
+        command = quickened(typer.main.get_command(app))
+        result = command(args=list(arguments), prog_name="blockd", standalone_mode=False)
         return result if isinstance(result, int) else exits.OK
     except (typer.Abort, KeyboardInterrupt):
         print_error("interrupted", "interrupted", as_json=as_json)

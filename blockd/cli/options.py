@@ -3,13 +3,15 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockd.api.client import Client, NoDaemon
-from blockd.config import CONTROL_NAME, DEFAULT_DATA
+from blockd.places import CONTROL_NAME, DEFAULT_DATA
 from blockd.sizes import parse_size
+
+if TYPE_CHECKING:
+    from blockd.api.client import Client
 
 ENVIRONMENT = "BLOCKD_CONTROL"
 SERVICE_CONTROL = Path("/run/blockd/control.sock")  # of packaging/systemd, and of the container
@@ -42,8 +44,10 @@ def candidates(environ: Mapping[str, str]) -> list[Path]:
     return [DEFAULT_DATA / CONTROL_NAME, SERVICE_CONTROL, SERVICE_DATA / CONTROL_NAME]
 
 
-def connect(control: Path | None, timeout_s: float | None = None) -> Client:
+def connect(control: Path | None, timeout_s: float | None = None) -> "Client":
     """A client of the daemon at `control`, or where one is found. Raises NoDaemon."""
+    from blockd.api.client import Client, NoDaemon
+
     places = [control] if control else candidates(os.environ)
     for place in places:
         if len(places) == 1 or os.path.lexists(place):

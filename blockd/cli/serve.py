@@ -164,7 +164,10 @@ def _run(
             from blockd.cluster.identity import node_identity
 
             node_identity(settings)  # or else a store would be made in what is to be no node
-        from blockd import daemon, logs, wiring
+        from blockd.control import without_gc
+
+        with without_gc():
+            from blockd import daemon, logs, wiring
 
         logs.setup(settings.log)
         if who is not None:

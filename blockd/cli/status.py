@@ -1,7 +1,5 @@
-"""`blockd status` and `blockd version`."""
+"""`blockd status`."""
 
-import importlib.metadata
-import platform
 from dataclasses import asdict
 
 import typer
@@ -37,15 +35,6 @@ def status(control: ControlOption = None, as_json: JsonOption = False) -> None:
             print_sessions(sessions)
     if node.store.state == "sealed":
         raise typer.Exit(NO_WRITES)
-
-
-def version(as_json: JsonOption = False) -> None:
-    """Show the version of this program."""
-    blockd = importlib.metadata.version("blockd")
-    if as_json:
-        print_json({"version": blockd, "python": platform.python_version()})
-    else:
-        print(f"blockd {blockd}")
 
 
 def _fields(node: NodeStatus) -> list[tuple[str, str]]:

@@ -24,14 +24,14 @@ from blockd.config.addresses import (
 )
 from blockd.config.checks import check, check_exposure
 from blockd.config.cluster import MAX_ADVERTISED, MAX_ADVERTISED_CHARS, ClusterConfig
-from blockd.config.control import CONTROL_NAME, ControlConfig
+from blockd.config.control import ControlConfig
 from blockd.config.daemon import DaemonConfig
 from blockd.config.exports import ExportConfig
 from blockd.config.iscsi import IscsiConfig
 from blockd.config.log import LogConfig, LogFormat, LogLevel
 from blockd.config.metrics import MetricsConfig
 from blockd.config.nbd import NBD_SOCKET_NAME, NbdConfig
-from blockd.config.serve import CONFIG_NAME, DEFAULT_DATA, ServeConfig, load_config
+from blockd.config.serve import CONFIG_NAME, ServeConfig, load_config
 from blockd.config.store import Compression, StoreConfig
 from blockd.config.tls import TlsChoice, TlsConfig, TlsVersion
 from blockd.config.values import Count, MiB, Seconds, Size
@@ -69,10 +69,8 @@ __all__ = [
     "LogLevel",
     "LogConfig",
     "MetricsConfig",
-    "CONTROL_NAME",
     "ControlConfig",
     "DaemonConfig",
-    "DEFAULT_DATA",
     "CONFIG_NAME",
     "ServeConfig",
     "load_config",

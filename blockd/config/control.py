@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-CONTROL_NAME = "control.sock"
-
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Annotated
 
 from blockd.config.cluster import ClusterConfig
-from blockd.config.control import CONTROL_NAME, ControlConfig
+from blockd.config.control import ControlConfig
 from blockd.config.daemon import DaemonConfig
 from blockd.config.exports import ExportConfig
 from blockd.config.iscsi import IscsiConfig
@@ -18,9 +18,9 @@ from blockd.config.nbd import NBD_SOCKET_NAME, NbdConfig
 from blockd.config.store import StoreConfig
 from blockd.config.tls import TlsConfig
 from blockd.config.values import Seconds, Size
+from blockd.places import CONTROL_NAME, DEFAULT_DATA
 from blockd.toml_decode import ConfigError, Range, decode, load_toml
 
-DEFAULT_DATA = Path("blockd-data")
 CONFIG_NAME = "blockd.toml"
 
 

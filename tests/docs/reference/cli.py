@@ -44,8 +44,9 @@ def page_text() -> str:
 
 def _commands(group: Any, path: str) -> Iterator[tuple[Any, str]]:
     """Every command of `group`, in the order in which the help has them, with what one types."""
-    for name in group.list_commands(typer.Context(group)):
-        command = group.commands[name]
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         yield command, f"{path} {name}"
         if hasattr(command, "commands"):
             yield from _commands(command, f"{path} {name}")

@@ -336,16 +336,33 @@ def test_a_closed_pipe_is_no_traceback(node: FakeNode, blockd: Blockd) -> None:
     assert run.stderr == ""
 
 
-def test_a_list_does_not_load_the_daemon(node: FakeNode, blockd: Blockd) -> None:
+HEAVY = ("fastapi", "uvicorn", "uvloop", "native", "cryptography", "pydantic", "httpx", "rich")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spared"),
+    [
+        (("--version",), (*HEAVY, "http.client", "blockd.config", "blockd.api.client")),
+        (("volume", "list"), (*HEAVY, "blockd.config", "prometheus_client")),
+        (("volume", "create", "a", "1G", "--block-size", "512"), HEAVY),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(
+    node: FakeNode, blockd: Blockd, arguments: tuple[str, ...], spared: tuple[str, ...]
+) -> None:
     code = (
-        "import sys; from blockd.cli import entry; entry.run(['volume', 'list']);"
-        "print([m for m in ('fastapi', 'uvicorn', 'uvloop', 'native', 'cryptography')"
-        " if m in sys.modules])"
+        f"import sys; from blockd.cli import entry; ended = entry.run({arguments!r});"
+        f"print([m for m in {spared!r} if m in sys.modules], ended)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert run.stdout.splitlines()[-1] == "[]"
+    assert run.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_a_wrong_command_is_told_which_was_meant(blockd: Blockd) -> None:
+    assert "Did you mean 'snapshot'?" in blockd("snapshots").err
+    assert "Did you mean 'list'" in blockd("volume", "lists").err
 
 
 def connection(peer: str) -> ConnectionInfo:

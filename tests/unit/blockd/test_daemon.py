@@ -7,10 +7,13 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +35,7 @@ from blockd.config import (
     TcpAddress,
     TlsConfig,
 )
+from blockd.control import HttpSide
 from blockd.daemon import Daemon, Parts
 from blockd.iscsi.targets import Credentials
 from blockd.nbd.access import ExportPolicy
@@ -257,6 +261,30 @@ def test_the_control_api_answers_for_the_node(stage: Stage) -> None:
 
     stage.run(during)
     assert stage.store.names() == ["a"]
+
+
+def test_volumes_are_served_before_the_control_api_is_loaded(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = HttpSide.start
+
+    async def started(side: HttpSide, *parts: Any) -> None:
+        stage.events.append("control API")
+        await start(side, *parts)
+
+    monkeypatch.setattr(HttpSide, "start", started)
+    stage.run()
+    assert stage.events[:2] == ["listener started", "control API"]
+
+
+def test_a_start_loads_what_serves_volumes_first() -> None:
+    heavy = ("fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client", "cryptography")
+    code = (
+        "import sys, blockd.daemon, blockd.wiring, blockd.privileges;"
+        f"print([each for each in {heavy} if each in sys.modules])"
+    )
+    run = [sys.executable, "-c", code]
+    assert subprocess.check_output(run, text=True, timeout=60) == "[]\n"
 
 
 def test_a_stop_drains_closes_the_store_and_leaves_no_socket(stage: Stage) -> None:
