@@ -384,6 +384,22 @@ def decode_segment_header(
     """(store uuid, slot, node epoch, sequence, first lsn, synced lsn, chain, segment bytes); None
     when it is no valid header; OSError(EPROTO) for another version."""
 
+class Syncer:
+    """A thread that makes a journal durable for one that must not wait; see src/syncer.h."""
+
+    def __init__(self, journal: Journal, /) -> None: ...
+    def fileno(self) -> int:
+        """An eventfd, readable when a sync has ended since the last `done`."""
+
+    def ask(self) -> int:
+        """Have all that is in the journal made durable; a ticket. Waits for nothing."""
+
+    def done(self) -> tuple[int, int]:
+        """(the newest ticket whose sync has ended, errno of the last one or 0)"""
+
+    def close(self) -> None:
+        """Ends the thread, behind the sync that is under way. Nothing else is called after it."""
+
 class VolumeCore:
     """Hot path of one volume's head: hot maps over the place table. Thread-safe."""
 

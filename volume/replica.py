@@ -31,7 +31,7 @@ Every method may wait for disks; any thread may call it, one at a time has its t
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from errno import EAGAIN, EBADMSG, EFBIG, EINVAL, ENOMSG, ENOSPC, EPROTO, ESTALE
 from os import strerror
@@ -52,6 +52,7 @@ from volume.errors import (
     OtherRecords,
     ReplicaError,
     StaleEpoch,
+    StoreSealed,
 )
 from volume.gate import Gate
 from volume.history import (
@@ -106,6 +107,14 @@ class Taken:
     last: int
     data: bytes
     lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Syncing:
+    """Records up to `seq` of a volume, which a sync that begins now makes durable."""
+
+    volume: Volume
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,15 +414,35 @@ class Replica:
         """Make every record that is here durable. Records are appended meanwhile: whoever sends
         them does not wait for the disk."""
         with self._lock:
-            volume, seq = self._volume, self._seq()
-            self._parts.seal.check()
-            if seq <= self._durable:
+            syncing = self._syncing()
+            if syncing.seq <= self._durable:
                 return
         self._parts.seal.sync_journal()
         with self._lock:
-            # What was undone meanwhile has gone with its volume: the seq is of other records now.
-            if volume is self._volume:
-                self._durable = max(self._durable, seq)
+            self._synced(syncing)
+
+    def sync_begins(self) -> Syncing | None:
+        """For a thread that must not wait: what a sync of the journal that begins after this makes
+        durable. None: give `sync` to a thread that may wait."""
+        with self.at_once() as mine, suppress(StoreSealed):
+            return self._syncing() if mine else None
+        return None
+
+    def sync_ended(self, syncing: Syncing) -> bool:
+        """That sync has ended well. False: nothing is noted; as above."""
+        with self.at_once() as mine:
+            if mine:
+                self._synced(syncing)
+            return mine
+
+    def _syncing(self) -> Syncing:
+        self._parts.seal.check()
+        return Syncing(self._volume, self._seq())
+
+    def _synced(self, syncing: Syncing) -> None:
+        # What was undone meanwhile has gone with its volume: the seq is of other records now.
+        if syncing.volume is self._volume:
+            self._durable = max(self._durable, syncing.seq)
 
     def read(self, epoch: int, after: int, limit: int) -> Records:
         """Records behind `after`, which was written in `epoch`, in at most `limit` bytes

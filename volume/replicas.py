@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping
 
+from native import Syncer
 from volume.errors import ReplicaError, VolumeExists
 from volume.history import state_put
 from volume.replica import MAX_VOLUME_EPOCH, Replica, ReplicaParts
@@ -27,6 +28,11 @@ class Replicas:
 
     def get(self, uuid: bytes) -> Replica | None:
         return self._replicas.get(uuid)
+
+    def syncer(self) -> Syncer:
+        """Syncs of the store's journal for a thread that must not wait; to be closed before the
+        store is."""
+        return Syncer(self._parts.journal)
 
     def remove(self, uuid: bytes) -> None:
         """Forget this node's part of a volume that was deleted; durable on return. Its clients get

@@ -4,13 +4,16 @@ may wait. See `transport.group.around`."""
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from transport.group.around import Timer
+from native import Syncer
+from transport.group.around import Timer, synced
 from transport.peer import messages as m
 from transport.sessions import Sessions, Then
+from volume.replica import Replica
 
 logger = logging.getLogger(__name__)
 
@@ -23,13 +26,20 @@ T = TypeVar("T")
 class DaemonAround:
     """`close` after the sessions have ended: nothing is called after that."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, syncer: Syncer) -> None:
         self._sessions = sessions
+        self._syncer = syncer
+        self._syncs: deque[tuple[int, Callable[[bool], None]]] = deque()
         self._disk = ThreadPoolExecutor(DISK_THREADS, "blockd-group")
         self._store = ThreadPoolExecutor(STORE_THREADS, "blockd-takeover")
         self.random = random.Random(random.SystemRandom().getrandbits(128)).random
 
+    def start(self) -> None:
+        """On the sessions' thread."""
+        self._sessions.watched(self._syncer.fileno(), self._synced)
+
     def close(self) -> None:
+        self._syncer.close()
         self._disk.shutdown()
         self._store.shutdown()
 
@@ -50,6 +60,29 @@ class DaemonAround:
 
     def work(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         self._do(self._disk, call, then)
+
+    def sync(self, replica: Replica, then: Callable[[int | Exception], None]) -> None:
+        """Without a hop through Python's threads, as far as it goes well."""
+
+        def wait() -> None:
+            self.work(lambda: synced(replica), then)
+
+        def ended(well: bool) -> None:
+            if well and syncing is not None and replica.sync_ended(syncing):
+                then(syncing.seq)
+            else:
+                wait()  # where it failed, all of the store hears of it there
+
+        syncing = replica.sync_begins()
+        if syncing is None:
+            wait()
+        else:
+            self._syncs.append((self._syncer.ask(), ended))
+
+    def _synced(self) -> None:
+        done, failure = self._syncer.done()
+        while self._syncs and self._syncs[0][0] <= done:
+            self._syncs.popleft()[1](failure == 0)
 
     def ask_store(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         self._do(self._store, call, then)

@@ -91,7 +91,7 @@ class ClusterVolumes:
         self.cut: Callable[[str, str], None] = lambda volume, why: None
         self.served_here: Callable[[], None] = lambda: None
         """Called, and not waited for, when a volume is served here from now on."""
-        self._around = DaemonAround(sessions)
+        self._around = DaemonAround(sessions, replicas.syncer())
         self._members = Members(replicas, self._around.clock())
         self._parts: dict[bytes, Part] = {}
         self._served: set[bytes] = set()
@@ -105,6 +105,7 @@ class ClusterVolumes:
         for kind in (*ASKED_OF_MEMBERS, m.Take):
             self._sessions.serve(kind, self._asked)
         self._sessions.watch(self._heard_of)
+        self._sessions.post(self._around.start)
         self._sessions.post(self._begin)
 
     def hand_over(self) -> None:

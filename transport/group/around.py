@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
 from transport.peer.wire import Message
+from volume.replica import Replica
 
 T = TypeVar("T")
 
@@ -44,6 +45,9 @@ class Around(Protocol):
     def work(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         """Do what waits for the disk."""
 
+    def sync(self, replica: Replica, then: Callable[[int | Exception], None]) -> None:
+        """`Replica.sync`; then the seq up to which its records are durable."""
+
     def ask_store(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         """Do what waits for the MetaStore."""
 
@@ -63,6 +67,12 @@ class Clients(Protocol):
 
     def deleted(self, volume: bytes) -> None:
         """The volume is there no more: let this node's part go. The part has ended."""
+
+
+def synced(replica: Replica) -> int:
+    """What `Around.sync` does, for a thread that may wait."""
+    replica.sync()
+    return replica.held[1]
 
 
 def outcome(end: Answered | Failed) -> Message | str:

@@ -177,7 +177,7 @@ class Leading:
                     copy = partial(self._replica.copy, member, at, limit, heard, after)
                     self._do(copy, partial(self._copied, tag))
                 case link.SyncOwn():
-                    self._do(self._sync, self._synced)
+                    self._sync()
                 case link.Progress(acked, durable):
                     self._replica.allow(acked, durable)
                 case link.Renewed() if self.serving:
@@ -276,9 +276,12 @@ class Leading:
         step = None if isinstance(found, Exception) else found
         self.carry_out(self.primary.copied(tag, step, self._around.clock()))
 
-    def _sync(self) -> int:
-        self._replica.sync()
-        return self._replica.held[1]
+    def _sync(self) -> None:
+        def done(seq: int | Exception) -> None:
+            if not self.ended:
+                self._synced(seq)
+
+        self._around.sync(self._replica, done)
 
     def _synced(self, seq: int | Exception) -> None:
         if isinstance(seq, Exception):

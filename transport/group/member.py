@@ -18,10 +18,12 @@ its turn at a time, in whatever order they come: each request says what has to b
 
 What comes with every write waits for nothing: an APPEND of a few records goes to the page cache.
 `at_once` does that on the thread that received it, and leaves the rest to one that may wait: what
-is long, has a sync or a NOTE in it or begins an epoch, and all while another request has its turn.
+is long, has a NOTE in it or begins an epoch, and all while another request has its turn. Where only
+a sync is left it says so: the request is answered at once when that has ended.
 `now` is CLOCK_BOOTTIME, for the lease of the primary (transport/group/lease.py).
 """
 
+import enum
 import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -71,6 +73,15 @@ AT_ONCE_BYTES: Final = 256 << 10
 """Of records: as long as that takes to check and to copy, nothing else is heard of any node."""
 
 
+class Left(enum.Enum):
+    """What there is to do before a request can be answered by a thread that must not wait."""
+
+    ALL = enum.auto()
+    """Give it to a thread that may wait."""
+    SYNC = enum.auto()
+    """Its records are in the journal: ask again once that is synced."""
+
+
 class Member:
     """Answers for one volume. `quiet`: for how long none of its primaries was answered."""
 
@@ -82,20 +93,19 @@ class Member:
         """For how long no primary was answered here."""
         return self._quiet.seconds(now)
 
-    def at_once(self, message: m.Request, now: float) -> Message | None:
-        """As `answer`, by a thread that must not wait; None: give it to one that may. With records
-        that are to be durable they are in the journal then: only the sync is left."""
+    def at_once(self, message: m.Request, now: float) -> Message | Left:
+        """As `answer`, by a thread that must not wait; or what is left to be done before."""
         match message:
             case m.Append():
                 if sum(memoryview(each).nbytes for each in message.payload) > AT_ONCE_BYTES:
-                    return None
+                    return Left.ALL
             case m.Sync():
                 pass
             case _:
-                return None
+                return Left.ALL
         with self.replica.at_once() as mine:
             if not mine:
-                return None
+                return Left.ALL
             return self._told(lambda: self._answer_at_once(message, now))
 
     def answer(self, message: m.Request, now: float) -> Message:
@@ -123,15 +133,21 @@ class Member:
             log.error("request of a peer failed volume=%s error=%s", self.replica.name, error)
             return _error(m.Code.FAILED, 0, error)
 
-    def _answer_at_once(self, message: m.Append | m.Sync, now: float) -> m.Ack | None:
+    def _answer_at_once(self, message: m.Append | m.Sync, now: float) -> m.Ack | Left:
         replica = self.replica
         if isinstance(message, m.Append):
-            if not self._write(message, may_wait=False) or message.sync:
-                return None
+            if not self._write(message, may_wait=False):
+                return Left.ALL
+            received, durable = replica.held
+            if message.sync and durable < min(message.last_seq, received):
+                return Left.SYNC
         else:
             replica.check(message.epoch)
-            if message.seq > replica.held[1]:
-                return None
+            received, durable = replica.held
+            if message.seq > received:
+                raise MissingRecords(replica.name, received, message.seq)
+            if message.seq > durable:
+                return Left.SYNC
         self._quiet.answered(now)
         return self._ack()
 

@@ -33,7 +33,7 @@ from transport.group.changing import ChangeStatus, Changing, Told
 from transport.group.ending import has_place, is_so, note_closed, note_deleted
 from transport.group.leading import MAX_TAP_BYTES, Leading
 from transport.group.link import GroupPolicy, MemberStatus, State
-from transport.group.member import Member
+from transport.group.member import Left, Member
 from transport.group.mending import Mending
 from transport.group.takeover_run import (
     Asking,
@@ -287,11 +287,23 @@ class Part:
             then(result)
             self._set_timer()
 
-        reply = member.at_once(message, now)
-        if reply is not None:
-            answered(reply)
-        else:
+        def wait() -> None:
             self._around.work(lambda: member.answer(message, now), answered)
+
+        def synced(_: int | Exception) -> None:
+            reply = member.at_once(message, now)
+            if isinstance(reply, Left):  # it failed, or another request has its turn
+                wait()
+            else:
+                answered(reply)
+
+        reply = member.at_once(message, now)
+        if reply is Left.SYNC:
+            self._around.sync(self.replica, synced)
+        elif reply is Left.ALL:
+            wait()
+        else:
+            answered(reply)
 
     def _note(self, message: m.Request, answer: Message) -> None:
         """What follows for the watch from what was answered."""

@@ -15,8 +15,10 @@ from typing import TypeVar
 from tests.sim.cluster.metastore import MetaStoreClient
 from tests.sim.cluster.network import Sessions
 from tests.sim.cluster.timeline import NS, Process
+from transport.group.around import synced
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
+from volume.replica import Replica
 
 T = TypeVar("T")
 
@@ -95,6 +97,9 @@ class SimAround:
 
     def work(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         self._process.after(self._work_s(), lambda: then(_result_of(call)))
+
+    def sync(self, replica: Replica, then: Callable[[int | Exception], None]) -> None:
+        self.work(lambda: synced(replica), then)
 
     def ask_store(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         self._etcd.call(lambda: _result_of(call), then)

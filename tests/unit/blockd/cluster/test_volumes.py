@@ -43,6 +43,9 @@ class Posted:
     def after(self, delay_s: float, call: object) -> object:
         return None
 
+    def watched(self, descriptor: int, call: object) -> object:
+        return None
+
 
 def asked_in(epoch: int, group: VolumeGroup | None) -> Message:
     """The answer to a CREATE, with that row in the MetaStore."""

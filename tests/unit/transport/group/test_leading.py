@@ -11,6 +11,7 @@ from native import OP_WRITE, Request
 from tests.group_rig import OPTIONS, SIZE, TAP_BYTES, VOLUME
 from tests.sim.store_rig import StoreRig
 from transport.group.acks import NodeId
+from transport.group.around import synced
 from transport.group.chain import Chain
 from transport.group.leading import EXPIRE_S, Leading
 from transport.group.link import GroupPolicy, Lag, Send
@@ -75,6 +76,9 @@ class Around:
 
     def work(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         self.works.append(lambda: then(call()))
+
+    def sync(self, replica: Replica, then: Callable[[int | Exception], None]) -> None:
+        self.work(lambda: synced(replica), then)
 
     def ask_store(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         raise AssertionError("nobody asks the MetaStore")

@@ -9,9 +9,9 @@ from tests.group_rig import OPTIONS, SIZE, VOLUME
 from tests.sim.faults import Fail, Fault
 from tests.sim.store_rig import StoreRig
 from tests.unit.volume.test_replica import Source
-from transport.group.member import Members
+from transport.group.member import Left, Members
 from transport.peer import messages as m
-from volume.replica import MAX_VOLUME_EPOCH, Replica
+from volume.replica import MAX_VOLUME_EPOCH, Replica, Syncing
 
 OTHER = b"o" * 16
 
@@ -207,13 +207,21 @@ def test_what_comes_with_every_write_is_answered_without_a_thread_that_may_wait(
     gap = member.at_once(append(6, 7, more), asked.now)
     assert isinstance(gap, m.Error)
     assert (gap.code, gap.detail) == (m.Code.GAP, 3)
-    assert member.at_once(m.Sync(VOLUME, 1, 3), asked.now) is None
+    assert member.at_once(m.Sync(VOLUME, 1, 3), asked.now) is Left.SYNC
+    gap = member.at_once(m.Sync(VOLUME, 1, 4), asked.now)
+    assert isinstance(gap, m.Error)
+    assert (gap.code, gap.detail) == (m.Code.GAP, 3)
     assert asked.replica.held == (3, 0)
     synced = m.Append(VOLUME, 1, 1, 4, 5, 1, (more,))
-    assert member.at_once(synced, asked.now) is None
-    assert asked.replica.held == (5, 0)  # only the sync is left
-    assert asked.acked(synced) == m.Ack(1, 5, 5)
-    assert member.at_once(m.Sync(VOLUME, 1, 5), asked.now) == m.Ack(1, 5, 5)
+    assert member.at_once(synced, asked.now) is Left.SYNC
+    assert asked.replica.held == (5, 0)
+    syncing = asked.replica.sync_begins()
+    assert syncing is not None
+    asked.acked(append(6, 6, source.records(1)))
+    assert asked.replica.sync_ended(syncing)
+    assert asked.replica.held == (6, 5)  # what came after the sync began is not in it
+    assert member.at_once(synced, asked.now) == m.Ack(1, 6, 5)
+    assert member.at_once(m.Sync(VOLUME, 1, 5), asked.now) == m.Ack(1, 6, 5)
 
 
 def test_what_would_wait_is_left_to_a_thread_that_may(
@@ -221,11 +229,11 @@ def test_what_would_wait_is_left_to_a_thread_that_may(
 ) -> None:
     member, records = asked.members.member(VOLUME), source.records(3)
     assert member is not None
-    assert member.at_once(m.Seal(VOLUME, 2), asked.now) is None
+    assert member.at_once(m.Seal(VOLUME, 2), asked.now) is Left.ALL
     assert asked.replica.promised == 1
     with monkeypatch.context() as patch:
         patch.setattr("transport.group.member.AT_ONCE_BYTES", len(records) - 1)
-        assert member.at_once(append(1, 3, records), asked.now) is None
+        assert member.at_once(append(1, 3, records), asked.now) is Left.ALL
     begin, end = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -237,13 +245,16 @@ def test_what_would_wait_is_left_to_a_thread_that_may(
     holder = threading.Thread(target=hold)
     holder.start()
     assert begin.wait(30)
-    assert member.at_once(append(1, 3, records), asked.now) is None
+    assert member.at_once(append(1, 3, records), asked.now) is Left.ALL
+    syncing = Syncing(asked.replica.volume, 0)
+    assert asked.replica.sync_begins() is None
+    assert not asked.replica.sync_ended(syncing)
     end.set()
     holder.join()
     asked.members.answer(m.Seal(VOLUME, 2), asked.now)
     source.begin(2)
     later = source.records(1)
     asked.acked(append(1, 3, records, 2))
-    assert member.at_once(append(4, 4, later, 2, 2), asked.now) is None  # epoch 2 begins by it
+    assert member.at_once(append(4, 4, later, 2, 2), asked.now) is Left.ALL  # epoch 2 begins by it
     assert asked.replica.held[0] == 3
     assert asked.acked(append(4, 4, later, 2, 2)) == m.Ack(2, 4, 3)
