@@ -260,7 +260,7 @@ class FakeStore:
 
     def counters(self) -> StoreCounters:
         self._fail()
-        return StoreCounters(3, 1000, 100, 200, 700, 350, 9, 1, 8, 2)
+        return StoreCounters(3, 1000, 100, 200, 700, 350, 9, 1, 8, 2, 5, 1)
 
     def status(self) -> StoreStatus:
         self._fail()

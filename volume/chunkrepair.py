@@ -9,15 +9,22 @@ offered is checked by that before anything is written; it then goes the way of e
 
 Nothing is overwritten, cut or removed: the damaged bytes are garbage from 2 on, which gc collects
 in its time. If the damage was in memory or on the way from the disk, two good copies are there.
+
+A read that waits for such a chunk (volume/rescue.py) goes on before 1: what was brought for it is
+checked and used from memory, and stored anew when the destager's thread comes to it. A crash in
+between leaves the damage as it was, and the client with the right bytes.
 """
 
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from volume.chunks import ChunkStore, StoredChunk, unpacked
 from volume.errors import VolumeError
 from volume.layout import ChunkId
+from volume.rescue import Rescue
 from volume.scrub import Scrubber
 
 log = logging.getLogger(__name__)
@@ -43,6 +50,14 @@ class ChunkRepair:
         self._scrubber = scrubber
         self._submit = submit
         self._forget_pack = forget_pack
+        self._brought: OrderedDict[ChunkId, StoredChunk] = OrderedDict()
+        """For reads that waited, and not stored anew yet; MAX_AT_ONCE at most."""
+        self._brought_lock = threading.Lock()
+
+    @property
+    def rescue(self) -> Rescue:
+        """Where reads wait for what is brought."""
+        return self._chunks.rescue
 
     def damaged(self) -> list[ChunkId]:
         """Chunks that reads or scrub have found damaged, each once, as many as both remember; those
@@ -70,20 +85,49 @@ class ChunkRepair:
             found.append((chunk_id, chunk))
         return found
 
+    def bring(self, chunk_id: ChunkId, chunk: StoredChunk) -> bool:
+        """What somebody has given of a chunk that reads wait for: they go on, if it is what its id
+        says, and it is kept to be stored anew; else False. Any thread."""
+        if not self._is_good(chunk_id, chunk):
+            return False
+        with self._brought_lock:
+            self._brought[chunk_id] = chunk
+            while len(self._brought) > MAX_AT_ONCE:  # those will be asked for once more
+                self._brought.popitem(last=False)
+        return True
+
+    def store_brought(self) -> set[ChunkId]:
+        """Store anew what was brought for reads, as `take`. VolumeError, OSError."""
+        with self._brought_lock:
+            found = list(self._brought.items())
+        damaged = [(each, chunk) for each, chunk in found if self._chunks.is_damaged(each)]
+        whole = self.take({each for each, _ in damaged}, damaged) if damaged else set()
+        with self._brought_lock:
+            for each, chunk in found:
+                if self._brought.get(each) is chunk:
+                    del self._brought[each]
+        return whole
+
+    def _is_good(self, chunk_id: ChunkId, chunk: StoredChunk) -> bool:
+        """Whether it is the chunk, and this store has use for it. Its bytes are kept for reads."""
+        place = self._chunks.place(chunk_id)
+        if place is None or chunk.kind != place.kind:
+            return False
+        try:
+            data = unpacked(chunk_id, chunk)
+        except VolumeError as error:
+            log.warning("a chunk that was offered for repair is refused: %s", error)
+            return False
+        self.rescue.brought(chunk_id, data)
+        return True
+
     def take(self, wanted: Collection[ChunkId], offered: Sequence[Found]) -> set[ChunkId]:
         """Store anew what is offered of the chunks that are `wanted`; which of them are whole now,
         durably. What is not what its id says is left out. VolumeError, OSError."""
         good: dict[ChunkId, StoredChunk] = {}
         for chunk_id, chunk in offered[:MAX_AT_ONCE]:
-            place = self._chunks.place(chunk_id)
-            if chunk_id not in wanted or place is None or chunk.kind != place.kind:
-                continue
-            try:
-                unpacked(chunk_id, chunk)
-            except VolumeError as error:
-                log.warning("a chunk that was offered for repair is refused: %s", error)
-                continue
-            good[chunk_id] = chunk
+            if chunk_id in wanted and self._is_good(chunk_id, chunk):
+                good[chunk_id] = chunk
         if not good:
             return set()
 
@@ -102,6 +146,7 @@ class ChunkRepair:
             return len(good)
 
         self._submit(store)
+        self.rescue.forget(good)
         self._scrubber.repaired(good)
         for chunk_id in good:
             log.warning("damaged chunk stored anew chunk=%s", chunk_id.hex())

@@ -39,6 +39,7 @@ from volume.layout import (
 from volume.model import MAX_CHUNK_SIZE
 from volume.packfile import describe
 from volume.packs import Located, Packs
+from volume.rescue import Rescue
 from volume.sites import fail_point
 from volume.stripedpack import Adopted, StripedPack, StripeUnavailable
 
@@ -98,10 +99,19 @@ class ChunkStore:
     OSError. Errors of writes: OutOfSpace, StoreSealed, OSError (seal the store), as `Packs`.
     """
 
-    def __init__(self, packs: Packs, index: ChunkIndex, *, codec: int = codecs.CODEC_NONE) -> None:
+    def __init__(
+        self,
+        packs: Packs,
+        index: ChunkIndex,
+        *,
+        codec: int = codecs.CODEC_NONE,
+        rescue: Rescue | None = None,
+    ) -> None:
+        """`rescue`: reads of what is damaged may wait there, and find what others had of it."""
         packs.pass_over(index.newest_pack)
         self.packs = packs
         self.index = index
+        self.rescue = rescue or Rescue()
         self.codec = codec
         self.counters = ChunkCounters()
         self.watch: Callable[[Iterable[Place]], None] | None = None
@@ -258,8 +268,15 @@ class ChunkStore:
     def get(self, chunk_id: ChunkId, *, verify: bool = False) -> bytes:
         """The bytes of a chunk. Their page checksums always hold.
 
-        The hash is checked as well for nodes, commits and compressed data, and with `verify`."""
-        return self._found(chunk_id, lambda place: self._read(chunk_id, place, verify))
+        The hash is checked as well for nodes, commits and compressed data, and with `verify`. What
+        is damaged, but was brought from elsewhere, is whole."""
+        try:
+            return self._found(chunk_id, lambda place: self._read(chunk_id, place, verify))
+        except CorruptData:
+            data = self.rescue.get(chunk_id)
+            if data is None:
+                raise
+            return data
 
     def stored(self, chunk_id: ChunkId) -> StoredChunk:
         """A chunk as it is stored. Its page checksums hold; `unpacked` checks the rest."""
@@ -349,6 +366,7 @@ class ChunkStore:
                 if again == place:
                     if not isinstance(error, StripeUnavailable):
                         self.note_damage(chunk_id)
+                        error.chunk_id = chunk_id
                     raise
                 place = again
         raise CorruptChunk(

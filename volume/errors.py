@@ -335,6 +335,8 @@ class CorruptData(VolumeError):
     """Stored bytes are not what was written. Never answered with zeros or old data."""
 
     code = "corrupt_data"
+    chunk_id: bytes | None = None
+    """The chunk that another store may have whole; None when that would be no help."""
 
 
 class CorruptChunk(CorruptData):

@@ -96,6 +96,10 @@ class StoreCounters:
     node_hits: int
     """Manifest nodes that were in memory."""
     node_misses: int
+    repaired_reads: int
+    """Reads that met damage, and were answered by what another node has."""
+    unrepaired_reads: int
+    """Reads that waited for that in vain."""
 
 
 @dataclass(frozen=True, slots=True)

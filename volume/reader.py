@@ -5,8 +5,12 @@ so that the next read of the chunk costs no Python. Reads run on a small pool of
 
 A head may move, and gc may move a pack, while a read is under way: a place found for an older head
 is refused by the volume's generation, and the read looks again, a bounded number of times.
+
+A read that meets a damaged chunk is put aside while another node is asked for it, without a thread
+(volume/rescue.py): when it has come, the read is done again, from its start, with what was brought.
 """
 
+import contextlib
 import errno
 import logging
 import threading
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from native import (
+    CHUNK_DECODED,
     CHUNK_HOLE,
     CHUNK_PACKED,
     CHUNK_RAW,
@@ -32,10 +37,18 @@ from volume import codecs
 from volume.changes import Changes
 from volume.chunks import ChunkStore
 from volume.errors import CorruptChunk, CorruptData, VolumeError
-from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, INDEX_PLACE, ZERO_ID, ChunkId
+from volume.layout import (
+    CHUNK_ID_LENGTH,
+    FAN_OUT,
+    INDEX_PLACE,
+    KIND_DAMAGED,
+    ZERO_ID,
+    ChunkId,
+)
 from volume.manifest import Manifests
 from volume.openpacks import OpenPack
 from volume.packs import Located
+from volume.rescue import READ_S, Rescue
 from volume.scheduler import Scheduler
 from volume.segments import segment_path
 
@@ -148,6 +161,10 @@ class ChunkResolver:
         if chunk_id == ZERO_ID:
             put(index, head.generation, CHUNK_HOLE, None, 0, target.chunk_size, b"")
             return
+        data = self.rescue.get(chunk_id)
+        if data is not None and len(data) == target.chunk_size:
+            put(index, head.generation, CHUNK_DECODED, None, 0, target.chunk_size, data)
+            return
         located = self._chunks.locate(chunk_id)
         _check_stored(located, chunk_id, target.chunk_size)
         self._put_stored(target, head, index, located)
@@ -227,6 +244,24 @@ class ChunkResolver:
     def note_damage(self, chunk_id: ChunkId) -> None:
         """What is stored of a chunk is damaged: the same data, written again, is stored anew."""
         self._chunks.note_damage(chunk_id)
+
+    @property
+    def rescue(self) -> Rescue:
+        return self._chunks.rescue
+
+    def may_come(self, chunk_id: ChunkId) -> bool:
+        """Whether somebody else can have what is damaged here: nobody has what was lost."""
+        place = self._chunks.place(chunk_id)
+        return place is not None and place.kind != KIND_DAMAGED
+
+    def resolve_brought(self, target: ReadTarget, index: int, chunk_id: ChunkId) -> bool:
+        """Put what was brought of a damaged chunk in the place of what is read of `index`; False
+        when nothing was. Errors as `resolve`."""
+        if self.rescue.get(chunk_id) is None:
+            return False
+        referred = target.core.referred(index) is not None
+        self.resolve(target, index | REFERRED if referred else index)
+        return True
 
     def forget_pack(self, number: int) -> None:
         with self._lock:
@@ -338,6 +373,17 @@ def _push(merged: list[tuple[int, int]], length: int, flags: int) -> None:
         merged.append((length, flags))
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Requests of one volume that a thread is to finish."""
+
+    target: ReadTarget
+    requests: list[Request]
+    done: Done
+    until: float | None = None
+    """Of a read that has waited for damaged chunks: it does so no longer than this."""
+
+
 class Reader:
     """Finishes READ and BLOCK_STATUS requests off the front ends' thread."""
 
@@ -353,7 +399,8 @@ class Reader:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="blockd-read")
 
     def stop(self) -> None:
-        """Finish what was submitted."""
+        """Finish what was submitted; nothing is waited for any more."""
+        self._resolver.rescue.end()
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
@@ -363,18 +410,20 @@ class Reader:
 
         They are spread over the threads: a hand-over costs more than most of the reads."""
         if self._pool is None:
-            self._run(target, requests, done)
+            self._run(_Task(target, requests, done))
             return
         share = -(-len(requests) // self._threads)
         for at in range(0, len(requests), share):
-            self._pool.submit(self._run, target, requests[at : at + share], done)
+            self._pool.submit(self._run, _Task(target, requests[at : at + share], done))
 
-    def _run(self, target: ReadTarget, requests: list[Request], done: Done) -> None:
-        for request in requests:
-            self._finish(target, request)
-        self._scheduler.post(lambda: done(requests))
+    def _run(self, task: _Task) -> None:
+        finished = [request for request in task.requests if self._finish(task, request)]
+        if finished:
+            self._scheduler.post(lambda: task.done(finished))
 
-    def _finish(self, target: ReadTarget, request: Request) -> None:
+    def _finish(self, task: _Task, request: Request) -> bool:
+        """False: it waits for a chunk, and is finished later."""
+        target = task.target
         try:
             if request.op == OP_READ:
                 self._read(target, request)
@@ -384,6 +433,8 @@ class Reader:
                 request.data = self._resolver.extents(target, request.offset, request.length)
             request.error = 0
         except VolumeError as error:
+            if isinstance(error, CorruptData) and self._wait(task, request, error):
+                return False
             _fail(target, request, str(error))
         except OSError as error:
             if error.errno == errno.ESHUTDOWN:  # the volume was deleted meanwhile
@@ -393,6 +444,31 @@ class Reader:
         except Exception:  # a bug: it must not leave the client without an answer
             log.exception("read failed volume=%s offset=%d", target.name, request.offset)
             _fail(target, request, "internal error")
+        return True
+
+    def _wait(self, task: _Task, request: Request, error: CorruptData) -> bool:
+        """Put a request aside until what is damaged has come from elsewhere; False: it fails."""
+        chunk_id, rescue = error.chunk_id, self._resolver.rescue
+        now = rescue.clock()
+        until = now + READ_S if task.until is None else task.until
+        if chunk_id is None or now >= until or not self._resolver.may_come(chunk_id):
+            return False
+        again = _Task(task.target, [request], task.done, until)
+        length = request.length if request.op == OP_READ else 0
+        return rescue.wait(chunk_id, length, lambda came: self._go_on(again, error, came))
+
+    def _go_on(self, task: _Task, error: CorruptData, came: bool) -> None:
+        """Do what has waited again, on a thread that reads; or give it up."""
+        if came and self._pool is None:
+            self._run(task)
+            return
+        if came:
+            with contextlib.suppress(RuntimeError):  # the pool was shut down just now
+                self._pool.submit(self._run, task)  # type: ignore[union-attr]
+                return
+        for request in task.requests:
+            _fail(task.target, request, str(error))
+        self._scheduler.post(lambda: task.done(task.requests))
 
     def _read(self, target: ReadTarget, request: Request) -> None:
         """Fill the request's bytes. CorruptData, OSError."""
@@ -401,12 +477,13 @@ class Reader:
             self._read_piece(target, request, start, length)
 
     def _read_piece(self, target: ReadTarget, request: Request, start: int, length: int) -> None:
-        for _ in range(MAX_ATTEMPTS):
+        chunks = length // target.chunk_size + 2  # each of which may have been brought
+        for _ in range(MAX_ATTEMPTS + chunks):
             try:
                 if target.core.fill(request, start, length):
                     return
             except ReadFault as fault:
-                raise self._damage(target, fault) from None
+                self._replace(target, fault)
             for index in target.core.missing(request.offset + start, length):
                 self._resolver.resolve(target, index)
         raise OSError(
@@ -415,19 +492,25 @@ class Reader:
             f"offset {request.offset + start}; raise store.cache_bytes",
         )
 
-    def _damage(self, target: ReadTarget, fault: ReadFault) -> CorruptChunk:
+    def _replace(self, target: ReadTarget, fault: ReadFault) -> None:
+        """Have what is damaged read as what was brought of it. CorruptData: nothing was."""
         offset, number, place, in_pack = fault.args
         if not in_pack:
-            return CorruptChunk(
+            raise CorruptChunk(
                 f"volume {target.name}: the journal ({segment_path(number)} at {place}) does not "
                 f"hold what was written at offset {offset}"
-            )
-        chunk = self._resolver.visible_id(target, offset // target.chunk_size)
+            ) from None
+        index = offset // target.chunk_size
+        chunk = self._resolver.visible_id(target, index)
+        if self._resolver.resolve_brought(target, index, chunk):
+            return
         self._resolver.note_damage(chunk)
-        return CorruptChunk(
+        damage = CorruptChunk(
             f"volume {target.name}: chunk {chunk.hex()} (pack {number:08x} at {place}) is damaged "
             f"at offset {offset}; restore it from a copy"
         )
+        damage.chunk_id = chunk
+        raise damage from None
 
 
 def _fail(target: ReadTarget, request: Request, message: str) -> None:

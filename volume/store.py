@@ -69,6 +69,7 @@ from volume.recovery import JournalRecovery
 from volume.referred import ReferredTrees
 from volume.replica import ReplicaParts
 from volume.replicas import Replicas
+from volume.rescue import Rescue
 from volume.scheduler import InlineScheduler, Scheduler
 from volume.scrub import Location, ScrubStatus
 from volume.seal import Seal
@@ -188,7 +189,11 @@ class Store:
         )
         self._note_first_versions(checkpoint)
         packs, self._index = self._open_packs(open_index)
-        self._chunks = ChunkStore(packs, self._index, codec=codecs.number(options.compression))
+        self._chunks = ChunkStore(
+            *(packs, self._index),
+            codec=codecs.number(options.compression),
+            rescue=Rescue(clock.monotonic, self._scheduler),
+        )
         self._manifests = Manifests(self._chunks, options.manifest_cache_bytes)
         resolver = ChunkResolver(self._chunks, self._manifests)
         self._table = PlaceTable(options.cache_bytes)
@@ -700,6 +705,8 @@ class Store:
             place_misses=place_misses,
             node_hits=nodes.hits,
             node_misses=nodes.misses,
+            repaired_reads=self._chunks.rescue.counters.answered,
+            unrepaired_reads=self._chunks.rescue.counters.failed,
         )
 
     def close(self) -> None:

@@ -1,9 +1,10 @@
-"""Chunks that scrub finds damaged here are fetched from other nodes, by their ids.
+"""Chunks that are known to be damaged here are fetched from other nodes, by their ids.
 
 A volume's members destage by themselves and end with the same chunk ids, so each of them has what
 another one lacks. Every LOOK_S damage that is known is asked for, node after node, until it is
 whole; what nobody could give is asked for again after AGAIN_S. Nothing is believed: a chunk is what
-its id says, or it is refused (volume/chunkrepair.py).
+its id says, or it is refused (volume/chunkrepair.py). What was fetched for a read already
+(blockd/cluster/readrepair.py) is stored first.
 
 GET is answered to nodes of the cluster only, on a thread that may wait, by chunks that were checked
 just before.
@@ -66,18 +67,22 @@ class PeerRepair:
         """Waits for a request that is under way. Idempotent."""
         self._rounds.stop()
 
+    def look(self) -> None:
+        """Something was brought. Any thread."""
+        self._rounds.look()
+
     def step(self) -> int:
-        """Ask for what is damaged; how much of it is whole now. VolumeError, TransportError,
-        OSError."""
+        """Store what was brought, and ask for what is damaged; how much of it is whole now.
+        VolumeError, TransportError, OSError."""
+        count = len(self._repair.store_brought())
         now = self._clock()
         damaged = self._repair.damaged()
         self._asked = {each: at for each, at in self._asked.items() if each in damaged}
         due = (each for each in damaged if now >= self._asked.get(each, -AGAIN_S) + AGAIN_S)
         wanted = list(islice(due, MAX_AT_ONCE))
         if not wanted:
-            return 0
+            return count
         self._asked |= dict.fromkeys(wanted, now)
-        count = 0
         for node in self._info().nodes:
             if node.me or not node.connected or self._rounds.stopping or not wanted:
                 continue

@@ -30,6 +30,7 @@ from blockd.cluster.identity import node_identity
 from blockd.cluster.lists import SharedLists
 from blockd.cluster.membership import Members, Membership
 from blockd.cluster.paths import VolumePaths
+from blockd.cluster.readrepair import ReadRepair
 from blockd.cluster.replacing import Replacing
 from blockd.cluster.settings import Limits, SharedSettings
 from blockd.cluster.stripes import Stripes
@@ -91,6 +92,7 @@ class ClusterNode:
         self.lists = SharedLists(self.records, replicas)
         self._chunk_repair = repair
         self._repairing = PeerRepair(repair, self.sessions, self.info)
+        self._reads = ReadRepair(repair, self.sessions, self._repairing.look)
         self._replacing = Replacing(
             *(self.identity.node_id, self.records, self.volumes, self.info),
             config.cluster.replace_after,
@@ -123,6 +125,7 @@ class ClusterNode:
             self.settings.start(self._limits)
         self._replacing.start()
         self._repairing.start()
+        self._reads.start()
         facts = {"node": self.identity.name, "listen": ",".join(self.listening)}
         logger.info("node of a cluster", extra=facts)
 
@@ -132,6 +135,7 @@ class ClusterNode:
 
     def stop(self) -> None:
         """Every request of ours and of others ends. Idempotent."""
+        self._reads.stop()
         self._repairing.stop()
         self._replacing.stop()
         self.lists.stop()

@@ -266,6 +266,17 @@ DEFINITIONS: Final = (
     _counter(
         "node_misses", "Manifest nodes that had to be read.", lambda f: f.counters.node_misses
     ),
+    # -- damage
+    _counter(
+        "repaired_reads",
+        "Reads of damaged chunks that were answered by what another node has.",
+        lambda f: f.counters.repaired_reads,
+    ),
+    _counter(
+        "unrepaired_reads",
+        "Reads of damaged chunks that waited for other nodes in vain.",
+        lambda f: f.counters.unrepaired_reads,
+    ),
     # -- space
     _gauge(
         "disk_free_bytes",

@@ -1,5 +1,5 @@
-"""Bytes between real daemons: a member that was away gets what was written meanwhile, and a write
-of what is there already costs next to nothing."""
+"""Bytes between real daemons: a member that was away gets what was written meanwhile, a write of
+what is there already costs next to nothing, and what is damaged is read from another node."""
 
 import random
 from collections import Counter
@@ -9,6 +9,7 @@ import pytest
 
 from tests.clients import FindTool
 from tests.cluster_daemons import Nodes, up
+from tests.damage import flip_a_bit
 from tests.etcd_cluster import etcd_cluster
 from tests.failover_rig import BLOCK, NAMES, SLOW_S, VOLUME, attached, volume
 from tests.nbd_client import NbdClient
@@ -126,3 +127,11 @@ def test_node_reboot_copies_only_the_delta(nodes: Nodes) -> None:
     with attached(nodes, "n3", timeout_s=SLOW_S) as client:
         for at in range(0, DUPLICATE, 16 * MIB):
             assert client.read(640 * MIB + at, BLOCK) == data[at : at + BLOCK]
+
+        # A chunk of its pack is damaged: who reads it gets what another node has, and no error.
+        at = 33 * MIB
+        flip_a_bit(nodes.data("n3") / "packs", data[at : at + 512])
+        assert client.read(640 * MIB + at, MIB) == data[at : at + MIB]
+    stderr = nodes.daemons["n3"].stderr
+    assert "damaged chunk fetched for a read" in stderr()
+    until(lambda: "damaged chunk stored anew" in stderr(), "it is whole again", SLOW_S)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from blockd.cli import exits
 from tests.daemon import Daemon, StartDaemon
+from tests.damage import flip
 from tests.nbd_client import NbdClient
 from volume.store import Store
 
@@ -38,14 +39,6 @@ def root_of(data: Path, volume: str) -> tuple[Path, int]:
         return data / "packs" / f"{located.pack.number:08x}.pack", located.data_offset + 10
     finally:
         store.close()
-
-
-def flip(path: Path, offset: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
 
 
 def doctor(server: Daemon) -> tuple[int, bytes]:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.clients import FindTool, run_libnbd, run_tool
 from tests.daemon import Daemon, StartDaemon
+from tests.damage import flip_a_bit
 from tests.integration.pipelined import WRITE, PipelinedClient
 
 MiB = 1 << 20
@@ -216,15 +217,3 @@ def test_damage_by_hand_is_an_error_and_scrub_names_it(server: Daemon) -> None:
     said = status.stdout.decode()
     assert pack.stem in said
     assert "demo" in said
-
-
-def flip_a_bit(packs: Path, sector: bytes) -> Path:
-    """Damage the pack that holds `sector`, in its midst."""
-    for path in sorted(packs.iterdir()):
-        content = bytearray(path.read_bytes())
-        offset = content.find(sector)
-        if offset >= 0:
-            content[offset + 100] ^= 0x10
-            path.write_bytes(content)
-            return path
-    raise AssertionError("no pack holds the sector")

@@ -1,0 +1,262 @@
+"""Chunks that reads wait for are asked for of nodes that may be slow, silent, wrong or away."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from blockd.cluster.chunkrepair import answer_get
+from blockd.cluster.readrepair import ABREAST, LOOK_S, ReadRepair
+from tests.sim.store_rig import StoreRig
+from tests.unit.volume.test_chunkrepair import CHUNK, DATA, IDS, SIZE, filled
+from tests.unit.volume.test_rescue import flip, read
+from transport.errors import TransportError
+from transport.peer import messages as m
+from transport.peer.caller import Answered, Failed
+from transport.sessions import Peer, PeerState
+from volume.rescue import MAX_CHUNKS, WAIT_S
+
+Then = Callable[[Answered | Failed], None]
+NODES = [bytes([number]) * 16 for number in range(1, 6)]
+NOTHING = m.ChunkList((), ())
+
+
+@dataclass
+class Ring:
+    at: float
+    call: Callable[[], None] | None
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+@dataclass
+class Node:
+    connected: bool = True
+    slow: bool = False
+    busy: bool = False
+    asked: list[tuple[m.Get, Then]] = field(default_factory=list)
+
+
+class Wire:
+    """Sessions whose nodes answer when the test says so, and what."""
+
+    def __init__(self, rig: StoreRig, count: int = 2) -> None:
+        self.nodes = {node: Node() for node in NODES[:count]}
+        self.rings: list[Ring] = []
+        self.ended = False
+        self.stored = 0
+        self._rig = rig
+        self.repair = ReadRepair(
+            rig.store.chunk_repair, self, self._brought, work=lambda call: call()
+        )
+        self.repair.start()
+
+    def _brought(self) -> None:
+        self.stored += 1
+
+    def post(self, call: Callable[[], None]) -> None:
+        if not self.ended:
+            call()
+
+    def states(self) -> list[PeerState]:
+        return [
+            PeerState(
+                Peer(key, key.hex()[:2], key, ()),
+                *(each.connected, 1.0, "", "", each.slow),
+                0,
+                True,
+            )
+            for key, each in self.nodes.items()
+        ]
+
+    def ask(self, node: bytes, message: m.Request, timeout_s: float, then: Then) -> None:
+        each = self.nodes[node]
+        assert each.connected
+        assert isinstance(message, m.Get)
+        if each.busy:
+            raise TransportError("busy")
+        each.asked.append((message, then))
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> Ring:
+        ring = Ring(self._rig.clock.monotonic() + delay_s, call)
+        self.rings.append(ring)
+        return ring
+
+    # -- the test's
+
+    def pass_s(self, seconds: float) -> None:
+        self._rig.clock.advance(seconds)
+        due = [ring for ring in self.rings if ring.at <= self._rig.clock.monotonic()]
+        self.rings = [ring for ring in self.rings if ring not in due]
+        for ring in due:
+            if ring.call is not None:
+                ring.call()
+        self._rig.store.chunk_repair.rescue.expire()
+
+    def answer(self, node: bytes, what: StoreRig | m.ChunkList | Failed | m.Error) -> None:
+        """To the first request that the node has not answered."""
+        message, then = self.nodes[node].asked.pop(0)
+        if isinstance(what, StoreRig):
+            answer = answer_get(what.store.chunk_repair, message)
+            assert isinstance(answer, m.ChunkList)
+            what = answer
+        then(what if isinstance(what, Failed) else Answered(1, what))
+
+    def is_asked(self) -> list[bool]:
+        return [bool(each.asked) for each in self.nodes.values()]
+
+
+def lost() -> Failed:
+    return Failed(1, "the connection went")
+
+
+def test_first_good_answer_is_the_reads_and_the_chunk_is_stored_anew() -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    request, finished = read(ours, 0, SIZE)
+    assert wire.is_asked() == [True, True]
+    wire.answer(NODES[1], theirs)  # the other one is slow
+    assert finished == [request]
+    assert request.data == DATA
+    assert wire.stored == 1
+    wire.answer(NODES[0], theirs)
+    assert wire.stored == 1, "it is here already"
+    assert ours.store.chunk_repair.store_brought() == {IDS[3]}
+
+
+def test_garbage_of_one_node_leaves_the_read_to_the_next() -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    request, finished = read(ours, 0, SIZE)
+    good = theirs.store.chunk_repair.give([IDS[3]], 1 << 20)[0][1]
+    rows = ((IDS[3], good.kind, good.codec, good.raw_length),)
+    wire.answer(NODES[0], m.ChunkList(rows, (bytes(CHUNK),)))
+    assert finished == []
+    wire.answer(NODES[1], m.ChunkList(((IDS[4], *rows[0][1:]), *rows), (bytes(9), good.stored)))
+    assert finished == [request]
+    assert request.data == DATA
+
+
+def test_what_every_node_says_it_does_not_have_is_an_error_without_delay() -> None:
+    ours = filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours, 5)
+    request, finished = read(ours, 0, SIZE)
+    for number, node in enumerate(NODES):
+        assert sum(wire.is_asked()) <= ABREAST
+        assert finished == []
+        wire.answer(node, NOTHING if number % 2 else filled_without(IDS[3]))
+    assert finished == [request]
+    assert request.error
+    assert not any(ring.call for ring in wire.rings)
+
+
+def filled_without(bad: bytes) -> StoreRig:
+    rig = filled()
+    flip(rig, bad)
+    return rig
+
+
+def test_slow_nodes_are_asked_last_and_silent_ones_leave_room_for_others() -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours, 5)
+    wire.nodes[NODES[0]].slow = wire.nodes[NODES[1]].slow = True
+    request, finished = read(ours, 0, SIZE)
+    assert wire.is_asked() == [False, False, True, True, True]
+    wire.answer(NODES[4], NOTHING)
+    assert wire.is_asked() == [True, False, True, True, False]
+    wire.answer(NODES[0], theirs)
+    assert finished == [request]
+    assert request.data == DATA
+
+
+def test_node_that_cannot_be_asked_now_is_asked_when_it_can() -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    wire.nodes[NODES[0]].connected = False
+    wire.nodes[NODES[1]].busy = True
+    request, finished = read(ours, 0, SIZE)
+    assert wire.is_asked() == [False, False]
+    wire.nodes[NODES[1]].busy = False
+    wire.pass_s(LOOK_S)
+    assert wire.is_asked() == [False, True]
+    wire.answer(NODES[1], lost())
+    wire.nodes[NODES[0]].connected = True
+    wire.pass_s(LOOK_S)
+    assert wire.is_asked() == [True, True], "its answer was lost, so it is asked again"
+    wire.answer(NODES[0], m.Error(m.Code.FAILED, 0, "no"))
+    wire.answer(NODES[1], theirs)
+    assert finished == [request]
+    assert request.data == DATA
+
+
+def test_nodes_that_are_silent_keep_a_read_no_longer_than_its_time() -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    wire.nodes[NODES[0]].connected = False
+    request, finished = read(ours, 0, SIZE)
+    for _ in range(int(WAIT_S / LOOK_S) - 1):
+        wire.pass_s(LOOK_S)
+    assert finished == []
+    wire.pass_s(LOOK_S)
+    assert finished == [request]
+    assert request.error
+    wire.pass_s(LOOK_S)
+    assert not any(ring.call for ring in wire.rings), "nobody is asked any more"
+    wire.answer(NODES[1], theirs)
+    assert ours.read("vm1") == DATA, "it came late, and is good for the next read"
+    assert wire.stored == 1
+
+
+def test_chunk_of_a_read_that_gave_up_is_asked_for_anew() -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    read(ours, 0, SIZE)
+    wire.pass_s(WAIT_S)
+    request, finished = read(ours, 0, SIZE)
+    assert [len(each.asked) for each in wire.nodes.values()] == [2, 2]
+    for node in NODES[:2]:
+        wire.answer(node, NOTHING)  # of the first read
+    assert finished == []
+    wire.answer(NODES[0], theirs)
+    assert finished == [request]
+    assert request.data == DATA
+
+
+def test_many_readers_of_many_chunks_share_what_is_asked() -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, *IDS)
+    wire = Wire(ours)
+    reads = [read(ours, at, CHUNK) for _ in range(5) for at in range(0, SIZE, CHUNK)]
+    assert len(wire.nodes[NODES[0]].asked) == len(IDS) <= MAX_CHUNKS
+    for _ in IDS:
+        wire.answer(NODES[1], theirs)
+    for request, finished in reads:
+        assert finished == [request]
+        assert request.data == DATA[request.offset : request.offset + CHUNK]
+
+
+def test_alone_in_the_cluster_a_damaged_chunk_is_an_error_at_once() -> None:
+    ours = filled()
+    flip(ours, IDS[3])
+    Wire(ours, 0)
+    assert ours.read_error("vm1", 0, SIZE)
+
+
+def test_reads_that_wait_fail_when_the_node_stops() -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    request, finished = read(ours, 0, SIZE)
+    wire.repair.stop()
+    assert finished == [request]
+    assert request.error
+    wire.answer(NODES[0], theirs)  # comes all the same
+    wire.ended = True
+    wire.answer(NODES[1], theirs)
+    assert ours.read_error("vm1", 0, SIZE) == 0, "it was checked, and is kept"
