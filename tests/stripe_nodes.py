@@ -16,7 +16,8 @@ from transport.peer import messages as m
 from transport.peer.wire import Message
 from transport.remoteshards import NoAnswer, RemoteDevice, refusal
 from transport.shardserver import ShardServer
-from transport.striping import StripePace, Striper, Surroundings
+from transport.stripestate import StripePace, Surroundings
+from transport.striping import Striper
 from volume.chunks import ChunkStore
 from volume.disk import Disk
 from volume.gc import Collector, Hooks, Pace, Root

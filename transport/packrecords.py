@@ -59,6 +59,7 @@ class PackRecord:
             "joining": list(row.joining),
             "left": list(row.left),
             "removing": int(row.removing),
+            **({"given_up": 1} if row.given_up else {}),
         }
 
     @classmethod
@@ -78,6 +79,7 @@ class PackRecord:
             joining=fields.texts("joining", _ID, 0, MAX_USERS),
             left=fields.texts("left", _ID, 0, MAX_USERS),
             removing=bool(fields.number("removing", 0, 1)),
+            given_up="given_up" in fields.values and bool(fields.number("given_up", 0, 1)),
         )
         if bool(row.shards) == bool(row.coming):
             fields.fail("is no stripe, or one that is being made as well")

@@ -43,6 +43,9 @@ class PackRow:
     not come back, or they would come and go for ever."""
     removing: bool = False
     """Nobody used it any more, and nobody may begin to: its shards go."""
+    given_up: bool = False
+    """Somebody has said that it will not be readable again: what cannot be read of it is lost, and
+    nothing waits for it any more."""
 
     @property
     def placed(self) -> Placed:

@@ -1,11 +1,87 @@
-"""What a round of `transport.striping` has seen: what is on each device, and what is to move."""
+"""What a round of `transport.striping` works with and has seen: its pace, what it asks of the
+daemon, what it counts, what is in the way; what is on each device, and what is to move."""
 
-from collections.abc import Mapping
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from transport.devicemap import DeviceMap
+from transport.devicemap import DeviceMap, Level
+from transport.errors import TransportError
 from transport.moves import Move, Placed, placed_on
 from transport.packrow import PackRow
+from volume.disk import Disk
+from volume.errors import VolumeError
+
+ERRORS: Final = (VolumeError, TransportError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class StripePace:
+    """Seconds."""
+
+    convert: bool = False
+    """Whether cold packs of this node become stripes, and its copies go for those of others."""
+    cold_s: float = 3600.0
+    condemn_s: float = 3600.0
+    """A stripe that nobody needs, and a file that no row names, stay for so long."""
+    level: Level = Level.HOST
+
+
+@dataclass(slots=True)
+class StripeCounters:
+    converted: int = 0
+    converted_bytes: int = 0
+    joined: int = 0
+    left: int = 0
+    removed: int = 0
+    moved: int = 0
+    moved_bytes: int = 0
+    repaired: int = 0
+    repaired_bytes: int = 0
+    tidied: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a striper asks of the daemon; any thread."""
+
+    devices: Callable[[], DeviceMap]
+    """The newest map. MetaStoreUnavailable."""
+    nodes: Callable[[], Collection[str]]
+    """Ids of all nodes of the cluster. MetaStoreUnavailable."""
+    disk_of: Callable[[str, bool], Disk | None]
+    """A device for reading, or (True) for writing too; None: it cannot be had now."""
+    used: Callable[[bytes], bool]
+    """Whether another node may find chunks in that stripe: it says so, or cannot be asked."""
+    rank: Callable[[], int]
+    """How many of the nodes that are connected come before this one."""
+    tell: Callable[[bytes], None]
+    """Tell the other nodes of a new stripe."""
+    emptied: Callable[[str], None]
+    """Nothing is on a device any more that was to be drained. TransportError, VolumeError."""
+
+
+class RoundNotes:
+    """What a round counts, and what was in its way."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self.counters = StripeCounters()
+        self.problems: dict[str, str] = {}
+        """By what they are about."""
+        self._log = log
+
+    @contextlib.contextmanager
+    def counted(self, pack_id: bytes, what: str) -> Iterator[None]:
+        """An error is of one stripe only."""
+        try:
+            yield
+        except ERRORS as error:
+            self.counters.failed += 1
+            self.problems[pack_id.hex()] = f"{what}: {error}"
+            self._log.warning("stripe: %s failed pack=%s error=%s", what, pack_id.hex(), error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,28 +51,39 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Final
 
 from transport import stripes
 from transport.cold import code_for
 from transport.conversion import Conversion, Drop, Encode, Swap, Verify, Written
-from transport.devicemap import DeviceMap, DeviceState, Level
+from transport.devicemap import DeviceMap, DeviceState
 from transport.errors import TransportError
+from transport.measured import Measured
 from transport.moves import Move, Placed, placed_on, plan
-from transport.packrecords import PackRecords, without
-from transport.packrow import PackRow, leftovers
+from transport.packrecords import PackRecords, has_record, without
+from transport.packrow import PackRow
 from transport.placement import Placement
-from transport.shardfile import ShardFile, ShardName, Stripe
+from transport.shardfile import Stripe
 from transport.shardmoves import carry_out
 from transport.shardserver import ShardServer
 from transport.stripereads import StripeReads
+from transport.striperows import KnownRows
 from transport.stripes import StripeReader
-from transport.stripestate import StripeState, state_of
+from transport.stripestate import (
+    ERRORS,
+    RoundNotes,
+    StripeCounters,
+    StripePace,
+    StripeState,
+    Surroundings,
+    state_of,
+)
 from transport.stripetable import PackOfStripe, bytes_of, is_whole, table_of
+from transport.stripeupkeep import Upkeep
 from volume.disk import Disk
-from volume.errors import CorruptPack, VolumeError
+from volume.errors import CorruptPack
 from volume.stripedpack import StripedPack
 from volume.stripehome import StripeHome
 
@@ -86,65 +97,13 @@ CONVERSIONS: Final = 16
 """Packs that become stripes in one round at most: then the rest has its turn again."""
 MOVES: Final = 64
 """Shards that come to this device in one round at most."""
-REPAIRS: Final = 4
-"""Shards of this device that are read by one round, to see whether they are what they should be."""
 MAX_LEFT: Final = 60
 """Remembered of those that have left a stripe: the latest."""
 MAX_DECLINED: Final = 65536
 DECLINED_S: Final = 3600.0
 """After so long a stripe of which this node had too little is looked at again."""
-TRIES: Final = 8
-"""Of a swap that somebody else's swap came before."""
 ADOPT_TRIES: Final = 100
 ADOPT_WAIT_S: Final = 0.1
-
-ERRORS: Final = (VolumeError, TransportError, OSError)
-
-
-@dataclass(frozen=True, slots=True)
-class StripePace:
-    """Seconds."""
-
-    convert: bool = False
-    """Whether cold packs of this node become stripes, and its copies go for those of others."""
-    cold_s: float = 3600.0
-    condemn_s: float = 3600.0
-    """A stripe that nobody needs, and a file that no row names, stay for so long."""
-    level: Level = Level.HOST
-
-
-@dataclass(slots=True)
-class StripeCounters:
-    converted: int = 0
-    converted_bytes: int = 0
-    joined: int = 0
-    left: int = 0
-    removed: int = 0
-    moved: int = 0
-    moved_bytes: int = 0
-    repaired: int = 0
-    tidied: int = 0
-    failed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a striper asks of the daemon; any thread."""
-
-    devices: Callable[[], DeviceMap]
-    """The newest map. MetaStoreUnavailable."""
-    nodes: Callable[[], Collection[str]]
-    """Ids of all nodes of the cluster. MetaStoreUnavailable."""
-    disk_of: Callable[[str, bool], Disk | None]
-    """A device for reading, or (True) for writing too; None: it cannot be had now."""
-    used: Callable[[bytes], bool]
-    """Whether another node may find chunks in that stripe: it says so, or cannot be asked."""
-    rank: Callable[[], int]
-    """How many of the nodes that are connected come before this one."""
-    tell: Callable[[bytes], None]
-    """Tell the other nodes of a new stripe."""
-    emptied: Callable[[str], None]
-    """Nothing is on a device any more that was to be drained. TransportError, VolumeError."""
 
 
 class Striper:
@@ -164,10 +123,18 @@ class Striper:
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         """`me`: this node's id; `server` has its device."""
-        self.counters = StripeCounters()
+        self.notes = RoundNotes(log)
         self.state = StripeState()
         self.listed_s = 0.0
         """What it took last to list all files and rows."""
+        self.listed_at: float | None = None
+        """When all rows were read last."""
+        self.doing = ""
+        """What the round is at, in a word: "join", "convert", "move", "repair"."""
+        self.converting = Measured(monotonic)
+        """Of cold packs of this node."""
+        self.coming = Measured(monotonic)
+        """Of shards that belong on this device and are elsewhere, or to be computed."""
         self._me = me
         self._device = server.device.hex()
         self._server = server
@@ -179,31 +146,26 @@ class Striper:
         self._should_stop = should_stop
         self._wait = wait
         self._lock = threading.Lock()
-        """Of `_rows` and `_hinted`."""
-        self._rows: dict[bytes, PackRow] = {}
+        """Of `_hinted`."""
         self._hinted: dict[bytes, None] = {}
         self._declined: dict[bytes, float] = {}
         self._unused_since: dict[bytes, float] = {}
-        self._stray_since: dict[str, float] = {}
-        self._verified: dict[ShardName, None] = {}
-        self._busy: set[tuple[bytes, int]] = set()
         self._told_at = float("-inf")
-        self._problems: dict[str, str] = {}
+        self.rows = KnownRows(rows, lambda pack_id: self.reads.forget(pack_id))
         self.reads = StripeReads(
-            self.row_of, lambda device: around.disk_of(device, False), monotonic=monotonic
+            self.rows.of, lambda device: around.disk_of(device, False), monotonic=monotonic
+        )
+        self.upkeep = Upkeep(
+            *(server, self.rows, self.reads, around, self.notes, pace.condemn_s),
+            monotonic=monotonic,
+            should_stop=should_stop,
         )
 
-    # -- any thread
+    @property
+    def counters(self) -> StripeCounters:
+        return self.notes.counters
 
-    def row_of(self, pack_id: bytes, fresh: bool) -> PackRow | None:
-        """The row of a pack, as it is remembered, or read. MetaStoreUnavailable."""
-        with self._lock:
-            known = self._rows.get(pack_id)
-        if known is not None and not fresh:
-            return known
-        found = self._records.read(pack_id)
-        self._remember(pack_id, found)
-        return found
+    # -- any thread
 
     def uses(self, pack_id: bytes) -> bool:
         """Whether this node may find chunks in that stripe."""
@@ -217,16 +179,6 @@ class Striper:
             if len(self._hinted) < MAX_DECLINED:
                 self._hinted[pack_id] = None
 
-    def _remember(self, pack_id: bytes, row: PackRow | None) -> None:
-        with self._lock:
-            before = self._rows.get(pack_id)
-            if row is None:
-                self._rows.pop(pack_id, None)
-            else:
-                self._rows[pack_id] = row
-        if before is not None and (row is None or row.shards != before.shards):
-            self.reads.forget(pack_id)
-
     # -- the round
 
     def quick(self) -> bool:
@@ -234,8 +186,8 @@ class Striper:
         with self._lock:
             hinted, self._hinted = list(self._hinted), {}
         for pack_id in hinted:
-            with self._counted(pack_id, "join"):
-                row = self.row_of(pack_id, True)
+            with self.notes.counted(pack_id, "join"):
+                row = self.rows.of(pack_id, True)
                 if row is not None:
                     self._declined.pop(pack_id, None)
                     self._join(row)
@@ -243,39 +195,34 @@ class Striper:
 
     def round(self) -> None:
         """See the module's text. MetaStoreUnavailable, CorruptRecord: it could not be begun."""
-        self._problems = {}
+        self.notes.problems = {}
         began = self._monotonic()
-        strays = self._files()  # before the rows: what is noted meanwhile is in these
+        strays = self.upkeep.files()  # before the rows: what is noted meanwhile is in these
         listed = list(self._records.listing())
         self.listed_s = self._monotonic() - began
         rows = {row.pack_id: row for row in listed if isinstance(row, PackRow)}
         damaged = {row for row in listed if isinstance(row, bytes)}
-        for pack_id in self._rows.keys() - rows.keys() - damaged:
-            self._remember(pack_id, None)
-        for pack_id, row in rows.items():
-            self._remember(pack_id, row)
+        self.rows.listed(rows, damaged)
         devices = self._around.devices()
         nodes = frozenset(self._around.nodes())
-        self._join_all(rows)
-        self._leave_all(rows)
-        if self._pace.convert:
-            self._convert_all(devices)
-        self._remove_all(rows, devices, nodes)
-        self._move_all(rows, devices)
-        self._repair(rows)
-        if not damaged:
-            self._tidy(strays, rows)
-        self.state = replace(self.state, problems=dict(self._problems))
-
-    @contextlib.contextmanager
-    def _counted(self, pack_id: bytes, what: str) -> Iterator[None]:
-        """An error is of one stripe only."""
+        self.listed_at = self._monotonic()
         try:
-            yield
-        except ERRORS as error:
-            self.counters.failed += 1
-            self._problems[pack_id.hex()] = f"{what}: {error}"
-            log.warning("stripe: %s failed pack=%s error=%s", what, pack_id.hex(), error)
+            self.doing = "join"
+            self._join_all(rows)
+            self._leave_all(rows)
+            if self._pace.convert:
+                self.doing = "convert"
+                self._convert_all(devices)
+            self._remove_all(rows, devices, nodes)
+            self.doing = "move"
+            self._move_all(rows, devices)
+            self.doing = "repair"
+            self.upkeep.repair(rows)
+            if not damaged:
+                self.upkeep.tidy(strays, rows, self._stubs().keys())
+        finally:
+            self.doing = ""
+        self.state = replace(self.state, problems=dict(self.notes.problems))
 
     def _stubs(self) -> dict[bytes, StripedPack]:
         return {stub.pack_id: stub for stub in self._home.stubs()}
@@ -292,12 +239,12 @@ class Striper:
                 continue  # gc has let it go: `leave` is next
             settled = not self._is_joining(row) and self._device not in row.copies
             if row.shards and not row.removing and not (known and user and settled):
-                with self._counted(pack_id, "join"):
+                with self.notes.counted(pack_id, "join"):
                     self._join(row)
         for pack_id in stubs.keys() - rows.keys():
-            if self.row_of(pack_id, True) is None:
+            if self.rows.of(pack_id, True) is None:
                 text = "the metastore has no row of it, and this node finds chunks in it"
-                self._problems[pack_id.hex()] = text
+                self.notes.problems[pack_id.hex()] = text
                 log.error("stripe: %s pack=%s", text, pack_id.hex())
 
     def _is_joining(self, row: PackRow) -> bool:
@@ -361,7 +308,7 @@ class Striper:
             copies = () if self._device in now.copies else now.copies
             return replace(now, copies=copies, joining=_others(now.joining, self._me))
 
-        self._change(row, settled)
+        self.rows.change(row, settled)
 
     def _become_user(self, row: PackRow) -> PackRow:
         def joined(now: PackRow) -> PackRow:
@@ -371,32 +318,19 @@ class Striper:
                 return now
             return replace(now, users=(*now.users, self._me), joining=(*now.joining, self._me))
 
-        return self._change(row, joined)
-
-    def _change(self, row: PackRow, make: Callable[[PackRow], PackRow]) -> PackRow:
-        """Have the row be what `make` says, whatever others change meanwhile; durable."""
-        for _ in range(TRIES):
-            after = make(row)
-            if after == row or self._records.swap(row, after):
-                self._remember(row.pack_id, after if after.shards or after.coming else None)
-                return after
-            found = self._records.read(row.pack_id)
-            if found is None:
-                raise CorruptPack(f"pack {row.pack_id.hex()}: its row is gone")
-            row = found
-        raise CorruptPack(f"pack {row.pack_id.hex()}: its row was changed {TRIES} times meanwhile")
+        return self.rows.change(row, joined)
 
     def _leave_all(self, rows: Mapping[bytes, PackRow]) -> None:
         """Stripes that name this node as a user, and of which it has no stub."""
         if self._home.striped.unreadable:
-            self._problems["stubs"] = (
+            self.notes.problems["stubs"] = (
                 f"{self._home.striped.unreadable} stubs of striped packs are damaged: this node "
                 "leaves no stripe before they are restored"
             )
             return
         stubs = self._stubs()
         gone = [
-            self.row_of(pack_id, False)
+            self.rows.of(pack_id, False)
             for pack_id, row in rows.items()
             if self._me in row.users
             and pack_id not in stubs
@@ -406,7 +340,7 @@ class Striper:
             return
         for row in gone:
             if row is not None and self._me in row.users and row.pack_id not in self._stubs():
-                with self._counted(row.pack_id, "leave"):
+                with self.notes.counted(row.pack_id, "leave"):
                     self._leave(row)
 
     def _leave(self, row: PackRow) -> None:
@@ -418,7 +352,7 @@ class Striper:
             joining = _others(now.joining, self._me)
             return replace(now, users=users, joining=joining, left=gone)
 
-        self._change(row, left)
+        self.rows.change(row, left)
         self.counters.left += 1
 
     # -- convert
@@ -427,19 +361,24 @@ class Striper:
         placement = Placement(devices, self._pace.level)
         code = code_for(placement.domain_count)
         if code is None:
-            self._problems["stripes"] = (
+            self.notes.problems["stripes"] = (
                 f"{placement.domain_count} {self._pace.level}s have a device that is in; stripes "
                 "begin with 3, packs stay copies"
             )
             return
+        self._count_cold()
         turn_s = self._around.rank() * TURN * self._pace.cold_s
         if self._monotonic() - self._told_at < turn_s:
             return
         for number in self._home.cold(self._pace.cold_s + turn_s)[:CONVERSIONS]:
             if self._should_stop():
                 return
-            with self._counted(b"", f"convert pack {number:08x}"):
+            with self.notes.counted(b"", f"convert pack {number:08x}"):
                 self._convert(number, placement, *code)
+
+    def _count_cold(self) -> None:
+        """What waits to be a stripe, as far as this node has it; others may have the same."""
+        self.converting.found(sum(map(self._home.size, self._home.cold(self._pace.cold_s))))
 
     def _convert(self, number: int, placement: Placement, data: int, parity: int) -> None:
         opened = self._home.open(number)
@@ -473,7 +412,9 @@ class Striper:
                         if not self._records.swap(action.before, action.after):
                             machine.lost()
                             continue
-                        self._remember(pack_id, action.after if _kept(action.after) else None)
+                        self.rows.remember(
+                            pack_id, action.after if has_record(action.after) else None
+                        )
                         machine.done()
                     case Encode():
                         disks = self._all(action.targets)
@@ -487,7 +428,7 @@ class Striper:
                         # The copy becomes garbage of gc once chunks are found in the stripe.
                         self._declined.pop(pack_id, None)
                         self._join(machine.row)
-                        machine.row = self.row_of(pack_id, True) or machine.row
+                        machine.row = self.rows.of(pack_id, True) or machine.row
                         machine.done()
             except ERRORS as error:
                 machine.failed(str(error))
@@ -495,6 +436,7 @@ class Striper:
             raise CorruptPack(f"pack {pack_id.hex()}: {machine.error}")
         self.counters.converted += 1
         self.counters.converted_bytes += pack.size
+        self.converting.did(pack.size)
         log.info("pack is a stripe pack=%s bytes=%d", pack_id.hex(), pack.size)
         self._around.tell(pack_id)
 
@@ -523,10 +465,10 @@ class Striper:
             if self._should_stop():
                 return
             if row.removing:
-                with self._counted(pack_id, "remove"):
+                with self.notes.counted(pack_id, "remove"):
                     self._let_go(row, devices)
             elif pack_id in unused and now - self._unused_since[pack_id] >= self._pace.condemn_s:
-                with self._counted(pack_id, "remove"):
+                with self.notes.counted(pack_id, "remove"):
                     self._condemn(row, nodes)
 
     def _condemn(self, row: PackRow, nodes: Collection[str]) -> None:
@@ -537,7 +479,7 @@ class Striper:
                 return replace(now, coming=(), data=0, owner="", users=(), joining=())
             return replace(now, removing=True, copies=(), users=(), joining=())
 
-        self._change(row, removing)
+        self.rows.change(row, removing)
 
     def _let_go(self, row: PackRow, devices: DeviceMap) -> None:
         """This node's own shard; and those of devices that are no more."""
@@ -553,7 +495,7 @@ class Striper:
                 self.counters.removed += 1
             elif device is None or (known is not None and known.state is not DeviceState.FAILED):
                 continue
-            row = self._change(row, lambda now, number=number: without(now, number))  # type: ignore[misc]
+            row = self.rows.change(row, lambda now, number=number: without(now, number))  # type: ignore[misc]
             if not row.shards:
                 return
 
@@ -571,22 +513,23 @@ class Striper:
             try:
                 made = plan(placement, group)
             except TransportError as error:
-                self._problems[f"{len(group)} stripes of {width} shards"] = str(error)
+                self.notes.problems[f"{len(group)} stripes of {width} shards"] = str(error)
                 continue
             moves += made.moves
             unreadable += len(made.unreadable)
         self.state = state_of(rows, placed, moves, unreadable, devices)
         mine = [move for move in moves if move.target == self._device]
+        self.coming.found(sum(move.length for move in mine))
         for move in mine[:MOVES]:
             if self._should_stop():
                 return
-            with self._counted(move.pack_id, f"move shard {move.number}"):
+            with self.notes.counted(move.pack_id, f"move shard {move.number}"):
                 self._carry_out(move)
         self._tell_emptied(rows, placed, devices)
 
     def _carry_out(self, move: Move) -> None:
         self._server.check_room(move.length)
-        self._busy.add(move.key)
+        self.upkeep.busy.add(move.key)
         try:
             disks: dict[str, Disk] = {self._device: self._server.disk}
             for device in (move.source, *move.others):
@@ -596,11 +539,12 @@ class Striper:
             if move.source is not None and move.source not in disks:
                 move = replace(move, source=None)
             row = carry_out(move, self._records, disks)
-            self._remember(row.pack_id, row)
+            self.rows.remember(row.pack_id, row)
             self.counters.moved += 1
             self.counters.moved_bytes += move.length
+            self.coming.did(move.length)
         finally:
-            self._busy.discard(move.key)
+            self.upkeep.busy.discard(move.key)
 
     def _tell_emptied(
         self, rows: Mapping[bytes, PackRow], placed: list[Placed], devices: DeviceMap
@@ -609,124 +553,9 @@ class Striper:
         for device in devices.devices.values():
             drained = device.state is DeviceState.DRAINING and device.device_id not in coming
             if drained and placed_on(placed, device.device_id) == (0, 0):
-                with self._counted(b"", f"device {device.device_id} is empty"):
+                with self.notes.counted(b"", f"device {device.device_id} is empty"):
                     self._around.emptied(device.device_id)
-
-    # -- repair and tidy
-
-    def _repair(self, rows: Mapping[bytes, PackRow]) -> None:
-        """Shards that should be here: all must be there, and a few are read each time, past the
-        page cache, each once before any again."""
-        try:
-            there = set(self._server.names())
-        except OSError as error:
-            self._problems["device"] = str(error)
-            return
-        own = {
-            row.name(number): row
-            for row in rows.values()
-            for number, device in enumerate(row.shards)
-            if device == self._device and not row.removing
-        }
-        missing = [name for name in own if name not in there]
-        self._verified = {name: None for name in self._verified if name in own}
-        unread = [name for name in own if name in there and name not in self._verified]
-        if not unread:
-            self._verified = {}
-        for name in [*missing, *unread[:REPAIRS]]:
-            if self._should_stop():
-                return
-            with self._counted(name.pack_id, f"repair shard {name.number}"):
-                row = self.row_of(name.pack_id, False)
-                if row is None or row.shards[name.number : name.number + 1] != (self._device,):
-                    continue
-                if name in there and self._is_sound(name, row):
-                    self._verified[name] = None
-                    continue
-                self._build_again(name, row)
-
-    def _is_sound(self, name: ShardName, row: PackRow) -> bool:
-        try:
-            with contextlib.closing(ShardFile(self._server.disk, name, uncached=True)) as shard:
-                if shard.stripe.digest != row.digest:
-                    return False
-                shard.verify()
-        except stripes.READ_ERRORS as error:
-            log.error("shard is damaged error=%s", error)
-            return False
-        return True
-
-    def _build_again(self, name: ShardName, row: PackRow) -> None:
-        disks = [
-            None if each is None or each == self._device else self._around.disk_of(each, False)
-            for each in row.shards
-        ]
-        self._server.check_room(row.shard_bytes)
-        reader = StripeReader(row.pack_id, row.data, row.digest, disks)
-        with contextlib.closing(reader):
-            stripes.rebuild(reader, {name.number: self._server.disk})
-        self.reads.forget(row.pack_id)
-        self.counters.repaired += 1
-        log.warning("shard is made again path=%s", name.path)
-
-    def _files(self) -> tuple[list[ShardName], list[str]]:
-        try:
-            return self._server.names(), self._server.unfinished()
-        except OSError as error:
-            self._problems["device"] = str(error)
-            return [], []
-
-    def _tidy(
-        self, files: tuple[list[ShardName], list[str]], rows: Mapping[bytes, PackRow]
-    ) -> None:
-        """Files that belong to no row, and have not for `condemn_s`. What is a stub's stripe stays
-        without a row; see the module's text."""
-        now = self._monotonic()
-        stubs = self._stubs()
-        names = [name for name in files[0] if name.pack_id in rows or name.pack_id not in stubs]
-        strays = {name.path for name in leftovers(self._device, names, rows, self._busy)}
-        for path in files[1]:
-            name = ShardName.parse(path.rpartition("/")[2].removesuffix(".new"))
-            row = None if name is None else rows.get(name.pack_id)
-            if name is None or row is None or not row.has(self._device, name):
-                strays.add(path)
-        self._stray_since = {path: self._stray_since.get(path, now) for path in strays}
-        for path, since in list(self._stray_since.items()):
-            if self._should_stop():
-                return
-            if now - since >= self._pace.condemn_s:
-                with self._counted(b"", f"tidy {path}"):
-                    if self._is_needed(path):
-                        self._stray_since[path] = now
-                        continue
-                    self._server.remove(path)
-                    self.counters.tidied += 1
-                    del self._stray_since[path]
-
-    def _is_needed(self, path: str) -> bool:
-        """Whether somebody may need it, although the round has found it in no row."""
-        name = ShardName.parse(path.rpartition("/")[2].removesuffix(".new"))
-        if name is None:
-            return False
-        row = self._records.read(name.pack_id)
-        if row is not None and row.has(self._device, name):
-            return True
-        if path.endswith(".new"):
-            return False
-        if row is None or not row.shards:
-            if self._around.used(name.pack_id):
-                return True
-            row = self._records.read(name.pack_id)  # that took its time
-            return row is not None and row.has(self._device, name)
-        disks = [None if each is None else self._around.disk_of(each, False) for each in row.shards]
-        reader = StripeReader(row.pack_id, row.data, row.digest, disks)
-        with contextlib.closing(reader):
-            return not row.removing and bool(reader.open_all())
 
 
 def _others(nodes: tuple[str, ...], me: str) -> tuple[str, ...]:
     return tuple(each for each in nodes if each != me)
-
-
-def _kept(row: PackRow) -> bool:
-    return bool(row.shards or row.coming)

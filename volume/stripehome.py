@@ -79,14 +79,18 @@ class StripeHome:
             self._collector.run_now()
         return sorted(number for number in old if self._worth_it(number))
 
+    def size(self, number: int) -> int:
+        """Bytes of a pack; 0 when gc has just removed it."""
+        try:
+            return self._packs.size(number)
+        except KeyError:
+            return 0
+
     def _worth_it(self, number: int) -> bool:
         share = self._collector.live_share(number)
         if share is None or share < MIN_LIVE:
             return False
-        try:
-            return self._packs.size(number) >= SMALL_PACK * self._packs.pack_bytes
-        except KeyError:  # gc has just removed it
-            return False
+        return self.size(number) >= SMALL_PACK * self._packs.pack_bytes
 
     def open(self, number: int) -> tuple[ColdPack, list[Adopted]] | None:
         """A pack, and its data chunks that this store finds there; None when it is not to become a

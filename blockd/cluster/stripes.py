@@ -23,7 +23,8 @@ from transport.peer.wire import Message
 from transport.remoteshards import NoAnswer, RemoteDevice, refusal
 from transport.sessions import Answer, Guest, Peer, Sessions, error
 from transport.shardserver import ShardRequest, ShardServer
-from transport.striping import StripePace, Striper, Surroundings
+from transport.stripestate import StripePace, Surroundings
+from transport.striping import Striper
 from volume.disk import Disk, PosixDisk
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords

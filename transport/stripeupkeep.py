@@ -1,0 +1,181 @@
+"""Shards of a node's own device: each is read now and then and made again where it is damaged or
+gone, and files that belong to no row go. Part of the round of `transport.striping`."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from transport import stripes
+from transport.measured import Measured
+from transport.packrow import PackRow, leftovers
+from transport.shardfile import ShardFile, ShardName
+from transport.shardserver import ShardServer
+from transport.stripereads import StripeReads
+from transport.striperows import KnownRows
+from transport.stripes import StripeReader
+from transport.stripestate import RoundNotes, Surroundings
+
+log = logging.getLogger(__name__)
+
+REPAIRS: Final = 4
+"""Shards of this device that are read by one round, to see whether they are what they should be."""
+
+
+class Upkeep:
+    """Of the device of `server`; `repair`, `files` and `tidy` on the thread of the rounds."""
+
+    def __init__(
+        self,
+        server: ShardServer,
+        rows: KnownRows,
+        reads: StripeReads,
+        around: Surroundings,
+        notes: RoundNotes,
+        condemn_s: float,
+        *,
+        monotonic: Callable[[], float],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """`condemn_s`: a file that no row names stays for so long."""
+        self._device = server.device.hex()
+        self._server = server
+        self._rows = rows
+        self._reads = reads
+        self._around = around
+        self._notes = notes
+        self._condemn_s = condemn_s
+        self._monotonic = monotonic
+        self._should_stop = should_stop
+        self.busy: set[tuple[bytes, int]] = set()
+        """Shards that come to this device just now."""
+        self.work = Measured(monotonic)
+        """Of shards that are to be made again."""
+        self.lacking: frozenset[ShardName] = frozenset()
+        """Shards that rows have here, and that are damaged or not there, as far as was seen."""
+        self._stray_since: dict[str, float] = {}
+        self._verified: dict[ShardName, None] = {}
+
+    def repair(self, rows: Mapping[bytes, PackRow]) -> None:
+        """Shards that should be here: all must be there, and a few are read each time, past the
+        page cache, each once before any again."""
+        try:
+            there = set(self._server.names())
+        except OSError as error:
+            self._notes.problems["device"] = str(error)
+            return
+        own = {
+            row.name(number): row
+            for row in rows.values()
+            for number, device in enumerate(row.shards)
+            if device == self._device and not row.removing
+        }
+        missing = [name for name in own if name not in there]
+        bad = dict.fromkeys([*missing, *(name for name in self.lacking if name in own)])
+        self._found(bad, own)
+        self._verified = {name: None for name in self._verified if name in own and name not in bad}
+        unread = [name for name in own if name not in bad and name not in self._verified]
+        if not unread:
+            self._verified = {}
+        for name in [*bad, *unread[:REPAIRS]]:
+            if self._should_stop():
+                return
+            with self._notes.counted(name.pack_id, f"repair shard {name.number}"):
+                row = self._rows.of(name.pack_id, False)
+                if row is None or row.shards[name.number : name.number + 1] != (self._device,):
+                    continue
+                if name in there and self._is_sound(name, row):
+                    self._verified[name] = None
+                else:
+                    bad[name] = None
+                    self._found(bad, own)
+                    self._build_again(name, row)
+                bad.pop(name, None)
+                self._found(bad, own)
+
+    def _found(self, bad: Collection[ShardName], own: Mapping[ShardName, PackRow]) -> None:
+        """These of its own shards are not what they should be."""
+        self.lacking = frozenset(bad)
+        self.work.found(sum(own[name].shard_bytes for name in bad))
+
+    def _is_sound(self, name: ShardName, row: PackRow) -> bool:
+        try:
+            with contextlib.closing(ShardFile(self._server.disk, name, uncached=True)) as shard:
+                if shard.stripe.digest != row.digest:
+                    return False
+                shard.verify()
+        except stripes.READ_ERRORS as error:
+            log.error("shard is damaged error=%s", error)
+            return False
+        return True
+
+    def _build_again(self, name: ShardName, row: PackRow) -> None:
+        disks = [
+            None if each is None or each == self._device else self._around.disk_of(each, False)
+            for each in row.shards
+        ]
+        self._server.check_room(row.shard_bytes)
+        reader = StripeReader(row.pack_id, row.data, row.digest, disks)
+        with contextlib.closing(reader):
+            stripes.rebuild(reader, {name.number: self._server.disk})
+        self._reads.forget(row.pack_id)
+        self._notes.counters.repaired += 1
+        self._notes.counters.repaired_bytes += row.shard_bytes
+        self.work.did(row.shard_bytes)
+        log.warning("shard is made again path=%s", name.path)
+
+    def files(self) -> tuple[list[ShardName], list[str]]:
+        try:
+            return self._server.names(), self._server.unfinished()
+        except OSError as error:
+            self._notes.problems["device"] = str(error)
+            return [], []
+
+    def tidy(
+        self,
+        files: tuple[list[ShardName], list[str]],
+        rows: Mapping[bytes, PackRow],
+        stubs: Collection[bytes],
+    ) -> None:
+        """Files that belong to no row, and have not for `condemn_s`. What is a stub's stripe stays
+        without a row; see the text of `transport.striping`."""
+        now = self._monotonic()
+        names = [name for name in files[0] if name.pack_id in rows or name.pack_id not in stubs]
+        strays = {name.path for name in leftovers(self._device, names, rows, self.busy)}
+        for path in files[1]:
+            name = ShardName.parse(path.rpartition("/")[2].removesuffix(".new"))
+            row = None if name is None else rows.get(name.pack_id)
+            if name is None or row is None or not row.has(self._device, name):
+                strays.add(path)
+        self._stray_since = {path: self._stray_since.get(path, now) for path in strays}
+        for path, since in list(self._stray_since.items()):
+            if self._should_stop():
+                return
+            if now - since >= self._condemn_s:
+                with self._notes.counted(b"", f"tidy {path}"):
+                    if self._is_needed(path):
+                        self._stray_since[path] = now
+                        continue
+                    self._server.remove(path)
+                    self._notes.counters.tidied += 1
+                    del self._stray_since[path]
+
+    def _is_needed(self, path: str) -> bool:
+        """Whether somebody may need it, although the round has found it in no row."""
+        name = ShardName.parse(path.rpartition("/")[2].removesuffix(".new"))
+        if name is None:
+            return False
+        row = self._rows.records.read(name.pack_id)
+        if row is not None and row.has(self._device, name):
+            return True
+        if path.endswith(".new"):
+            return False
+        if row is None or not row.shards:
+            if self._around.used(name.pack_id):
+                return True
+            row = self._rows.records.read(name.pack_id)  # that took its time
+            return row is not None and row.has(self._device, name)
+        disks = [None if each is None else self._around.disk_of(each, False) for each in row.shards]
+        reader = StripeReader(row.pack_id, row.data, row.digest, disks)
+        with contextlib.closing(reader):
+            return not row.removing and bool(reader.open_all())
