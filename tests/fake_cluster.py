@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from blockd.api.cluster_types import DeviceInfo, DeviceList, Draining
+from blockd.api.cluster_types import DeviceInfo, DeviceList, Draining, LocalStripes, StripeCount
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.api.volume_settings import Change
 from blockd.paths import Way, WayState
@@ -25,6 +25,19 @@ D2 = replace(
 DEVICES = DeviceList(5, "", 7, 0, 7, 7 << 20, (), (D1, D2))
 INFO = ClusterInfo(
     "c" * 32, "1" * 32, "n1", ("10.0.0.1:10811",), "", 3, (N1, N2), (("append", 70),)
+)
+LOCAL_STRIPES = LocalStripes(
+    states={"whole": StripeCount(5, 5 << 20), "lost": StripeCount(1, 1 << 20)},
+    listed_s=12.0,
+    shards=7,
+    shard_bytes=7 << 20,
+    broken=2,
+    left={"convert": 3 << 20, "move": 0, "repair": 1 << 20},
+    done={"convert": (4, 4 << 20), "move": (0, 0), "repair": (1, 1 << 19)},
+    reads=99,
+    degraded_reads=3,
+    failed_reads=1,
+    failures=6,
 )
 
 
@@ -96,6 +109,7 @@ class FakeCluster:
         self.settings = AloneSettings()
         self.paths = FakePaths()
         self.shown = INFO
+        self.stripes = LOCAL_STRIPES
         self.ttl_s = 0
         self.removed: list[str] = []
         self.left = Draining("n2", False, ("vm1", "vm2"), ("vm1",), ())
@@ -103,6 +117,9 @@ class FakeCluster:
 
     def info(self) -> ClusterInfo:
         return self.shown
+
+    def stripes_here(self) -> LocalStripes:
+        return self.stripes
 
     def make_token(self, ttl_s: int) -> TokenInfo:
         if self.error:

@@ -10,6 +10,7 @@ from blockd.api.cluster_types import (
     LocalVolume,
     MovedVolume,
     ReplacedMember,
+    StripesInfo,
 )
 from volume.metastore_records import Mode
 
@@ -20,7 +21,9 @@ def copy(number: int, behind: int = 0) -> CopyInfo:
     """Of a volume with 120 records of epoch 4, which n1 serves."""
     name, node = NODES[number]
     have = 120 - behind
-    return CopyInfo(node, name, True, "", 4, 4, have, 100, behind, 0.2, number == 0, behind == 0)
+    in_step = behind == 0
+    made = CopyInfo(node, name, True, "", 4, 4, have, 100, behind, 0.2, number == 0, in_step)
+    return replace(made, behind_bytes=0, behind_s=0.0, left_s=0.0) if in_step else made
 
 
 def silent(number: int, why: str) -> CopyInfo:
@@ -48,6 +51,7 @@ class FakeVolumes:
     def __init__(self) -> None:
         self.shown = (VOLUME,)
         self.metastore = ""
+        self.stripes: StripesInfo | None = None
         self.made: tuple[object, ...] = ()
         self.moved: tuple[str, str] | None = None
         self.error: Exception | None = None
@@ -61,7 +65,7 @@ class FakeVolumes:
             ClusterNodeInfo(node, name, name != "n3", 61.0, "" if name != "n3" else "silent")
             for name, node in NODES
         )
-        return ClusterStatus("n1", self.metastore, 0.01, nodes, self.shown)
+        return ClusterStatus("n1", self.metastore, 0.01, nodes, self.shown, self.stripes)
 
     def create(
         self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode

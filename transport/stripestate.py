@@ -105,6 +105,9 @@ class StripeState:
     waiting: int = 0
     """Moves that are planned, of all devices."""
     waiting_bytes: int = 0
+    rebuilding: int = 0
+    """Of them, shards that are to be computed, since nobody has them."""
+    rebuilding_bytes: int = 0
     devices: dict[str, DeviceUse] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     """What is in the way, by what it is about."""
@@ -132,5 +135,7 @@ def state_of(
         unreadable=unreadable,
         waiting=len(moves),
         waiting_bytes=sum(move.length for move in moves),
+        rebuilding=sum(move.source is None for move in moves),
+        rebuilding_bytes=sum(move.length for move in moves if move.source is None),
         devices=uses,
     )

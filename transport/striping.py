@@ -136,7 +136,8 @@ class Striper:
         self.coming = Measured(monotonic)
         """Of shards that belong on this device and are elsewhere, or to be computed."""
         self._me = me
-        self._device = server.device.hex()
+        self.device = server.device.hex()
+        """The one of this node."""
         self._server = server
         self._records = rows
         self._home = home
@@ -160,6 +161,12 @@ class Striper:
             monotonic=monotonic,
             should_stop=should_stop,
         )
+
+    @property
+    def listed_age_s(self) -> float | None:
+        """So long ago all rows were read; None: not yet."""
+        at = self.listed_at
+        return None if at is None else max(0.0, self._monotonic() - at)
 
     @property
     def counters(self) -> StripeCounters:
@@ -237,7 +244,7 @@ class Striper:
             known, user = pack_id in stubs, self._me in row.users
             if user and not known and not self._is_joining(row):
                 continue  # gc has let it go: `leave` is next
-            settled = not self._is_joining(row) and self._device not in row.copies
+            settled = not self._is_joining(row) and self.device not in row.copies
             if row.shards and not row.removing and not (known and user and settled):
                 with self.notes.counted(pack_id, "join"):
                     self._join(row)
@@ -305,7 +312,7 @@ class Striper:
         """This node has its stub, or needs none; if it made the stripe, its copy is left to gc."""
 
         def settled(now: PackRow) -> PackRow:
-            copies = () if self._device in now.copies else now.copies
+            copies = () if self.device in now.copies else now.copies
             return replace(now, copies=copies, joining=_others(now.joining, self._me))
 
         self.rows.change(row, settled)
@@ -358,6 +365,7 @@ class Striper:
     # -- convert
 
     def _convert_all(self, devices: DeviceMap) -> None:
+        self._count_cold()
         placement = Placement(devices, self._pace.level)
         code = code_for(placement.domain_count)
         if code is None:
@@ -366,7 +374,6 @@ class Striper:
                 "begin with 3, packs stay copies"
             )
             return
-        self._count_cold()
         turn_s = self._around.rank() * TURN * self._pace.cold_s
         if self._monotonic() - self._told_at < turn_s:
             return
@@ -397,7 +404,7 @@ class Striper:
         row = self._records.read(pack_id)
         if row is None:
             mine = (self._me,)
-            row = PackRow(pack_id, pack.size, (self._device,), users=mine, joining=mine)
+            row = PackRow(pack_id, pack.size, (self.device,), users=mine, joining=mine)
         elif row.shards:
             return  # `join` finds it
         else:
@@ -490,7 +497,7 @@ class Striper:
             )
         for number, device in enumerate(row.shards):
             known = None if device is None else devices.devices.get(device)
-            if device == self._device:
+            if device == self.device:
                 self._server.remove(row.name(number).path)
                 self.counters.removed += 1
             elif device is None or (known is not None and known.state is not DeviceState.FAILED):
@@ -518,7 +525,7 @@ class Striper:
             moves += made.moves
             unreadable += len(made.unreadable)
         self.state = state_of(rows, placed, moves, unreadable, devices)
-        mine = [move for move in moves if move.target == self._device]
+        mine = [move for move in moves if move.target == self.device]
         self.coming.found(sum(move.length for move in mine))
         for move in mine[:MOVES]:
             if self._should_stop():
@@ -531,7 +538,7 @@ class Striper:
         self._server.check_room(move.length)
         self.upkeep.busy.add(move.key)
         try:
-            disks: dict[str, Disk] = {self._device: self._server.disk}
+            disks: dict[str, Disk] = {self.device: self._server.disk}
             for device in (move.source, *move.others):
                 disk = None if device is None else self._around.disk_of(device, False)
                 if device is not None and disk is not None:

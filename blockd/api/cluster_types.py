@@ -1,5 +1,6 @@
 """Volumes of a cluster as the control API tells of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -30,6 +31,13 @@ class CopyInfo:
     """Whether clients are let in there."""
     in_sync: bool | None
     """Whether it has all of the volume, in the epoch that is open."""
+    behind_bytes: int | None = None
+    """Of records that it has not acknowledged, says the primary; None: nobody can tell, here and
+    below."""
+    behind_s: float | None = None
+    """So long ago the first of these was written."""
+    left_s: float | None = None
+    """Until it has caught up, at the rate at which it has done so far."""
     role: str = "member"
     """"member"; "coming": it is to be one, and counts for nothing yet; "leaving": it is none any
     more, and has not let its part go yet."""
@@ -77,6 +85,9 @@ class LocalVolume:
     """...and how many members there are; 0 where it is not the primary."""
     behind: tuple[tuple[str, int], ...]
     """By name of each other member, how many records it lacks; empty likewise."""
+    lags: tuple[tuple[str, int | None, float | None, float | None], ...] = ()
+    """By name of each other member: bytes of these, since when the first of them was written, and
+    until when it has caught up; None where nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,118 @@ class ClusterNodeInfo:
     """To the node that was asked, which is connected to itself."""
     since_s: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StripeCount:
+    stripes: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StripeNodeInfo:
+    """What a node has to do for stripes, as it said a moment ago; None: not known."""
+
+    node: str
+    """Id of the node."""
+    name: str
+    answered: bool
+    why: str
+    """Why it did not answer; empty when it did."""
+    listed_s: float | None
+    """So long ago it read all rows of stripes."""
+    doing: str | None
+    """"join", "convert", "move", "repair"; empty: nothing at the moment."""
+    cold_bytes: int | None
+    """Of its cold packs that are to become stripes. Other nodes may have the same chunks: who comes
+    later finds them in the stripe."""
+    cold_left_s: float | None
+    """Until they are, at the rate at which it went so far; pauses count."""
+    coming_bytes: int | None
+    """Of shards that are to come to its device: moved, or computed."""
+    coming_left_s: float | None
+    broken: int | None
+    """Shards on its device that are damaged or not there..."""
+    broken_bytes: int | None
+    """...and bytes of those that are to be made again."""
+    broken_left_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StripesInfo:
+    """Stripes of the cluster: rows as the node that was asked has read them last, shards as the
+    nodes that have them say now. None: nobody could tell."""
+
+    listed_s: float | None
+    """So long ago all rows were read; with None, there are no numbers."""
+    all: StripeCount | None
+    """But for those that are being made or removed."""
+    shard_bytes: int | None
+    """Bytes of all their shards."""
+    degraded: StripeCount | None
+    """With a shard that cannot be had now, and readable."""
+    unreadable: StripeCount | None
+    """Not readable before a node is back."""
+    lost: StripeCount | None
+    """With fewer shards left anywhere than it takes."""
+    given_up: StripeCount | None
+    """Of those two, the ones that were given up: what was in them is an I/O error until it is
+    written again."""
+    making: StripeCount | None
+    """Being converted: not readable from shards yet."""
+    removing: StripeCount | None
+    moves: StripeCount | None
+    """Shards, and bytes of them, that are to be copied to another device..."""
+    rebuilds: StripeCount | None
+    """...and those that are to be computed there, or again where they are damaged."""
+    cold_bytes: int | None
+    """That are to become stripes, at the node that has the most of them."""
+    cold_left_s: float | None
+    shards_left_s: float | None
+    """Until all moves and rebuilds are done."""
+    lost_packs: tuple[str, ...]
+    """Ids of packs that are lost, 64 at most."""
+    problems: tuple[str, ...]
+    """What is in the way, in words, at the node that was asked."""
+    nodes: tuple[StripeNodeInfo, ...]
+
+    @property
+    def well(self) -> bool:
+        """Whether all can be read, and one more node may go; losses that were given up are known
+        and do not count."""
+        return (
+            self.all is not None
+            and self.degraded is not None
+            and self.unreadable is not None
+            and self.lost is not None
+            and self.given_up is not None
+            and self.degraded.stripes == 0
+            and self.unreadable.stripes + self.lost.stripes == self.given_up.stripes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStripes:
+    """Stripes as one node knows them by itself, for its metrics."""
+
+    states: Mapping[str, StripeCount]
+    """By state: whole, degraded, unreadable, lost, given_up, making, removing. Empty before all
+    rows were read."""
+    listed_s: float | None
+    shards: int
+    """On the node's own device."""
+    shard_bytes: int
+    broken: int
+    """Of these, damaged or not there."""
+    left: Mapping[str, int]
+    """Bytes by work: convert, move, repair."""
+    done: Mapping[str, tuple[int, int]]
+    """By work: how many there were since the start, and their bytes."""
+    reads: int
+    degraded_reads: int
+    failed_reads: int
+    failures: int
+    """Of rounds: one stripe each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +224,8 @@ class ClusterStatus:
     """How long it took to ask: what is shown is not older than that."""
     nodes: tuple[ClusterNodeInfo, ...]
     volumes: tuple[ClusterVolume, ...]
+    stripes: StripesInfo | None = None
+    """None where that was not asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from blockd.api.cluster_types import (
     ClusterVolume,
     DeviceList,
     Draining,
+    LocalStripes,
     LocalVolume,
     MovedVolume,
     ReplacedMember,
@@ -223,6 +224,9 @@ class Cluster(Protocol):
     @property
     def paths(self) -> Paths: ...
     def info(self) -> ClusterInfo: ...
+    def stripes_here(self) -> LocalStripes:
+        """Stripes as this node knows them by itself."""
+
     def make_token(self, ttl_s: int) -> TokenInfo:
         """For one node. VolumeError, TransportError."""
 

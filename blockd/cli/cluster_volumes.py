@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from blockd.api.cluster_types import ClusterNodeInfo, ClusterVolume, CopyInfo
+from blockd.cli.cluster_stripes import UNKNOWN, left, show
 from blockd.cli.exits import FAILED
 from blockd.cli.options import ControlOption, JsonOption, complete_volume, connect, size_argument
 from blockd.cli.output import print_fields, print_json, print_table
@@ -16,11 +17,13 @@ from volume.model import DEFAULT_BLOCK_SIZE, DEFAULT_CHUNK_SIZE
 
 MOVE_TIMEOUT_S = 90.0
 CREATE_TIMEOUT_S = 120.0
-UNKNOWN = "unknown"
 
 NODE_COLUMNS = ("NODE", "ID", "STATE", "SINCE", "WHY")
 VOLUME_COLUMNS = ("VOLUME", "STATE", "PRIMARY", "EPOCH", "COPIES", "WANTED", "HERE", "PROBLEM")
-COPY_COLUMNS = ("VOLUME", "NODE", "EPOCH", "NEWEST", "SYNCED", "BEHIND", "HEARD", "STATE")
+COPY_COLUMNS = (
+    *("VOLUME", "NODE", "EPOCH", "NEWEST", "SYNCED", "BEHIND"),
+    *("BYTES", "SINCE", "LEFT", "HEARD", "STATE"),
+)
 
 
 class Acks(enum.StrEnum):
@@ -37,10 +40,10 @@ def status(
     control: ControlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show nodes and volumes of the cluster as they are now: every member is asked.
+    """Show nodes, volumes and stripes of the cluster as they are now: every node is asked.
 
     What nobody could say is shown as unknown. Exit code 1 when a volume has no primary, or fewer
-    copies than it should have.
+    copies than it should have, or a stripe fewer shards.
     """
     with connect(control) as client:
         found = client.cluster_status()
@@ -57,8 +60,11 @@ def status(
         if copies:
             print()
             rows = (_copy_row(volume, copy) for volume in found.volumes for copy in volume.members)
-            print_table(COPY_COLUMNS, rows, right=COPY_COLUMNS[2:7])
-    if found.metastore or any(volume.problem for volume in found.volumes):
+            print_table(COPY_COLUMNS, rows, right=COPY_COLUMNS[2:10])
+        if found.stripes is not None:
+            show(found.stripes)
+    ill = found.stripes is not None and not found.stripes.well
+    if ill or found.metastore or any(volume.problem for volume in found.volumes):
         raise typer.Exit(FAILED)
 
 
@@ -152,9 +158,16 @@ def _volume_row(each: ClusterVolume) -> tuple[str, ...]:
 
 def _copy_row(volume: ClusterVolume, copy: CopyInfo) -> tuple[str, ...]:
     role = "" if copy.role == "member" else f"{copy.role}, "
+    lag = (
+        *(
+            _number(copy.behind),
+            UNKNOWN if copy.behind_bytes is None else format_size(copy.behind_bytes),
+        ),
+        *(left(copy.behind_s), left(copy.left_s)),
+    )
     if not copy.answered:
-        nothing = (UNKNOWN,) * 5
-        return volume.name, copy.name, *nothing, f"{role}not known: {copy.why}"
+        state = f"not known: {copy.why}"
+        return volume.name, copy.name, *(UNKNOWN,) * 3, *lag, UNKNOWN, role + state
     if copy.serving:
         state = "serving"
     elif copy.in_sync is None:
@@ -162,8 +175,8 @@ def _copy_row(volume: ClusterVolume, copy: CopyInfo) -> tuple[str, ...]:
     else:
         state = "in sync" if copy.in_sync else "behind"
     heard = UNKNOWN if copy.quiet_s is None else f"{copy.quiet_s:.1f}s ago"
-    numbers = map(_number, (copy.epoch, copy.received, copy.durable, copy.behind))
-    return volume.name, copy.name, *numbers, heard, role + state
+    numbers = map(_number, (copy.epoch, copy.received, copy.durable))
+    return volume.name, copy.name, *numbers, *lag, heard, role + state
 
 
 def _number(value: int | None) -> str:

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from blockd.access.book import Take
 from blockd.access.rules import AccessList
-from blockd.api.cluster_types import Draining
+from blockd.api.cluster_types import Draining, LocalStripes
 from blockd.api.node import Store
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.cluster.chunkrepair import PeerRepair, answer_get
@@ -89,6 +89,7 @@ class ClusterNode:
             self.paths,
         )
         self.stripes = Stripes(config, self.identity, self.sessions, self.records, home)
+        self.volumes.stripes = lambda info: self.stripes.status.look(self.sessions, info)
         self.lists = SharedLists(self.records, replicas)
         self._chunk_repair = repair
         self._repairing = PeerRepair(repair, self.sessions, self.info)
@@ -217,6 +218,10 @@ class ClusterNode:
             nodes=tuple(sorted(nodes, key=lambda each: each.name)),
             sent=tuple(sorted((m.name_of(kind), count) for kind, count in sent.items())),
         )
+
+    def stripes_here(self) -> LocalStripes:
+        """Stripes as this node knows them by itself."""
+        return self.stripes.status.here()
 
     def make_token(self, ttl_s: int) -> TokenInfo:
         """A token for one node to join with. VolumeError, TransportError."""

@@ -7,28 +7,26 @@ is shown as not known, with the reason. Nothing here decides anything.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as TookTooLong
 from dataclasses import replace
 from typing import Final
 
 from blockd.api.cluster_types import ClusterNodeInfo, ClusterStatus, ClusterVolume, CopyInfo
 from blockd.api.types import ClusterInfo
-from transport.errors import TransportError
-from transport.group.around import outcome, text_of
+from blockd.cluster.asking import ask_all
+from blockd.cluster.lags import Behind, behind, heard_of, lags_of
 from transport.group.part import PartStatus
 from transport.peer import messages as m
-from transport.peer.caller import Answered, Failed
 from transport.sessions import Sessions
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords
 from volume.metastore_records import GroupState, VolumeGroup
 
-LOOK_S: Final = 2.0
 MEMBER, COMING, LEAVING = "member", "coming", "leaving"
 MAX_VOLUMES: Final = 4096  # that are asked about for one answer
 
 Looks = dict[tuple[str, str], m.Looked | str]  # by volume and node
+Mine = Mapping[str, PartStatus]
+Lagging = dict[str, Mapping[str, Behind]]  # by volume, then node
 
 
 class Asking:
@@ -68,7 +66,10 @@ class Asking:
             for volume, part in mine.items()
             if not isinstance(looks.get((volume, self._me)), m.Looked)
         }
-        volumes = [self._volume(group, looks, mine) for group in groups]
+        lags = self._lags(groups, looks, mine)
+        volumes = [
+            self._volume(group, looks, mine, lags.get(group.volume_id, {})) for group in groups
+        ]
         known = {group.volume_id for group in groups}
         volumes += [self._unknown(part) for volume, part in mine.items() if volume not in known]
         return ClusterStatus(
@@ -84,24 +85,37 @@ class Asking:
 
     def _ask(self, what: Iterable[tuple[str, str]]) -> Looks:
         """LOOK to all of them at once; this node is not asked."""
-        ends: dict[tuple[str, str], Future[Answered | Failed]] = {
-            (volume, node): Future() for volume, node in what if node != self._me
+        asked = {
+            (volume, node): (node, m.Look(bytes.fromhex(volume)))
+            for volume, node in what
+            if node != self._me
         }
+        return dict(ask_all(self._sessions, asked, m.Looked))
 
-        def ask() -> None:
-            for (volume, node), end in ends.items():
-                look = m.Look(bytes.fromhex(volume))
-                try:
-                    self._sessions.ask(bytes.fromhex(node), look, LOOK_S, end.set_result)
-                except TransportError as error:
-                    end.set_result(Failed(0, str(error)))
-
-        if ends:
-            self._sessions.result_of(ask)
-        return {key: _result(end) for key, end in ends.items()}
+    def _lags(self, groups: Iterable[VolumeGroup], looks: Looks, mine: Mine) -> Lagging:
+        """Of volumes with members that are behind, or do not answer, what their primary knows."""
+        found: Lagging = {}
+        asked: dict[str, tuple[str, m.Request]] = {}
+        for group in groups:
+            primary = group.primary
+            if primary is None:
+                continue
+            if primary == self._me:
+                if group.volume_id in mine:
+                    found[group.volume_id] = lags_of(mine[group.volume_id])
+                continue
+            look = looks.get((group.volume_id, primary))
+            if isinstance(look, m.Looked) and look.serving:
+                others = [looks.get((group.volume_id, node)) for node in _roles(group)]
+                if any(not isinstance(e, m.Looked) or e.received < look.received for e in others):
+                    asked[group.volume_id] = (primary, m.Lag(bytes.fromhex(group.volume_id)))
+        for volume, answer in ask_all(self._sessions, asked, m.Lags).items():
+            if isinstance(answer, m.Lags):
+                found[volume] = heard_of(answer)
+        return found
 
     def _volume(
-        self, group: VolumeGroup, looks: Looks, mine: Mapping[str, PartStatus]
+        self, group: VolumeGroup, looks: Looks, mine: Mine, lags: Mapping[str, Behind]
     ) -> ClusterVolume:
         roles = _roles(group)
         found = {node: looks.get((group.volume_id, node), "not asked") for node in roles}
@@ -113,7 +127,10 @@ class Asking:
         # Of two that say so the later epoch counts: the other one does not know yet.
         primary, newest = max(serving, key=lambda each: each[1].epoch, default=(None, None))
         shown = tuple(
-            replace(self._copy(node, look, newest), role=roles[node])
+            behind(
+                replace(self._copy(node, look, newest), role=roles[node]),
+                lags.get(node) if newest is not None else None,
+            )
             for node, look in found.items()
         )
         members = tuple(each for each in shown if each.role == MEMBER)
@@ -213,14 +230,6 @@ def _own(part: PartStatus) -> m.Looked:
     )
 
 
-def _result(end: Future[Answered | Failed]) -> m.Looked | str:
-    try:
-        result = outcome(end.result(LOOK_S + 1.0))
-    except TookTooLong:
-        return f"no answer in {LOOK_S:g} s"
-    return result if isinstance(result, m.Looked) else text_of(result)
-
-
 def _problem(
     group: VolumeGroup,
     members: tuple[CopyInfo, ...],
@@ -231,12 +240,19 @@ def _problem(
     if copies is None:
         return f"no member says that it serves it{failure}"
     silent = [each.name for each in members if not each.answered]
-    behind = [each.name for each in members if each.answered and not each.in_sync]
+    late = [_lag(each) for each in members if each.answered and not each.in_sync]
     texts = []
     if silent:
         texts.append(f"not known: {', '.join(silent)}")
-    if behind:
-        texts.append(f"behind: {', '.join(behind)}")
+    if late:
+        texts.append(f"behind: {', '.join(late)}")
     if len(group.members) < group.replicas:
         texts.append(f"{len(group.members)} members, {group.replicas} wanted")
     return "; ".join(texts)
+
+
+def _lag(copy: CopyInfo) -> str:
+    if copy.behind_bytes is None or copy.behind_s is None:
+        return copy.name
+    left = "unknown" if copy.left_s is None else f"{copy.left_s:.0f} s"
+    return f"{copy.name} ({copy.behind_bytes} bytes, {copy.behind_s:.0f} s; {left} left)"

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from blockd.cluster.devices import Devices, own_id
+from blockd.cluster.stripestatus import StripeStatus
 from blockd.config import ServeConfig
 from transport.devicemap import Level
 from transport.errors import TransportError
@@ -102,6 +103,12 @@ class Stripes:
             should_stop=self._stopping.is_set,
             wait=self._stopping.wait,
         )
+        self.status = StripeStatus(
+            self.striper,
+            lambda: self.devices.known,
+            self._me,
+            lambda: [each.hex() for each in list(self._connected)],
+        )
         self._workers = ThreadPoolExecutor(THREADS, "blockd-shards")
         self._thread = threading.Thread(target=self._run, name="blockd-stripes")
 
@@ -110,6 +117,7 @@ class Stripes:
         for kind in SERVED:
             self._sessions.serve(kind, self._asked)
         self._sessions.serve(m.NewStripe, self._told)
+        self._sessions.serve(m.Stripes, lambda _, __, answer: answer(self.status.told()))
         self._sessions.watch(self._heard_of)
         self._home.striped.source = self.striper.reads
         self._thread.start()

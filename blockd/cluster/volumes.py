@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -22,10 +23,12 @@ from blockd.api.cluster_types import (
     LocalVolume,
     MovedVolume,
     ReplacedMember,
+    StripesInfo,
 )
 from blockd.api.types import ClusterInfo
 from blockd.cluster.around import DaemonAround
 from blockd.cluster.handing import HandOver
+from blockd.cluster.lags import local, told
 from blockd.cluster.making import CannotMake, Wanted, choose_members, make
 from blockd.cluster.paths import VolumePaths
 from blockd.cluster.replacing import CannotReplace, Seen, call, resolve
@@ -91,6 +94,8 @@ class ClusterVolumes:
         self.cut: Callable[[str, str], None] = lambda volume, why: None
         self.served_here: Callable[[], None] = lambda: None
         """Called, and not waited for, when a volume is served here from now on."""
+        self.stripes: Callable[[ClusterInfo], StripesInfo | None] = lambda info: None
+        """How stripes are; waits."""
         self._around = DaemonAround(sessions, replicas.syncer())
         self._members = Members(replicas, self._around.clock())
         self._parts: dict[bytes, Part] = {}
@@ -104,6 +109,7 @@ class ClusterVolumes:
         """Before the sessions are started."""
         for kind in (*ASKED_OF_MEMBERS, m.Take):
             self._sessions.serve(kind, self._asked)
+        self._sessions.serve(m.Lag, self._lag)
         self._sessions.watch(self._heard_of)
         self._sessions.post(self._around.start)
         self._sessions.post(self._begin)
@@ -146,14 +152,18 @@ class ClusterVolumes:
     # -- for people; any thread but the sessions'
 
     def status(self) -> ClusterStatus:
-        """Nodes and volumes, by asking all members. TransportError."""
-        asking = Asking(self._sessions, self._records, self._info())
-        return asking.status(self._statuses)
+        """Nodes, volumes and stripes, by asking all members. TransportError."""
+        info = self._info()
+        found = self._asked_about(info)
+        return replace(found, stripes=self.stripes(info))
+
+    def _asked_about(self, info: ClusterInfo) -> ClusterStatus:
+        return Asking(self._sessions, self._records, info).status(self._statuses)
 
     def here(self) -> list[LocalVolume]:
         """Volumes as this node alone knows them. TransportError."""
         names = {each.node: each.name for each in self._info().nodes}
-        return [_local(part, names) for part in self._statuses()]
+        return [local(part, names) for part in self._statuses()]
 
     def create(
         self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode
@@ -262,7 +272,7 @@ class ClusterVolumes:
         return waited(ended, PART_S)
 
     def _shown(self, name: str) -> ClusterVolume:
-        return next(each for each in self.status().volumes if each.name == name)
+        return next(each for each in self._asked_about(self._info()).volumes if each.name == name)
 
     def _statuses(self) -> list[PartStatus]:
         return self._sessions.result_of(lambda: [part.status() for part in self._parts.values()])
@@ -350,6 +360,11 @@ class ClusterVolumes:
             self._paths.look(volume)
         part.asked(message, answer)
 
+    def _lag(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
+        assert isinstance(message, m.Lag)
+        part = self._parts.get(message.volume)
+        answer(m.Lags(()) if part is None else told(part.status()))
+
     def _called(
         self, message: m.Create, answer: Answer, found: Stored[VolumeGroup] | Exception | None
     ) -> None:
@@ -411,19 +426,3 @@ class ClusterVolumes:
 
 def _name(nodes: Mapping[str, Stored[NodeRecord]], node: str) -> str:
     return nodes[node].record.name if node in nodes else node
-
-
-def _local(part: PartStatus, names: Mapping[str, str]) -> LocalVolume:
-    first, *others = [each for each in part.members if each.counts] or (None,)
-    in_step = sum(each is not None and each.state == State.STEP.value for each in others)
-    return LocalVolume(
-        name=part.name,
-        serving=part.doing == "serving",
-        copies=0 if first is None else 1 + in_step,
-        wanted=sum(each.counts for each in part.members),
-        behind=tuple(
-            (names.get(each.member, each.member), max(0, part.received - each.received))
-            for each in others
-            if each is not None
-        ),
-    )

@@ -12,7 +12,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from blockd.api.node import Node
-from blockd.metrics.catalog import PREFIX, families
+from blockd.metrics.catalog import families
+from blockd.metrics.definition import PREFIX
 from blockd.metrics.facts import Facts, gather
 
 PATH = "/metrics"

@@ -6,8 +6,7 @@ docs/metrics.md is made from this table.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client.core import (
@@ -17,13 +16,11 @@ from prometheus_client.core import (
     Metric,
 )
 
-from blockd.api.types import PeerInfo
+from blockd.metrics import clustered
+from blockd.metrics.definition import PREFIX, Definition, Sample, by_volume, gauge
 from blockd.metrics.facts import Facts, OpCounts, VolumeCounts
 from native import ACCOUNT_BOUNDS_NS, ACCOUNT_OPS
 
-Sample = tuple[tuple[str, ...], float]
-
-PREFIX: Final = "blockd_"
 FIRST_BOUND_NS: Final = 1 << 14  # 16 us
 LAST_BOUND_NS: Final = 1 << 34  # 17 s
 BOUNDS: Final = tuple(
@@ -35,54 +32,8 @@ BOUNDS: Final = tuple(
 STATES: Final = ("ok", "full", "sealed")
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """One metric. `kind` is "counter", "gauge" or "histogram"."""
-
-    name: str
-    kind: str
-    help: str
-    samples: Callable[[Facts], Iterable[Sample]]
-    labels: tuple[str, ...] = ()
-
-    @property
-    def exposed(self) -> str:
-        """As it is scraped."""
-        return PREFIX + self.name + ("_total" if self.kind == "counter" else "")
-
-
 def _counter(name: str, help_: str, value: Callable[[Facts], float]) -> Definition:
     return Definition(name, "counter", help_, lambda facts: [((), value(facts))])
-
-
-def _gauge(name: str, help_: str, value: Callable[[Facts], float | None]) -> Definition:
-    """`value` None: there is nothing to tell, and no sample."""
-
-    def samples(facts: Facts) -> list[Sample]:
-        found = value(facts)
-        return [] if found is None else [((), found)]
-
-    return Definition(name, "gauge", help_, samples)
-
-
-def _by_volume(
-    name: str,
-    help_: str,
-    value: Callable[[Facts], Iterable[tuple[str, float]]],
-    kind: str = "gauge",
-) -> Definition:
-    def samples(facts: Facts) -> list[Sample]:
-        return [((volume,), number) for volume, number in value(facts)]
-
-    return Definition(name, kind, help_, samples, ("volume",))
-
-
-def _by_peer(name: str, help_: str, value: Callable[[PeerInfo], float]) -> Definition:
-    def samples(facts: Facts) -> list[Sample]:
-        nodes = () if facts.cluster is None else facts.cluster.nodes
-        return [((each.name,), value(each)) for each in nodes if not each.me]
-
-    return Definition(name, "gauge", help_, samples, ("peer",))
 
 
 def _by_account(name: str, help_: str, value: Callable[[VolumeCounts], float]) -> Definition:
@@ -154,66 +105,66 @@ DEFINITIONS: Final = (
         "Payload bytes of requests that are not answered yet.",
         lambda c: c.in_flight_bytes,
     ),
-    _by_volume("nbd_connections", "Open NBD connections.", lambda f: f.connections.items()),
-    _gauge("iscsi_sessions", "Open iSCSI sessions.", lambda f: f.node.session_count),
-    _by_volume(
+    by_volume("nbd_connections", "Open NBD connections.", lambda f: f.connections.items()),
+    gauge("iscsi_sessions", "Open iSCSI sessions.", lambda f: f.node.session_count),
+    by_volume(
         "limit_waiting",
         "Requests at the head of a client's line that wait for limits of their volume.",
         lambda f: ((volume, waiting) for volume, waiting, _, _ in f.held),
     ),
-    _by_volume(
+    by_volume(
         "limit_held_requests",
         "Requests that waited there, and went on.",
         lambda f: ((volume, count) for volume, _, count, _ in f.held),
         "counter",
     ),
-    _by_volume(
+    by_volume(
         "limit_held_seconds",
         "How long these waited, all together.",
         lambda f: ((volume, ns / 1e9) for volume, _, _, ns in f.held),
         "counter",
     ),
     # -- volumes
-    _by_volume(
+    by_volume(
         "volume_size_bytes", "Size of a volume.", lambda f: ((v.name, v.size) for v in f.volumes)
     ),
-    _by_volume(
+    by_volume(
         "volume_hot_bytes",
         "Bytes of a volume whose newest version is in the journal only.",
         lambda f: ((v.name, v.hot_bytes) for v in f.volumes),
     ),
-    _by_volume(
+    by_volume(
         "volume_clients",
         "Connections and sessions that have a volume open.",
         lambda f: ((v.name, len(v.clients)) for v in f.volumes),
     ),
-    _by_volume(
+    by_volume(
         "volume_snapshots", "Snapshots.", lambda f: ((v.name, v.snapshot_count) for v in f.volumes)
     ),
     # -- the store
     Definition("store_state", "gauge", "1 for the state that it is in.", _states, ("state",)),
-    _gauge(
+    gauge(
         "destage_held_up",
         "1: damage keeps a volume from being destaged, and the journal from being freed.",
         lambda f: float(f.store.destage_held_up is not None),
     ),
     _counter("journal_records", "Records in the journal, ever.", lambda f: f.store.lsn - 1),
-    _gauge(
+    gauge(
         "journal_bytes",
         "Journal bytes that are not in chunks yet.",
         lambda f: f.store.journal_bytes,
     ),
-    _gauge(
+    gauge(
         "journal_limit_bytes",
         "Journal bytes at which writers wait.",
         lambda f: f.store.journal_limit,
     ),
-    _gauge(
+    gauge(
         "hot_bytes",
         "Client bytes whose newest version is in the journal only.",
         lambda f: f.store.hot_bytes,
     ),
-    _gauge(
+    gauge(
         "destage_lag_seconds",
         "Age of the oldest write that is in the journal only.",
         lambda f: f.store.oldest_hot_age_s,
@@ -247,13 +198,13 @@ DEFINITIONS: Final = (
     _counter(
         "chunk_stored_bytes", "The same, after compression.", lambda f: f.counters.stored_bytes
     ),
-    _gauge("packs", "Pack files.", lambda f: f.store.pack_count),
-    _gauge("pack_bytes", "Bytes of pack files.", lambda f: f.store.pack_bytes),
+    gauge("packs", "Pack files.", lambda f: f.store.pack_count),
+    gauge("pack_bytes", "Bytes of pack files.", lambda f: f.store.pack_bytes),
     # -- memory
-    _gauge(
+    gauge(
         "cache_bytes", "Memory of chunk places and decoded chunks.", lambda f: f.store.cache_bytes
     ),
-    _gauge("cache_limit_bytes", "What that memory may be.", lambda f: f.store.cache_limit),
+    gauge("cache_limit_bytes", "What that memory may be.", lambda f: f.store.cache_limit),
     _counter(
         "place_hits", "Reads of a chunk whose place was in memory.", lambda f: f.counters.place_hits
     ),
@@ -278,92 +229,39 @@ DEFINITIONS: Final = (
         lambda f: f.counters.unrepaired_reads,
     ),
     # -- space
-    _gauge(
+    gauge(
         "disk_free_bytes",
         "Free on the disk of the data directory.",
         lambda f: f.store.disk_free_bytes,
     ),
-    _gauge("disk_size_bytes", "Size of that disk.", lambda f: f.store.disk_total_bytes),
-    _gauge(
+    gauge("disk_size_bytes", "Size of that disk.", lambda f: f.store.disk_total_bytes),
+    gauge(
         "space_left_bytes",
         "What clients can still write before ENOSPC.",
         lambda f: f.store.space_left_bytes,
     ),
-    _gauge(
+    gauge(
         "space_short_bytes",
         "Below this, versions without a name give way.",
         lambda f: f.store.space_short_bytes,
     ),
     # -- gc and scrub
-    _gauge("gc_running", "1 while a run of gc goes on.", lambda f: float(f.gc.running)),
-    _gauge(
+    gauge("gc_running", "1 while a run of gc goes on.", lambda f: float(f.gc.running)),
+    gauge(
         "gc_condemned_bytes",
         "Dead bytes in packs that stay for a while.",
         lambda f: f.gc.condemned_bytes,
     ),
-    _gauge("gc_last_end_age_seconds", "Since the last run of gc ended.", lambda f: f.gc.ended_s),
-    _gauge("scrub_running", "1 while a pass goes on.", lambda f: float(f.scrub.running)),
-    _gauge("scrub_progress_ratio", "How far the pass is.", lambda f: f.scrub.progress),
-    _gauge("scrub_damage", "Damaged entries that are known.", lambda f: f.scrub.damage_count),
-    _gauge(
+    gauge("gc_last_end_age_seconds", "Since the last run of gc ended.", lambda f: f.gc.ended_s),
+    gauge("scrub_running", "1 while a pass goes on.", lambda f: float(f.scrub.running)),
+    gauge("scrub_progress_ratio", "How far the pass is.", lambda f: f.scrub.progress),
+    gauge("scrub_damage", "Damaged entries that are known.", lambda f: f.scrub.damage_count),
+    gauge(
         "scrub_last_end_timestamp_seconds",
         "When the last whole pass ended.",
         lambda f: _seconds(f.scrub.finished_ns),
     ),
-    # -- the cluster
-    _by_peer(
-        "peer_connected",
-        "1 for a node of the cluster that this one can ask things, else 0.",
-        lambda each: float(each.connected),
-    ),
-    _by_peer("peer_slow", "1 while it leaves a request unanswered.", lambda each: float(each.slow)),
-    _by_peer(
-        "peer_requests",
-        "Requests to it that have not ended.",
-        lambda each: float(each.unanswered),
-    ),
-    Definition(
-        "peer_refused_connections",
-        "counter",
-        "Connections to the port for peers that were not let in.",
-        lambda f: [] if f.cluster is None else [((), float(f.cluster.refused))],
-    ),
-    Definition(
-        "peer_sent_bytes",
-        "counter",
-        "Bytes of messages to other nodes, by what they are; before encryption.",
-        lambda f: (
-            [] if f.cluster is None else [((kind,), float(count)) for kind, count in f.cluster.sent]
-        ),
-        ("kind",),
-    ),
-    _gauge(
-        "cluster_problem",
-        "1 while etcd cannot be read, or this node is not in its cluster.",
-        lambda f: None if f.cluster is None else float(bool(f.cluster.problem)),
-    ),
-    _by_volume(
-        "volume_serving",
-        "Of volumes that several nodes have: 1 where clients are let in, 0 at the other members.",
-        lambda f: ((v.name, float(v.serving)) for v in f.shared),
-    ),
-    _by_volume(
-        "volume_copies",
-        "Members that have all of it; told by the primary.",
-        lambda f: ((v.name, v.copies) for v in f.shared if v.wanted),
-    ),
-    _by_volume(
-        "volume_copies_wanted",
-        "Members that it has; told by the primary.",
-        lambda f: ((v.name, v.wanted) for v in f.shared if v.wanted),
-    ),
-    Definition(
-        "volume_copy_behind_records",
-        "gauge",
-        "Records that a member lacks; told by the primary.",
-        lambda f: [((v.name, peer), float(n)) for v in f.shared for peer, n in v.behind],
-        ("volume", "peer"),
-    ),
+    *clustered.DEFINITIONS,
     # -- the daemon
     Definition(
         "tls_certificate_expiry_timestamp_seconds",
@@ -372,7 +270,7 @@ DEFINITIONS: Final = (
         _certificates,
         ("listener", "use", "file"),
     ),
-    _gauge("uptime_seconds", "Since the daemon was started.", lambda f: f.node.uptime_s),
+    gauge("uptime_seconds", "Since the daemon was started.", lambda f: f.node.uptime_s),
     Definition(
         "build_info",
         "gauge",

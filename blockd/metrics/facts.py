@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blockd.accounts import Accounts
-from blockd.api.cluster_types import LocalVolume
+from blockd.api.cluster_types import LocalStripes, LocalVolume
 from blockd.api.node import Cluster, Node, Store
 from blockd.api.types import ClusterInfo, NodeStatus
 from blockd.certificates import Certificate
@@ -50,6 +50,8 @@ class Facts:
     """None for a node by itself, and for one whose sessions have ended."""
     shared: list[LocalVolume]
     """Volumes that this node and others have; none without a cluster."""
+    stripes: LocalStripes | None
+    """None without a cluster."""
 
     @property
     def store(self) -> StoreStatus:
@@ -67,6 +69,7 @@ class _StoreFacts:
     held: list[tuple[str, int, int, int]]
     cluster: ClusterInfo | None
     shared: list[LocalVolume]
+    stripes: LocalStripes | None
 
 
 async def gather(node: Node) -> Facts:
@@ -88,6 +91,7 @@ async def gather(node: Node) -> Facts:
         held=found.held,
         cluster=found.cluster,
         shared=found.shared,
+        stripes=found.stripes,
     )
 
 
@@ -98,7 +102,7 @@ def _ask(
     for volume, protocol, account in accounts.all():
         requests, length = account.in_flight()
         counts.append(VolumeCounts(volume, protocol, account.snapshot(), requests, length))
-    info, shared = _cluster(cluster)
+    info, shared, stripes = _cluster(cluster)
     return _StoreFacts(
         status=store.status(),
         volumes=store.volumes(),
@@ -109,11 +113,16 @@ def _ask(
         held=rate_limits.held(),
         cluster=info,
         shared=shared,
+        stripes=stripes,
     )
 
 
-def _cluster(cluster: Cluster | None) -> tuple[ClusterInfo | None, list[LocalVolume]]:
+def _cluster(
+    cluster: Cluster | None,
+) -> tuple[ClusterInfo | None, list[LocalVolume], LocalStripes | None]:
+    if cluster is None:
+        return None, [], None
     try:
-        return (None, []) if cluster is None else (cluster.info(), cluster.volumes.here())
+        return cluster.info(), cluster.volumes.here(), cluster.stripes_here()
     except (TransportError, TimeoutError):  # it ends
-        return None, []
+        return None, [], None

@@ -11,6 +11,10 @@ ME, YOU = 0x1111, 0x2222  # incarnations
 RECORD = '{"node":"' + "0" * 32 + '"}'
 
 EXAMPLES: dict[str, Message] = {
+    "stripes": m.Stripes(),
+    "stripe-status": m.StripeStatus(900, "move", 1 << 30, 9, 5, 0, 7, 8, ((ID, 2, 1, 2),), 1),
+    "lag": m.Lag(VOLUME),
+    "lags": m.Lags(((b"n" * 16, 4097, 1501, 0),)),
     "hello": m.Hello(b"n" * 16, b"c" * 16, 1, 1, 0, 0, "blockd 0.1.0"),
     "welcome": m.Welcome(b"m" * 16, b"c" * 16, 1, 0, 64, 64 << 20, "blockd 0.1.0"),
     "ping": m.Ping(77),

@@ -66,6 +66,14 @@ def devices(nodes: Nodes, at: str = "n1") -> dict[str, Any]:
         return asdict(client.cluster_devices())
 
 
+def stripes(nodes: Nodes, at: str = "n1") -> dict[str, Any]:
+    """As `blockd cluster status` tells of them, and whether all is well."""
+    with nodes.daemons[at].control() as client:
+        found = client.cluster_status().stripes
+    assert found is not None
+    return {**asdict(found), "well": found.well}
+
+
 def used(folder: Path) -> int:
     """Bytes of packs, stubs and shards of a data directory."""
     total = 0
@@ -96,6 +104,10 @@ def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes) -> None:
     print(f"three copies of {SIZE >> 20} MiB take {total() / SIZE:.2f} of it as stripes")
     for name in NAMES:
         assert list((nodes.data(name) / "packs").glob("*.stripe"))
+    until(lambda: stripes(nodes)["well"], "every stripe has all of its shards", SLOW_S)
+    told = stripes(nodes)
+    assert told["all"]["bytes"] >= 20 * MiB
+    assert [each["broken"] for each in told["nodes"]] == [0, 0, 0]
 
     # A node is killed: what it had is decoded, wherever the volume is served.
     nodes.daemons["n3"].kill()
@@ -103,6 +115,14 @@ def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes) -> None:
     with client:
         for at in range(0, SIZE, MiB):
             assert client.read(at, MiB) == piece(at), at
+    told = stripes(nodes)
+    assert (told["degraded"], told["well"]) == (told["all"], False)
+    assert [each["answered"] for each in told["nodes"]] == [True, True, False]
+    assert told["shards_left_s"] is None
+    with nodes.daemons["n1"].control() as control:
+        scraped = control.metrics()
+    assert f'blockd_stripes{{state="degraded"}} {told["all"]["stripes"]:.1f}' in scraped
+    assert "blockd_stripe_degraded_reads_total" in scraped
 
     # Its device has failed: there is nowhere to build its shards, until a node joins.
     failed = next(each["device"] for each in shown["devices"] if each["node"] == "n3")

@@ -2,10 +2,15 @@
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from transport.group.acks import NodeId
+from transport.group.trail import Trail
 from transport.peer import messages as m
 from volume.replicacopy import Copied, Heard
+
+RATE_S: Final = 10.0
+"""Of what is written, by which a member that catches up falls back meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,12 @@ class MemberStatus:
     """Why it is not in step; "" when it is."""
     counts: bool = True
     """False for a node that is to be a member and is none yet."""
+    behind_bytes: int | None = None
+    """Of records that it has not acknowledged; None: not known."""
+    behind_s: float | None = None
+    """So long ago the first of these was written; None: not known."""
+    left_s: float | None = None
+    """Until it has caught up, at the rate at which it has done so far; None: not known."""
 
 
 @dataclass(slots=True)
@@ -167,6 +178,8 @@ class Link:
     """Bytes of that stream that it has."""
     after: int = 0
     """Seq up to which it has the states that have names."""
+    caught: tuple[float, int] = (0.0, 0)
+    """When it began to be sent records of the log, and what it had then."""
     hold: int | None = None
     """While it is read from the log for this member: records from this seq on are kept for it."""
     retry_at: float | None = 0.0
@@ -174,6 +187,32 @@ class Link:
     failures: int = 0
     lags: bool = True
     why: str = "not asked yet"
+
+
+def shown(link: Link, trail: Trail | None, counts: bool, now: float) -> MemberStatus:
+    """`trail` None: it does not have all that was written."""
+    found = None if trail is None else trail.behind(link.received, now)
+    lacks = since_s = left_s = None
+    if trail is not None and found is not None:
+        lacks, since_s = found
+        left_s = _left_s(link, trail, lacks, now)
+    why = link.why if link.lags else ""
+    return MemberStatus(
+        *(link.node, link.state.value, link.received, link.durable, why, counts),
+        *(lacks, since_s, left_s),
+    )
+
+
+def _left_s(link: Link, trail: Trail, lacks: int, now: float) -> float | None:
+    """Until it has the `lacks` bytes that it is behind, while others are written."""
+    if not lacks:
+        return 0.0
+    since, had = link.caught
+    before = trail.behind(had, now)
+    if link.state is not State.CATCHING or before is None or now <= since:
+        return None
+    rate = (before[0] - lacks) / (now - since) - trail.rate(RATE_S, now)
+    return lacks / rate if rate > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

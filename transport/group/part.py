@@ -148,7 +148,7 @@ class Part:
             *(self.uuid, self.replica.name, doing),
             *(self.replica.ends()[-1][0], self.replica.promised, received, durable),
             self._member.quiet_s(self._around.clock()),
-            tuple(leading.primary.status()) if leading is not None else (),
+            tuple(leading.primary.status(self._around.clock())) if leading is not None else (),
             self._last_failure,
             None if self._changing is None else self._changing.status,
         )
@@ -336,7 +336,7 @@ class Part:
         if leading is None or not self.serving:
             then(f"this node is not its primary, it is {self.status().doing}")
             return
-        states = {each.member: each for each in leading.primary.status() if each.counts}
+        states = {each.member: each for each in self.status().members if each.counts}
         if node not in states or node == self._me:
             names = ", ".join(str(each) for each in states if each != self._me)
             then(f"node {node} is no other member of it; those are {names}")

@@ -49,7 +49,9 @@ from transport.group.link import (
     State,
     SyncOwn,
     Take,
+    shown,
 )
+from transport.group.trail import Trail
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from volume.metastore_records import Mode
@@ -114,6 +116,7 @@ class Primary:
         self._asked: dict[int, Asked] = {}
         self._next_tag = 1
         self._kept = Kept(chain.seq)
+        self._trail = Trail(chain.seq)
         self._taking = False
         self._flush = 0
         self._lease_floor = -inf
@@ -149,19 +152,12 @@ class Primary:
                 due = min(due, self._late_at(link))
         return due
 
-    def status(self) -> list[MemberStatus]:
-        own = MemberStatus(self._me, "primary", self._own.received, self._own.durable, "")
-        return [
-            own,
-            *(
-                MemberStatus(
-                    *(link.node, link.state.value, link.received, link.durable),
-                    link.why if link.lags else "",
-                    self._is_member(link.node),
-                )
-                for link in self._links.values()
-            ),
-        ]
+    def status(self, now: float) -> list[MemberStatus]:
+        own = self._own
+        first = MemberStatus(self._me, "primary", own.received, own.durable, "", True, 0, 0.0, 0.0)
+        trail = self._trail if own.received <= self._trail.seq else None
+        links = self._links.values()
+        return [first, *(shown(each, trail, self._is_member(each.node), now) for each in links)]
 
     def in_step(self, node: NodeId) -> bool:
         link = self._links.get(node)
@@ -250,6 +246,7 @@ class Primary:
         self._taking = False
         if first:
             self._kept.add(Batch(first, last, data))
+            self._trail.add(last, len(data), now)
             self._have(last)
             self._bound(now)
         return self._effects(now)
@@ -258,6 +255,7 @@ class Primary:
         """The tap was further behind than it may be, and has begun again behind `seq`."""
         self._taking = False
         self._kept.lost(seq)
+        self._trail.lost(seq)
         self._have(seq)
         return self._effects(now)
 
@@ -414,6 +412,8 @@ class Primary:
             if self._kept.first <= seq + 1:
                 self._step(link, seq)
                 return
+        if link.state is not State.CATCHING:
+            link.caught = (now, seq)
         link.state = State.CATCHING
         link.hold = self._kept.taken + 1
         tag = self._tag(link, None, now)

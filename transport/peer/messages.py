@@ -665,6 +665,8 @@ MAX_PART_BYTES: Final = MAX_FRAME_BYTES  # of a shard, in one message
 Count = Annotated[int, Int(1, 1, 20)]
 ShardNumber = Annotated[int, Int(1, 0, 19)]
 ShardAt = Annotated[int, Int(8, 0, 1 << 32)]
+LACKING: Final = (Raw(CHUNK_ID_LENGTH), Int(1, 1, 20), Int(1, 1, 20), Int(1, 0, 19))
+LAG: Final = (Raw(16), Int(8), Int(8), Int(8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -762,6 +764,67 @@ class NewStripe(Request):
     pack: Annotated[bytes, Raw(CHUNK_ID_LENGTH)]
 
 
+MAX_LACKING: Final = 4096
+NEVER_MS: Final = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class StripeStatus(Message):
+    """What a node has to do for stripes, and what is wrong with the shards on its device."""
+
+    TYPE = 56
+    listed_ms: U32
+    """So long ago it read all rows; 2^32 - 1: never."""
+    doing: Annotated[str, Text(64)]
+    """What it is at, "" if nothing."""
+    cold: U64
+    """Bytes of its cold packs that are to become stripes..."""
+    cold_rate: U64
+    """...and how many of them a second do; 0 where that is not known, here and below."""
+    coming: U64
+    """Bytes of shards that are to come to its device."""
+    coming_rate: U64
+    broken: U64
+    """Bytes of shards that are to be made again on it."""
+    broken_rate: U64
+    lacking: Annotated[tuple[tuple[bytes, int, int, int], ...], Many(LACKING, MAX_LACKING)]
+    """Shards that rows have on its device, and that are damaged or not there."""
+    more: Bool
+    """Whether there are more of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stripes(Request):
+    """How are stripes, as far as that is yours to tell?"""
+
+    TYPE = 55
+    ANSWER = StripeStatus
+
+
+# -- members that are behind
+
+MAX_BEHIND: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Lags(Message):
+    """What members lack of a volume, says its primary."""
+
+    TYPE = 58
+    members: Annotated[tuple[tuple[bytes, int, int, int], ...], Many(LAG, MAX_BEHIND)]
+    """Node; bytes that it lacks; how many ms ago the first record was written that it lacks; in how
+    many ms it will have caught up. Each plus one, and 0 where nobody can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lag(Request):
+    """Who is behind, and how far? Changes nothing."""
+
+    TYPE = 57
+    ANSWER = Lags
+    volume: Uuid
+
+
 ALL: Final[tuple[type[Message], ...]] = (
     *(Hello, Welcome, Ping, Pong, Error, Cancel, Bye),
     *(Status, NodeStatus, Nodes, NodeList, Join, Joined),
@@ -769,6 +832,7 @@ ALL: Final[tuple[type[Message], ...]] = (
     *(Look, Looked, Take, Undo, Create, Compare, Compared, Stream, Streamed, Adopt),
     *(Have, Want, Chunks, Stored, Get, ChunkList),
     *(PutShard, ShardAck, FinishShard, DropShard, GetShard, ShardPart, NewStripe),
+    *(Stripes, StripeStatus, Lag, Lags),
 )
 KINDS: Final = {kind.TYPE: kind for kind in ALL}
 

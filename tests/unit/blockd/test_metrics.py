@@ -21,6 +21,7 @@ from tests.fake_cluster import INFO, N2, FakeCluster
 from tests.fake_node import FakeNode, serving
 
 MS = 1_000_000
+LOCAL = LocalVolume("vm1", True, 2, 3, (("n2", 0), ("n3", 17)), (("n3", 9, 1.0, 2.0),))
 CERTIFICATE = Certificate("server", Path("/etc/cert.pem"), datetime(2026, 12, 1, tzinfo=UTC))
 
 
@@ -75,7 +76,8 @@ def test_every_metric_of_the_table_is_scraped(node: FakeNode) -> None:
     assert device is not None
     node.accounts.of(device, "nbd")
     node.rate_limits.set("vm1", VolumeLimits(iops=5))
-    node.cluster = FakeCluster()
+    node.cluster = cluster = FakeCluster()
+    cluster.volumes.local = [LOCAL]
     node.tls = [CERTIFICATE]
     text = scrape(node).text
     never_yet = {"blockd_gc_last_end_age_seconds", "blockd_scrub_last_end_timestamp_seconds"}
@@ -104,7 +106,7 @@ def test_peers_are_told_by_name_and_only_where_there_is_a_cluster(node: FakeNode
 def test_copies_are_told_by_the_primary_and_who_serves_by_all_members(node: FakeNode) -> None:
     node.cluster = cluster = FakeCluster()
     cluster.volumes.local = [
-        LocalVolume("vm1", True, 2, 3, (("n2", 0), ("n3", 17))),
+        LOCAL,
         LocalVolume("vm2", False, 0, 0, ()),
     ]
     found = samples(scrape(node).text)
@@ -114,6 +116,31 @@ def test_copies_are_told_by_the_primary_and_who_serves_by_all_members(node: Fake
     assert (found["blockd_volume_copies", vm1], found["blockd_volume_copies_wanted", vm1]) == (2, 3)
     assert ("blockd_volume_copies", vm2) not in found
     assert found["blockd_volume_copy_behind_records", (("peer", "n3"), *vm1)] == 17
+
+
+def test_how_far_members_are_behind_is_told_where_somebody_knows(node: FakeNode) -> None:
+    node.cluster = cluster = FakeCluster()
+    lags = (("n2", 0, 0.0, 0.0), ("n3", 4096, 12.5, None), ("n4", None, None, None))
+    cluster.volumes.local = [replace(LOCAL, lags=lags)]
+    found = samples(scrape(node).text)
+    n3, n4 = ((("peer", name), ("volume", "vm1")) for name in ("n3", "n4"))
+    assert found["blockd_volume_copy_behind_bytes", n3] == 4096
+    assert found["blockd_volume_copy_behind_seconds", n3] == 12.5
+    assert ("blockd_volume_copy_left_seconds", n3) not in found
+    assert ("blockd_volume_copy_behind_bytes", n4) not in found
+
+
+def test_stripes_are_told_by_state_and_work(node: FakeNode) -> None:
+    assert "blockd_stripes{" not in scrape(node).text
+    node.cluster = FakeCluster()
+    found = samples(scrape(node).text)
+    assert found["blockd_stripes", (("state", "lost"),)] == 1
+    assert found["blockd_stripes_bytes", (("state", "whole"),)] == 5 << 20
+    assert found["blockd_stripe_work_total", (("work", "convert"),)] == 4
+    assert found["blockd_stripe_work_bytes_total", (("work", "repair"),)] == 1 << 19
+    assert found["blockd_stripe_work_left_bytes", (("work", "convert"),)] == 3 << 20
+    assert found["blockd_stripe_degraded_reads_total", ()] == 3
+    assert found["blockd_device_shards_broken", ()] == 2
 
 
 def test_what_limits_have_held_back_is_told(node: FakeNode) -> None:

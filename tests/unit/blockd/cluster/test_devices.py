@@ -163,7 +163,9 @@ def test_the_list_tells_what_the_last_round_has_seen() -> None:
     rig = Rig()
     node = rig.three()
     rig.state = StripeState(
-        *(9, 1, 2, 2048, {device(2): DeviceUse(9, 9216, 2, 2048)}), {"x": "is in the way"}
+        *(9, 1, 2, 2048),
+        devices={device(2): DeviceUse(9, 9216, 2, 2048)},
+        problems={"x": "is in the way"},
     )
     found = node.list()
     assert (found.stripes, found.unreadable, found.moves, found.move_bytes) == (9, 1, 2, 2048)

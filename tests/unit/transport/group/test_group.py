@@ -45,7 +45,7 @@ def test_members_are_brought_into_step_and_get_what_is_written() -> None:
     made = group()
     made.settle(1.0)
     assert made.opened
-    assert {each.state for each in made.primary.status()} == {"primary", State.STEP.value}
+    assert {each.state for each in made.primary.status(made.now)} == {"primary", State.STEP.value}
     for _ in range(20):
         assert made.write()
     made.settle(1.0)
@@ -119,7 +119,7 @@ def test_a_member_that_is_away_holds_nobody_up_and_catches_up_from_the_log() -> 
     away.up = True
     made.settle(30.0)
     check_all(made)
-    assert {each.why for each in made.primary.status()} == {""}
+    assert {each.why for each in made.primary.status(made.now)} == {""}
 
 
 SHORT_LOG = replace(OPTIONS, window_bytes=0, window_s=0)

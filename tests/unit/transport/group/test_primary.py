@@ -93,10 +93,10 @@ class Sender:
         self.add(self.primary.poll(self.now))
 
     def state(self, member: NodeId) -> str:
-        return next(each.state for each in self.primary.status() if each.member == member)
+        return next(each.state for each in self.primary.status(self.now) if each.member == member)
 
     def why(self, member: NodeId) -> str:
-        return next(each.why for each in self.primary.status() if each.member == member)
+        return next(each.why for each in self.primary.status(self.now) if each.member == member)
 
 
 def ack(received: int, durable: int = 0, epoch: int = 5) -> m.Ack:

@@ -1,0 +1,82 @@
+"""Stripes counted by how their shards are."""
+
+from transport.devicemap import Device, DeviceMap
+from transport.packrow import PackRow
+from transport.shardfile import ShardName
+from transport.stripetally import MAX_LOST, Count, Judge, State, tally
+
+IDS = [f"{number:032x}" for number in range(1, 6)]
+
+
+def device_map(*failed: str) -> DeviceMap:
+    found = DeviceMap(0, {})
+    for each in IDS[:4]:
+        found = found.add(Device(each, each, "s", "r", f"h{each[-1]}", 1 << 30))
+    for each in failed:
+        found = found.fail(each)
+    return found
+
+
+def row(number: int = 1, **more: object) -> PackRow:
+    made = PackRow(
+        bytes([number]) * 32, 1000, shards=tuple(IDS[:3]), data=2, shard_bytes=500, digest=b"d" * 16
+    )
+    return PackRow(**{**{each: getattr(made, each) for each in made.__slots__}, **more})
+
+
+def state(found: PackRow, *away: str, failed: tuple[str, ...] = (), lacking: int = 0) -> State:
+    names = [found.name(number) for number in range(lacking)]
+    return Judge(device_map(*failed), lambda node: node in away, names).state(found)
+
+
+def test_a_stripe_is_as_good_as_its_shards() -> None:
+    assert state(row()) is State.WHOLE
+    assert state(row(), IDS[0]) is State.DEGRADED
+    assert state(row(), IDS[0], IDS[1]) is State.UNREADABLE
+    assert state(row(), IDS[3]) is State.WHOLE  # has none of it
+
+
+def test_what_is_gone_for_good_is_told_from_what_is_away() -> None:
+    assert state(row(), failed=(IDS[0],)) is State.DEGRADED
+    assert state(row(), failed=(IDS[0], IDS[1])) is State.LOST
+    assert state(row(), IDS[1], failed=(IDS[0],)) is State.UNREADABLE
+    assert state(row(shards=(IDS[0], None, IDS[4]))) is State.LOST  # one is in the map no more
+
+
+def test_shards_that_their_node_lacks_are_gone_and_of_a_node_that_is_away_nobody_can_tell() -> None:
+    assert state(row(), lacking=1) is State.DEGRADED
+    assert state(row(), lacking=2) is State.LOST
+    assert state(row(), IDS[0], IDS[1], lacking=2) is State.UNREADABLE
+
+
+def test_a_shard_of_another_code_of_the_pack_is_not_meant() -> None:
+    other = ShardName(row().pack_id, 3, 2, 0)
+    assert Judge(device_map(), lambda node: False, [other]).state(row()) is State.WHOLE
+
+
+def test_all_are_counted_once() -> None:
+    rows = [
+        row(1),
+        row(2, removing=True),
+        row(3, shards=(), coming=tuple(IDS[:3]), owner="o"),
+        row(4, shards=(IDS[0], None, None)),
+        row(5, shards=(IDS[0], None, None), given_up=True),
+        row(6, shards=(IDS[0], IDS[1], None)),
+        row(7, given_up=True),
+    ]
+    found = tally(rows, Judge(device_map(), lambda node: False))
+    assert {each: count.stripes for each, count in found.states.items()} == {
+        State.WHOLE: 2,
+        State.DEGRADED: 1,
+        State.UNREADABLE: 0,
+        State.LOST: 2,
+    }
+    assert (found.making, found.removing, found.given_up) == (Count(1, 1000),) * 3
+    assert (found.stripes, found.bytes, found.shard_bytes) == (5, 5000, 500 * 10)
+    assert found.lost == [bytes([4]) * 32, bytes([5]) * 32]
+
+
+def test_not_more_than_so_many_packs_are_named() -> None:
+    rows = [row(number, shards=(None,) * 3) for number in range(200)]
+    found = tally(rows, Judge(device_map(), lambda node: False))
+    assert (len(found.lost), found.states[State.LOST].stripes) == (MAX_LOST, 200)

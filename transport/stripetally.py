@@ -1,0 +1,119 @@
+"""How the stripes of a cluster are: rows, and where their shards can be had, counted together.
+
+    whole        all shards are there
+    degraded     it can be read, and some of its shards cannot
+    unreadable   it cannot be read now: too many of its shards are on nodes that are away
+    lost         fewer shards are left anywhere than it takes
+
+A shard is *gone* when its row has no device for it, when the device has failed or is in the map no
+more, and when the node that serves it says that it is damaged or not there; *away* when that node
+cannot be asked: then nobody can tell how it is.
+"""
+
+import enum
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from transport.devicemap import DeviceMap
+from transport.packrow import PackRow
+from transport.shardfile import ShardName
+
+MAX_LOST: Final = 64
+"""Packs that are named."""
+
+
+class State(enum.StrEnum):
+    """Of one stripe."""
+
+    WHOLE = "whole"
+    DEGRADED = "degraded"
+    UNREADABLE = "unreadable"
+    LOST = "lost"
+
+
+@dataclass(slots=True)
+class Count:
+    stripes: int = 0
+    bytes: int = 0
+    """Of the packs."""
+
+    def add(self, row: PackRow) -> None:
+        self.stripes += 1
+        self.bytes += row.size
+
+
+@dataclass(slots=True)
+class Tally:
+    states: dict[State, Count] = field(default_factory=lambda: {each: Count() for each in State})
+    making: Count = field(default_factory=Count)
+    """Packs whose shards are being written."""
+    removing: Count = field(default_factory=Count)
+    given_up: Count = field(default_factory=Count)
+    """Of those that cannot be read, the ones that somebody has given up."""
+    shard_bytes: int = 0
+    """What rows say is stored of all shards."""
+    lost: list[bytes] = field(default_factory=list)
+    """Ids of packs that are lost, the first of them."""
+
+    @property
+    def stripes(self) -> int:
+        return sum(each.stripes for each in self.states.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(each.bytes for each in self.states.values())
+
+
+class Judge:
+    """`away`: whether the node of a device cannot be asked; `lacking`: shards that nodes say are
+    damaged or not there on their devices."""
+
+    def __init__(
+        self,
+        devices: DeviceMap,
+        away: Callable[[str], bool],
+        lacking: Collection[ShardName] = (),
+    ) -> None:
+        self._lacking = lacking
+        self._lacked = {each.pack_id for each in lacking}
+        self._there = {id_ for id_, each in devices.devices.items() if each.readable}
+        self._away = {id_ for id_ in self._there if away(devices.devices[id_].node_id)}
+        self._good = self._there - self._away
+
+    def state(self, row: PackRow) -> State:
+        if row.pack_id not in self._lacked and self._good.issuperset(row.shards):
+            return State.WHOLE
+        gone = away = 0
+        for number, device in enumerate(row.shards):
+            if device not in self._there:
+                gone += 1
+            elif device in self._away:
+                away += 1
+            elif row.name(number) in self._lacking:
+                gone += 1
+        spare = len(row.shards) - row.data
+        if gone > spare:
+            return State.LOST
+        if gone + away > spare:
+            return State.UNREADABLE
+        return State.DEGRADED if gone or away else State.WHOLE
+
+
+def tally(rows: Iterable[PackRow], judge: Judge) -> Tally:
+    found = Tally()
+    for row in rows:
+        if not row.shards:
+            found.making.add(row)
+            continue
+        if row.removing:
+            found.removing.add(row)
+            continue
+        state = judge.state(row)
+        found.states[state].add(row)
+        found.shard_bytes += row.shard_bytes * (len(row.shards) - row.shards.count(None))
+        if state is State.LOST and len(found.lost) < MAX_LOST:
+            found.lost.append(row.pack_id)
+        if row.given_up and state in (State.LOST, State.UNREADABLE):
+            found.given_up.add(row)
+    return found
