@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from blockd.device import BlockDevice, MayBeElsewhere
+from blockd.shared_state import SharedState
 
 MAX_NODES: Final = 254
 """That export volumes of a cluster: a node's number is the first byte of its portals' tags."""
@@ -82,6 +83,9 @@ class Paths(Protocol):
         """Why the attach token of this node for a volume does not hold, with the way out; None: it
         does. Waits a few seconds at most; any thread."""
 
+    def shared(self, volume: bytes) -> SharedState | None:
+        """What all nodes of a volume keep together; None for a node by itself."""
+
     def watch(self, changed: Callable[[], None]) -> None:
         """Have it called, on any thread, when `number` or any of `ways` may be another."""
 
@@ -95,6 +99,9 @@ class Alone:
         return ()
 
     def refusal(self, volume: bytes) -> str | None:
+        return None
+
+    def shared(self, volume: bytes) -> SharedState | None:
         return None
 
     def watch(self, changed: Callable[[], None]) -> None:

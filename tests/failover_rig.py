@@ -28,8 +28,8 @@ def created(nodes: Nodes) -> Nodes:
 def volume(nodes: Nodes, at: str) -> dict[str, Any]:
     """The volume as `blockd cluster status --json` shows it at a node."""
     with nodes.daemons[at].control() as client:  # often asked: a process each time would cost more
-        (found,) = client.cluster_status().volumes
-    return asdict(found)
+        volumes = client.cluster_status().volumes
+    return asdict(next(each for each in volumes if each.name == VOLUME))
 
 
 def attached(nodes: Nodes, name: str, timeout_s: float = 5.0) -> NbdClient:

@@ -1,5 +1,6 @@
 """A cluster of two nodes as its node tells of it, without sockets."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ from blockd.api.cluster_types import DeviceInfo, DeviceList, Draining, LocalStri
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.api.volume_settings import Change
 from blockd.paths import Way, WayState
+from blockd.shared_state import Held, NotServing, T
 from tests.fake_volumes import FakeVolumes
 
 N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
@@ -69,6 +71,44 @@ class AloneSettings:
         return False
 
 
+class FakeShared:
+    """Satisfies blockd.shared_state.SharedState, for one node; what is kept may be shared by those
+    of several nodes. This one serves, in term 1, unless it is told otherwise."""
+
+    def __init__(self, kept: list[Held] | None = None, term: int = 1) -> None:
+        self.kept = [Held(0, 1, b"")] if kept is None else kept
+        """One thing: what is kept now."""
+        self.fails = False
+        self.known: Held | None = None
+        self.term = 0
+        if term:
+            self.serve(term)
+
+    def serve(self, term: int) -> None:
+        self.term = term
+        self.note(self.change(term, lambda value: (value, None))[0])
+
+    def move_away(self) -> None:
+        self.term = 0
+
+    def note(self, held: Held) -> None:
+        if self.known is None or held.revision > self.known.revision:
+            self.known = held
+
+    def read(self) -> Held:
+        if self.fails:
+            raise OSError(errno.EIO, "the fake metastore is silent")
+        return self.kept[0]
+
+    def change(self, term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+        old = self.read()
+        if term and (old.term > term or self.term != term):
+            raise NotServing(errno.ESHUTDOWN, "another node serves it")
+        value, result = apply(old.value)
+        self.kept[0] = Held(max(old.term, term), old.revision + 1, value)
+        return self.kept[0], result
+
+
 class FakePaths:
     """Satisfies blockd.paths.Paths: the same ways to every volume, until a test says otherwise."""
 
@@ -78,6 +118,10 @@ class FakePaths:
         self.refused: str | None = None
         self.asked: list[bytes] = []
         self.watchers: list[Callable[[], None]] = []
+        self.state = FakeShared()
+
+    def shared(self, volume: bytes) -> FakeShared:
+        return self.state
 
     def ways(self, volume: bytes) -> tuple[Way, ...]:
         return self.known

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 NAME: Final = b"iqn.2026-11.test:libiscsi"
-GOOD, CHECK_CONDITION = 0, 2
+GOOD, CHECK_CONDITION, RESERVATION_CONFLICT = 0, 2, 0x18
 STANDBY: Final = (0x2, 0x04, 0x0B)
 TRANSITION: Final = (0x2, 0x04, 0x0A)
 STATE_CHANGED: Final = (0x6, 0x2A, 0x06)
@@ -92,9 +92,11 @@ class Group:
 class Session:
     """Logged in to one portal, without a TEST UNIT READY: a unit may be standby."""
 
-    def __init__(self, portal: str, target: str, timeout_s: int = 20) -> None:
+    def __init__(
+        self, portal: str, target: str, timeout_s: int = 20, initiator: bytes = NAME
+    ) -> None:
         self._library = _library()
-        self._context = self._library.iscsi_create_context(NAME)
+        self._context = self._library.iscsi_create_context(initiator)
         assert self._context
         self._library.iscsi_set_targetname(self._context, target.encode())
         self._library.iscsi_set_session_type(self._context, _NORMAL)
@@ -128,18 +130,22 @@ class Session:
         sense = (what.key, what.ascq >> 8, what.ascq & 0xFF)
         answer = Answer(found.status, sense, taken)
         self._library.scsi_free_scsi_task(done)
-        if answer.status not in (GOOD, CHECK_CONDITION):
+        if answer.status not in (GOOD, CHECK_CONDITION, RESERVATION_CONFLICT):
             raise Gone(f"status {answer.status:#x}: {self._error()}")  # of the library: lost
         return answer
 
     def good(self, cdb: bytes, *, read: int = 0, data: bytes = b"") -> bytes:
         """The data of a command that has to end well; unit attentions are passed over."""
+        answer = self.told(cdb, read=read, data=data)
+        assert answer.status == GOOD, answer
+        return answer.data
+
+    def told(self, cdb: bytes, *, read: int = 0, data: bytes = b"") -> Answer:
+        """How a command ends once unit attentions have been passed over."""
         for _ in range(8):
             answer = self.run(cdb, read=read, data=data)
-            if answer.status == GOOD:
-                return answer.data
             if answer.sense[0] != 0x6:
-                break
+                return answer
         raise AssertionError(answer)
 
     def groups(self) -> dict[int, Group]:

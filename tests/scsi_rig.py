@@ -36,6 +36,7 @@ from blockd.scsi.task import (
 )
 from blockd.scsi.unit import Identity, LogicalUnit, SpaceFacts
 from blockd.scsi.vpd import naa
+from blockd.shared_state import SharedState
 from native import OP_WRITE, Request
 from tests.fakes import MemoryDevice
 
@@ -58,6 +59,10 @@ class FakeSurroundings:
     background: list[Steps] = field(default_factory=list)
     paced_bytes: int = 0
     groups: PortGroups | None = None
+    shared: SharedState | None = None
+
+    def shared_state(self) -> SharedState | None:
+        return self.shared
 
     def space(self) -> SpaceFacts:
         return self.facts

@@ -42,6 +42,7 @@ from volume.metastore_records import (
     NameRecord,
     NodeRecord,
     Record,
+    ReservationsRecord,
     SettingsRecord,
     VolumeGroup,
     decode,
@@ -219,6 +220,9 @@ class ClusterRecords:
     def settings(self, volume_id: str) -> Stored[SettingsRecord] | None:
         return self._read(SettingsRecord, SettingsRecord.prefix + volume_id)
 
+    def reservations(self, volume_id: str) -> Stored[ReservationsRecord] | None:
+        return self._read(ReservationsRecord, ReservationsRecord.prefix + volume_id)
+
     def join_token(self, public_key: str) -> Stored[JoinRecord] | None:
         return self._read(JoinRecord, JoinRecord.prefix + public_key)
 
@@ -370,10 +374,10 @@ class ClusterRecords:
         return self._transaction([(old, gone), (self._name_of(old), None)])
 
     def purge_volume(self, old: Stored[VolumeGroup]) -> Transaction:
-        """Forget a deleted volume, with its access list and settings, whatever is in them; hours
-        later, when nothing of its time can be on its way. MetaStoreUnavailable."""
+        """Forget a deleted volume, with its access list, settings and reservations, whatever is in
+        them; hours later, when nothing of its time can be on its way. MetaStoreUnavailable."""
         assert old.record.state is GroupState.DELETED
-        prefixes = (AccessRecord.prefix, SettingsRecord.prefix)
+        prefixes = (AccessRecord.prefix, SettingsRecord.prefix, ReservationsRecord.prefix)
         rows = [self.store.read(prefix + old.record.volume_id) for prefix in prefixes]
         changes = [Change(row.key, row, None) for row in (old.row, *rows) if row is not None]
         check_changes(changes)

@@ -18,6 +18,7 @@ in two ways). What fails is `CorruptRecord`, never a guess.
 | `name/<volume name>` | `NameRecord` | keeps names unique: which volume has it |
 | `access/<volume id>` | `AccessRecord` | who may attach a volume that several nodes have |
 | `settings/<volume id>` | `SettingsRecord` | limits, schedule and history policy of such a volume |
+| `reserved/<volume id>` | `ReservationsRecord` | SCSI reservations of such a volume |
 | `beat/<node id>` | `Heartbeat` | a hint that a node lives; decides nothing |
 | `exports` | `ExportsRecord` (blockd/cluster/exports.py) | where each node exports volumes |
 | `devices` | `DeviceMap` (transport/devicemap.py) | devices, weights, domains |
@@ -354,6 +355,37 @@ class SettingsRecord:
     @classmethod
     def parse(cls, fields: "Fields") -> "SettingsRecord":
         return cls(fields.id("volume"), fields.matching("settings", _PRINTABLE), fields.id("token"))
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationsRecord:
+    """What a volume's SCSI unit keeps, on whichever node it is served; opaque here."""
+
+    volume_id: str
+    term: int
+    """Epoch of the last primary that has looked at it; 0: none yet."""
+    state: str
+    """Base64."""
+    token: str = ""
+
+    prefix: ClassVar[str] = "reserved/"
+    max_bytes: ClassVar[int] = 512 << 10  # 1024 registrations with the longest names
+
+    @property
+    def key(self) -> str:
+        return self.prefix + self.volume_id
+
+    def fields(self) -> dict[str, Any]:
+        return {"volume": self.volume_id, "term": self.term, "state": self.state}
+
+    @classmethod
+    def parse(cls, fields: "Fields") -> "ReservationsRecord":
+        return cls(
+            fields.id("volume"),
+            fields.number("term"),
+            fields.matching("state", _PRINTABLE),
+            fields.id("token"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from blockd.cluster.exports import (
     read_exports,
     write_exports,
 )
+from blockd.cluster.reservations import SharedReservations, VolumeState
 from blockd.paths import Way, WayState, tag_of, told_where
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords, Stored
@@ -108,6 +109,7 @@ class VolumePaths:
         self._nodes: Mapping[str, NodeExports] = {} if kept is None else _recalled(kept)
         self._reached: set[str] = set()
         self._tokens: dict[bytes, AttachToken] = {}
+        self._shared = SharedReservations(records)
         self._wanted: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._watchers: list[Callable[[], None]] = []
         self._exports_due = 0.0
@@ -122,9 +124,11 @@ class VolumePaths:
 
     def start(self) -> None:
         self._thread.start()
+        self._shared.start(self._changed)
 
     def stop(self) -> None:
         """Waits for calls to the MetaStore that are under way. Idempotent."""
+        self._shared.stop()
         self._stopped = True
         self._wake.set()
         if self._thread.ident:
@@ -160,11 +164,13 @@ class VolumePaths:
         """This node is the volume's primary."""
         with self._lock:
             self._tokens[volume] = AttachToken(volume, epoch, self._me)
+        self._shared.opened(volume, epoch)
         self.look(volume)
         self._changed()
 
     def closed(self, volume: bytes) -> None:
         """It is no more."""
+        self._shared.closed(volume)
         with self._lock:
             self._tokens.pop(volume, None)
         self.look(volume)
@@ -174,6 +180,9 @@ class VolumePaths:
         self._watchers.append(changed)
 
     # -- what is known; any thread, quick
+
+    def shared(self, volume: bytes) -> VolumeState:
+        return self._shared.of(volume)
 
     @property
     def number(self) -> int:
@@ -293,6 +302,7 @@ class VolumePaths:
         with self._lock:
             for volume in self._volumes.keys() - present:
                 del self._volumes[volume]
+                self._shared.forget(volume)
                 self._tokens.pop(volume, None)
             for volume in present - self._volumes.keys():
                 self._volumes[volume] = _Watched(now)

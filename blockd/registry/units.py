@@ -23,7 +23,7 @@ from blockd.iscsi.node import Node
 from blockd.iscsi.targets import Target
 from blockd.paths import ALONE, Paths, mirrored
 from blockd.registry.steps import Background, DoWork
-from blockd.registry.ways import NodeGroups
+from blockd.registry.ways import NodeGroups, UnitState
 from blockd.scsi import sanitize
 from blockd.scsi.alua import PortGroups
 from blockd.scsi.opcodes import TABLE
@@ -258,6 +258,9 @@ class UnitSurroundings:
         if groups is None and mirrored(self._device):
             groups = self._groups = NodeGroups(self._device, self._units)
         return None if groups is None or self._device.retired else groups
+
+    def shared_state(self) -> UnitState | None:
+        return UnitState(self._device, self._units) if mirrored(self._device) else None
 
     def pace(self, length: int) -> None:
         self._units.pace(length)

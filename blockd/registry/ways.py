@@ -1,5 +1,7 @@
 """The nodes that have a volume as target port groups (`blockd.scsi.alua`), and as portals."""
 
+import errno
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from blockd.attach import split
@@ -7,6 +9,7 @@ from blockd.device import BlockDevice, LastingDevice, MayBeElsewhere
 from blockd.iscsi.targets import Portal
 from blockd.paths import Paths, Way, WayState, mirrored
 from blockd.scsi.alua import Access, PortGroup
+from blockd.shared_state import Held, SharedState, T, ready
 
 _ACCESS: Final = {
     WayState.SERVING: Access.OPTIMIZED,
@@ -33,7 +36,9 @@ class NodeGroups:
     @property
     def here(self) -> Access:
         if self._device.leads:
-            return Access.OPTIMIZED
+            shared = self._known.paths.shared(self._volume)
+            known = shared is not None and ready(shared)
+            return Access.OPTIMIZED if known else Access.TRANSITIONING
         own = next((way for way in self._known.paths.ways(self._volume) if way.here), None)
         if own is None or own.state is WayState.SERVING:  # it was a moment ago
             return Access.TRANSITIONING if own is not None else Access.STANDBY
@@ -44,8 +49,46 @@ class NodeGroups:
         return self._known.paths.number
 
     def all(self) -> tuple[PortGroup, ...]:
-        ways = self._known.paths.ways(self._volume)
-        return tuple(PortGroup(way.number, _ACCESS[way.state], way.tags) for way in ways)
+        return tuple(
+            PortGroup(way.number, self.here if way.here else _ACCESS[way.state], way.tags)
+            for way in self._known.paths.ways(self._volume)
+        )
+
+
+class UnitState:
+    """`blockd.shared_state.SharedState` of one volume, wherever it comes from by now."""
+
+    def __init__(self, device: LastingDevice, known: KnowsPaths) -> None:
+        self._volume = device.volume_uuid
+        self._known = known
+
+    @property
+    def _state(self) -> SharedState | None:
+        return self._known.paths.shared(self._volume)
+
+    @property
+    def term(self) -> int:
+        return 0 if self._state is None else self._state.term
+
+    @property
+    def known(self) -> Held | None:
+        return None if self._state is None else self._state.known
+
+    def note(self, held: Held) -> None:
+        if self._state is not None:
+            self._state.note(held)
+
+    def read(self) -> Held:
+        return self._there().read()
+
+    def change(self, term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+        return self._there().change(term, apply)
+
+    def _there(self) -> SharedState:
+        state = self._state
+        if state is None:
+            raise OSError(errno.ESHUTDOWN, "this node is not in its cluster yet")
+        return state
 
 
 def portals_elsewhere(device: BlockDevice, paths: Paths) -> list[Portal]:

@@ -14,9 +14,10 @@ What a unit may do in each state is in `check`. On standby that is what SPC-4 5.
 the capacity beside it, as LIO does: Linux asks for the size of each path when it finds it.
 
 States change implicitly only (TPGS 01b), so there is no SET TARGET PORT GROUPS. Whenever one
-changes, every session is told (2A/06). Persistent reservations are one node's, and a takeover would
-lose them; who relies on them would write beside another host. So units of such volumes do not have
-them, nor RESERVE and RELEASE: these commands are not supported (20/00), and not listed.
+changes, every session is told (2A/06). Persistent reservations are the volume's, on whichever node
+it is served (`blockd.scsi.shared_reservations`); on standby they can be read, and initiators can
+register there. RESERVE and RELEASE are of one nexus, and a takeover would lose them: units of such
+volumes do not have them (20/00, and not listed).
 """
 
 import enum
@@ -84,10 +85,11 @@ _PORT: Final = struct.Struct(">2xH")
 
 # Without a service action: INQUIRY, REQUEST SENSE, REPORT LUNS, and all of MAINTENANCE IN.
 _ALWAYS: Final = frozenset((0x12, 0x03, 0xA0, 0xA3))
-# LOG SENSE, MODE SELECT and SENSE, READ CAPACITY.
-_ON_STANDBY: Final = _ALWAYS | {0x4C, 0x4D, 0x15, 0x55, 0x1A, 0x5A, 0x25}
-_READ_CAPACITY_16: Final = (0x9E, 0x10)
-_RESERVING: Final = frozenset((0x16, 0x56, 0x17, 0x57, 0x5E, 0x5F))
+# LOG SENSE, MODE SELECT and SENSE, READ CAPACITY, PERSISTENT RESERVE IN.
+_ON_STANDBY: Final = _ALWAYS | {0x4C, 0x4D, 0x15, 0x55, 0x1A, 0x5A, 0x25, 0x5E}
+# READ CAPACITY (16); REGISTER, REGISTER AND IGNORE EXISTING KEY.
+_ACTIONS_ON_STANDBY: Final = frozenset(((0x9E, 0x10), (0x5F, 0x00), (0x5F, 0x06)))
+_RESERVING: Final = frozenset((0x16, 0x56, 0x17, 0x57))
 
 _CONDITIONS: Final = {
     Access.STANDBY: sense.PORT_STANDBY,
@@ -106,15 +108,19 @@ def check(groups: PortGroups, opcode: Opcode) -> None:
     access = groups.here
     if access is Access.OPTIMIZED or opcode.code in _ALWAYS:
         return
-    standby = opcode.code in _ON_STANDBY or (opcode.code, opcode.action) == _READ_CAPACITY_16
-    if not (access is Access.STANDBY and standby):
+    if not (access is Access.STANDBY and without_medium(opcode)):
         raise CheckCondition(_CONDITIONS[access])
+
+
+def without_medium(opcode: Opcode) -> bool:
+    """Whether it does nothing with the medium: it is for standby as well."""
+    return opcode.code in _ON_STANDBY or (opcode.code, opcode.action) in _ACTIONS_ON_STANDBY
 
 
 Table = Mapping[int, "Opcode | dict[int, Opcode]"]
 
 
-def without_reservations(table: Table) -> "dict[int, Opcode | dict[int, Opcode]]":
+def without_reserve(table: Table) -> "dict[int, Opcode | dict[int, Opcode]]":
     """The commands of units whose volume several nodes have; see the module's text."""
     return {code: entry for code, entry in table.items() if code not in _RESERVING}
 

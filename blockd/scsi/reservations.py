@@ -91,19 +91,26 @@ class Reservations:
         self._keeper = _Keeper(unit.surroundings, f"pr/{unit.identity.uuid.hex()}")
         self.damaged: str | None = None
         """What is wrong with the kept state, when it cannot be read."""
-        self._persistent = Persistent()
+        self._persistent = self._recall()
+        self._access: dict[Nexus, Access] = {}
+        self.free = False
+        """Nothing is reserved. May be False for one `check` longer than that is so."""
+
+    def _recall(self) -> Persistent:
+        """What was kept."""
         try:
-            self._persistent = Persistent(self._keeper.load())
+            return Persistent(self._keeper.load())
         except DamagedState as error:
             self.damaged = str(error)
             log.error(
                 "reservations damaged, the unit serves nothing until %s is removed"
                 " volume=%s error=%s",
-                *(self._keeper.key, unit.identity.name, error),
+                *(self._keeper.key, self._unit.identity.name, error),
             )
-        self._access: dict[Nexus, Access] = {}
-        self.free = False
-        """Nothing is reserved. May be False for one `check` longer than that is so."""
+            return Persistent()
+
+    def look(self) -> None:
+        """Notice what was done elsewhere: nothing, where this unit is the only one."""
 
     def ignore_isids(self) -> None:
         """From now on registrations are those of an initiator name, whatever session it has: for
@@ -131,9 +138,12 @@ class Reservations:
             if reserved_by is not nexus and not _allowed_when_reserved(cdb):
                 raise ReservationConflict
         elif self._persistent.reservation is None:
-            self.free = True
+            self._nothing_reserved()
         elif self._access_of(nexus) < _NEEDS[opcode.reservation] and not _harmless(cdb):
             raise ReservationConflict
+
+    def _nothing_reserved(self) -> None:
+        self.free = True
 
     def open_to(self, nexus: Nexus) -> bool:
         """Whether no reservation is in the way of READs and WRITEs of that nexus."""
@@ -189,6 +199,18 @@ class Reservations:
 
     # -- PERSISTENT RESERVE IN
 
+    def tell(self, cdb: bytes) -> Result | Prepared:
+        """Carry out a service action."""
+        return Result(data=(self._told(cdb[1] & 0x1F)[: u16(cdb, 7)],))
+
+    def _told(self, action: int) -> bytes:
+        return (
+            self.read_keys,
+            self.read_reservation,
+            self.report_capabilities,
+            self.read_full_status,
+        )[action]()
+
     def read_keys(self) -> bytes:
         state = self._persistent
         return pr_codec.encode_keys(state.generation, list(state.keys.values()))
@@ -216,7 +238,7 @@ class Reservations:
         """Carry out a service action with its parameter list."""
         if self._unit.reserved_by is not None:  # since its CDB was looked at
             raise ReservationConflict
-        notices = self._act(self._single(nexus), cdb, data)
+        notices = act(self._persistent, self._single(nexus), cdb, data)
         self._changed()
         preempted = self._tell(notices)
         kept = self._persistent.kept
@@ -224,26 +246,6 @@ class Reservations:
         if cdb[1] & 0x1F == PREEMPT_AND_ABORT and preempted:
             return self._keep_and_abort(value, preempted)
         return Result() if self._keeper.has(value) else self._keep(value)
-
-    def _act(self, own: Registrant, cdb: bytes, data: bytes) -> list[Notice]:
-        action = cdb[1] & 0x1F
-        scope, kind = cdb[2] >> 4, cdb[2] & 0x0F
-        state = self._persistent
-        if action == REGISTER_AND_MOVE:
-            return state.move(own, pr_codec.decode_move(data))
-        asked = pr_codec.decode_basic(data)
-        if action in (REGISTER, REGISTER_AND_IGNORE):
-            return state.register(own, asked, ignore_key=action == REGISTER_AND_IGNORE)
-        if asked.others is not None:
-            raise sense.invalid_field(20, 3, in_cdb=False)  # SPEC_I_PT is for REGISTER
-        if action == RESERVE:
-            persistent.check_type(scope, kind)
-            return state.reserve(own, asked.key, kind)
-        if action == RELEASE:
-            return state.release(own, asked.key, scope, kind)
-        if action == CLEAR:
-            return state.clear(own, asked.key)
-        return state.preempt(own, asked.key, asked.action_key, scope, kind)
 
     def _tell(self, notices: list[Notice]) -> list[Nexus]:
         """Establish unit attentions; the nexuses whose registrations were preempted."""
@@ -264,14 +266,17 @@ class Reservations:
     def _keep_and_abort(self, value: bytes | None, preempted: list[Nexus]) -> Steps:
         """PREEMPT AND ABORT is over when nothing that the preempted sent can be written any more:
         whoever fences a node relies on it."""
+        result = Result() if self._keeper.has(value) else (yield from self._keep(value))
+        yield self._aborting(preempted)
+        return result
+
+    def _aborting(self, preempted: list[Nexus]) -> Await:
         unit = self._unit
 
         def abort(done: Callable[[], None]) -> None:
             unit.abort(preempted, done)
 
-        result = Result() if self._keeper.has(value) else (yield from self._keep(value))
-        yield Await(abort)
-        return result
+        return Await(abort)
 
     def _keep(self, value: bytes | None) -> Steps:
         number = self._keeper.want(value)
@@ -282,6 +287,27 @@ class Reservations:
             log.error("reservations not kept volume=%s error=%s", name, error)
             return Result(CHECK_CONDITION, sense=sense.INTERNAL_FAILURE)
         return Result()
+
+
+def act(state: Persistent, own: Registrant, cdb: bytes, data: bytes) -> list[Notice]:
+    """Carry out a service action of PERSISTENT RESERVE OUT. ReservationConflict, CheckCondition."""
+    action = cdb[1] & 0x1F
+    scope, kind = cdb[2] >> 4, cdb[2] & 0x0F
+    if action == REGISTER_AND_MOVE:
+        return state.move(own, pr_codec.decode_move(data))
+    asked = pr_codec.decode_basic(data)
+    if action in (REGISTER, REGISTER_AND_IGNORE):
+        return state.register(own, asked, ignore_key=action == REGISTER_AND_IGNORE)
+    if asked.others is not None:
+        raise sense.invalid_field(20, 3, in_cdb=False)  # SPEC_I_PT is for REGISTER
+    if action == RESERVE:
+        persistent.check_type(scope, kind)
+        return state.reserve(own, asked.key, kind)
+    if action == RELEASE:
+        return state.release(own, asked.key, scope, kind)
+    if action == CLEAR:
+        return state.clear(own, asked.key)
+    return state.preempt(own, asked.key, asked.action_key, scope, kind)
 
 
 class _Keeper:
@@ -348,14 +374,8 @@ def _release(unit: "LogicalUnit", nexus: Nexus, cdb: bytes) -> Result:
     return unit.reservations.release(nexus)
 
 
-def _in(unit: "LogicalUnit", nexus: Nexus, cdb: bytes) -> Result:
-    told = (
-        unit.reservations.read_keys,
-        unit.reservations.read_reservation,
-        unit.reservations.report_capabilities,
-        unit.reservations.read_full_status,
-    )[cdb[1] & 0x1F]()
-    return Result(data=(told[: u16(cdb, 7)],))
+def _in(unit: "LogicalUnit", nexus: Nexus, cdb: bytes) -> Result | Prepared:
+    return unit.reservations.tell(cdb)
 
 
 def _out(unit: "LogicalUnit", nexus: Nexus, cdb: bytes) -> Prepared:

@@ -30,6 +30,7 @@ from blockd.scsi.nexus import Nexus
 from blockd.scsi.reservations import Reservations
 from blockd.scsi.sanitize import Sanitizing
 from blockd.scsi.sense import CheckCondition, ReservationConflict, Sense
+from blockd.scsi.shared_reservations import SharedReservations
 from blockd.scsi.task import (
     CHECK_CONDITION,
     RESERVATION_CONFLICT,
@@ -39,6 +40,7 @@ from blockd.scsi.task import (
     Single,
     Steps,
 )
+from blockd.shared_state import SharedState
 
 MAX_ATTENTIONS: Final = 8  # pending for one nexus; more of them say nothing new
 
@@ -87,6 +89,10 @@ class Surroundings(Protocol):
     def port_groups(self) -> PortGroups | None:
         """The ways to the unit, of a volume that several nodes have; None for others. Quick."""
 
+    def shared_state(self) -> SharedState | None:
+        """Where all nodes of a volume keep its reservations; None for one of this node alone. The
+        same for ever."""
+
     def run(self, steps: Steps) -> None:
         """Carry out steps that belong to no session, such as a sanitize, until they end; the result
         is of no interest. When the server stops before that, the generator is closed. Called on
@@ -109,16 +115,19 @@ class LogicalUnit:
         self.identity = identity
         self.surroundings = surroundings
         self._opcodes = opcodes
-        self._shared_opcodes = alua.without_reservations(opcodes)
+        self._shared_opcodes = alua.without_reserve(opcodes)
         self.modes = ModePages(surroundings.load(modes.KEY))
-        self.reservations = Reservations(self)
-        self.sanitizing = Sanitizing(self)
-        self.copies = CopyResults()
         self.reserved_by: Nexus | None = None  # RESERVE (6) and (10)
         self.aborting: list[Callable[[Nexus, Countdown], bool]] = []
         """Called with a nexus whose tasks on this unit are to be aborted: counts those that still
         have something in a device, and tells whether there were any at all."""
         self._attentions: dict[Nexus, deque[Sense]] = {}
+        shared = surroundings.shared_state()
+        self.reservations = (
+            Reservations(self) if shared is None else SharedReservations(self, shared)
+        )
+        self.sanitizing = Sanitizing(self)
+        self.copies = CopyResults()
         self._known_size = device.size
         self._was_short = False
         self._known_groups: tuple[PortGroup, ...] = ()
@@ -225,6 +234,7 @@ class LogicalUnit:
             self._was_short = short
             if short:
                 self.attention(sense.THIN_THRESHOLD)
+        self.reservations.look()
         groups = self.port_groups
         if groups is not None and (found := groups.all()) != self._known_groups:
             told, self._known_groups = bool(self._known_groups), found

@@ -33,6 +33,7 @@ from volume.metastore_records import (
     GroupState,
     Mode,
     NodeRecord,
+    ReservationsRecord,
     SettingsRecord,
     VolumeGroup,
 )
@@ -281,6 +282,7 @@ def test_a_creation_that_comes_late_does_not_bring_a_deleted_volume_back(
 def test_a_tombstone_can_be_purged(records: ClusterRecords) -> None:
     made = created(records, group())
     records.commit(records.put(None, SettingsRecord(VOLUME, "{}")))
+    records.commit(records.put(None, ReservationsRecord(VOLUME, 1, "")))
     records.store.commit([Change(f"access/{VOLUME}", None, b"no record")])
     records.commit(records.delete_volume(made))
     (gone,) = records.volumes()

@@ -13,6 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.task import GOOD, RESERVATION_CONFLICT, Countdown
+from blockd.shared_state import Held
+from tests.fake_cluster import FakeShared
 from tests.pr_client import PERSIST, Host, out_list
 from tests.scsi_rig import FakeSurroundings, Rig
 
@@ -149,11 +151,15 @@ class Lives(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
+        self._begin_anew()
         self.rig = Rig(surroundings=self.surroundings)
         self.rig.unit.detach(self.rig.nexus)  # only those of the model
         if self.by_name:
             self.rig.unit.reservations.ignore_isids()
         self.hosts = [self._host(number, group) for number, group in NEXUSES]
+
+    def _begin_anew(self) -> None:
+        """The server is about to start."""
 
     def _host(self, number: int, group: int) -> Host:
         self.logins += 1
@@ -269,7 +275,27 @@ class ByName(Lives):
     by_name = True
 
 
+class Shared(Lives):
+    """Of a volume that several nodes have: each start is that of another node, which takes the
+    volume over, and all of it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = [Held(0, 1, b"")]
+        self.term = 0
+
+    def _begin_anew(self) -> None:
+        self.term += 1
+        self.surroundings.shared = FakeShared(self.kept, self.term)
+
+    @rule()
+    def restart(self) -> None:
+        self.start()
+
+
 Lives.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 ByName.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+Shared.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 test_lives = Lives.TestCase
 test_lives_by_name = ByName.TestCase
+test_lives_of_several_nodes = Shared.TestCase

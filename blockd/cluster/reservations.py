@@ -1,0 +1,184 @@
+"""What all nodes of a volume keep of its SCSI unit: one row of the MetaStore for each volume.
+
+A node that begins to serve a volume *claims* its row: by compare-and-swap the row gets the epoch in
+which it serves, and by that, since the swap is guarded, what the node has read is known to be the
+newest. Until that has happened the unit is in transition. A node that has been taken over finds a
+later epoch in the row, or loses its swap to the one who claimed it, and changes nothing.
+
+    step of a takeover              a crash after it leaves
+    the node has become the primary  a row with an earlier epoch: the next primary claims it
+    the row is claimed               a row with all that was answered; the next primary claims it
+    commands are served              the same
+
+Rows are made when a volume is served first, so that "there is none" is never believed of a read
+that may be old. A row that has something in it is read every `LOOK_S` by the node that serves the
+volume: initiators may have registered at another node. While the MetaStore is silent what is known
+holds, and changes fail; nobody takes over then either.
+
+Any thread; what waits says so.
+"""
+
+import base64
+import binascii
+import errno
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from blockd.cluster.lists import LOOK_S
+from blockd.cluster.rounds import Rounds
+from blockd.shared_state import Held, NotServing, T
+from volume.errors import VolumeError
+from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Stored
+from volume.metastore_records import CorruptRecord, ReservationsRecord
+
+TRIES: Final = 8  # to change a row, while answers are lost or others change it
+
+
+class SharedReservations:
+    """Of all volumes of this node. `look_s`: see `LOOK_S`."""
+
+    def __init__(self, records: ClusterRecords, look_s: float = LOOK_S) -> None:
+        self._records = records
+        self._volumes: dict[bytes, VolumeState] = {}
+        self._lock = threading.Lock()
+        self._told: Callable[[], None] = lambda: None
+        trouble = "reservations of volumes not read"
+        self._rounds = Rounds("blockd-reserved", self.step, trouble, look_s)
+
+    def start(self, told: Callable[[], None]) -> None:
+        """`told()`: something else is known of a volume."""
+        self._told = told
+        self._rounds.start()
+
+    def stop(self) -> None:
+        """Waits for calls to the MetaStore that are under way. Idempotent."""
+        self._rounds.stop()
+
+    def of(self, volume: bytes) -> "VolumeState":
+        """Quick."""
+        state = self._volumes.get(volume)
+        if state is None:
+            with self._lock:
+                state = self._volumes.setdefault(volume, VolumeState(self._records, volume))
+        return state
+
+    def opened(self, volume: bytes, epoch: int) -> None:
+        """This node is its primary. Quick."""
+        self.of(volume).begin(epoch)
+        self._rounds.look()
+
+    def closed(self, volume: bytes) -> None:
+        """It is no more. Quick."""
+        self.of(volume).begin(0)
+
+    def forget(self, volume: bytes) -> None:
+        """This node has no part of it any more. Quick."""
+        with self._lock:
+            self._volumes.pop(volume, None)
+
+    def step(self) -> None:
+        """Claim what is served anew, and read what may have changed. Waits. VolumeError: of some,
+        after all were tried."""
+        with self._lock:
+            volumes = list(self._volumes.values())
+        bad: list[VolumeError | OSError] = []
+        for each in volumes:
+            if self._rounds.stopping:
+                return
+            try:
+                if each.look():
+                    self._told()
+            except (VolumeError, OSError) as error:
+                bad.append(error)
+        if bad:
+            raise bad[0]
+
+
+class VolumeState:
+    """Of one volume; satisfies `blockd.shared_state.SharedState`."""
+
+    def __init__(self, records: ClusterRecords, volume: bytes) -> None:
+        self._records = records
+        self._volume = volume.hex()
+        self._term = 0
+        self._known: Held | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def term(self) -> int:
+        return self._term
+
+    @property
+    def known(self) -> Held | None:
+        return self._known
+
+    def begin(self, term: int) -> None:
+        self._term = term
+
+    def note(self, held: Held) -> None:
+        with self._lock:
+            if self._known is None or held.revision > self._known.revision:
+                self._known = held
+
+    def look(self) -> bool:
+        """Claim the row, if that is due, or read it; whether anything else is known now. Waits.
+        VolumeError, OSError."""
+        term, before = self._term, self._known
+        if not term:
+            return False
+        if before is None or before.term != term:
+            self.note(self.change(term, lambda value: (value, None))[0])
+        elif before.value:
+            self.note(self.read())
+        return self._known is not before
+
+    def read(self) -> Held:
+        try:
+            return _held(self._records.reservations(self._volume))
+        except VolumeError as error:
+            raise OSError(errno.EIO, str(error)) from error
+
+    def change(self, term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+        try:
+            return self._change(term, apply)
+        except VolumeError as error:
+            raise OSError(errno.EIO, str(error)) from error
+
+    def _change(self, term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+        old = self._records.reservations(self._volume)
+        for _ in range(TRIES):
+            held = _held(old)
+            if term and (held.term > term or self._term != term):
+                raise NotServing(errno.ESHUTDOWN, f"another node serves the volume, not {term}")
+            value, result = apply(held.value)
+            known = 0 if self._known is None else self._known.revision
+            claimed = not term or term == held.term
+            if old is not None and value == held.value and claimed and held.revision >= known:
+                return held, result
+            text = base64.b64encode(value).decode()
+            new = ReservationsRecord(self._volume, max(term, held.term), text)
+            outcome = self._records.settle(self._records.put(old, new), TRIES)
+            if isinstance(outcome, Done):
+                return _held(self._records.stored(ReservationsRecord, outcome.rows[0])), result
+            if not isinstance(outcome, Lost):
+                raise MetaStoreUnavailable(
+                    f"reservations of volume {self._volume}: the metastore could not be told "
+                    f"({outcome.reason}); look whether they are as they should be, and try again"
+                )
+            old = self._records.stored(ReservationsRecord, outcome.rows[0])
+        raise MetaStoreUnavailable(
+            f"reservations of volume {self._volume}: others changed them {TRIES} times meanwhile; "
+            "try again"
+        )
+
+
+def _held(stored: Stored[ReservationsRecord] | None) -> Held:
+    """CorruptRecord."""
+    if stored is None:
+        return Held(0, 0, b"")
+    try:
+        value = base64.b64decode(stored.record.state, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise CorruptRecord(stored.row.key, f"has a state that is not base64 ({error})") from error
+    return Held(stored.record.term, stored.row.revision, value)

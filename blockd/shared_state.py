@@ -1,0 +1,61 @@
+"""A few bytes that all nodes of a volume keep together, and who may change them when.
+
+One node serves such a volume at a time, in a *term*: its epoch. What is kept names the latest term
+that has looked at it; from then on a node that still believes in an earlier one changes nothing.
+So what a node has answered is there for whoever serves the volume after it, and nobody answers
+anything that is not.
+
+`blockd.cluster.reservations` has it, for the SCSI units of a volume (`blockd.scsi`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What was kept at some moment."""
+
+    term: int
+    """The latest one that it is known to; 0: none yet."""
+    revision: int
+    """Grows with each change."""
+    value: bytes
+    """b"" until somebody has put something there."""
+
+
+class SharedState(Protocol):
+    """Of one volume."""
+
+    @property
+    def term(self) -> int:
+        """In which this node serves the volume; 0: it does not. Quick."""
+
+    @property
+    def known(self) -> Held | None:
+        """What this node knows, as it was when its term began or later. Quick."""
+
+    def note(self, held: Held) -> None:
+        """That is `known` now, unless something newer is. Quick."""
+
+    def read(self) -> Held:
+        """What is kept now. Waits. OSError: not known."""
+
+    def change(self, term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+        """Replace what is kept by what `apply` makes of it; durable on return, and not `known` yet.
+        `term` 0 is for a node that does not serve the volume. What `apply` raises changes nothing;
+        it may be called again, for what somebody else has put there meanwhile. Waits. OSError: it
+        is not known whether it happened; `NotServing`: it did not, and will not."""
+
+
+class NotServing(OSError):
+    """The term is over: another node serves the volume, or is about to."""
+
+
+def ready(state: SharedState) -> bool:
+    """Whether this node serves the volume and knows what is kept. Quick."""
+    known, term = state.known, state.term
+    return known is not None and known.term == term != 0
