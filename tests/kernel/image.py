@@ -37,7 +37,8 @@ PROGRAMS = (
     "blkdiscard", "blkid", "blockdev", "dmsetup", "flock", "fsfreeze", "losetup", "lsblk",
     "base64", "cat", "cp", "dd", "head", "mkdir", "mv", "realpath", "rm", "seq", "sha256sum",
     "sleep", "sort", "stat", "sync", "tail", "timeout", "wc",
-    "nbd-client", "iscsid", "iscsiadm", "multipath", "multipathd", "kpartx",
+    "nbd-client", "iscsid", "iscsiadm", "multipath", "multipathd", "mpathpersist",
+    "kpartx",
     "mke2fs", "mkfs.ext4", "e2fsck", "fsck.ext4", "resize2fs", "mkfs.xfs", "xfs_repair",
     "fio",
 )  # fmt: skip

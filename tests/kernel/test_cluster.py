@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from blockd.iscsi.targets import IQN_PREFIX
 from tests.clients import find_tool, unavailable
 from tests.cluster_daemons import Nodes, Place, up
 from tests.daemon import Daemon
@@ -13,11 +14,13 @@ from tests.kernel.conftest import free_ports, undone
 from tests.kernel.machine import Machine
 from tests.kernel.multipath import CLUSTER, multipath, until_checked
 from tests.kernel.rig import FIO, FIO_S, MiB, Rig, portals_of
+from tests.libiscsi import RESERVATION_CONFLICT, Session
 from tests.peer_nodes import until
 
 PACED = "--rw=randwrite --bs=4k --iodepth=16 --size=6m --rate_iops=150 --verify_backlog=256"
 BEFORE = 200  # of its 1536 writes
 SLOW_S = 120.0
+WRITE_10 = bytes.fromhex("2a000000000000000100")
 # Numbered blocks, each synced before its number is noted: what is noted has to be there later.
 WRITER = """
     number=0
@@ -174,6 +177,36 @@ def test_multipath_follows_a_file_system_to_another_node_when_its_node_is_killed
     said = rig.machine.kernel_log()[logged:].splitlines()
     upper = [line for line in said if "EXT4" in line or "JBD2" in line or "dm-0" in line]
     assert not [line for line in upper if "error" in line.lower()], upper
+
+
+def test_a_reservation_of_all_paths_holds_on_the_node_that_takes_over(
+    rig: Rig, cluster: Cluster
+) -> None:
+    """As Pacemaker's fence_mpath uses them; a host without a registration stays out."""
+    volume = cluster.volume(64 * MiB)
+    rig.put("/etc/multipath/conf.d/key.conf", "defaults {\n    reservation_key 0xb10c\n}\n")
+    device = multipath_to(rig, cluster, volume)
+    rig.run(f"""
+        mpathpersist --out --register --param-sark=0xb10c {device}
+        mpathpersist --out --reserve --param-rk=0xb10c --prout-type=5 {device}
+    """)
+    keys = f"mpathpersist --in --read-keys {device}"
+    assert rig.run(keys).count("0xb10c") == 3
+    write = f"dd if=/dev/zero of={device} bs=4k count=1 oflag=direct status=none"
+    rig.run(write)
+    cluster.daemon("n1").kill()
+    heir = cluster.moved(volume, "n1")
+    rig.run(write)
+    assert "Write Exclusive, registrants only" in rig.run(
+        f"mpathpersist --in --read-reserv {device}"
+    )
+    portal = cluster.daemon(heir).iscsi_address
+    with Session(portal, f"{IQN_PREFIX}{volume}") as stranger:
+        assert stranger.told(WRITE_10, data=bytes(512)).status == RESERVATION_CONFLICT
+    rig.run(f"""
+        mpathpersist --out --release --param-rk=0xb10c --prout-type=5 {device}
+        mpathpersist --out --clear --param-rk=0xb10c {device}
+    """)
 
 
 def test_an_nbd_device_follows_to_another_node_when_its_node_is_killed(

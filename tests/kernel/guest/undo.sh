@@ -20,7 +20,7 @@ done
 if [ -n "$(ls -A /sys/class/iscsi_session 2>/dev/null)" ]; then
     iscsiadm -m session --logout
 fi
-rm -rf /etc/iscsi/nodes /etc/iscsi/send_targets
+rm -rf /etc/iscsi/nodes /etc/iscsi/send_targets /etc/multipath/conf.d
 udevadm settle --timeout=30
 [ -z "$(ls -A /sys/class/iscsi_session 2>/dev/null)" ] &&
     [ "$(cat /sys/block/nbd?/size | sort -u)" = 0 ] &&
