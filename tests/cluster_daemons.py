@@ -1,6 +1,5 @@
 """Daemons as nodes of a cluster, with a real etcd, for tests."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from blockd.api.types import ClusterInfo
 from tests.daemon import CLI_S, Daemon
 from tests.etcd_cluster import EtcdCluster
 from tests.peer_nodes import until
+from tests.ports import free_port
 
 CONFIG = """\
 [store]
@@ -72,7 +72,7 @@ class Nodes:
             place = self.place(name)
             data.mkdir(mode=0o700)
             etcd = ", ".join(f'"{each}"' for each in self._etcd.endpoints)
-            peers = place.peers or f"127.0.0.1:{_free_port()}"
+            peers = place.peers or f"127.0.0.1:{free_port()}"
             where = {"etcd": etcd, "prefix": self._prefix, "peers": peers}
             text = CONFIG.format(**where, **self._settings)
             (data / "blockd.toml").write_text(text + place.config)
@@ -122,13 +122,6 @@ class Nodes:
         for name, daemon in self.daemons.items():
             daemon.discard()
             print(f"--- stderr of {name}\n{daemon.stderr()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def good(done: "subprocess.CompletedProcess[str]") -> str:

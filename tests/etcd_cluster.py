@@ -2,22 +2,23 @@
 
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 
+from tests.ports import free_ports
 from transport.etcd.client import EtcdMetaStore, EtcdSettings
 from volume.metastore import MetaStoreUnavailable
 
-START_TRIES = 100  # of one attempt each: some 20 s at most
+START_S = 60.0  # two or three; a busy machine takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class EtcdCluster:
         self._certificate = certificate
         scheme = "http" if certificate is None else "https"
         self._folder = folder
-        ports = _free_ports(2 * count)
+        ports = free_ports(2 * count)
         self._places = places or [EtcdPlace()] * count
         hosts = [place.host for place in self._places]
         self._clients = [
@@ -106,15 +107,16 @@ class EtcdCluster:
 
     def wait_ready(self, tls: ssl.SSLContext | None = None) -> None:
         """Until a linearizable read is answered."""
-        settings = EtcdSettings(self.endpoints, timeout_s=0.2, attempt_s=0.2, tls=tls)
+        settings = EtcdSettings(self.endpoints, timeout_s=1.0, attempt_s=0.5, tls=tls)
         store = EtcdMetaStore(settings)
+        deadline = time.monotonic() + START_S
         try:
-            for attempt in range(START_TRIES):
+            while True:
                 try:
                     store.read("ready")
                     return
                 except MetaStoreUnavailable:
-                    if attempt == START_TRIES - 1:
+                    if time.monotonic() > deadline:
                         raise
                     threading.Event().wait(0.1)  # refused connections come at once
         finally:
@@ -155,7 +157,9 @@ class AnswerLoser:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                answer = httpx.post(target + self.path, content=body, trust_env=False)
+                answer = httpx.post(
+                    target + self.path, content=body, trust_env=False, timeout=START_S
+                )
                 proxy.passed.append(self.path)
                 if proxy.lose:
                     proxy.lose -= 1
@@ -178,11 +182,3 @@ class AnswerLoser:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in taken]

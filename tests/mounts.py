@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.clients import FindTool, run_tool, unavailable
 
-APPEAR_S = 20.0  # nbdfuse connects and mounts; a hang ends the test
+APPEAR_S = 60.0  # nbdfuse connects and mounts; a hang ends the test
 NAMES = ("nbdfuse", "fusermount3", "losetup", "mkfs.ext4", "mount", "umount", "fsck.ext4")
 
 Tools = Mapping[str, str]

@@ -19,7 +19,8 @@ from tests.nbd_client import NbdClient
 
 T = TypeVar("T")
 
-TIMEOUT_S = 20.0  # only a hang reaches it
+TIMEOUT_S = 60.0  # only a hang reaches it, on a machine with other work
+LONG_S = 1000.0  # longer than any test waits
 POLL_S = 0.002
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,

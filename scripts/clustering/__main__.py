@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -32,6 +33,7 @@ MAX_NODES = 9
 START_S = 60.0
 STOP_S = 30.0
 POLL_S = 0.1
+PORTS = range(20000, 30000)  # below those that the kernel picks for clients
 CONFIG = """\
 # Written by scripts/serve --cluster; changes stay.
 
@@ -266,15 +268,21 @@ class Cluster:
         return next(each.process.pid for each in self._running if each.name == name)
 
     def _ports(self, name: str, count: int) -> list[int]:
-        """Free ones, the same each time."""
+        """Free ones, the same each time: of those that the kernel gives to nobody by itself, since
+        they are let go of whenever nothing runs."""
         path = self._folder / f"{name}.ports"
         if path.exists():
             return [int(port) for port in path.read_text().split()]
-        with contextlib.ExitStack() as stack:
-            taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-            for each in taken:
-                each.bind(("127.0.0.1", 0))
-            ports = [each.getsockname()[1] for each in taken]
+        given = {each for file in self._folder.glob("*.ports") for each in file.read_text().split()}
+        ports: list[int] = []
+        for port in random.sample(PORTS, len(PORTS)):
+            if str(port) in given:
+                continue
+            with contextlib.suppress(OSError), socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+                ports.append(port)
+            if len(ports) == count:
+                break
         path.write_text(" ".join(map(str, ports)) + "\n")
         return ports
 

@@ -13,7 +13,7 @@ import pytest
 from tests.clients import FindTool, run_libnbd, run_tool
 from tests.daemon import StartDaemon
 
-APPEAR_S = 20.0
+APPEAR_S = 60.0
 
 LAUNCHER = """
 import os, socket, sys

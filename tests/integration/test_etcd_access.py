@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.clients import FindTool
-from tests.etcd_cluster import EtcdCluster
+from tests.etcd_cluster import START_S, EtcdCluster
 from tests.tls_fixtures import Authority
 from transport.etcd.client import EtcdMetaStore, EtcdSettings
 from volume.metastore import Change, Done, Unavailable
@@ -38,7 +38,9 @@ def etcd(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Ite
     cluster = EtcdCluster(client_tool("etcd"), folder, 1, certificate=(certificate, key))
     try:
         cluster.wait_ready(tls)
-        with httpx.Client(verify=tls, trust_env=False, base_url=cluster.endpoints[0]) as admin:
+        with httpx.Client(
+            verify=tls, trust_env=False, base_url=cluster.endpoints[0], timeout=START_S
+        ) as admin:
             for path, body in (
                 ("user/add", {"name": "root", "password": PASSWORD}),
                 ("role/add", {"name": "root"}),

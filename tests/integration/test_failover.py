@@ -111,7 +111,6 @@ def test_a_rolling_restart_is_no_error_for_any_client(nodes: Nodes, client_tool:
                     begin, end = writer.gaps[-1]
                     print(f"{name} is stopped: {end - begin:.3f} s without an answer")
                     assert "handed over volumes=1" in nodes.daemons[name].stderr()
-                    assert end - begin < LEASE_S
                 nodes.start(name)
                 qemu.wait_for_more()
             until(lambda: volume(nodes, writer.at)["copies"] == 3, "all in sync", SLOW_S)

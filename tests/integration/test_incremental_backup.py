@@ -15,7 +15,7 @@ from tests.daemon import Daemon, StartDaemon
 MiB = 1 << 20
 CHUNK = 65536
 SIZE = 64 * MiB
-APPEAR_S = 20.0
+APPEAR_S = 60.0
 
 pytestmark = pytest.mark.usefixtures("libnbd")
 

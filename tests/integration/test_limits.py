@@ -21,6 +21,7 @@ from blockd.nbd import wire
 from tests.clients import FindTool, run_tool
 from tests.daemon import Daemon, StartDaemon
 from tests.nbd_client import NbdClient, good_replies, in_transmission
+from tests.peer_nodes import until
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -146,8 +147,7 @@ def pipelined(server: Daemon, count: int) -> NbdClient:
 
 def until_held(server: Daemon) -> None:
     with server.control() as client:
-        while not client.limits("demo").waiting:
-            time.sleep(0.01)
+        until(lambda: client.limits("demo").waiting > 0, "something waits")
 
 
 def test_a_server_that_stops_finishes_what_waits(server: Daemon) -> None:
@@ -182,10 +182,7 @@ def test_a_client_that_is_gone_leaves_the_line(server: Daemon) -> None:
     until_held(server)
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
-    deadline = time.monotonic() + 30
-    while server.run_json("client", "list")["connections"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not server.run_json("client", "list")["connections"], "it is gone")
     server.run("volume", "limit", "demo", "--none")
     with in_transmission(server.address, "demo", "simple") as other:
         assert other.read(0, BLOCK) == b"\1" * BLOCK

@@ -1,9 +1,7 @@
 """Starting, stopping and starting again: what is kept, who is told what, which code is returned."""
 
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from blockd.iscsi.targets import IQN_PREFIX
 from tests.clients import FindTool, finish_tool, run_libnbd
 from tests.daemon import StartDaemon
+from tests.ports import free_ports
 
 CONFLICT = 5  # blockd.cli.exits: directory in use
 
@@ -111,7 +110,7 @@ def test_server_restart_under_an_attached_client_resumes(
 ) -> None:
     """Clients of both protocols write on after kill -9, by themselves, and lose nothing."""
     qemu_io = client_tool("qemu-io")
-    nbd, iscsi = _free_ports(2)
+    nbd, iscsi = free_ports(2)
     server = daemon(
         *("--volume", "one=16M", "--volume", "two=16M", "--iscsi", f"127.0.0.1:{iscsi}"),
         listen=("--nbd", f"127.0.0.1:{nbd}"),
@@ -156,12 +155,3 @@ def test_server_restart_under_an_attached_client_resumes(
         for each in clients:
             each.kill()
             each.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Different ones, as they are all open at once."""
-    with contextlib.ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [int(each.getsockname()[1]) for each in sockets]

@@ -31,6 +31,7 @@ def start(folder: Path, log: Path, etcd: str) -> "subprocess.Popen[bytes]":
         )
 
 
+UP_S = 180.0  # a dozen processes are started for it, one after the other
 IN_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$0" "$@"')
 """As a shell starts what it does not wait for; a signal that is sent to it ends it all the same."""
 
@@ -66,6 +67,7 @@ def test_three_nodes_come_up_and_end_and_come_up_again(
                     log.read_text().count("Ctrl-C ends") == life or process.poll() is not None
                 ),
                 "it is up",
+                UP_S,
             )
             assert process.poll() is None, log.read_text()
             started = children(process.pid)

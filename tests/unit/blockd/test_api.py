@@ -19,7 +19,7 @@ from blockd.api.errors import HTTP_STATUS
 from blockd.api.server import HttpServer
 from blockd.api.types import ConnectionInfo, from_json
 from blockd.sockets import CONTROL, ListenError, UnixListener
-from tests.fake_node import VERSION, FakeNode, serving
+from tests.fake_node import VERSION, FakeNode, raw_client, serving
 from volume import errors
 from volume.errors import NoSuchVolume, OutOfSpace, ReplicaError, StoreSealed, VolumeError
 
@@ -28,8 +28,7 @@ GiB = 1 << 30
 
 @pytest.fixture
 def http(node: FakeNode) -> Iterator[httpx.Client]:
-    transport = httpx.HTTPTransport(uds=str(node.control))
-    with httpx.Client(transport=transport, base_url="http://blockd") as client:
+    with raw_client(node) as client:
         yield client
 
 

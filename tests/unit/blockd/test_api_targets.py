@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
 
 from blockd.api.client import ApiError, Client
 from blockd.api.iscsi_types import SessionInfo as Session
 from blockd.iscsi.targets import IQN_PREFIX
-from tests.fake_node import FakeNode
+from tests.fake_node import FakeNode, raw_client
 from volume.errors import StoreSealed
 
 DB = IQN_PREFIX + "db"
@@ -222,7 +221,7 @@ def test_no_answer_has_a_secret(client: Client, node: FakeNode, tmp_path: Path) 
     client.create_target(DB)
     client.set_chap(DB, "host", SECRET)
     client.set_chap(DB, "us", OTHER, mutual=True)
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(node.control))) as http:
+    with raw_client(node) as http:
         for path in ("/v1/targets", f"/v1/targets/{DB}", "/v1/sessions", "/v1/status"):
             body = http.get("http://blockd" + path).text
             for secret in (SECRET, OTHER):

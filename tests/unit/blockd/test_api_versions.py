@@ -13,7 +13,7 @@ from blockd.api.client import ApiError, Client
 from blockd.api.streaming import SLICE_COUNT, streamed_list, streamed_object
 from blockd.api.threads import LongCalls
 from blockd.api.types import from_json
-from tests.fake_node import FakeNode
+from tests.fake_node import FakeNode, raw_client
 from volume.errors import NoSuchVersion
 from volume.model import SnapshotInfo, SpaceReport, SpaceRow, VersionInfo, VersionLog
 
@@ -24,8 +24,7 @@ GiB = 1 << 30
 def http(node: FakeNode) -> Iterator[httpx.Client]:
     node.store.create_volume("a", GiB)
     node.store.create_volume("b", GiB)
-    transport = httpx.HTTPTransport(uds=str(node.control))
-    with httpx.Client(transport=transport, base_url="http://blockd/v1") as client:
+    with raw_client(node, "http://blockd/v1") as client:
         yield client
 
 

@@ -3,7 +3,6 @@
 import os
 import pwd
 
-import httpx
 import pytest
 
 from blockd.access import kept
@@ -11,7 +10,7 @@ from blockd.access.rules import Rule
 from blockd.api.client import ApiError, Client
 from blockd.cli import exits
 from tests.command import Blockd, Result
-from tests.fake_node import FakeNode
+from tests.fake_node import FakeNode, raw_client
 
 GiB = 1 << 30
 SHA256 = "ab" * 32
@@ -178,8 +177,7 @@ def test_two_changes_of_one_list_are_not_mixed(node: FakeNode) -> None:
     ids=str,
 )
 def test_bodies_that_make_no_sense_are_refused(node: FakeNode, body: dict[str, object]) -> None:
-    transport = httpx.HTTPTransport(uds=str(node.control))
-    with httpx.Client(transport=transport, base_url="http://blockd") as http:
+    with raw_client(node) as http:
         answer = http.put("/v1/volumes/vm1/access", json=body)
     assert answer.status_code == 422
     assert rules(node) is None

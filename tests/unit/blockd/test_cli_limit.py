@@ -1,12 +1,11 @@
 """`blockd volume limit` against a real control API: changes, what is shown, what is refused."""
 
-import httpx
 import pytest
 
 from blockd.api.limit_types import PREFIX, VolumeLimits
 from blockd.cli import exits
 from tests.command import Blockd
-from tests.fake_node import FakeNode
+from tests.fake_node import FakeNode, raw_client
 
 GiB = 1 << 30
 MIB = 1 << 20
@@ -109,8 +108,7 @@ def test_a_volume_that_is_deleted_takes_its_limits_along(node: FakeNode, blockd:
     ],
 )
 def test_the_api_refuses_what_it_does_not_know(node: FakeNode, body: object) -> None:
-    transport = httpx.HTTPTransport(uds=str(node.control))
-    with httpx.Client(transport=transport, base_url="http://blockd") as http:
+    with raw_client(node) as http:
         assert http.put("/v1/volumes/vm1/limits", json={"iops": 7}).status_code == 200
         assert http.put("/v1/volumes/vm1/limits", json=body).status_code == 422
         assert http.get("/v1/volumes/vm1/limits").json()["limits"]["iops"] == 7

@@ -17,7 +17,7 @@ from blockd.tls import TlsProvider, TlsSettings
 from tests.clients import FindTool, run_tool
 from tests.fakes import MemoryDevice
 from tests.nbd_client import NbdClient, OptionError, option, request
-from tests.served import LOOPS, Served, serving
+from tests.served import LONG_S, LOOPS, TIMEOUT_S, Served, serving
 from tests.tls_fixtures import TlsFiles, make_tls_files, write_psk_file
 
 MIB = 1 << 20
@@ -134,7 +134,7 @@ def test_plain_bytes_in_place_of_a_handshake_end_the_session(
 
 def test_plain_bytes_after_the_handshake_end_the_session(served: Served, client: NbdClient) -> None:
     plain = socket.socket(fileno=client.socket.detach())
-    plain.settimeout(10.0)
+    plain.settimeout(TIMEOUT_S)
     with plain:
         plain.sendall(request(wire.CMD_WRITE, 0, 4, payload=b"evil"))
         while plain.recv(4096):
@@ -160,11 +160,11 @@ def test_handshake_timeout_covers_the_tls_handshake(files: TlsFiles) -> None:
 
 
 def test_stop_says_goodbye_under_tls(served: Served, client: NbdClient) -> None:
-    stopping = served.begin(served.listener.stop(20.0))
+    stopping = served.begin(served.listener.stop(LONG_S))
     assert client.at_eof()
     assert isinstance(client.socket, ssl.SSLSocket)
     client.socket.unwrap().close()
-    stopping.result(5.0)
+    stopping.result(TIMEOUT_S)
 
 
 # --- who the client is --------------------------------------------------------------------------
@@ -253,10 +253,10 @@ def psk_handshake(
             stderr=subprocess.DEVNULL,
         )
         try:
-            listening.settimeout(10.0)
+            listening.settimeout(TIMEOUT_S)
             connection, _ = listening.accept()
             with connection:
-                connection.settimeout(10.0)
+                connection.settimeout(TIMEOUT_S)
                 channel = tls.channel()
                 try:
                     while not channel.established:

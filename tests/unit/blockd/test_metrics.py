@@ -18,7 +18,7 @@ from blockd.metrics.catalog import BOUNDS, DEFINITIONS
 from blockd.toml_decode import ConfigError
 from native import OP_READ, OP_WRITE, Reservation
 from tests.fake_cluster import INFO, N2, FakeCluster
-from tests.fake_node import FakeNode, serving
+from tests.fake_node import FakeNode, raw_client, serving
 
 MS = 1_000_000
 LOCAL = LocalVolume("vm1", True, 2, 3, (("n2", 0), ("n3", 17)), (("n3", 9, 1.0, 2.0),))
@@ -31,8 +31,7 @@ def node(tmp_path: Path) -> FakeNode:
 
 
 def scrape(node: FakeNode, accept: str = "") -> httpx.Response:
-    transport = httpx.HTTPTransport(uds=str(node.control))
-    with serving(node), httpx.Client(transport=transport, base_url="http://blockd") as client:
+    with serving(node), raw_client(node) as client:
         return client.get("/metrics", headers={"accept": accept} if accept else {})
 
 

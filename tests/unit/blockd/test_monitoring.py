@@ -5,13 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from blockd.metrics.catalog import DEFINITIONS
 from tests.clients import FindTool, run_tool
-from tests.fake_node import FakeNode, serving
+from tests.fake_node import FakeNode, raw_client, serving
 
 PACKAGING = Path(__file__).parents[3] / "packaging"
 PROMETHEUS = PACKAGING / "prometheus"
@@ -67,8 +66,7 @@ def test_promtool_has_nothing_to_say_of_a_scrape(client_tool: FindTool, tmp_path
     device = node.store.get("vm1")
     assert device is not None
     node.accounts.of(device, "nbd").record(0, 4096, False, 1000)
-    transport = httpx.HTTPTransport(uds=str(node.control))
-    with serving(node), httpx.Client(transport=transport, base_url="http://blockd") as client:
+    with serving(node), raw_client(node) as client:
         text = client.get("/metrics").text
     assert run_tool(client_tool("promtool"), "check", "metrics", stdin=text) == ""
 

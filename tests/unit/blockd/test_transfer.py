@@ -17,7 +17,7 @@ from blockd.api.client import ApiError, Client
 from blockd.cli import entry
 from blockd.cli.meter import LINE_EVERY_S, Meter, Pace, duration
 from blockd.cli.options import ENVIRONMENT
-from tests.fake_node import FakeNode
+from tests.fake_node import FakeNode, raw_client
 from tests.unit.volume.stream_rig import CHUNK, Site, boundaries
 from volume.errors import CorruptChunk
 from volume.stream_wire import break_frame
@@ -37,8 +37,7 @@ def versions(node: FakeNode) -> Site:
 
 @pytest.fixture
 def http(node: FakeNode) -> Iterator[httpx.Client]:
-    transport = httpx.HTTPTransport(uds=str(node.control))
-    with httpx.Client(transport=transport, base_url="http://blockd", timeout=30) as client:
+    with raw_client(node) as client:
         yield client
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from blockd.workers import Workers
 from tests import aio
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class Calls:

@@ -234,12 +234,12 @@ def test_a_stalled_sync_lets_others_write_and_does_not_cover_them() -> None:
 
     def hook() -> None:
         stalled.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
     disk.faults.add(Fault("sync", Stall(hook)))
     thread = threading.Thread(target=file.sync)
     thread.start()
-    assert stalled.wait(10)
+    assert stalled.wait(60)
     file.pwrite(b"during", 0)
     go_on.set()
     thread.join()

@@ -13,7 +13,7 @@ from volume.errors import StoreClosing, StoreSealed
 from volume.upkeep import Upkeep
 
 SIZE = 512 * KIB
-TIMEOUT_S = 20.0  # only a hang reaches it
+TIMEOUT_S = 60.0  # only a hang reaches it
 
 
 class Threads:
