@@ -13,7 +13,7 @@ from transport.peer import messages as m
 from transport.peer.policy import Policy
 
 SMALL = Policy(requests=4, request_bytes=16 << 20, waiting=16, waiting_bytes=16 << 20)
-TIMEOUT_S = 60.0
+TIMEOUT_S = 20.0
 
 weathers = st.builds(
     Weather,
