@@ -192,7 +192,7 @@ class MemberWorld:
                 block, number = wrote
                 self.acked[block] = max(number, self.acked.get(block, 0))
 
-        node.process.run(lambda: node._volume().submit([request], done))
+        node.process.run(lambda: node.volume.submit([request], done))
 
     def check(self, image: bytes) -> None:
         for block, number in self.acked.items():

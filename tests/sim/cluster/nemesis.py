@@ -14,6 +14,7 @@ from tests.sim.cluster.network import Network, Weather
 from tests.sim.cluster.node import Node, VolumeSpec
 from tests.sim.cluster.timeline import NS, Timeline
 from tests.sim.cluster.truth import Truth
+from tests.sim.cluster.versions import Versions
 from tests.sim.faults import Fail, Fault
 from tests.sim.world.plan import Act
 
@@ -49,6 +50,7 @@ class Surroundings(Protocol):
     nodes: dict[str, Node]
     truth: Truth
     spec: VolumeSpec
+    versions: Versions
 
     def primary(self) -> Node | None:
         """A node that serves the volume, or believes so."""
@@ -92,6 +94,9 @@ class Nemesis:
             "unreadable": self._unreadable,
             "replace": self._replace,
             "lose-disk": self._lose_disk,
+            "snapshot": world.versions.snapshot,
+            "drop-snapshot": world.versions.drop,
+            "resize": world.versions.resize,
         }
 
     def act(self, act: Act, rng: random.Random) -> None:

@@ -20,6 +20,7 @@ from tests.sim.cluster.plan import Shape
 from tests.sim.cluster.timeline import NodeClock, Process, Timeline
 from tests.sim.faults import Fault, FaultScript
 from tests.sim.simdisk import PowerCut
+from tests.sim.world.stamps import Violation
 from transport.group.acks import NodeId
 from transport.group.link import GroupPolicy
 from transport.group.member import Members
@@ -54,6 +55,12 @@ class VolumeSpec:
     queue_bytes: int
     """Records that a primary keeps for members that lag."""
     options: StoreOptions
+
+    def seen(self, image: bytes) -> bytes:
+        """What clients know of it: beyond what they were told the size is there are zeros."""
+        if any(image[self.size :]):
+            raise Violation("I8 nobody has written there, and it does not read as zeros")
+        return image[: self.size].ljust(self.size, b"\0")
 
     def members(self, nodes: Sequence[str]) -> tuple[str, ...]:
         return tuple(nodes[: self.shape.members])
@@ -391,7 +398,7 @@ class Node:
             return
         if session not in self._attached:
             self._attached.append(session)
-        self._volume().submit(batch, done)
+        self.volume.submit(batch, done)
 
     def _cut_clients(self) -> None:
         attached, self._attached = self._attached, []
@@ -401,7 +408,14 @@ class Node:
 
     # -- what the world looks at
 
-    def _volume(self) -> Volume:
+    @property
+    def store(self) -> Store:
+        """Of the process that runs."""
+        assert self.machine.store is not None
+        return self.machine.store
+
+    @property
+    def volume(self) -> Volume:
         replica = self.replica
         assert replica is not None
         return replica.volume
@@ -411,9 +425,14 @@ class Node:
         replica = self.replica
         return None if replica is None else replica.ends()[-1]
 
+    def names(self) -> dict[str, int]:
+        """The snapshots that this node has, and which records they are after."""
+        rows = self.store._history.snapshots(self.volume.record.number)
+        return {row.name: row.seq for row in rows}
+
     def image(self) -> bytes:
         """All bytes of the volume as this node has it, whatever it may answer to clients."""
-        volume = self._volume()
+        volume = self.volume
         gate = volume.gate
         assert gate is not None
         request = Request(OP_READ, 0, volume.size)
@@ -428,7 +447,7 @@ class Node:
             volume.core.gate_shut()
         disk.faults = faults
         assert isinstance(request.data, (bytes, bytearray)), request.message
-        return bytes(request.data)
+        return self.world.spec.seen(bytes(request.data))
 
     # -- what the nemesis and operators do
 

@@ -64,6 +64,16 @@ MEMBERS = Profile(
     every=5,
 )
 """In worlds that have a node to spare."""
+VERSIONS = Profile(
+    "versions",
+    {
+        **{"snapshot": 10, "drop-snapshot": 4, "resize": 5, "upkeep": 4, "kill": 2, "power-cut": 2},
+        **{"ambush": 3, "isolate": 2, "cut-off": 1, "swap": 1, "relapse": 1, "pause": 1, "move": 2},
+        **{"replace": 1, "etcd": 1, "strike": 1},
+    },
+    every=3,
+)
+"""Snapshots and sizes, while nodes come and go."""
 EVERYTHING = Profile(
     "everything",
     {
@@ -89,6 +99,7 @@ PROFILES: tuple[tuple[Profile, int], ...] = (
     (METASTORE, 2),
     (DISKS, 3),
     (MEMBERS, 3),
+    (VERSIONS, 3),
     (EVERYTHING, 6),
 )
 

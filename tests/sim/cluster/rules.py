@@ -20,8 +20,10 @@ from transport.group.primary import Primary
 from transport.group.takeover import Choice
 from transport.group.takeover_run import Takeover
 from volume import gate
+from volume.history import History, Undo
 from volume.meta import Meta
 from volume.metastore import Done, Lost, Outcome, Row
+from volume.noted import Notes
 from volume.replica import Replica
 from volume.seal import Seal
 
@@ -145,6 +147,33 @@ def _one_further(replica: Replica, epoch: int, after: int, limit: int) -> Any:
     return found
 
 
+# -- snapshots and sizes
+
+
+def _undone_but_for_names(history: Any, number: int, last: int) -> Undo:
+    return Undo((), (), (), tuple(at for at, _ in history.dropped_rows(number)), 0)
+
+
+_undo_of = History.undo_of
+
+
+def _dropped_for_good(history: Any, number: int, last: int) -> Undo:
+    return replace(_undo_of(history, number, last), back=(), missing=0)
+
+
+def _appended_only(notes: Any, volume: Any, epoch: int, records: memoryview) -> tuple[int, int]:
+    error, seq, _ = volume.core.append_records(epoch, records, notes._clock.now_ns(), True)
+    return error, seq
+
+
+_replace_head = Meta.replace_head
+
+
+def _with_its_size(meta: Meta, name: str, head: Any, size: int, *rest: Any, **more: Any) -> Any:
+    size = next(each.size for each in meta.volumes() if each.name == name)
+    return _replace_head(meta, name, head, size, *rest, **more)
+
+
 def _nothing(*_: Any) -> None:
     pass
 
@@ -235,6 +264,26 @@ RULES: Mapping[str, Rule] = {
     "a seal in memory": Rule(
         "a disk that has failed a sync is not used by the next process either",
         ((Meta, "seal", _nothing),),
+    ),
+    "what is undone leaves its names": Rule(
+        "a snapshot of a state that is undone is gone with it",
+        ((History, "undo_of", _undone_but_for_names),),
+    ),
+    "what was dropped is gone at once": Rule(
+        "a snapshot comes back when it is undone that it was dropped",
+        ((History, "undo_of", _dropped_for_good),),
+    ),
+    "members do nothing by a NOTE": Rule(
+        "what the primary does to names and sizes, every member does",
+        ((Notes, "take", _appended_only),),
+    ),
+    "a start does nothing by a NOTE": Rule(
+        "what the journal says of names and sizes, and meta/ does not, is done at a start",
+        ((Notes, "replay", _nothing),),
+    ),
+    "what is undone leaves its size": Rule(
+        "the size is that of the state gone back to",
+        ((Meta, "replace_head", _with_its_size),),
     ),
     "catching up skips a record": Rule(
         "a member that catches up gets every record",

@@ -12,6 +12,7 @@ from typing import Protocol
 from tests.sim.cluster.history import History
 from tests.sim.cluster.metastore import SimMetaStore
 from tests.sim.cluster.node import Node, VolumeSpec
+from tests.sim.cluster.versions import Versions
 from tests.sim.world.stamps import Violation
 from volume.metastore import ClusterRecords, Done, Stored, Transaction
 from volume.metastore_records import ClusterRecord, GroupState, Mode, VolumeGroup
@@ -27,6 +28,7 @@ class Surroundings(Protocol):
     metastore: SimMetaStore
     history: History
     spec: VolumeSpec
+    versions: Versions
 
     def note(self, what: str) -> None: ...
     def count(self, what: str) -> None: ...
@@ -95,21 +97,24 @@ class Truth:
             self._world.note(f"{node.name[:4]} has {end} of {before}")
             self._harmed[node.name] = max(before, self._harmed.get(node.name, before))
 
-    def opened(self, epoch: int, image: bytes, asked: Collection[str]) -> None:
-        """A node begins to serve; `asked`: members whose promises told it what the volume is."""
+    def opened(self, epoch: int, image: bytes, asked: Collection[str]) -> bool | None:
+        """A node begins to serve; `asked`: members whose promises told it what the volume is.
+        Whether all that was acknowledged has to be in it; None: it has no say any more."""
         world, shape = self._world, self._world.spec.shape
         if epoch <= self._newest_epoch:
-            return  # too late: what it shows is stale, which clients will notice
+            return None  # too late: what it shows is stale, which clients will notice
         self._newest_epoch = epoch
         members = self.members
         misled = [each for each in asked if each in self._harmed]
         lost = [each for each in members if each not in asked or each in self._harmed]
-        if shape.mode is Mode.MIRROR and misled and len(lost) >= shape.wanted:
+        whole = not (shape.mode is Mode.MIRROR and misled and len(lost) >= shape.wanted)
+        if not whole:
             world.count("opened after loss")
             world.history.taken_over_after_loss(image)
         else:
             world.history.taken_over(image)
         self._recovered()
+        return whole
 
     def _recovered(self) -> None:
         """Who has again what it had lost?"""
@@ -205,3 +210,5 @@ class Truth:
         for name in members:
             if world.nodes[name].image() != image:
                 raise Violation(f"I10 {name[:4]} has another volume than {primary.name[:4]}")
+        others = [world.nodes[name] for name in members if name != primary.name]
+        world.versions.last_look([primary, *others])

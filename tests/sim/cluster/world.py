@@ -29,6 +29,7 @@ from tests.sim.cluster.node import Node, VolumeSpec
 from tests.sim.cluster.rules import broken_rule
 from tests.sim.cluster.timeline import Timeline
 from tests.sim.cluster.truth import Truth
+from tests.sim.cluster.versions import Versions
 from tests.sim.store_rig import KIB
 from tests.sim.world.plan import NEMESIS, Act, Plan
 from tests.sim.world.stamps import Violation
@@ -77,6 +78,7 @@ class ClusterWorld:
         self.history = History(SIZE)
         self.nodes = {name: Node(self, name) for name in self.names}
         self.truth = Truth(self)
+        self.versions = Versions(self)
         self.nemesis = Nemesis(self, plans.CLIENTS)
         self.clients = {name: Client(self, name, plan.of(name), PAUSE_S) for name in plans.CLIENTS}
         self._tell = tell
@@ -158,7 +160,9 @@ class ClusterWorld:
         """A node begins to serve the volume, which reads as `image`."""
         self.note(f"{node.name[:4]} serves epoch {epoch}")
         self.count("opened")
-        self.truth.opened(epoch, image, node.promises[epoch])
+        whole = self.truth.opened(epoch, image, node.promises[epoch])
+        if whole is not None:
+            self.versions.opened(node, whole=whole)
         self.nemesis.happened("opened", [node.name])
 
     def _carried(self, source: str, target: str, frames: Frames) -> None:

@@ -208,7 +208,7 @@ def test_who_comes_to_a_volume_that_was_resized_gets_it_as_it_is_now() -> None:
     def resize(size: int) -> None:
         store = primary.machine.store
         assert store is not None
-        notes, volume = store._notes, primary._volume()
+        notes, volume = store._notes, primary.volume
 
         def note() -> None:
             notes.resize(volume, size, force=False)
