@@ -248,7 +248,8 @@ class Daemon:
 
     def _cut_off(self, volume: str, why: str) -> None:
         """Another node serves `volume` from now on: its NBD clients here have to go there. iSCSI
-        sessions stay, on standby; they are told by `paths_changed`."""
+        sessions stay, on standby; they are told by `paths_changed`. Or it goes back to a version:
+        then these stay in the way until they log out."""
         if self._listener is None or self._iscsi is None:
             return
         ids = [each.id for each in self.connections() if each.export == volume]
@@ -381,7 +382,9 @@ class Daemon:
             yield None
             return
         loop = asyncio.get_running_loop()
-        node.cut_with(lambda *what: _post(loop, self._cut_off, *what))
+        cut = partial(_post, loop, self._cut_off)
+        node.cut_with(cut)
+        self.store.versions.cut_with(cut)
         node.lists_with(partial(_take, loop, self.access))
         node.limits_with(self.rate_limits)
         self.access.share_by(node.share)

@@ -289,12 +289,14 @@ class Journal:
         64 KiB). BlockingIOError when no segment is ready."""
 
     def append_notes(
-        self, notes: list[tuple[VolumeCore, bytes]], now_ns: int, /
+        self, notes: list[tuple[VolumeCore, bytes]], now_ns: int, retired: bool = False, /
     ) -> list[tuple[int, int]]:
         """Append a NOTE to each volume, all at one moment: (lsn, seq) of each. Of a payload
         native/src/record.h has the head. BlockingIOError when no segment is ready; ESHUTDOWN: a
         volume's gate is shut; EINVAL: it has another size than a NOTE says. Then there is none of
-        them; fewer than were asked for: the journal has no room for the others."""
+        them; fewer than were asked for: the journal has no room for the others. `retired`: the
+        volumes are, else ESHUTDOWN; a RESTORE is for these alone, and while nothing is frozen
+        there (EBUSY)."""
 
     def append_head(
         self, number: int, epoch: int, seq: int, payload: bytes, now_ns: int, /

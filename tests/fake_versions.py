@@ -3,7 +3,7 @@
 There is no history behind it: a test says what a log or a diff shows (`logs`, `extents`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -147,6 +147,9 @@ class FakeVersions:
         ]
         more = len(found) > limit
         return VersionLog(volume, tuple(found[:limit]), more, self.window_start_ns)
+
+    def cut_with(self, cut: Callable[[str, str], None]) -> None:
+        """No volume here is one that several nodes have."""
 
     def restore(self, volume: str, ref: str, *, force: bool = False) -> RestoreInfo:
         info = self._store.info(volume)

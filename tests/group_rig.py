@@ -6,6 +6,7 @@ given it up; its answer comes or is lost. That is what a session may do (transpo
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from native import OP_WRITE, Request
@@ -31,7 +32,7 @@ from transport.group.primary import Primary
 from transport.group.takeover import choose
 from transport.peer import messages as m
 from transport.peer.wire import Envelope, Message, decode, encode
-from volume.errors import VolumeError
+from volume.errors import CannotRestore, JournalFull, NoSuchVersion, NotPrimary, VolumeError
 from volume.metastore_records import Mode
 from volume.options import StoreOptions
 from volume.replica import Replica
@@ -142,6 +143,8 @@ class Group:
         self.cut_off: set[NodeId] = set()
         self.writes: dict[tuple[int, int], tuple[int, bytes]] = {}
         """(offset, data) of each record that there ever was, by epoch and seq."""
+        self.restores: dict[tuple[int, int], int] = {}
+        """Which seq was gone back to by a record that is no write."""
         self.acked = self.durable = 0
         self.shown: list[int] = []
         """What clients were told of is never gone again: the epoch of each record, by seq..."""
@@ -208,6 +211,27 @@ class Group:
         assert self.writes.setdefault((self.primary.epoch, seq), (offset, data))[1] is data
         self._add(self.primary.appended(seq, self.now))
         return True
+
+    def restore(self, to: int, name: str | None = None) -> bool:
+        """Go back to record `to`, with a name for what the volume is now."""
+        node, rig = self.node, self.node.rig
+        rig.settle()
+        if node.ready < 2:
+            return False
+        volume, before = node.replica.volume, self.seq
+        seq = 0
+        with (
+            suppress(NoSuchVersion, CannotRestore, JournalFull, NotPrimary),
+            rig.store.versions.settled(f"vm1@seq:{to}") as (record, row),
+        ):
+            seq = rig.store._notes.restore(volume, row, record.uuid, name)
+        for each in range(before + 1, self.seq + 1):
+            self.writes[self.primary.epoch, each] = (0, b"")
+        if seq:
+            self.restores[self.primary.epoch, seq] = to
+        if self.seq > before:
+            self._add(self.primary.appended(self.seq, self.now))
+        return seq > 0
 
     def flush(self) -> None:
         self._add(self.primary.flush(self.seq, self.now))
@@ -349,7 +373,8 @@ class Group:
         for task in choice.tasks:
             if task.member == me:
                 assert task.keep is not None
-                self._mend(me, epoch, task.keep, choice.source)
+                if not self._mend(me, epoch, task.keep, choice.source):
+                    return self.take_over(choice.source, asked)  # as it asks that one to
         assert self.node.replica.held[0] == choice.chain.seq
         records = epochs(choice.chain)
         assert records[: len(self.flushed)] == self.flushed
@@ -359,7 +384,8 @@ class Group:
         self._begin(epoch)
         return True
 
-    def _mend(self, me: NodeId, epoch: int, keep: tuple[int, int], source: NodeId) -> None:
+    def _mend(self, me: NodeId, epoch: int, keep: tuple[int, int], source: NodeId) -> bool:
+        """False: it lacks a state that a record goes back to."""
         own = self.nodes[me]
         assert isinstance(own.answer(m.Undo(VOLUME, epoch, *keep), self.now), m.Ack)
         while True:
@@ -367,11 +393,13 @@ class Group:
             assert isinstance(log, m.Log), log
             if not log.payload:
                 assert not log.more
-                return
+                return True
             append = m.Append(
                 *(VOLUME, epoch, log.epoch, log.first_seq, log.last_seq, 1, log.payload)
             )
             answer = own.answer(append, self.now)
+            if isinstance(answer, m.Error) and (answer.code, answer.detail) == (m.Code.GAP, 0):
+                return False
             assert isinstance(answer, m.Ack), answer
             own.rig.settle()
             keep = (log.epoch, answer.received)
@@ -385,10 +413,14 @@ class Group:
 
     def expected(self, chain: Chain) -> bytes:
         image = bytearray(SIZE)
+        images = [bytes(image)]
         for seq, epoch in enumerate(epochs(chain), 1):
             offset, data = self.writes[epoch, seq]
             image[offset : offset + len(data)] = data
-        return bytes(image)
+            if (to := self.restores.get((epoch, seq))) is not None:
+                image = bytearray(images[to])
+            images.append(bytes(image))
+        return images[-1]
 
     def content(self, node: Node) -> bytes:
         """What a member's volume holds, as one who opens it after all reads it."""

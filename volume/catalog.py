@@ -503,18 +503,23 @@ class Catalog:
                 )
         history.note_later(points, snapshots, point.lsn)
 
-    def replace_head(self, volume: Volume, row: VersionRow, kept: str | None) -> VolumeInfo:
+    def replace_head(
+        self, volume: Volume, row: VersionRow, kept: str | None, at: int | None = None
+    ) -> VolumeInfo:
         """Make `row`, which is in chunks, the head of `volume`; durable on return, all or nothing.
 
-        What it was becomes snapshot `kept`, or a version without a name. Clients of the volume get
+        What it was becomes snapshot `kept`, unless it is that at seq `at` already, or a version
+        without a name. Clients of the volume get
         ESHUTDOWN from here on: what they have in their caches is not the volume's any more. The
         lock is held."""
         self._alone(volume.name, "restore")
         self._seal.sync_journal()  # most of it, while clients still write
         with self.naming:
-            return self._replace_head(volume, row, kept)
+            return self._replace_head(volume, row, kept, at)
 
-    def _replace_head(self, volume: Volume, row: VersionRow, kept: str | None) -> VolumeInfo:
+    def _replace_head(
+        self, volume: Volume, row: VersionRow, kept: str | None, at: int | None
+    ) -> VolumeInfo:
         record = volume.record
         number = record.number
         volume.core.retire()  # no write is acknowledged from here on
@@ -526,7 +531,8 @@ class Catalog:
             fail_point("restore.synced")
             old = VersionRow(number, seq, record.epoch, next_lsn - 1, now_ns, record.size)
             points = [] if self._history.version(number, seq) else [old]
-            names = [] if kept is None else [SnapshotRow(number, kept, seq, now_ns)]
+            named = kept is None or at == seq
+            names = [] if named or kept is None else [SnapshotRow(number, kept, seq, now_ns)]
             head = Head(row.commit, row.root, row.height, seq + 1)
             new = VersionRow(
                 *(number, seq + 1, record.epoch + 1, next_lsn - 1, now_ns, row.size, 0),
@@ -547,6 +553,26 @@ class Catalog:
         self.protect(row)
         log.info("volume has another head volume=%s from_seq=%d kept=%s", record.name, seq, kept)
         return self.info_of(successor)
+
+    def go_back(self, volume: Volume, row: VersionRow, seq: int, lsn: int) -> None:
+        """Record `seq` of a volume that other nodes have as well, `lsn` of the journal, which is
+        synced, has made it what `row` is, a version in chunks of it or of another volume: that
+        becomes its head, and a version of its own. Durable on return, all or nothing. Nothing is
+        hot in it but what came behind that record. Both locks are held."""
+        record = volume.record
+        head = Head(row.commit, row.root, row.height, seq)
+        new = VersionRow(
+            *(record.number, seq, record.epoch, lsn, self._parts.clock.now_ns(), row.size, 0),
+            *(row.commit, row.root, row.height),
+        )
+        puts = versions_put([new])
+        record = self._meta.replace_head(record.name, head, row.size, puts, epoch=record.epoch)
+        fail_point("restore.replaced")
+        self._append_head(record)
+        volume.move_head(record)
+        self._parts.table.drop_volume(record.number)
+        volume.core.resize(row.size)
+        self.protect(row)
 
     def rewind(
         self,

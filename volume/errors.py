@@ -12,6 +12,7 @@
       StoreSealed   StoreClosing  DirectoryLocked  UnknownFormat
       MetaLost  OldMeta
       VolumeReplicated
+      CannotRestore
       ReplicaError
         StaleEpoch  MissingRecords  OtherRecords  BadRecords
       CorruptData
@@ -227,8 +228,6 @@ class OldMeta(VolumeError):
 
 
 _WAYS_OUT = {
-    "restore": "; clone the version you want (`blockd volume clone`), and copy from there what is "
-    "to be as it was",
     "delete": "; ask its primary, which `blockd cluster status` names",
     "rename": "; ask its primary, which `blockd cluster status` names",
 }
@@ -256,6 +255,15 @@ class NotPrimary(VolumeError):
             f"volume {name}: this node is not its primary now; ask that one: `blockd cluster "
             "status` says which it is"
         )
+
+
+class CannotRestore(VolumeError):
+    """A volume that several nodes have stays as it is."""
+
+    code = "cannot_restore"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"volume {name}: stays as it is: {why}")
 
 
 class MixedGroup(VolumeError):

@@ -184,6 +184,8 @@ class RestoreInfo:
     restored_seq: int
     kept: str
     """Snapshot of the state before."""
+    had_name: bool = False
+    """That snapshot was there before; else it was made for this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ members that have the same records have the same names and sizes.
     DROP, PIN  the journal is synced; then the row, and its old one under the seq of the NOTE
     SETTLED    these old rows go: until then an undo puts them back (`Catalog.rewind`)
     RESIZE     a point for the state before; the journal is synced; then the volume's size
+    RESTORE    the journal is synced; then the version it names is the head, and one of its own
 
 A crash before the row is written finds the NOTE in the journal at the start, or neither. What is
 undone takes its NOTEs along: names of states behind the common point go, those that were dropped
@@ -17,6 +18,22 @@ SETTLED is appended by the primary once W nodes have all before it on their disk
 it behind it is in every state that a takeover can choose. Until then what was dropped keeps its
 chunks.
 
+Going back to a version is two records of one moment: SNAPSHOT, which names the state before, and
+RESTORE, which says which state is gone back to: its volume, seq and tree. It is in chunks before
+RESTORE is appended, on the primary as on each member; a member that has no such state, or another
+one at that seq, does not append the record: it is copied to (`volume.replica`). So a start that
+finds RESTORE in the journal and not in `meta/` has the version to do it with.
+
+    step of a RESTORE                         a crash right after it leaves
+    the version is in chunks                  nothing has changed
+    clients are gone, no write is taken       the same
+    both records are in the journal           what W nodes have, or a takeover undoes; a start does
+                                              what they say
+    the journal is synced                     the same, after a power cut too
+    head, size and version row, one           the state gone back to; the state before has its name
+    transaction of `meta/`                    from the journal
+    writes are taken                          the same
+
 Any thread. Locks: the catalog's, then `naming`; the upkeep thread tends.
 """
 
@@ -25,24 +42,27 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from errno import EINVAL, ENOSPC, ESHUTDOWN
+from errno import EINVAL, EIO, ENOSPC, ESHUTDOWN
 from typing import Final
 
 from native import OP_FLUSH, OP_WRITE, Journal, Request
 from volume.catalog import Catalog, check_sizes
 from volume.disk import Clock
 from volume.errors import (
+    CannotRestore,
+    CorruptJournal,
     JournalFull,
     NoSuchVersion,
     NotConfirmed,
     NotPrimary,
     ShrinkRefused,
     SnapshotExists,
+    VolumeBusy,
     VolumeError,
 )
 from volume.history import History, SnapshotRow, VersionRow
 from volume.meta import Meta
-from volume.notes import Kind, Note, decode
+from volume.notes import Kind, Note, Source, decode
 from volume.seal import Seal
 from volume.sites import fail_point
 from volume.volume import Volume
@@ -137,6 +157,47 @@ class Notes:
             log.info("volume resized volume=%s size=%d", volume.name, size)
             return seq
 
+    def restore(
+        self, volume: Volume, row: VersionRow, of: bytes, kept: str | None, at: int | None = None
+    ) -> int:
+        """Make `volume` what `row` is, a version in chunks of the volume with id `of`, and name
+        what it is now `kept`, None: nothing; the seq that W nodes have to have. Between rounds.
+        `at`: its state has that name, if it is at that seq still.
+
+        VolumeBusy, NotPrimary, JournalFull, CannotRestore: nothing has changed."""
+        with self._locked():
+            if volume.deleted or volume.core.state()[6]:
+                raise CannotRestore(
+                    volume.name,
+                    "what was written to it before is not in chunks yet; try again, and see "
+                    "`blockd status`",
+                )
+            note = replace(
+                self._note(volume, Kind.RESTORE),
+                size=row.size,
+                up_to=row.seq,
+                source=Source(of, row.root, row.height),
+            )
+            notes = [note]
+            if kept is not None and at is None:
+                notes.insert(0, replace(self._note(volume, Kind.SNAPSHOT), name=kept))
+            volume.core.retire()  # no write is acknowledged from here on
+            before = volume.core.state()[0]
+            try:
+                if volume.clients:
+                    raise VolumeBusy(volume.name, volume.clients)
+                if at not in (None, before):
+                    raise CannotRestore(volume.name, "it was written to meanwhile; try again")
+                fail_point("restore.retired")
+                seqs = self._append([volume] * len(notes), notes, retired=True)
+                if len(seqs) < len(notes):
+                    raise JournalFull(f"volume {volume.name}: the journal is full; try again later")
+            finally:
+                # A RESTORE that could not be carried out has sealed the store, and stays shut.
+                if self._seal.reason is None or volume.core.state()[0] == before:
+                    volume.core.revive()
+            return seqs[-1]
+
     def confirm(self, volume: Volume, seq: int, what: str, *, durable: bool) -> None:
         """Wait until W nodes have record `seq` in their journals, or on their disks. NotPrimary,
         NotConfirmed: it may have happened."""
@@ -173,7 +234,9 @@ class Notes:
             self._seal.check()
             yield
 
-    def _append(self, volumes: Sequence[Volume], notes: Sequence[Note]) -> list[int]:
+    def _append(
+        self, volumes: Sequence[Volume], notes: Sequence[Note], *, retired: bool = False
+    ) -> list[int]:
         """Append notes, at one moment, and do what they say; their seqs. Fewer than there are:
         there is no room for the others."""
         for volume in volumes:
@@ -183,7 +246,7 @@ class Notes:
             (volume.core, note.encode()) for volume, note in zip(volumes, notes, strict=True)
         ]
         try:
-            places = self._journal.append_notes(records, self._clock.now_ns())
+            places = self._journal.append_notes(records, self._clock.now_ns(), retired)
         except BlockingIOError:
             raise JournalFull(
                 f"volume {volumes[0].name}: the journal is full; try again later"
@@ -244,6 +307,8 @@ class Notes:
                 history.settled(number, note.up_to, lsn)
             case Kind.RESIZE:
                 self._resize(volume, note, seq, lsn)
+            case Kind.RESTORE:
+                self._restore(volume, note, seq, lsn)
 
     def _resize(self, volume: Volume, note: Note, seq: int, lsn: int) -> None:
         number, history = volume.record.number, self._history
@@ -266,9 +331,45 @@ class Notes:
         self._catalog.unrecorded.add(number)
         volume.core.resize(note.size)
 
+    def state_of(self, source: Source, seq: int, size: int) -> VersionRow | None:
+        """The version in chunks that a RESTORE names; None: it is not here, or another one is."""
+        for volume in self._catalog.unlocked():
+            if volume.record.uuid != source.volume:
+                continue
+            row = self._history.version(volume.record.number, seq)
+            if row is not None and (row.root, row.height, row.size) == (
+                source.root,
+                source.height,
+                size,
+            ):
+                return row
+        return None
+
+    def _restore(self, volume: Volume, note: Note, seq: int, lsn: int) -> None:
+        if volume.record.head.seq >= seq:
+            return  # at a start: the head has it
+        assert note.source is not None
+        self._seal.sync_journal()
+        fail_point("restore.synced")
+        row = self.state_of(note.source, note.up_to, note.size)
+        if row is None:
+            what = (
+                f"volume {volume.name}: record {seq} takes it back to seq:{note.up_to} of volume "
+                f"{note.source.volume.hex()}, which is not here any more"
+            )
+            self._seal.close(OSError(EIO, what))
+            raise CorruptJournal(what)
+        try:
+            self._catalog.go_back(volume, row, seq, lsn)
+        except (VolumeError, OSError) as error:  # the record stands: a start does what it says
+            why = f"volume {volume.name}: the version it goes back to is not kept, {error}"
+            self._seal.close(OSError(ENOSPC, why))
+            raise
+        log.info("volume restored volume=%s seq=%d to=%d", volume.name, seq, note.up_to)
+
     def _tell(self, note: Note) -> None:
         """Who has work by it."""
         if note.kind is Kind.SETTLED:
             self._dropped()
-        elif note.kind in (Kind.SNAPSHOT, Kind.RESIZE):
+        elif note.kind in (Kind.SNAPSHOT, Kind.RESIZE, Kind.RESTORE):
             self._wake()

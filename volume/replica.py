@@ -66,8 +66,10 @@ from volume.history import (
 from volume.layout import ChunkId
 from volume.namedstates import NamedState
 from volume.noted import Notes
+from volume.notes import Note, Source
 from volume.notes import decode as decode_note
 from volume.past import PastVersions
+from volume.receive import Submit
 from volume.replicacopy import Copies, Heard, Landing, Step, Target
 from volume.replicarow import Row, row_name
 from volume.scheduler import Scheduler
@@ -131,7 +133,7 @@ class ReplicaParts:
     clock: Clock
     scheduler: Scheduler
     transfers: Transfers
-    between_rounds: Callable[[Callable[[], None]], None]
+    between_rounds: Submit
     """Run a call while no destage round is under way."""
     round_stands: Callable[[], bool]
     """Whether a round has failed and is to be tried again."""
@@ -394,10 +396,36 @@ class Replica:
             except (CorruptJournal, InvalidSize) as unknown:
                 raise BadRecords(self.name, str(unknown)) from unknown
             data = data[at:]
-            error, seq = self._parts.notes.take(self._volume, written, data)
+            if told.source is None:
+                error, seq = self._parts.notes.take(self._volume, written, data)
+            else:
+                error, seq = self._go_back(written, told, told.source, data)
             if error:
                 return error, seq
         return EAGAIN, self._seq()
+
+    def _go_back(
+        self, written: int, told: Note, source: Source, data: memoryview
+    ) -> tuple[int, int]:
+        """Append a RESTORE and do what it says, once the state that it names is in chunks here.
+        NoSuchVersion: it is not here, so all of the volume has to be sent."""
+        parts, ref = self._parts, f"seq:{told.up_to}"
+        names = [each.name for each in parts.catalog.all() if each.uuid == source.volume]
+        if not names:
+            raise NoSuchVersion(self.name, ref, f"volume {source.volume.hex()} is not here")
+
+        def take() -> tuple[int, int]:
+            self._check_rounds()
+            if self._volume.core.state()[6]:  # it is stuck, on damage
+                raise ReplicaError(
+                    f"volume {self.name}: it cannot go back while it is not destaged"
+                )
+            return parts.notes.take(self._volume, written, data)
+
+        with parts.versions.settled(f"{names[0]}@{ref}"):
+            if parts.notes.state_of(source, told.up_to, told.size) is None:
+                raise NoSuchVersion(self.name, ref, "another state is here than at the primary")
+            return parts.between_rounds(take)
 
     @contextmanager
     def at_once(self) -> Iterator[bool]:

@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from native import Journal, PlaceTable
 from volume import codecs, layout, retention
@@ -86,6 +86,8 @@ from volume.versions import Versions
 from volume.volume import Volume
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 META_MAP_BYTES = 16 * 1024 * 1024
 INDEX_MAP_BYTES = 256 * 1024 * 1024
@@ -230,6 +232,9 @@ class Store:
         def settle(number: int, seq: int, timeout_s: float = float("inf")) -> None:
             self.upkeep.settle(number, seq, timeout_s)
 
+        def between_rounds(call: Callable[[], T]) -> T:
+            return self.upkeep.submit(call)
+
         opened = OpenVersions(past, logs, self._table, self._reader, clock, compare)
         self._catalog = Catalog(
             Machinery(
@@ -296,6 +301,8 @@ class Store:
             self._seal,
             settle=settle,
             dropped=lambda: self.upkeep.dropped(),
+            notes=self._notes,
+            between_rounds=between_rounds,
         )
         self.upkeep = Upkeep(
             Upkept(

@@ -6,6 +6,7 @@ log. A version that is to stay (a clone's beginning, a restored head, what is se
 chunks already, a clone is one transaction, whatever its size.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,8 +18,9 @@ from volume.catalog import Catalog
 from volume.changes import Changes, ChangeTracker, Look
 from volume.diff import Side, changed_extents
 from volume.disk import Clock
-from volume.errors import InvalidSize, NoSuchVersion, VolumeBusy, VolumeError
+from volume.errors import InvalidSize, NoSuchVersion, NotPrimary, VolumeBusy, VolumeError
 from volume.history import History, VersionRow
+from volume.layout import ChunkId
 from volume.logreader import LogRecord
 from volume.manifest import Manifests
 from volume.meta import VolumeRecord
@@ -30,12 +32,16 @@ from volume.model import (
     VersionLog,
     VolumeInfo,
 )
+from volume.noted import Notes
 from volume.past import OpenVersions, PastVersions, PastVolume, Version
+from volume.receive import Submit
 from volume.refs import CommitRef, HeadRef, Ref, SeqRef, SnapshotRef, TimeRef
 from volume.seal import Seal
 from volume.volume import Volume
 
 SETTLE_S = 5.0  # for a snapshot that somebody opens, to come into chunks
+CUT_LOOK_S = 0.01  # between looks whether clients that are cut off are gone
+CUT_LOOKS = 1000
 MAX_LOG = 100_000  # versions in one answer
 _RECORD_KINDS = {1: "write", 2: "unmap", 3: "zero", 7: "clone"}  # ops of journal records
 
@@ -61,9 +67,12 @@ class Versions:
         seal: Seal,
         settle: Settle,
         dropped: Callable[[], None],
+        notes: Notes,
+        between_rounds: Submit,
     ) -> None:
         """`settle`: run destage rounds until a point is in chunks or the time is over, or raise;
-        `dropped()`: a policy has changed, so that versions may go."""
+        `dropped()`: a policy has changed, so that versions may go; `between_rounds`: run a call
+        while no round is under way."""
         self._catalog = catalog
         self._history = history
         self._past = past
@@ -74,6 +83,14 @@ class Versions:
         self._seal = seal
         self._settle = settle
         self._dropped = dropped
+        self._notes = notes
+        self._between_rounds = between_rounds
+        self._cut: Callable[[str, str], None] = lambda volume, why: None
+
+    def cut_with(self, cut: Callable[[str, str], None]) -> None:
+        """Call this with a volume's name, and why, when its clients have to go. It does not wait;
+        any thread."""
+        self._cut = cut
 
     # -- finding
 
@@ -256,17 +273,65 @@ class Versions:
 
         The state before is kept as a snapshot. VolumeBusy while the volume is attached, unless
         `force`: its clients then get ESHUTDOWN, as what they have cached is not true any more."""
-        self._check_free(self._catalog.named(volume), force)
+        mirrored = self._catalog.named(volume)
+        self._check_free(mirrored, force)
         parsed = refs.parse_version(volume, ref, self._clock.now_ns())
+        if self._catalog.is_replicated(mirrored):
+            return self._restore_mirrored(mirrored, parsed, force)
         with self._in_chunks(parsed) as (_, row), self._catalog.lock:
             self._seal.check()
             found = self._catalog.named(volume)
             if found.record.number != row.number:
                 raise NoSuchVersion(volume, ref, "the volume was deleted meanwhile")
             self._check_free(found, force)
-            kept = self._free_name(row.number, f"before-restore-{found.core.state()[0]}")
-            info = self._catalog.replace_head(found, row, kept)
-        return RestoreInfo(info, row.seq, kept)
+            kept, at = self._kept(found)
+            info = self._catalog.replace_head(found, row, kept, at)
+        return RestoreInfo(info, row.seq, kept, at is not None)
+
+    def _restore_mirrored(self, volume: Volume, ref: Ref, force: bool) -> RestoreInfo:
+        """As `restore`, of a volume that other nodes have as well: W of them have it on their disks
+        on return. Clients are cut off, and gone, before anything changes. NotPrimary,
+        NotConfirmed."""
+        if volume.gate is None or volume.gate.shut:
+            raise NotPrimary(volume.name)
+        with self._in_chunks(ref) as (record, row):
+            try:
+                if volume.clients:
+                    self._cut_off(volume)
+                kept, at, seq = self._between_rounds(lambda: self._go_back(volume, record, row))
+            except BaseException:
+                if self._seal.reason is None and not volume.deleted:
+                    volume.core.revive()
+                raise
+        self._notes.confirm(volume, seq, f"its restore to {ref}", durable=True)
+        return RestoreInfo(self._catalog.info_of(volume), row.seq, kept, at is not None)
+
+    def _go_back(
+        self, volume: Volume, record: VolumeRecord, row: VersionRow
+    ) -> tuple[str, int | None, int]:
+        kept, at = self._kept(volume)
+        return kept, at, self._notes.restore(volume, row, record.uuid, kept, at)
+
+    def _cut_off(self, volume: Volume) -> None:
+        """Nobody is attached, once, while nothing is read or written. VolumeBusy."""
+        volume.core.retire()
+        self._cut(volume.name, "it goes back to an earlier state")
+        for _ in range(CUT_LOOKS):
+            if not volume.clients:
+                return
+            time.sleep(CUT_LOOK_S)
+        raise VolumeBusy(volume.name, volume.clients)
+
+    def _kept(self, volume: Volume) -> tuple[str, int | None]:
+        """A name for a volume's state of now; with the seq at which it has that one already."""
+        number, seq = volume.record.number, volume.core.state()[0]
+        same = self._history.version(number, seq)
+        for each in self._history.snapshots(number):
+            row = None if same is None else self._history.version(number, each.seq)
+            is_it = each.seq == seq or (row and same and _tree(row) == _tree(same))
+            if is_it and not each.scheduled:  # a schedule may drop its own soon
+                return each.name, seq
+        return self._free_name(number, f"before-restore-{seq}"), None
 
     def _free_name(self, number: int, wanted: str) -> str:
         """A name for a snapshot that no other one of the volume has."""
@@ -352,6 +417,10 @@ class Versions:
             self._history.put_settings(number, settings)
             self._dropped()
             return HistoryPolicy(settings.window_s, settings.keep)
+
+
+def _tree(row: VersionRow) -> tuple[ChunkId, int, int]:
+    return row.root, row.height, row.size
 
 
 def side_of(version: Version) -> Side:

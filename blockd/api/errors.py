@@ -66,6 +66,7 @@ HTTP_STATUS = {
     "no_number_left": 409,
     "volume_replicated": 409,
     "not_primary": 409,
+    "cannot_restore": 409,
     "mixed_group": 422,
     "not_confirmed": 503,
     "cannot_move": 409,

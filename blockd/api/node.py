@@ -4,7 +4,7 @@
 `blockd.daemon.Daemon` satisfies `Node`; its calls are quick and belong to the event loop's thread.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Protocol
 
 from blockd.access.book import AccessBook
@@ -78,6 +78,9 @@ class Versions(Protocol):
     """Every recoverable state of the volumes. Refs are explained in `volume.refs`."""
 
     def log(self, volume: str, *, limit: int = ..., writes: bool = False) -> VersionLog: ...
+    def cut_with(self, cut: Callable[[str, str], None]) -> None:
+        """Call this with a volume's name, and why, when its clients have to go. Any thread."""
+
     def restore(self, volume: str, ref: str, *, force: bool = False) -> RestoreInfo: ...
     def clone(self, source: str, name: str) -> VolumeInfo: ...
     def diff(self, old: str, new: str, *, limit: int | None = None) -> DiffInfo:

@@ -42,6 +42,7 @@ EXIT_CODE = {
     "volume_has_snapshots": CONFLICT,
     "volume_replicated": CONFLICT,
     "not_primary": CONFLICT,
+    "cannot_restore": CONFLICT,
     "mixed_group": USAGE,
     "versions_busy": CONFLICT,
     "snapshot_exists": CONFLICT,

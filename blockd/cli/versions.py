@@ -166,7 +166,8 @@ def restore(
         return
     kept = done.kept.removeprefix(f"{volume}@")
     print(f"volume {volume} is as it was at {ref} (seq {done.restored_seq})")
-    print(f"the state before is kept as {volume}@{kept}; undo: ", end="")
+    keeps = "has a name already," if done.had_name else "is kept as"
+    print(f"the state before {keeps} {volume}@{kept}; undo: ", end="")
     print(f"blockd volume restore {volume} --to {kept}")
 
 

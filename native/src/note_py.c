@@ -19,21 +19,35 @@ struct note_item {
 };
 
 /* Why it cannot be appended now; 0 when it can. The journal's lock is held. */
-static int refusal(const struct note_item *item)
+static int refusal(const struct note_item *item, bool retired)
 {
     const struct bd_volume *volume = item->volume;
-    if (volume->retired || (volume->gate != NULL && atomic_load(&volume->gate->shut)))
+    if (volume->retired != retired || (volume->gate != NULL && atomic_load(&volume->gate->shut)))
         return -ESHUTDOWN;
+    if (item->note.kind == BD_NOTE_RESTORE && (!retired || volume->frozen != NULL))
+        return -EBUSY;
     return item->note.size_before == volume->size ? 0 : -EINVAL;
+}
+
+/* What the gate is told: reads of what a NOTE changes wait until W nodes have it. */
+static void tell_gate(const struct note_item *item)
+{
+    const struct bd_note *note = &item->note;
+    uint64_t least = note->size < note->size_before ? note->size : note->size_before;
+    if (note->kind == BD_NOTE_RESTORE)
+        least = 0;
+    else if (note->size == note->size_before)
+        return;
+    bd_gate_note(item->volume->gate, item->seq, least, BD_MAX_VOLUME_BYTES - least);
 }
 
 /* All of them without anything in between. The journal's lock is held. */
 static int append_all(struct bd_journal *journal, struct note_item *items, Py_ssize_t count,
-                      uint64_t now_ns, Py_ssize_t *done)
+                      uint64_t now_ns, bool retired, Py_ssize_t *done)
 {
     uint64_t bytes = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
-        int error = refusal(&items[i]);
+        int error = refusal(&items[i], retired);
         if (error < 0)
             return error;
         bytes += items[i].length + 3 * BD_RECORD_HEADER; /* of a MARK and of alignment, too */
@@ -46,11 +60,8 @@ static int append_all(struct bd_journal *journal, struct note_item *items, Py_ss
         int error = bd_journal_add(journal, item->volume, record, item->payload, now_ns, NULL);
         item->lsn = journal->group.lsn - 1;
         item->seq = bd_journal_seq(journal, item->volume);
-        if (error == 0 && item->volume->gate != NULL && item->note.size != item->note.size_before) {
-            uint64_t least =
-                item->note.size < item->note.size_before ? item->note.size : item->note.size_before;
-            bd_gate_note(item->volume->gate, item->seq, least, BD_MAX_VOLUME_BYTES - least);
-        }
+        if (error == 0 && item->volume->gate != NULL)
+            tell_gate(item);
         if (error == 0)
             error = bd_journal_commit(journal);
         if (error < 0)
@@ -87,7 +98,8 @@ PyObject *bd_py_append_notes(PyObject *self, PyObject *args)
 {
     PyObject *list;
     unsigned long long now_ns;
-    if (!PyArg_ParseTuple(args, "O!K:append_notes", &PyList_Type, &list, &now_ns))
+    int retired = 0;
+    if (!PyArg_ParseTuple(args, "O!K|p:append_notes", &PyList_Type, &list, &now_ns, &retired))
         return NULL;
     struct note_item items[max_notes];
     Py_ssize_t count = PyList_GET_SIZE(list);
@@ -98,7 +110,7 @@ PyObject *bd_py_append_notes(PyObject *self, PyObject *args)
     struct bd_journal *journal = bd_journal_of(self);
     Py_ssize_t done = 0;
     bd_lock(&journal->lock);
-    int error = append_all(journal, items, count, now_ns, &done);
+    int error = append_all(journal, items, count, now_ns, retired != 0, &done);
     pthread_mutex_unlock(&journal->lock);
     if (error < 0 && done == 0)
         return bd_raise_errno(error);

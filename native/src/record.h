@@ -20,6 +20,7 @@ enum {
     BD_NOTE_HEADER = 24,
     BD_NOTE_MAX_PAYLOAD = 4096,
     BD_NOTE_VERSION = 1,
+    BD_NOTE_RESTORE = 6, /* the kind that native code knows: see struct bd_note */
 };
 
 #define BD_MAX_VOLUME_BYTES (UINT64_C(1) << 62)
@@ -64,7 +65,8 @@ struct bd_refer {
 };
 
 /* The head of a NOTE's payload; what follows it is for others (volume/notes.py). A volume whose
- * size changes reads as zeros between the two from there on. */
+ * size changes reads as zeros between the two from there on. But from a RESTORE on it reads as an
+ * earlier version, of that size: nothing that is hot before it counts any more. */
 struct bd_note {
     uint8_t kind;
     uint64_t size_before;

@@ -132,6 +132,10 @@ static int apply(struct bd_replay *replay, struct bd_segment *segment, uint64_t 
             error = note_point(replay, record, record->volume, payload);
         if (error < 0)
             return error;
+        if (note.kind == BD_NOTE_RESTORE && !replay->want_points && volume != NULL &&
+            record->seq > volume->seq && !is_over(volume, record)) {
+            volume->epoch = UINT32_MAX; /* over a version of before, a replay ends here */
+        }
     } else {
         note_row(replay, record);
     }

@@ -57,6 +57,10 @@ static int look_at(struct bd_scan *scan, const struct bd_record *record, const u
         struct bd_refer refer;
         error = bd_refer_decode(payload, &refer);
     }
+    if (record->op == BD_RECORD_NOTE) {
+        struct bd_note found;
+        error = bd_note_decode(payload, record->length, &found);
+    }
     if (error == 0 && bd_record_has_seq(record->op))
         error = note_range(scan, record);
     if (error == 0 && (record->op == BD_RECORD_HEAD || record->op == BD_RECORD_POINT ||

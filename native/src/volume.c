@@ -118,7 +118,12 @@ static void apply_note(struct bd_volume *volume, const struct bd_record *record,
     int error = bd_note_decode(payload, record->length, &note);
     assert(error == 0); /* whoever appends or replays one has looked */
     (void)error;
-    if (note.size != note.size_before) {
+    if (note.kind == BD_NOTE_RESTORE) {
+        assert(volume->frozen == NULL); /* whoever appends one has looked; a replay freezes none */
+        bd_map_destroy(volume->active);
+        bd_map_init(volume->active);
+        __atomic_store_n(&volume->size, note.size, __ATOMIC_RELAXED);
+    } else if (note.size != note.size_before) {
         uint64_t start = note.size < note.size_before ? note.size : note.size_before;
         uint64_t end = note.size < note.size_before ? note.size_before : note.size;
         if (bd_map_reserve(volume->active) < 0)

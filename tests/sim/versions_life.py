@@ -411,8 +411,11 @@ class VersionsLife:
         done = self.rig.store.versions.restore(volume.name, ref)
         assert done.restored_seq == seq, (ref, done)
         kept = self.rig.store.snapshots.get(volume.name, done.kept)
-        assert kept.seq == old.seq
-        volume.snapshots[done.kept] = replace(old, pinned=kept.pinned)
+        if done.had_name:
+            assert volume.snapshots[done.kept].data == old.data
+        else:
+            assert kept.seq == old.seq
+            volume.snapshots[done.kept] = replace(old, pinned=kept.pinned)
         self.model.add_restored(volume, done.volume, data, now_ns)
         self._flushed()
         self._check_seq(volume)

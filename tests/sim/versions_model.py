@@ -371,7 +371,7 @@ class Model:
             volume.snapshots[name] = replace(before, pinned=extra[name].pinned)
         if info.epoch == volume.epoch:
             return
-        assert any(each.seq == before.seq for each in volume.snapshots.values()), (
+        assert any(each.data == before.data for each in volume.snapshots.values()), (
             f"{volume.name} was restored, but what was before it has no name"
         )
         self.add_restored(volume, info, pending.data, pending.time_ns)

@@ -172,6 +172,8 @@ class Link:
     sync_tag: int = 0
     keep: int = 0
     """Seq up to which it shares our chain, where that is known."""
+    lacks: bool = False
+    """It has records as far as the log leads it, and needs all of the volume to go on."""
     copy: Copied | None = None
     """The piece of a stream that it gets."""
     copied: int = 0

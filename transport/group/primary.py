@@ -300,6 +300,9 @@ class Primary:
             case m.Error(m.Code.GAP) if current and link.state is State.UNDOING:
                 link.keep = 0  # it cannot go back to what it shares
                 self._begin_copy(link, now)
+            case m.Error(m.Code.GAP, 0) if current and isinstance(asked.message, m.Append):
+                link.lacks = True  # the state that a record of ours goes back to
+                self._away(link, now, message.text)
             case m.Error() if current:
                 self._away(link, now, message.text)
             case m.Sealed() if current and link.state is State.SEALING:
@@ -348,6 +351,9 @@ class Primary:
             self._begin_copy(link, now)
             return
         link.keep = keep[1]
+        if link.lacks and theirs.end == keep:
+            self._begin_copy(link, now)
+            return
         link.point = keep
         link.received = link.durable = keep[1]
         if theirs.end != keep:
@@ -453,6 +459,7 @@ class Primary:
 
     def _begin_copy(self, link: Link, now: float) -> None:
         self._lags(link, COPYING)
+        link.lacks = False
         link.state = State.COPYING
         link.after = link.keep
         self._next_copy(link, now)

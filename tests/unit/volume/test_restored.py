@@ -1,0 +1,295 @@
+"""Going back to a version of a volume that several nodes have: on each of them, after a crash at
+each step, and undone with the records that said so."""
+
+import random
+from dataclasses import replace
+from errno import ESHUTDOWN
+from typing import NoReturn
+
+import pytest
+
+from native import OP_READ, Request
+from tests.sim.simdisk import PowerCut
+from tests.unit.volume.test_noted import BLOCK, SIZE, Member, Primary, deliver
+from volume.errors import (
+    BadRecords,
+    CannotRestore,
+    NoSuchVersion,
+    NotConfirmed,
+    NotPrimary,
+    OutOfSpace,
+    VolumeBusy,
+)
+from volume.meta import Meta
+from volume.notes import Kind, Note, Source, decode
+
+
+def go_back(primary: Primary, to: str, *, force: bool = False) -> str:
+    done = []
+    primary.rig.tend()
+    versions = primary.rig.store.versions
+    primary.do(lambda: done.append(versions.restore("vm1", to, force=force)))
+    return str(done[0].kept)
+
+
+def now(node: Member) -> bytes:
+    """First byte of what the volume itself reads as here; the state of its newest record."""
+    seq = node.replica.held[0]
+    node.rig.store.destage()
+    return node.first_byte(f"vm1@seq:{seq}")
+
+
+def written() -> Primary:
+    """1 in `one`, then 2."""
+    primary = Primary()
+    primary.write(b"1")
+    primary.snapshot("one")
+    primary.write(b"2")
+    return primary
+
+
+def test_members_go_back_with_the_primary_and_the_state_before_has_a_name() -> None:
+    primary, member = written(), Member(2)
+    kept = go_back(primary, "one")
+    primary.write(b"3", at=BLOCK)
+    deliver(primary, member)
+    assert kept == "before-restore-3"
+    for node in (primary, member):
+        assert node.names() == {"one": (2, False), kept: (4, False)}
+        for _ in range(2):
+            assert node.first_byte("vm1@one") == b"1"
+            assert node.first_byte(f"vm1@{kept}") == b"2"
+            assert node.first_byte("vm1@seq:3") == b"2"
+            assert node.first_byte("vm1@seq:5") == b"1"
+            assert now(node) == b"1"
+            node.killed()
+            assert node.replica.held[0] == 6
+
+
+def test_what_was_written_after_a_restore_is_over_it() -> None:
+    primary, member = written(), Member(2)
+    go_back(primary, "one")
+    primary.write(b"3")
+    primary.snapshot("three")
+    deliver(primary, member)
+    for node in (primary, member):
+        node.killed()  # all of it is in the journal
+        assert node.first_byte("vm1@three") == b"3"
+        assert now(node) == b"3"
+        assert node.first_byte("vm1@seq:5") == b"1"
+
+
+def test_an_undo_of_a_restore_is_a_restore_and_gives_no_further_name() -> None:
+    primary, member = written(), Member(2)
+    kept = go_back(primary, "one")
+    assert go_back(primary, kept) == "one"  # that is what it was, and has a name
+    deliver(primary, member)
+    for node in (primary, member):
+        assert node.names() == {"one": (2, False), kept: (4, False)}
+        assert now(node) == b"2"
+
+
+def test_a_record_without_a_name_can_be_gone_back_to() -> None:
+    primary, member = written(), Member(2)
+    primary.write(b"3")
+    go_back(primary, "seq:3")
+    deliver(primary, member)
+    assert now(primary) == now(member) == b"2"
+
+
+def test_sizes_go_back_with_what_was_in_them() -> None:
+    primary, member = Primary(), Member(2)
+    primary.write(b"1", at=SIZE - BLOCK)
+    primary.snapshot("small")
+    primary.resize(2 * SIZE)
+    primary.write(b"2", at=2 * SIZE - BLOCK)
+    kept = go_back(primary, "small")
+    primary.write(b"3")
+    deliver(primary, member)
+    for node in (primary, member):
+        assert node.rig.store.info("vm1").size == SIZE
+    member.killed()
+    assert member.rig.store.info("vm1").size == SIZE
+    go_back(primary, kept)
+    deliver(primary, member)
+    for node in (primary, member):
+        assert node.rig.store.info("vm1").size == 2 * SIZE
+        node.killed()
+        assert node.rig.store.info("vm1").size == 2 * SIZE
+
+
+SITES = ("restore.retired", "restore.synced", "restore.replaced")
+
+
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("site", [1, 2])
+def test_a_crash_of_a_member_at_any_step_leaves_the_one_state_or_the_other(
+    site: int, power: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary, member = written(), Member(2)
+    kept = go_back(primary, "one")
+    first, last, data = primary.records()
+
+    def crash(name: str) -> None:
+        if name == SITES[site]:
+            raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr("volume.noted.fail_point", crash)
+        patch.setattr("volume.catalog.fail_point", crash)
+        with pytest.raises(PowerCut):
+            member.replica.append(1, 1, first, last, data)
+    member.cut(random.Random(4)) if power else member.killed()
+    member.replica.append(1, 1, first, last, data)
+    assert member.replica.held[0] == last
+    assert member.names() == primary.names()
+    assert now(member) == b"1"
+    assert member.first_byte(f"vm1@{kept}") == b"2"
+
+
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("site", [0, 1, 2])
+def test_a_crash_of_the_primary_at_any_step_leaves_the_one_state_or_the_other(
+    site: int, power: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary = written()
+    primary.replica.sync()
+
+    def crash(name: str) -> None:
+        if name == SITES[site]:
+            raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr("volume.noted.fail_point", crash)
+        patch.setattr("volume.catalog.fail_point", crash)
+        with pytest.raises(PowerCut):
+            go_back(primary, "one")
+    primary.cut(random.Random(4)) if power else primary.killed()
+    if site == 0:
+        assert primary.names() == {"one": (2, False)}
+        assert (primary.replica.held[0], now(primary)) == (3, b"2")
+        return
+    assert primary.names() == {"one": (2, False), "before-restore-3": (4, False)}
+    assert (primary.replica.held[0], now(primary)) == (5, b"1")
+    assert primary.first_byte("vm1@before-restore-3") == b"2"
+
+
+@pytest.mark.parametrize("keep", [3, 4])
+@pytest.mark.parametrize("destaged", [False, True])
+def test_a_restore_that_w_nodes_do_not_have_is_undone(keep: int, destaged: bool) -> None:
+    primary, member = written(), Member(2)
+    kept = go_back(primary, "one")
+    primary.write(b"3")
+    deliver(primary, member)
+    if destaged:
+        member.rig.store.destage()
+    member.replica.promise(2)
+    member.replica.undo(2, (1, keep))
+    names = {"one": (2, False), **({kept: (4, False)} if keep == 4 else {})}
+    for _ in range(2):
+        assert member.names() == names
+        assert (member.replica.held[0], now(member)) == (keep, b"2")
+        member.killed()
+
+
+def test_a_member_without_the_state_takes_nothing_and_says_so() -> None:
+    primary, member = written(), Member(2)
+    go_back(primary, "one")
+    first, last, data = primary.records()
+    member.rig.store._notes.state_of = lambda *_: None  # type: ignore[method-assign]
+    with pytest.raises(NoSuchVersion, match="another state"):
+        member.replica.append(1, 1, first, last, data)
+    assert member.replica.held[0] == last - 1
+    assert now(member) == b"2"
+
+
+def test_a_volume_that_is_attached_is_refused_or_its_clients_are_gone_first() -> None:
+    primary = written()
+    volume, store = primary.replica.volume, primary.rig.store
+    volume.attach("client")
+    with pytest.raises(VolumeBusy):
+        go_back(primary, "one")
+    primary.write(b"4")  # nothing has changed for it
+    told = []
+
+    def cut(name: str, why: str) -> None:
+        told.append(name)
+        volume.detach("client")
+
+    store.versions.cut_with(cut)
+    go_back(primary, "one", force=True)
+    assert told == ["vm1"]
+    assert now(primary) == b"1"
+    primary.write(b"5")
+
+
+def test_who_does_not_go_when_it_is_cut_off_keeps_the_volume_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("volume.versions.CUT_LOOKS", 2)
+    primary = written()
+    primary.replica.volume.attach("client")
+    with pytest.raises(VolumeBusy):
+        go_back(primary, "one", force=True)
+    primary.write(b"4")
+    assert now(primary) == b"4"
+
+
+def test_only_the_primary_goes_back() -> None:
+    primary, member = written(), Member(2)
+    deliver(primary, member)
+    with pytest.raises(NotPrimary):
+        member.rig.store.versions.restore("vm1", "one")
+
+
+def test_a_restore_that_is_not_confirmed_may_hold() -> None:
+    primary = written()
+    with pytest.raises(NotConfirmed, match="restore"):
+        primary.rig.store.versions.restore("vm1", "one")
+    assert now(primary) == b"1"
+
+
+def test_what_is_written_while_it_is_decided_is_not_lost() -> None:
+    primary = written()
+    volume, store = primary.replica.volume, primary.rig.store
+    with (
+        store.versions.settled("vm1@one") as (record, row),
+        pytest.raises(CannotRestore, match="written to meanwhile"),
+    ):
+        store._notes.restore(volume, row, record.uuid, "one", at=2)
+    primary.write(b"4")
+    assert now(primary) == b"4"
+
+
+def test_a_head_that_cannot_be_kept_seals_the_store_and_is_kept_at_the_next_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OutOfSpace("meta: no space left")
+
+    primary = written()
+    with monkeypatch.context() as patch:
+        patch.setattr(Meta, "replace_head", full)
+        patch.setattr(Meta, "seal", full)
+        with pytest.raises(OutOfSpace):
+            go_back(primary, "one")
+    assert "the version it goes back to is not kept" in (primary.rig.store._seal.reason or "")
+    request = Request(OP_READ, 0, BLOCK)
+    primary.replica.volume.core.submit([request], primary.rig.clock.now_ns())
+    assert request.error == ESHUTDOWN  # neither the one state nor the other
+    primary.killed()
+    assert now(primary) == b"1"
+
+
+def test_a_restore_is_decoded_as_it_was_made_and_nothing_else_is() -> None:
+    note = Note(Kind.RESTORE, 5, 4096, 8192, up_to=7, source=Source(b"v" * 16, b"r" * 32, 2))
+    data = note.encode()
+    assert decode("it", data) == note
+    assert note.source is not None
+    other = replace(note, source=replace(note.source, height=0))
+    for bad in (data[:-1], data + b"x", other.encode()):
+        with pytest.raises(Exception, match="makes no sense"):
+            decode("it", bad)
+    member = Member(2)
+    with pytest.raises(BadRecords):
+        member.replica.append(1, 1, 1, 1, bytes(64))
