@@ -1,13 +1,12 @@
 """Daemons as nodes of a cluster, with a real etcd, for tests."""
 
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from blockd.api.types import ClusterInfo
-from tests.daemon import CLI_S, Daemon
+from tests.daemon import PROGRAM, Daemon, run_blockd
 from tests.etcd_cluster import EtcdCluster
 from tests.peer_nodes import until
 from tests.ports import free_port
@@ -82,14 +81,10 @@ class Nodes:
         self, *arguments: str, given: str = "", at: str = ""
     ) -> "subprocess.CompletedProcess[str]":
         """Run blockd, where a node is or here."""
-        return subprocess.run(
-            [*self.place(at).prefix, sys.executable, "-m", "blockd", *arguments],
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=CLI_S,
-            check=False,
-        )
+        program = (*self.place(at).prefix, *PROGRAM)
+        done = run_blockd(arguments, given.encode(), program)
+        out, err = done.stdout.decode(), done.stderr.decode()
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
     def init(self, name: str) -> "subprocess.CompletedProcess[str]":
         return self.run("cluster", "init", name, "--data", str(self.data(name)), at=name)

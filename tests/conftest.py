@@ -14,6 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests import forks
 from tests.clients import FindTool, find_tool, has_libnbd_binding, unavailable
 from tests.daemon import Daemon, StartDaemon
 
@@ -44,6 +45,11 @@ def pytest_configure(config: pytest.Config) -> None:
             f"or set {ALLOW_STALE}=1 to test what was built before",
             4,
         )
+    forks.shared.wanted = True
+
+
+def pytest_unconfigure() -> None:
+    forks.shared.close()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -18,17 +18,20 @@ from typing import Any, Protocol
 
 from blockd.api.client import Client
 from blockd.iscsi.targets import IQN_PREFIX
+from tests import forks
+from tests.forks import Forked, Forks
 from volume.model import StoreStatus
 
 READY_S = 60.0  # a start with a full journal to replay, under sanitizers, on a busy machine
 STOP_S = 30.0  # the drain time and what it takes to close the store
 CLI_S = 120.0  # a transfer of a test's volume on a busy machine
 POLL_S = 0.05
+PROGRAM = (sys.executable, "-m", "blockd")
 
 
 class Daemon:
     """`options` are those of `blockd serve`; `prefix` is a command that starts it in our place,
-    `program` is blockd itself.
+    `program` is blockd itself. Without these it is forked (`tests.forks`), in a run of pytest.
 
     Without settings of its own, space is never short: how full the disk of a test machine is must
     not decide which versions stay.
@@ -41,7 +44,7 @@ class Daemon:
         *,
         listen: Sequence[str] = ("--nbd", "127.0.0.1:0"),
         prefix: Sequence[str] = (),
-        program: Sequence[str] = (sys.executable, "-m", "blockd"),
+        program: Sequence[str] = PROGRAM,
         environ: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
@@ -54,7 +57,7 @@ class Daemon:
         self._pass_fds = tuple(pass_fds)
         self._environ = {**os.environ, **(environ or {})}
         self._log = data.with_name(data.name + ".stderr")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     def command(self) -> list[str]:
         serve = [*self._program, "serve", "--json", "--data", str(self.data)]
@@ -75,9 +78,19 @@ class Daemon:
         assert line, f"blockd did not become ready; its stderr:\n{self.stderr()}"
         self.ready = json.loads(line)
 
-    def _launch(self) -> subprocess.Popen[bytes]:
+    def _forks(self) -> Forks | None:
+        """What starts it quicker, if it is to be started as usual."""
+        usual = not self._prefix and not self._pass_fds and self._program == [*PROGRAM]
+        return forks.shared.get() if usual else None
+
+    def _launch(self) -> "subprocess.Popen[bytes] | Forked":
         assert self._process is None, "started twice"
+        quick = self._forks()
         with self._log.open("ab") as log:
+            if quick is not None:
+                arguments = self.command()[len(PROGRAM) :]
+                self._process = quick.serve(arguments, log, self._environ)
+                return self._process
             self._process = subprocess.Popen(
                 self.command(),
                 stdout=subprocess.PIPE,
@@ -194,9 +207,7 @@ class Daemon:
         self, *arguments: str, stdin: bytes | None = None
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `blockd ARGUMENTS` on this daemon to its end, whatever that is."""
-        return subprocess.run(
-            self.cli(*arguments), input=stdin, capture_output=True, timeout=CLI_S, check=False
-        )
+        return run_blockd(self.cli(*arguments)[len(self._program) :], stdin, self._program)
 
     def cli(self, *arguments: str) -> list[str]:
         """The command line of `blockd ARGUMENTS` on this daemon."""
@@ -219,6 +230,26 @@ class Daemon:
                     return status
                 assert time.monotonic() < deadline, f"{what}: not in {timeout_s} s; {status}"
                 time.sleep(POLL_S)
+
+
+def run_blockd(
+    arguments: Sequence[str],
+    stdin: bytes | None = None,
+    program: Sequence[str] = PROGRAM,
+    environ: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `blockd ARGUMENTS` to its end, whatever that is."""
+    quick = forks.shared.get() if tuple(program) == PROGRAM else None
+    if quick is not None:
+        return quick.run(arguments, stdin=stdin or b"", environ=environ, timeout_s=CLI_S)
+    return subprocess.run(
+        [*program, *arguments],
+        input=stdin or b"",
+        env=environ,
+        capture_output=True,
+        timeout=CLI_S,
+        check=False,
+    )
 
 
 class StartDaemon(Protocol):

@@ -132,6 +132,8 @@ def _sent(connection: _Connection, data: bytes) -> bool:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "disconnected without an answer"
     return str(error) or type(error).__name__
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from blockd.config import load_config
 from tests.clients import FindTool
 from tests.cluster_daemons import Nodes, good, up
-from tests.daemon import CLI_S
+from tests.daemon import run_blockd
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from tests.peer_nodes import until
 from transport.keys import read_identity
@@ -176,7 +175,8 @@ def test_a_node_needs_a_configuration_that_says_where_etcd_is(
 @pytest.fixture
 def blockd_command() -> Callable[..., "subprocess.CompletedProcess[str]"]:
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "blockd", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=CLI_S, check=False)
+        done = run_blockd(arguments)
+        out, err = done.stdout.decode(), done.stderr.decode()
+        return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
     return run

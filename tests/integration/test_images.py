@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.clients import FindTool, run_tool
-from tests.daemon import Daemon, StartDaemon
+from tests.daemon import Daemon, StartDaemon, run_blockd
 from tests.integration.images import sparse_image
 
 MiB = 1 << 20
@@ -32,13 +31,10 @@ def raw(tmp_path: Path) -> Path:
 def blockd(
     server: Daemon, *arguments: str | Path, stdin: bytes | None = None, path: str | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "blockd", *map(str, arguments)]
     environ = {**os.environ, "BLOCKD_CONTROL": str(server.ready["control"])}
     if path is not None:
         environ["PATH"] = path
-    return subprocess.run(
-        command, input=stdin or b"", env=environ, capture_output=True, timeout=120, check=False
-    )
+    return run_blockd([*map(str, arguments)], stdin, environ=environ)
 
 
 def succeed(server: Daemon, *arguments: str | Path, stdin: bytes | None = None) -> bytes:

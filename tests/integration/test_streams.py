@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import FindTool, run_tool
-from tests.daemon import Daemon, StartDaemon
+from tests.daemon import Daemon, StartDaemon, run_blockd
 
 MiB = 1 << 20
 SIZE = 48 * MiB
@@ -42,14 +42,7 @@ def pair(daemon: StartDaemon, client_tool: FindTool, data_dir: Path, tmp_path: P
 def blockd(
     server: Daemon, *arguments: str | Path, stdin: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        command(*arguments),
-        input=stdin,
-        env=environ(server),
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
+    return run_blockd([*map(str, arguments)], stdin, environ=environ(server))
 
 
 def command(*arguments: str | Path) -> list[str]:
