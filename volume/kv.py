@@ -19,6 +19,7 @@ A full disk is OutOfSpace, also where LMDB says EIO: see `volume.lmdbroom`.
 import errno
 import os
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -313,6 +314,8 @@ class MemoryKeyValue:
 
     def __init__(self, items: Mapping[bytes, bytes] | None = None) -> None:
         self._items = dict(items or {})
+        self._keys: list[bytes] | None = None
+        """In order, once that was asked for."""
         self._lock = threading.Lock()
 
     def get(self, key: bytes) -> bytes | None:
@@ -323,20 +326,38 @@ class MemoryKeyValue:
             return [self._items.get(key) for key in keys]
 
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        found = []
         with self._lock:
-            found = sorted(item for item in self._items.items() if item[0].startswith(prefix))
+            keys = self._in_order()
+            for index in range(bisect_left(keys, prefix), len(keys)):
+                key = keys[index]
+                if not key.startswith(prefix):
+                    break
+                found.append((key, self._items[key]))
         yield from found
 
     def floor(self, prefix: bytes, key: bytes) -> tuple[bytes, bytes] | None:
         with self._lock:
-            found = max((k for k in self._items if k.startswith(prefix) and k <= key), default=None)
-            return None if found is None else (found, self._items[found])
+            keys = self._in_order()
+            for index in range(bisect_right(keys, key) - 1, -1, -1):
+                found = keys[index]
+                if found.startswith(prefix):
+                    return found, self._items[found]
+                if found < prefix:
+                    break
+        return None
+
+    def _in_order(self) -> list[bytes]:
+        if self._keys is None:
+            self._keys = sorted(self._items)
+        return self._keys
 
     def update(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
         with self._lock:
             for key in deletes:
                 self._items.pop(key, None)
             self._items.update(puts)
+            self._keys = None
 
     def count(self) -> int:
         return len(self._items)
@@ -359,6 +380,7 @@ class MemoryKeyValue:
         """Become what `snapshot` was."""
         with self._lock:
             self._items = dict(snapshot)
+            self._keys = None
 
 
 def _sync_folder(path: Path) -> None:

@@ -98,6 +98,9 @@ class LaterKeyValue:
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with self._lock:
             later = sorted(item for item in self._later.items() if item[0].startswith(prefix))
+        if not later:
+            yield from self._base.items(prefix)
+            return
         last = None
         for key, value in merge(later, self._base.items(prefix), key=lambda item: item[0]):
             if key != last:  # the later one comes first
