@@ -25,8 +25,10 @@ LONG = ("integration", "sim", "docs")
 ALLOW_STALE = "BLOCKD_ALLOW_STALE_NATIVE"
 _FAILED = pytest.StashKey[bool]()
 
-# How long an example takes says something of the machine, not of the code.
-hypothesis.settings.register_profile("blockd", deadline=None)
+# How long an example takes, to be made or to run, says something of the machine, not of the code.
+hypothesis.settings.register_profile(
+    "blockd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("blockd")
 
 

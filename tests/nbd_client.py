@@ -322,7 +322,7 @@ class Session:
 class NbdClient(Session):
     """A Session over a blocking socket; a context manager that closes it."""
 
-    def __init__(self, address: tuple[str, int] | str, *, timeout_s: float = 20.0) -> None:
+    def __init__(self, address: tuple[str, int] | str, *, timeout_s: float = 60.0) -> None:
         if isinstance(address, str):
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(timeout_s)
