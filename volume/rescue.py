@@ -25,11 +25,12 @@ from typing import Final
 from volume.layout import ChunkId
 from volume.scheduler import InlineScheduler, Scheduler
 
-WAIT_S: Final = 3.0
-"""For one chunk. Clients give a request 30 s and more; a node that has the chunk gives it within
-milliseconds, and one that is not heard of for this long is about to be given up anyway."""
-READ_S: Final = 10.0
-"""From the first to the last chunk that one read waits for."""
+WAIT_S: Final = 8.0
+"""For one chunk. A node that has it gives it within milliseconds, but it may be busy, or be started
+anew just now, a request that is lost is sent again after 2 s and 6 s, and a file system that gets
+an error may be read-only from then on. Initiators give a request 30 s, NBD clients more."""
+READ_S: Final = 16.0
+"""From the first to the last chunk that one read waits for: half of what initiators give it."""
 MAX_READS: Final = 256  # that wait at once: those of a few clients; beyond, they fail as ever
 MAX_BYTES: Final = 64 << 20  # that these reads ask for
 MAX_CHUNKS: Final = 64  # that are asked for at once
