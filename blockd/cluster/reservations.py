@@ -10,10 +10,11 @@ later epoch in the row, or loses its swap to the one who claimed it, and changes
     the row is claimed               a row with all that was answered; the next primary claims it
     commands are served              the same
 
-Rows are made when a volume is served first, so that "there is none" is never believed of a read
-that may be old. A row that has something in it is read every `LOOK_S` by the node that serves the
-volume: initiators may have registered at another node. While the MetaStore is silent what is known
-holds, and changes fail; nobody takes over then either.
+A claim that fails is tried again each `CLAIM_S`. Rows are made when a volume is served first, so
+that "there is none" is never believed of a read that may be old. A row that has something in it is
+read every `LOOK_S` by the node that serves the volume: initiators may have registered at another
+node. While the MetaStore is silent what is known holds, and changes fail; nobody takes over then
+either.
 
 Any thread; what waits says so.
 """
@@ -22,6 +23,7 @@ import base64
 import binascii
 import errno
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -32,19 +34,24 @@ from volume.errors import VolumeError
 from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Stored
 from volume.metastore_records import CorruptRecord, ReservationsRecord
 
+CLAIM_S: Final = 1.0
 TRIES: Final = 8  # to change a row, while answers are lost or others change it
 
 
 class SharedReservations:
-    """Of all volumes of this node. `look_s`: see `LOOK_S`."""
+    """Of all volumes of this node."""
 
-    def __init__(self, records: ClusterRecords, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self, records: ClusterRecords, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._records = records
+        self._clock = clock
+        self._reads_due = 0.0
         self._volumes: dict[bytes, VolumeState] = {}
         self._lock = threading.Lock()
         self._told: Callable[[], None] = lambda: None
         trouble = "reservations of volumes not read"
-        self._rounds = Rounds("blockd-reserved", self.step, trouble, look_s)
+        self._rounds = Rounds("blockd-reserved", self.step, trouble, CLAIM_S)
 
     def start(self, told: Callable[[], None]) -> None:
         """`told()`: something else is known of a volume."""
@@ -82,12 +89,16 @@ class SharedReservations:
         after all were tried."""
         with self._lock:
             volumes = list(self._volumes.values())
+        now = self._clock()
+        reading = now >= self._reads_due
+        if reading:
+            self._reads_due = now + LOOK_S
         bad: list[VolumeError | OSError] = []
         for each in volumes:
             if self._rounds.stopping:
                 return
             try:
-                if each.look():
+                if each.claim() or (reading and each.refresh()):
                     self._told()
             except (VolumeError, OSError) as error:
                 bad.append(error)
@@ -121,16 +132,21 @@ class VolumeState:
             if self._known is None or held.revision > self._known.revision:
                 self._known = held
 
-    def look(self) -> bool:
-        """Claim the row, if that is due, or read it; whether anything else is known now. Waits.
-        VolumeError, OSError."""
-        term, before = self._term, self._known
-        if not term:
+    def claim(self) -> bool:
+        """Claim the row, if that is due; whether it was. Waits. OSError."""
+        term, known = self._term, self._known
+        if not term or (known is not None and known.term == term):
             return False
-        if before is None or before.term != term:
-            self.note(self.change(term, lambda value: (value, None))[0])
-        elif before.value:
-            self.note(self.read())
+        self.note(self.change(term, lambda value: (value, None))[0])
+        return True
+
+    def refresh(self) -> bool:
+        """Read the row, if something is in it and this node serves the volume; whether anything
+        else is known now. Waits. OSError."""
+        before = self._known
+        if not self._term or before is None or not before.value:
+            return False
+        self.note(self.read())
         return self._known is not before
 
     def read(self) -> Held:

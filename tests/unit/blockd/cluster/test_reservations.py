@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from blockd.cluster.lists import LOOK_S
 from blockd.cluster.reservations import TRIES, SharedReservations, VolumeState
 from blockd.shared_state import NotServing, ready
 from tests.metastore_twin import DictMetaStore
@@ -55,7 +56,9 @@ def etcd() -> Etcd:
 
 class Node:
     def __init__(self, etcd: Etcd) -> None:
-        self.all = SharedReservations(ClusterRecords(etcd, lambda: os.urandom(16).hex()))
+        self.now = 100.0
+        records = ClusterRecords(etcd, lambda: os.urandom(16).hex())
+        self.all = SharedReservations(records, lambda: self.now)
         self.state: VolumeState = self.all.of(UUID)
 
     def serve(self, epoch: int) -> None:
@@ -123,6 +126,9 @@ def test_a_node_on_standby_adds_without_claiming(etcd: Etcd) -> None:
     one.put(b"a")
     two.put(b"ab")
     one.all.step()
+    assert one.state.known != two.state.known, "it looks now and then"
+    one.now += LOOK_S
+    one.all.step()
     known = one.state.known
     assert known is not None
     assert (known.term, known.value) == (1, b"ab")
@@ -169,7 +175,14 @@ def test_an_empty_row_is_not_read_again(etcd: Etcd) -> None:
     one = Node(etcd)
     one.serve(1)
     etcd.down = True
+    one.now += LOOK_S
     one.all.step()
+    etcd.down = False
+    one.put(b"state")
+    etcd.down = True
+    one.now += LOOK_S
+    with pytest.raises(OSError, match="nobody answers"):
+        one.all.step()
 
 
 @pytest.mark.parametrize("state", ["?", "YQ", "YQ==YQ=="])
