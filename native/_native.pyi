@@ -537,6 +537,29 @@ class VolumeCore:
         appended is in the page cache; a sync makes it durable. Hostile bytes are refused as a
         whole; native/src/member.h has the errors. Without the GIL."""
 
+    def append_plain(
+        self,
+        epoch: int,
+        written: int,
+        first: int,
+        last: int,
+        records: Buffer,
+        now_ns: int,
+        boot_ns: int,
+        /,
+    ) -> int | None:
+        """Append what comes with every write (native/src/member.h); the seq that the member has on
+        its disk. None: not all of it was, and `append_records` says why."""
+
+    def take_plain(self, epoch: int, /) -> None:
+        """In the name of which epoch `append_plain` takes records; 0: of none."""
+
+    def tell_durable(self, seq: int, /) -> None:
+        """What `append_plain` gives."""
+
+    def answered_ns(self) -> int:
+        """When `append_plain` took something last, CLOCK_BOOTTIME; 0: never."""
+
     def begin_epoch(self, epoch: int, /) -> None:
         """Records from here on are of `epoch`, not below that of the newest one."""
 
@@ -739,3 +762,16 @@ def iscsi_open(client: LoopClient, lun: int = -1, /) -> int:
 
 def iscsi_heard(client: LoopClient, /) -> bool:
     """Whether a byte came since the last call."""
+
+def answer_append(
+    cores: dict[bytes, VolumeCore],
+    theirs: int,
+    mine: int,
+    head: Buffer,
+    records: Buffer,
+    now_ns: int,
+    boot_ns: int,
+    /,
+) -> bytes | None:
+    """The ACK of an APPEND that was done, of one of these volumes, where there was nothing to be
+    decided; None: it is something else, or is to be decided. `theirs`, `mine`: of the session."""

@@ -34,6 +34,9 @@ from heapq import heappop, heappush
 from math import inf
 from typing import Final, TypeVar
 
+from typing_extensions import Buffer
+
+from native import VolumeCore, answer_append
 from transport.descriptors import Descriptors, Watched
 from transport.errors import TransportError, UnknownPeer
 from transport.keys import KeyPair
@@ -180,6 +183,9 @@ class Sessions:
         self._timer_count = 0
         self.sent: Counter[int] = Counter()
         """Bytes of messages that went out, by their type."""
+        self.appended_to: dict[bytes, VolumeCore] = {}
+        """Volumes, by uuid, to which other nodes may append plain records without a handler being
+        asked (transport/group/member.py); the owner's to change, on the thread."""
         self._descriptors = Descriptors()
         self._sockets.also(self._descriptors.fileno())
         self._posted: deque[Callable[[], None]] = deque()
@@ -386,8 +392,19 @@ class Sessions:
         else:
             incoming = self._incoming.get(link) or self._met(link, now)
             if incoming is not None and not incoming.ended:
+                if isinstance(incoming.who, Peer) and incoming.engine.plain(
+                    event.frames, now, self._answer_append
+                ):
+                    return
                 events = incoming.engine.received(event.frames, now)
                 self._follow_incoming(link, incoming, events)
+
+    def _answer_append(self, theirs: int, mine: int, head: Buffer, records: Buffer) -> bytes | None:
+        boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return answer_append(
+            *(self.appended_to, theirs, mine, head, records),
+            *(time.time_ns(), boot_ns),
+        )
 
     def _send(self) -> None:
         for each in self._outgoing.values():

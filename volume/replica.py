@@ -151,7 +151,8 @@ class Replica:
         self._volume = volume
         self._row = row
         self._lock = threading.RLock()
-        self._durable = self._seq()  # the store has synced what it replayed
+        self._answered_ns = 0
+        self._hold(self._seq())  # the store has synced what it replayed
         self._serving: int | None = None
         self._room: bytearray | None = None  # for what is taken
         self._little_room: bytearray | None = None
@@ -237,6 +238,7 @@ class Replica:
         promise durable on return. Who served in an earlier one does not any more. StaleEpoch."""
         with self._lock:
             self._check(epoch)
+            self._not_plain()
             if self._serving is not None and self._serving < epoch:
                 self._stop_serving(epoch)
             self._sync()
@@ -267,6 +269,7 @@ class Replica:
             self._check_promised(epoch)
             if self._row.begins[-1][0] != epoch:
                 raise OtherRecords(self.name, f"epoch {epoch} has not begun here")
+            self._not_plain()
             if self._landing.left:
                 self._landing.drop()
             self._serving = epoch
@@ -377,7 +380,24 @@ class Replica:
                 raise OSError(error, strerror(error))
             elif seq < last:
                 raise BadRecords(self.name, f"end at {seq}, before {last}")
+            else:
+                self._plain(written)
             return True
+
+    def append_plain(
+        self, epoch: int, written: int, first: int, last: int, data: Buffer, boot_ns: int
+    ) -> int | None:
+        """As `append`, where nothing is to be decided; the seq up to which records are durable.
+        None: nothing was refused, ask `append`. Any thread, without its turn: what needs one ends
+        this first. What is asked of it in C, natively, is the same (`native.answer_append`)."""
+        now_ns = self._parts.clock.now_ns()
+        core = self._volume.core
+        return core.append_plain(epoch, written, first, last, data, now_ns, boot_ns)
+
+    @property
+    def answered_ns(self) -> int:
+        """When `append_plain` was last answered, CLOCK_BOOTTIME; 0: never."""
+        return max(self._answered_ns, self._volume.core.answered_ns())
 
     def _append(
         self, written: int, data: memoryview, now_ns: int, *, notes: bool
@@ -388,6 +408,7 @@ class Replica:
             error, seq, note = self._volume.core.append_records(written, data, now_ns)
             if error != ENOMSG or note is None or not notes:
                 return error, seq
+            self._not_plain()  # nothing comes behind the NOTE before what it says is done
             _, noted, at, payload = note
             try:
                 told = decode_note(f"record {noted} of another node", payload)
@@ -470,7 +491,7 @@ class Replica:
     def _synced(self, syncing: Syncing) -> None:
         # What was undone meanwhile has gone with its volume: the seq is of other records now.
         if syncing.volume is self._volume:
-            self._durable = max(self._durable, syncing.seq)
+            self._hold(max(self._durable, syncing.seq))
 
     def read(self, epoch: int, after: int, limit: int) -> Records:
         """Records behind `after`, which was written in `epoch`, in at most `limit` bytes
@@ -530,7 +551,7 @@ class Replica:
         self._volume = self._parts.catalog.rewind(self._volume, version, floor, put)
         self._row = row
         self._gate = self._shut_out()
-        self._durable = self._seq()
+        self._hold(self._seq())
 
     # -- chunks of this store
 
@@ -681,7 +702,7 @@ class Replica:
         self._row = row
         self._gate = self._shut_out()
         self._set_epoch()
-        self._durable = self._seq()
+        self._hold(self._seq())
         log.info("all of the volume came from another node volume=%s seq=%d", self.name, seq)
 
     def _named(
@@ -728,6 +749,7 @@ class Replica:
     def remove(self) -> None:
         """As `Replicas.remove`."""
         with self._lock:
+            self._not_plain()
             self._serving = None
             self._gate.close()
             self._landing.drop()
@@ -748,6 +770,24 @@ class Replica:
         gate = Gate(self._volume.core, self._parts.scheduler, self._parts.clock)
         self._volume.gate = gate
         return gate
+
+    def _hold(self, durable: int) -> None:
+        self._durable = durable
+        self._volume.core.tell_durable(durable)
+
+    def _plain(self, written: int) -> None:
+        """Records that follow those of that epoch are appended without a question, until
+        `_not_plain`: nothing is to be noted for them, and nobody else is at work on the volume."""
+        newest = self._row.begins[-1][0]
+        if written == newest >= self._volume.record.epoch and not self._landing.left:
+            self._volume.core.take_plain(self._row.promised)
+
+    def _not_plain(self) -> None:
+        """Before whatever else changes the volume, or its row: no record is appended now but by
+        `append`."""
+        core = self._volume.core
+        core.take_plain(0)
+        self._answered_ns = max(self._answered_ns, core.answered_ns())
 
     def _seq(self) -> int:
         return self._volume.core.state()[0]
@@ -793,18 +833,21 @@ class Replica:
             raise OtherRecords(self.name, what)
 
     def _check_idle(self, epoch: int) -> None:
-        """That was promised, and this node is not the one that writes."""
+        """That was promised, and this node is not the one that writes; what is done to the volume
+        now is more than to append."""
         self._check_promised(epoch)
+        self._not_plain()
         if self._serving is not None:
             raise OtherRecords(self.name, "this node serves it")
 
     def _begin(self, epoch: int, seq: int) -> None:
-        have = self._seq()
         last, begun = self._row.begins[-1]
         if epoch == last:
             if seq != begun:
                 raise OtherRecords(self.name, f"epoch {epoch} began at {begun}, not at {seq}")
             return
+        self._not_plain()
+        have = self._seq()
         if epoch < last or epoch < self._volume.record.epoch:
             raise OtherRecords(self.name, f"epoch {last} has begun, and {epoch} is before it")
         if seq > have:
@@ -827,7 +870,7 @@ class Replica:
         self._parts.seal.check()
         if seq > self._durable:
             self._parts.seal.sync_journal()
-            self._durable = seq
+            self._hold(seq)
 
     def _stop_serving(self, epoch: int) -> None:
         self._serving = None

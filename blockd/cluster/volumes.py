@@ -111,6 +111,7 @@ class ClusterVolumes:
             self._sessions.serve(kind, self._asked)
         self._sessions.serve(m.Lag, self._lag)
         self._sessions.watch(self._heard_of)
+        self._sessions.appended_to = self._members.cores
         self._sessions.post(self._around.start)
         self._sessions.post(self._begin)
 

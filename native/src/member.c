@@ -30,10 +30,13 @@ static int next_record(const uint8_t *bytes, size_t left, struct bd_record *reco
     return 0;
 }
 
-static int check_all(uint32_t epoch, const uint8_t *bytes, size_t length)
+/* *first and *last: the seqs of the first and of the last record. */
+static int check_all(uint32_t epoch, const uint8_t *bytes, size_t length, uint64_t *first,
+                     uint64_t *last)
 {
     uint64_t seq = 0;
     size_t at = 0;
+    *first = *last = 0;
     while (at < length) {
         struct bd_record record;
         int error = next_record(bytes + at, length - at, &record);
@@ -43,7 +46,8 @@ static int check_all(uint32_t epoch, const uint8_t *bytes, size_t length)
             return -ESTALE;
         if (record.seq == 0 || (at > 0 && record.seq != seq + 1))
             return -EBADMSG;
-        seq = record.seq;
+        *first = at == 0 ? record.seq : *first;
+        *last = seq = record.seq;
         at += (size_t)bd_record_footprint(&record);
     }
     return 0;
@@ -76,16 +80,12 @@ static int append(struct bd_volume *volume, const uint8_t *bytes, const struct b
     return bd_journal_add(volume->journal, volume, record, payload, now_ns, failed);
 }
 
-int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *bytes, size_t length,
-                     uint64_t now_ns, bool notes, uint64_t *seq, struct bd_member_note *note)
+/* All of the bytes were checked, and the journal's lock is held. As bd_member_append. */
+static int append_all(struct bd_volume *volume, uint32_t epoch, const uint8_t *bytes, size_t length,
+                      uint64_t now_ns, bool notes, struct bd_member_note *note)
 {
-    int error = check_all(epoch, bytes, length);
+    int error = volume->retired ? -ESHUTDOWN : epoch != volume->epoch ? -ESTALE : 0;
     int failed = 0;
-    bd_lock(&volume->journal->lock);
-    if (error == 0 && volume->retired)
-        error = -ESHUTDOWN;
-    if (error == 0 && epoch != volume->epoch)
-        error = -ESTALE;
     for (size_t at = 0; at < length && error == 0 && failed == 0;) {
         struct bd_record record;
         bd_record_decode(bytes + at, &record); /* has been checked */
@@ -109,9 +109,68 @@ int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *by
         failed = written;
     if (failed < 0)
         note->lsn = 0;
+    return failed < 0 ? failed : error;
+}
+
+int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *bytes, size_t length,
+                     uint64_t now_ns, bool notes, uint64_t *seq, struct bd_member_note *note)
+{
+    uint64_t first;
+    uint64_t last;
+    int error = check_all(epoch, bytes, length, &first, &last);
+    bd_lock(&volume->journal->lock);
+    if (error == 0)
+        error = append_all(volume, epoch, bytes, length, now_ns, notes, note);
     *seq = volume->seq;
     pthread_mutex_unlock(&volume->journal->lock);
-    return failed < 0 ? failed : error;
+    return error;
+}
+
+void bd_member_take_plain(struct bd_volume *volume, uint64_t epoch)
+{
+    bd_lock(&volume->journal->lock);
+    volume->plain.epoch = epoch;
+    pthread_mutex_unlock(&volume->journal->lock);
+}
+
+void bd_member_tell_durable(struct bd_volume *volume, uint64_t seq)
+{
+    bd_lock(&volume->journal->lock);
+    volume->plain.durable = seq;
+    pthread_mutex_unlock(&volume->journal->lock);
+}
+
+uint64_t bd_member_answered_ns(struct bd_volume *volume)
+{
+    bd_lock(&volume->journal->lock);
+    uint64_t answered_ns = volume->plain.answered_ns;
+    pthread_mutex_unlock(&volume->journal->lock);
+    return answered_ns;
+}
+
+bool bd_member_append_plain(struct bd_volume *volume, const struct bd_member_plain *asked,
+                            const uint8_t *bytes, size_t length, uint64_t now_ns, uint64_t boot_ns,
+                            uint64_t *durable)
+{
+    uint64_t first;
+    uint64_t last;
+    if (asked->epoch == 0 || asked->written > UINT32_MAX || length == 0 ||
+        check_all((uint32_t)asked->written, bytes, length, &first, &last) < 0 ||
+        first != asked->first || last != asked->last)
+        return false;
+    bool taken = false;
+    bd_lock(&volume->journal->lock);
+    if (asked->epoch == volume->plain.epoch && first == volume->seq + 1) {
+        struct bd_member_note note = {0};
+        /* Before it is known whether all of them are: that may only make a successor wait. */
+        volume->plain.answered_ns = boot_ns;
+        taken = append_all(volume, (uint32_t)asked->written, bytes, length, now_ns, false, &note) ==
+                    0 &&
+                volume->seq == last;
+        *durable = volume->plain.durable;
+    }
+    pthread_mutex_unlock(&volume->journal->lock);
+    return taken;
 }
 
 void bd_member_begin(struct bd_volume *volume, uint32_t epoch)

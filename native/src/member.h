@@ -32,6 +32,34 @@ struct bd_member_note {
 int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *bytes, size_t length,
                      uint64_t now_ns, bool notes, uint64_t *seq, struct bd_member_note *note);
 
+/* What comes with every write: records `first` to `last`, written in the volume's epoch, in the
+ * name of `epoch`. */
+struct bd_member_plain {
+    uint64_t epoch;
+    uint64_t written;
+    uint64_t first;
+    uint64_t last;
+};
+
+/* Say in the name of which epoch records are taken by bd_member_append_plain; 0: none. When this
+ * returns none is being taken in the name of another one. */
+void bd_member_take_plain(struct bd_volume *volume, uint64_t epoch);
+
+/* What the member has on its disk, to be told with the next records. */
+void bd_member_tell_durable(struct bd_volume *volume, uint64_t seq);
+
+/* When records were last taken, CLOCK_BOOTTIME; 0: never. */
+uint64_t bd_member_answered_ns(struct bd_volume *volume);
+
+/* Append records where nothing is to be decided: they are taken in that epoch's name, are the next
+ * ones, are what `asked` says, none is a NOTE, and there is room for them. Then all of them are in
+ * the journal file, `boot_ns` is noted as the time of the answer, and *durable is what was told
+ * last. False: ask bd_member_append, and whoever decides; of these records none, or the first ones,
+ * are in the journal. */
+bool bd_member_append_plain(struct bd_volume *volume, const struct bd_member_plain *asked,
+                            const uint8_t *bytes, size_t length, uint64_t now_ns, uint64_t boot_ns,
+                            uint64_t *durable);
+
 /* Records appended from here on, of this node's clients or another's, are of `epoch`, which is not
  * below that of the volume's newest record. */
 void bd_member_begin(struct bd_volume *volume, uint32_t epoch);

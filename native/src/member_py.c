@@ -89,6 +89,48 @@ PyObject *bd_py_append_records(PyObject *self, PyObject *args)
     return Py_BuildValue("(iKN)", -error, (unsigned long long)seq, found);
 }
 
+PyObject *bd_py_append_plain(PyObject *self, PyObject *args)
+{
+    unsigned long long epoch, written, first, last, now_ns, boot_ns;
+    Py_buffer records;
+    if (!PyArg_ParseTuple(args, "KKKKy*KK:append_plain", &epoch, &written, &first, &last, &records,
+                          &now_ns, &boot_ns))
+        return NULL;
+    struct bd_member_plain asked = {epoch, written, first, last};
+    uint64_t durable = 0;
+    bool taken;
+    Py_BEGIN_ALLOW_THREADS taken = bd_member_append_plain(
+        volume_of(self), &asked, records.buf, (size_t)records.len, now_ns, boot_ns, &durable);
+    Py_END_ALLOW_THREADS PyBuffer_Release(&records);
+    if (!taken)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(durable);
+}
+
+PyObject *bd_py_take_plain(PyObject *self, PyObject *args)
+{
+    unsigned long long epoch;
+    if (!PyArg_ParseTuple(args, "K:take_plain", &epoch))
+        return NULL;
+    bd_member_take_plain(volume_of(self), epoch);
+    Py_RETURN_NONE;
+}
+
+PyObject *bd_py_tell_durable(PyObject *self, PyObject *args)
+{
+    unsigned long long seq;
+    if (!PyArg_ParseTuple(args, "K:tell_durable", &seq))
+        return NULL;
+    bd_member_tell_durable(volume_of(self), seq);
+    Py_RETURN_NONE;
+}
+
+PyObject *bd_py_answered_ns(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(bd_member_answered_ns(volume_of(self)));
+}
+
 PyObject *bd_py_begin_epoch(PyObject *self, PyObject *args)
 {
     unsigned int epoch;

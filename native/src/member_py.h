@@ -10,6 +10,10 @@ PyObject *bd_py_untap(PyObject *self, PyObject *unused);
 PyObject *bd_py_tap_again(PyObject *self, PyObject *unused);
 PyObject *bd_py_take(PyObject *self, PyObject *args);
 PyObject *bd_py_append_records(PyObject *self, PyObject *args);
+PyObject *bd_py_append_plain(PyObject *self, PyObject *args);
+PyObject *bd_py_take_plain(PyObject *self, PyObject *args);
+PyObject *bd_py_tell_durable(PyObject *self, PyObject *args);
+PyObject *bd_py_answered_ns(PyObject *self, PyObject *unused);
 PyObject *bd_py_begin_epoch(PyObject *self, PyObject *args);
 
 #endif

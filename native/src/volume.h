@@ -22,6 +22,13 @@
 struct bd_gate;
 struct bd_tap;
 
+/* What a member's next records need nobody's leave for, see bd_member_append_plain. */
+struct bd_plain {
+    uint64_t epoch;       /* in whose name they are taken; 0: none are */
+    uint64_t durable;     /* seq that the member says it has on its disk */
+    uint64_t answered_ns; /* when such records were taken last, CLOCK_BOOTTIME */
+};
+
 struct bd_volume {
     pthread_mutex_t lock;
     struct bd_journal *journal;
@@ -37,6 +44,7 @@ struct bd_volume {
     struct bd_extent_map *frozen; /* NULL when no destage round is under way */
     struct bd_gate *gate;         /* NULL: no other node has it; set once, before clients come */
     struct bd_tap *tap;           /* NULL when nobody wants its records; the journal's lock */
+    struct bd_plain plain;        /* of a member (member.h); the journal's lock */
 };
 
 /* Why a read failed. */

@@ -20,6 +20,10 @@ What comes with every write waits for nothing: an APPEND of a few records goes t
 `at_once` does that on the thread that received it, and leaves the rest to one that may wait: what
 is long, has a NOTE in it or begins an epoch, and all while another request has its turn. Where only
 a sync is left it says so: the request is answered at once when that has ended.
+
+Most of these APPENDs are *plain*: the next records of the epoch that has begun here, and nobody
+else is at work on the volume. Those are appended without its turn (`Replica.append_plain`), and in
+the daemon answered in C before they come here (`native.answer_append`), which is the same.
 `now` is CLOCK_BOOTTIME, for the lease of the primary (transport/group/lease.py).
 """
 
@@ -28,6 +32,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from native import VolumeCore
 from transport.group.chain import Chain
 from transport.group.lease import Quiet
 from transport.group.references import whole
@@ -69,6 +74,7 @@ ASKED_OF_MEMBERS: Final = (
 )
 _MAX_QUIET_MS: Final = (1 << 32) - 1
 _MAX_TEXT: Final = 512  # characters of an error
+NANOSECONDS: Final = 1_000_000_000
 AT_ONCE_BYTES: Final = 256 << 10
 """Of records: as long as that takes to check and to copy, nothing else is heard of any node."""
 
@@ -85,13 +91,23 @@ class Left(enum.Enum):
 class Member:
     """Answers for one volume. `quiet`: for how long none of its primaries was answered."""
 
-    def __init__(self, replica: Replica, quiet: Quiet) -> None:
+    def __init__(
+        self, replica: Replica, quiet: Quiet, cores: dict[bytes, VolumeCore] | None = None
+    ) -> None:
+        """`cores`: of volumes whose plain APPENDs need not come here; this one is among them from
+        the first that does until `withdraw`."""
         self.replica = replica
         self._quiet = quiet
+        self._cores: dict[bytes, VolumeCore] = {} if cores is None else cores
 
     def quiet_s(self, now: float) -> float:
         """For how long no primary was answered here."""
+        self._quiet.answered(self.replica.answered_ns / NANOSECONDS)
         return self._quiet.seconds(now)
+
+    def withdraw(self) -> None:
+        """Nothing is answered any more without this being asked."""
+        self._cores.pop(self.replica.uuid, None)
 
     def at_once(self, message: m.Request, now: float) -> Message | Left:
         """As `answer`, by a thread that must not wait; or what is left to be done before."""
@@ -99,6 +115,8 @@ class Member:
             case m.Append():
                 if sum(memoryview(each).nbytes for each in message.payload) > AT_ONCE_BYTES:
                     return Left.ALL
+                if (ack := self._plain(message, now)) is not None:
+                    return ack
             case m.Sync():
                 pass
             case _:
@@ -107,6 +125,16 @@ class Member:
             if not mine:
                 return Left.ALL
             return self._told(lambda: self._answer_at_once(message, now))
+
+    def _plain(self, message: m.Append, now: float) -> m.Ack | None:
+        """The answer, where there is nothing to be decided."""
+        if message.sync or len(message.payload) > 1:
+            return None
+        first, last, boot_ns = message.first_seq, message.last_seq, round(now * NANOSECONDS)
+        durable = self.replica.append_plain(
+            message.epoch, message.written, first, last, message.payload[0], boot_ns
+        )
+        return None if durable is None else m.Ack(message.epoch, last, durable)
 
     def answer(self, message: m.Request, now: float) -> Message:
         """What was asked, done and answered, or an Error. Waits for the disk."""
@@ -138,6 +166,7 @@ class Member:
         if isinstance(message, m.Append):
             if not self._write(message, may_wait=False):
                 return Left.ALL
+            self._cores[replica.uuid] = replica.volume.core
             received, durable = replica.held
             if message.sync and durable < min(message.last_seq, received):
                 return Left.SYNC
@@ -199,7 +228,7 @@ class Member:
         return m.Ack(self.replica.promised, received, durable)
 
     def _quiet_ms(self, now: float) -> int:
-        return min(int(self._quiet.seconds(now) * 1000), _MAX_QUIET_MS)
+        return min(int(self.quiet_s(now) * 1000), _MAX_QUIET_MS)
 
     def _seal(self, epoch: int, now: float) -> m.Sealed:
         replica = self.replica
@@ -261,17 +290,22 @@ class Members:
         self._replicas = replicas
         self._started = now
         self._members: dict[bytes, Member] = {}
+        self.cores: dict[bytes, VolumeCore] = {}
+        """See `Member`; changed on the thread that calls `at_once`."""
 
     def member(self, volume: bytes) -> Member | None:
         """The member of that volume; None when this node has no part of it."""
         found = self._members.get(volume)
         if found is None and (replica := self._replicas.get(volume)) is not None:
-            found = self._members.setdefault(volume, Member(replica, Quiet(self._started)))
+            found = self._members.setdefault(
+                volume, Member(replica, Quiet(self._started), self.cores)
+            )
         return found
 
     def forget(self, volume: bytes) -> None:
         """This node has no part of it any more."""
         self._members.pop(volume, None)
+        self.cores.pop(volume, None)
 
     def answer(self, message: m.Request, now: float) -> Message:
         """As `Member.answer`. UNKNOWN: this node has no part of the volume."""

@@ -33,7 +33,7 @@ from transport.group.changing import ChangeStatus, Changing, Told
 from transport.group.ending import has_place, is_so, note_closed, note_deleted
 from transport.group.leading import MAX_TAP_BYTES, Leading
 from transport.group.link import GroupPolicy, MemberStatus, State
-from transport.group.member import Left, Member
+from transport.group.member import NANOSECONDS, Left, Member
 from transport.group.mending import Mending
 from transport.group.takeover_run import (
     Asking,
@@ -114,7 +114,8 @@ class Part:
         self._clients = clients
         self._policy = policy or GroupPolicy()
         self._tap_bytes = tap_bytes
-        self._watch = Watch(me, around.clock(), around.random)
+        self._watcher = Watch(me, around.clock(), around.random)
+        self._heard_ns = 0
         self._takeover: Takeover | None = None
         self._leading: Leading | None = None
         self._takers: list[Callable[[Message], None]] = []
@@ -130,6 +131,15 @@ class Part:
         """Of the last moves to this node: from the first SEAL to serving."""
         self._sealed_at = 0.0
         self.replica.fenced = lambda epoch: around.post(partial(self._own_promise, epoch))
+
+    @property
+    def _watch(self) -> Watch:
+        """It hears first of what was answered without it: plain APPENDs."""
+        heard_ns = self.replica.answered_ns
+        if heard_ns > self._heard_ns:
+            self._heard_ns = heard_ns
+            self._watcher.heard(heard_ns / NANOSECONDS)
+        return self._watcher
 
     # -- what the owner sees
 
@@ -239,7 +249,7 @@ class Part:
 
     def _leave(self, found: Stored[VolumeGroup]) -> None:
         """This node has no place in the volume any more, if that row is the newest one."""
-        self.withdrawn = True
+        self._withdraw()
 
         def confirmed(result: bool | Exception) -> None:
             if self._stopped:
@@ -253,12 +263,16 @@ class Part:
 
         self._around.ask_store(lambda: is_so(self._store, found), confirmed)
 
+    def _withdraw(self) -> None:
+        self.withdrawn = True
+        self._member.withdraw()
+
     def _gone(self, why: str = "it was deleted") -> None:
         """This part is over, and is let go."""
         if self._stopped:
             return
         log.info("part is let go volume=%s: %s", self.replica.name, why)
-        self.withdrawn = True
+        self._withdraw()
         self._close(why)
         self._stopped = True
         if self._timer is not None:
@@ -312,7 +326,9 @@ class Part:
             case (m.Close(), m.Ack()):
                 self._watch.left(now)
             case (m.Append() | m.AppendBrief() | m.Sync(), m.Ack()):
-                self._watch.heard(now)
+                watch = self._watch
+                if now > self._heard_ns / NANOSECONDS:  # else it was a plain one: it has heard
+                    watch.heard(now)
             case (m.Open() | m.Undo() | m.Adopt(), m.Ack()):
                 self._watch.heard(now)
             case (m.Stream() | m.Compare() | m.Have(), m.Streamed() | m.Compared() | m.Want()):

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from typing_extensions import Buffer
+
 from transport.errors import BadMessage
 from transport.peer import messages as m
 from transport.peer.policy import Policy, Reason
@@ -141,6 +143,22 @@ class Answerer:
         self._unsent += 1
         self._post(message, request, held.cost)
         return not held.cancelled
+
+    def plain(
+        self, frames: Frames, now: float, serve: Callable[[int, int, Buffer, Buffer], bytes | None]
+    ) -> bool:
+        """`received`, of a message that may be one that comes with every write and needs nobody's
+        decision: whether it was, and is answered. `serve` gives the answer to one of a session
+        (theirs, mine) in two frames; None: it is another. Nothing is held for a peer meanwhile, and
+        nothing waits to be sent to it, so none of its bounds is near."""
+        if self._state != _OPEN or len(frames) != 2 or self._held or self._out:
+            return False
+        answer = serve(self._theirs, self._mine, *frames)
+        if answer is None:
+            return False
+        self._heard = now
+        self._out.append(((answer,), 0))
+        return True
 
     def poll(self, now: float) -> list[Event]:
         if now < self.deadline:

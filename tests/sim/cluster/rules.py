@@ -62,6 +62,7 @@ def _says_so_only(replica: Replica) -> None:
 def _promise_in_memory(replica: Replica, epoch: int) -> None:
     with replica._lock:
         replica._check(epoch)
+        replica._not_plain()
         if replica._serving is not None and replica._serving < epoch:
             replica._stop_serving(epoch)
         replica._sync()
