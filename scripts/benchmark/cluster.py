@@ -7,6 +7,8 @@ once, in an order that rotates; the others rest meanwhile.
 What an acknowledged write survives differs, and the names say it: `mirror` has it in the journals
 of two of three nodes (the death of one node), `strict` on the disks of two, Ceph on the disks of
 all three; a node by itself has it in its journal (the death of its process).
+
+Behind the cells: the bytes that cross between the nodes for a write of what is there already.
 """
 
 import json
@@ -24,6 +26,7 @@ from statistics import median
 from typing import Protocol
 
 import ceph
+import crossing
 import report
 from cells import CELLS, Cell, Sample, Served, measure
 from servers import BLOCKD, RAW, cpu_s, resident_bytes, wait_until_destaged
@@ -83,8 +86,10 @@ def main(arguments: Sequence[str], page: Path) -> None:
     with_ceph = not options.no_ceph and ceph.usable()
     try:
         with ExitStack() as running:
-            servers = started(running, work, size, with_ceph)
+            nodes, servers = started(running, work, size, with_ceph)
             samples = run_rounds(servers, cells, options.rounds, options.seconds, work)
+            mirror = next(server for server in servers if server.name == MIRROR)
+            crossed = crossing.report(nodes, "mirrored", size, mirror.settle)
     finally:
         shutil.rmtree(work)
     peers = f", {ceph.version()}" if with_ceph else "; Ceph was not there"
@@ -96,6 +101,7 @@ def main(arguments: Sequence[str], page: Path) -> None:
     ]
     for cell in cells:
         lines += table(cell, [server.name for server in servers], samples)
+    lines += crossed
     if options.dry:
         print("\n".join(lines))
     else:
@@ -114,7 +120,9 @@ class Named(Served, Protocol):
         """The volume gets the file's bytes."""
 
 
-def started(running: ExitStack, work: Path, size: int, with_ceph: bool) -> list[Named]:
+def started(
+    running: ExitStack, work: Path, size: int, with_ceph: bool
+) -> tuple[Nodes, list[Named]]:
     raw = work / RAW
     with raw.open("wb") as file:
         for _ in range(size >> 20):
@@ -144,7 +152,7 @@ def started(running: ExitStack, work: Path, size: int, with_ceph: bool) -> list[
     for server in servers:
         server.fill(raw)
         print(f"{server.name}: filled", file=sys.stderr, flush=True)
-    return servers
+    return nodes, servers
 
 
 def wait_until_served(daemon: Daemon, volume: str) -> None:
