@@ -22,8 +22,8 @@ from tests import forks
 from tests.forks import Forked, Forks
 from volume.model import StoreStatus
 
-READY_S = 60.0  # a start with a full journal to replay, under sanitizers, on a busy machine
-STOP_S = 30.0  # the drain time and what it takes to close the store
+READY_S = 120.0  # a start with a full journal to replay, under sanitizers, on a busy machine
+STOP_S = 90.0  # the drain time and what it takes to close the store
 CLI_S = 120.0  # a transfer of a test's volume on a busy machine
 POLL_S = 0.05
 PROGRAM = (sys.executable, "-m", "blockd")

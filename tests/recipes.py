@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.docs.pages import Block, blocks_of
 
 RUN_S = 120.0
-READY_S = 60.0
+READY_S = 120.0
 POLL_S = 0.05
 
 SYSTEMCTL = """#!/bin/sh

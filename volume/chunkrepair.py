@@ -24,7 +24,7 @@ from typing import Final
 from volume.chunks import ChunkStore, StoredChunk, unpacked
 from volume.errors import VolumeError
 from volume.layout import ChunkId
-from volume.rescue import Rescue
+from volume.rescue import KEPT_BYTES, Rescue
 from volume.scrub import Scrubber
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class ChunkRepair:
         self._submit = submit
         self._forget_pack = forget_pack
         self._brought: OrderedDict[ChunkId, StoredChunk] = OrderedDict()
-        """For reads that waited, and not stored anew yet; MAX_AT_ONCE at most."""
+        """For reads that waited, and not stored anew yet; MAX_AT_ONCE and KEPT_BYTES at most."""
         self._brought_lock = threading.Lock()
 
     @property
@@ -92,9 +92,12 @@ class ChunkRepair:
             return False
         with self._brought_lock:
             self._brought[chunk_id] = chunk
-            while len(self._brought) > MAX_AT_ONCE:  # those will be asked for once more
-                self._brought.popitem(last=False)
+            while len(self._brought) > MAX_AT_ONCE or self._brought_bytes() > KEPT_BYTES:
+                self._brought.popitem(last=False)  # it will be asked for once more
         return True
+
+    def _brought_bytes(self) -> int:
+        return sum(len(chunk.stored) for chunk in self._brought.values())
 
     def store_brought(self) -> set[ChunkId]:
         """Store anew what was brought for reads, as `take`. VolumeError, OSError."""

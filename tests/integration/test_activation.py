@@ -65,7 +65,7 @@ def test_systemd_starts_it_on_the_first_connection(
         assert run_tool(nbdinfo, "--size", uri).strip() == str(64 << 20)
     finally:
         process.terminate()
-        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+        assert process.wait(90) == 0, (tmp_path / "log").read_text()
 
 
 @pytest.mark.usefixtures("libnbd")

@@ -214,7 +214,7 @@ def test_long_calls_take_turns() -> None:
         with lock:
             running += 1
             worst = max(worst, running)
-        pair.wait(20)
+        pair.wait(60)
         with lock:
             running -= 1
 

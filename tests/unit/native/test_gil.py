@@ -24,7 +24,7 @@ class File:
         self.image[offset : offset + len(data)] = data
         if self.stall:
             self.inside.set()
-            assert self.go_on.wait(20)
+            assert self.go_on.wait(60)
         return len(data)
     def sync(self):
         pass
@@ -42,7 +42,7 @@ append()
 file.stall = True
 writer = threading.Thread(target=append)
 writer.start()
-assert file.inside.wait(20)
+assert file.inside.wait(60)
 file.go_on.set()
 """
 
@@ -63,6 +63,6 @@ CALLS = [
 def test_a_call_waits_for_the_journal_without_the_gil(call: str) -> None:
     code = textwrap.dedent(PRELUDE) + call + "\nwriter.join()\nprint('finished')\n"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.stdout, done.returncode) == ("finished\n", 0), done.stderr

@@ -8,7 +8,7 @@ import pytest
 from native import OP_BLOCK_STATUS, OP_READ, Request
 from tests.sim.store_rig import StoreRig
 from tests.unit.volume.test_chunkrepair import CHUNK, DATA, IDS, SIZE, filled
-from volume import rescue
+from volume import chunkrepair, rescue
 from volume.chunks import StoredChunk, chunk_id_of
 from volume.layout import KIND_NODE, ChunkId
 from volume.rescue import MISSED_S, WAIT_S, Rescue
@@ -239,6 +239,19 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for each in IDS[:2]:
         waits.brought(each, bytes(CHUNK))
     assert [waits.get(each) is not None for each in IDS[:3]] == [True, True, False]
+
+
+def test_what_is_to_be_stored_anew_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunkrepair, "KEPT_BYTES", 2 * CHUNK)
+    rig = filled()
+    asked = Asked(rig)
+    flip(rig, *IDS[:3])
+    request, _ = read(rig, 0, SIZE)
+    for each in IDS[:3]:
+        asked.bring(each)
+    assert request.data == DATA
+    assert rig.store.chunk_repair.store_brought() == set(IDS[1:3])
+    assert rig.store.chunk_repair.damaged() == [IDS[0]], "the next round asks for it"
 
 
 def test_packed_chunk_that_a_range_was_cloned_from_is_brought_too() -> None:
