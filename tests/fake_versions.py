@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from volume import refs, retention
 from volume.errors import (
     NoSuchVersion,
+    NotPrimary,
     SnapshotExists,
     SnapshotPinned,
     VolumeBusy,
@@ -147,6 +148,13 @@ class FakeVersions:
         ]
         more = len(found) > limit
         return VersionLog(volume, tuple(found[:limit]), more, self.window_start_ns)
+
+    def sizes(self, source: str) -> tuple[int, int, int]:
+        info = self._store.info(source.partition("@")[0])
+        return info.size, info.block_size, info.chunk_size
+
+    def begin_as(self, name: str, source: str) -> VolumeInfo:
+        raise NotPrimary(name)
 
     def cut_with(self, cut: Callable[[str, str], None]) -> None:
         """No volume here is one that several nodes have."""

@@ -81,6 +81,9 @@ class FakeVolumes:
         self.moved = (name, node)
         return MovedVolume(name, node, 0.071)
 
+    def create_like(self, source: str, name: str, sizes: tuple[int, int, int]) -> bool:
+        return False
+
     def replace_member(self, name: str, old: str, new: str | None) -> ReplacedMember:
         if self.error is not None:
             raise self.error

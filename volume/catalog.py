@@ -54,6 +54,7 @@ from volume.model import (
 )
 from volume.points import PointRecord, encode_tail
 from volume.reader import Reader
+from volume.refs import check_new_volume_name
 from volume.scheduler import Scheduler
 from volume.seal import Seal
 from volume.sites import fail_point
@@ -185,6 +186,7 @@ class Catalog:
         """Make an empty volume; durable on return. InvalidName, InvalidSize, VolumeExists.
 
         `compression`: the codec of its chunks, None for the store's default."""
+        check_new_volume_name(name)
         check_sizes(size, block_size, chunk_size)
         settings = self._history.defaults()
         if compression is not None:
@@ -196,6 +198,7 @@ class Catalog:
     ) -> VolumeInfo:
         """Make an empty volume that is one node's part of a larger one: `uuid` is of that, and
         `rows` are put in the same transaction. As `create`."""
+        check_new_volume_name(name)
         check_sizes(size, block_size, chunk_size)
         settings = self._history.defaults()
         return self._add(
@@ -204,6 +207,7 @@ class Catalog:
 
     def clone(self, name: str, source: VolumeRecord, row: VersionRow) -> VolumeInfo:
         """Make a volume whose first version is `row` of `source`, which must stay until then."""
+        check_new_volume_name(name)
         head = Head(row.commit, row.root, row.height, 0)
         settings = replace(
             self._history.settings(source.number),
@@ -348,6 +352,7 @@ class Catalog:
 
     def _rename(self, volume: Volume, new_name: str) -> VolumeInfo:
         name = volume.name
+        check_new_volume_name(new_name)
         with self.naming:
             volume.record = self._meta.rename(name, new_name)
             self._append_head(volume.record)

@@ -178,6 +178,8 @@ class Notes:
                 up_to=row.seq,
                 source=Source(of, row.root, row.height),
             )
+            if note.source is None or self.state_of(note.source, row.seq, row.size) is None:
+                raise CannotRestore(volume.name, f"seq:{row.seq} of its source was deleted")
             notes = [note]
             if kept is not None and at is None:
                 notes.insert(0, replace(self._note(volume, Kind.SNAPSHOT), name=kept))
@@ -262,10 +264,14 @@ class Notes:
 
     # -- what everybody does
 
-    def take(self, volume: Volume, epoch: int, records: memoryview) -> tuple[int, int]:
+    def take(
+        self, volume: Volume, epoch: int, records: memoryview, to: Note | None = None
+    ) -> tuple[int, int]:
         """Append records of another node up to the first NOTE among them, which is the first one
-        that is not here, and do what it says: (errno or 0, newest seq), as `append_records`."""
+        that is not here, and do what it says: (errno or 0, newest seq), as `append_records`. `to`:
+        that NOTE, where it is a RESTORE. NoSuchVersion: what it goes back to is not here."""
         with self._locked():
+            self._check_state(volume, to)
             now_ns = self._clock.now_ns()
             error, seq, found = volume.core.append_records(epoch, records, now_ns, True)
             if found is not None and error == 0:
@@ -274,6 +280,12 @@ class Notes:
                 self._apply(volume, note, noted, lsn)
                 self._tell(note)
             return error, seq
+
+    def _check_state(self, volume: Volume, to: Note | None) -> None:
+        if to is None or to.source is None or self.state_of(to.source, to.up_to, to.size):
+            return
+        why = "it is not here, or another state is"
+        raise NoSuchVersion(volume.name, f"seq:{to.up_to}", why)
 
     def replay(self, number: int, seq: int, lsn: int, payload: bytes) -> None:
         """At a start: what a NOTE says that `meta/` does not have yet."""

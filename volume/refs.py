@@ -36,6 +36,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _SNAPSHOT_CHARACTERS = _ALPHANUMERIC | frozenset("._-")
 _VOLUME_CHARACTERS = _SNAPSHOT_CHARACTERS | frozenset(":")
+_COPY_NAME = re.compile(r"\.copy-[0-9a-f]{8}\Z")
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _HEX = re.compile(rf"[0-9a-f]{{{MIN_COMMIT_DIGITS},{COMMIT_DIGITS}}}")
 _TIME = re.compile(
@@ -143,6 +144,19 @@ def parse_version(volume: str, version: str, now_ns: int) -> Ref:
 def check_volume_name(name: str) -> None:
     """Raise InvalidName unless `name` may name a volume."""
     _check(name, _VOLUME_CHARACTERS, InvalidName)
+
+
+def check_new_volume_name(name: str) -> None:
+    """As `check_volume_name`, of a volume that somebody makes or renames: those in which a copy
+    from another node lands have names of their own, and are deleted without asking."""
+    check_volume_name(name)
+    if _COPY_NAME.search(name):
+        raise InvalidName(name, "names that end in .copy- and 8 hex digits are not for volumes")
+
+
+def copy_name(name: str, uuid: bytes) -> str:
+    """Of the volume that a copy of volume `name` lands in: one that nobody else can give."""
+    return f"{name[:100]}.copy-{uuid.hex()[:8]}"
 
 
 def check_snapshot_name(name: str) -> None:

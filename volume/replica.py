@@ -70,6 +70,7 @@ from volume.notes import Note, Source
 from volume.notes import decode as decode_note
 from volume.past import PastVersions
 from volume.receive import Submit
+from volume.refs import copy_name
 from volume.replicacopy import Copies, Heard, Landing, Step, Target
 from volume.replicarow import Row, row_name
 from volume.scheduler import Scheduler
@@ -441,11 +442,9 @@ class Replica:
                 raise ReplicaError(
                     f"volume {self.name}: it cannot go back while it is not destaged"
                 )
-            return parts.notes.take(self._volume, written, data)
+            return parts.notes.take(self._volume, written, data, told)
 
         with parts.versions.settled(f"{names[0]}@{ref}"):
-            if parts.notes.state_of(source, told.up_to, told.size) is None:
-                raise NoSuchVersion(self.name, ref, "another state is here than at the primary")
             return parts.between_rounds(take)
 
     @contextmanager
@@ -744,7 +743,7 @@ class Replica:
     @property
     def _copy_name(self) -> str:
         """Of the volume that a stream lands in."""
-        return f"{self.name[:100]}.copy-{self.uuid.hex()[:8]}"
+        return copy_name(self.name, self.uuid)
 
     def remove(self) -> None:
         """As `Replicas.remove`."""

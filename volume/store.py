@@ -67,6 +67,7 @@ from volume.reader import ChunkResolver, Reader
 from volume.receive import Receiver, Receives
 from volume.recovery import JournalRecovery
 from volume.referred import ReferredTrees
+from volume.refs import check_new_volume_name
 from volume.replica import ReplicaParts
 from volume.replicas import Replicas
 from volume.rescue import Rescue
@@ -592,6 +593,7 @@ class Store:
         return self._transfers.send(source, base=base, resume=resume)
 
     def receive(self, name: str) -> Receiver:
+        check_new_volume_name(name)
         return self._transfers.receive(name)
 
     def receives(self) -> list[ReceiveInfo]:

@@ -18,7 +18,14 @@ from volume.catalog import Catalog
 from volume.changes import Changes, ChangeTracker, Look
 from volume.diff import Side, changed_extents
 from volume.disk import Clock
-from volume.errors import InvalidSize, NoSuchVersion, NotPrimary, VolumeBusy, VolumeError
+from volume.errors import (
+    CannotRestore,
+    InvalidSize,
+    NoSuchVersion,
+    NotPrimary,
+    VolumeBusy,
+    VolumeError,
+)
 from volume.history import History, VersionRow
 from volume.layout import ChunkId
 from volume.logreader import LogRecord
@@ -352,6 +359,33 @@ class Versions:
         It shares all chunks with its source, which may change or be deleted. VolumeExists."""
         with self.settled(source) as (record, row):
             return self._catalog.clone(name, record, row)
+
+    def sizes(self, source: str) -> tuple[int, int, int]:
+        """Of version `source` ("vol", "vol@ref"), its blocks and its chunks."""
+        with self.settled(source) as (record, row):
+            return row.size, record.block_size, record.chunk_size
+
+    def begin_as(self, name: str, source: str) -> VolumeInfo:
+        """Have volume `name`, which several nodes have, and which nobody has written to, begin as
+        `source` ("vol", "vol@ref"), another one of theirs or of this node alone: a clone on all of
+        them. Nothing is sent to those that have that state; W have it on their disks on return.
+        Once it has begun so, it is left as it is. NotPrimary, NotConfirmed, VolumeBusy,
+        CannotRestore."""
+        volume = self._catalog.named(name)
+        if not self._catalog.is_replicated(volume) or volume.gate is None or volume.gate.shut:
+            raise NotPrimary(name)
+        with self.settled(source) as (record, row):
+            if row.size != volume.size or record.chunk_size != volume.record.chunk_size:
+                raise CannotRestore(name, f"it has another size than {source}")
+
+            def begin() -> int:
+                if volume.core.state()[0]:
+                    raise CannotRestore(name, "it was written to, so it is no clone any more")
+                return self._notes.restore(volume, row, record.uuid, None)
+
+            seq = self._between_rounds(begin)
+        self._notes.confirm(volume, seq, f"that it begins as {source}", durable=True)
+        return self._catalog.info_of(volume)
 
     def diff(self, old: str, new: str, *, limit: int | None = None) -> DiffInfo:
         """Where two versions ("vol", "vol@ref"; of one volume or of two) differ.

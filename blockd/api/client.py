@@ -203,9 +203,9 @@ class Client:
         body = {"to": to, "force": force}
         return from_json(RestoreInfo, self._long("POST", _path(volume, "restore"), body=body))
 
-    def clone_volume(self, source: str, name: str) -> VolumeInfo:
-        """`source` is vol@ref, or vol for its head."""
-        body = {"source": source, "name": name}
+    def clone_volume(self, source: str, name: str, *, alone: bool = False) -> VolumeInfo:
+        """`source` is vol@ref, or vol for its head. `alone`: of this node, whoever has that."""
+        body = {"source": source, "name": name, "alone": alone}
         return from_json(VolumeInfo, self._long("POST", "/v1/clones", body=body))
 
     def diff(self, old: str, new: str, *, limit: int | None = None) -> VersionDiff:

@@ -83,6 +83,12 @@ class Versions(Protocol):
 
     def restore(self, volume: str, ref: str, *, force: bool = False) -> RestoreInfo: ...
     def clone(self, source: str, name: str) -> VolumeInfo: ...
+    def sizes(self, source: str) -> tuple[int, int, int]:
+        """Of a version, its blocks and its chunks."""
+
+    def begin_as(self, name: str, source: str) -> VolumeInfo:
+        """Have an empty volume of several nodes be what a version is."""
+
     def diff(self, old: str, new: str, *, limit: int | None = None) -> DiffInfo:
         """The first `limit` extents; the others are only counted."""
 
@@ -190,6 +196,9 @@ class Volumes(Protocol):
     def create(
         self, name: str, sizes: tuple[int, int, int], replicas: int, quorum: int, mode: Mode
     ) -> ClusterVolume: ...
+    def create_like(self, source: str, name: str, sizes: tuple[int, int, int]) -> bool:
+        """Make one on the nodes that have `source`; False: that is none of several nodes."""
+
     def move(self, name: str, node: str) -> MovedVolume: ...
     def replace_member(self, name: str, old: str, new: str | None) -> ReplacedMember: ...
     def delete(self, name: str, *, force: bool) -> bool:

@@ -18,8 +18,9 @@ from blockd.api.streaming import streamed_object
 from blockd.api.threads import LongCalls
 from blockd.api.types import VersionDiff
 from blockd.api.volume_settings import VolumeSettings
+from blockd.device import BlockDevice
 from volume import retention
-from volume.errors import InvalidPolicy
+from volume.errors import InvalidPolicy, NoSuchVolume
 from volume.model import HistoryPolicy, RestoreInfo, VersionLog, VolumeInfo
 
 MAX_LOG = 100_000  # versions in one answer
@@ -41,6 +42,9 @@ class Clone(BaseModel):
 
     source: str
     name: str
+    alone: bool = Field(
+        default=False, description="Of this node alone, where several nodes have the source."
+    )
 
 
 class HistoryChange(BaseModel):
@@ -114,11 +118,27 @@ def _add_restore(routes: APIRouter, node: Node) -> None:
 
     @routes.post("/clones", status_code=201)
     async def clone_volume(body: Clone) -> VolumeInfo:
-        """The clone has the access list of its source."""
+        """The clone has the access list of its source, and is on the nodes that have that."""
         volume = body.source.partition("@")[0]
         source = store.get(volume) if volume else None
+        if not body.alone and source is not None and node.cluster is not None:
+            sizes = await asyncio.to_thread(store.versions.sizes, body.source)
+            make_empty = partial(node.cluster.volumes.create_like, volume, body.name, sizes)
+            if await asyncio.to_thread(make_empty):
+                return await _begun(node, source, body)
         make = partial(store.versions.clone, body.source, body.name)
         return await node.access.clone(source, body.name, make)
+
+
+async def _begun(node: Node, source: BlockDevice, body: Clone) -> VolumeInfo:
+    """A clone that is on all of its nodes and empty yet: who may attach it is settled before it has
+    anything to be read. After a crash the same command goes on here."""
+    access, made = node.access.list_of(source), node.store.get(body.name)
+    if made is None:
+        raise NoSuchVolume(body.name)
+    if access is not None:
+        await node.access.change(made, access.rules)
+    return await asyncio.to_thread(node.store.versions.begin_as, body.name, body.source)
 
 
 def _add_diff(routes: APIRouter, store: Store) -> None:

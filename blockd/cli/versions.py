@@ -190,15 +190,19 @@ def clone(
         ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new volume.")],
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Of this node alone, where several have VOL.")
+    ] = False,
     control: ControlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a new, writable volume of any version. Nothing is copied.
 
-    Neither needs the other afterwards: either may be deleted.
+    Neither needs the other afterwards: either may be deleted. In a cluster it is on the nodes that
+    have VOL, and served here; when one of them cannot be reached, the same command goes on later.
     """
     with connect(control) as client:
-        info = client.clone_volume(source, name)
+        info = client.clone_volume(source, name, alone=alone)
     if as_json:
         print_json(info)
     else:

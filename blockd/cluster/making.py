@@ -19,6 +19,7 @@ from transport.sessions import Sessions
 from volume.errors import VolumeError, VolumeExists
 from volume.metastore import ClusterRecords, Done, Lost, Stored
 from volume.metastore_records import GroupState, Mode, VolumeGroup
+from volume.refs import check_new_volume_name
 from volume.replicas import Replicas
 
 CREATE_S: Final = 30.0
@@ -47,6 +48,7 @@ def make(
 ) -> VolumeGroup:
     """On a thread that may wait; durable on all members on return. CannotMake, VolumeExists,
     VolumeError, TransportError."""
+    check_new_volume_name(wanted.name)
     found = _row(wanted, me, records)
     group = found.record
     sizes = (wanted.size, wanted.block_size, wanted.chunk_size)

@@ -24,7 +24,7 @@ from volume.errors import InvalidName, NotPrimary, StoreSealed, VolumeError, Vol
 from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Row, Stored
 from volume.metastore_records import CorruptRecord, SettingsRecord
 from volume.model import HistoryPolicy, ScheduleInfo
-from volume.refs import check_volume_name
+from volume.refs import check_new_volume_name, check_volume_name
 from volume.replica import Replica
 from volume.replicas import Replicas
 
@@ -114,7 +114,7 @@ class SharedSettings:
             return False
         if replica.gate.shut:
             raise NotPrimary(name)
-        check_volume_name(new_name)
+        check_new_volume_name(new_name)
         volume = replica.uuid.hex()
         for _ in range(TRIES):
             found, old = self._records.volume(volume), self._records.settings(volume)

@@ -175,13 +175,32 @@ class ClusterVolumes:
             raise CannotMake(f"volume {name}: W={quorum} of R={replicas} nodes cannot be")
         connected = [each.node for each in self._info().nodes if each.connected and not each.me]
         members = choose_members(self._me, connected, replicas)
-        wanted = Wanted(name, *sizes, members, quorum, mode)
+        self._make(Wanted(name, *sizes, members, quorum, mode))
+        return self._shown(name)
+
+    def create_like(self, source: str, name: str, sizes: tuple[int, int, int]) -> bool:
+        """Make a volume on the nodes that have volume `source`, with its W and mode, and open it
+        here; False: that one is of this node alone. As `create`, but that one which is there, is
+        served here and was never written to is taken: the same command goes on after a crash."""
+        replica = self._named(source)
+        if replica is None:
+            return False
+        there = self._named(name)
+        if there is not None and there.serving is not None and there.newest == 0:
+            return True
+        found = self._records.volume(replica.uuid.hex())
+        if found is None:
+            raise NoSuchVolume(source)
+        group = found.record
+        self._make(Wanted(name, *sizes, group.members, group.write_quorum, group.mode))
+        return True
+
+    def _make(self, wanted: Wanted) -> None:
         group = make(wanted, self._me, self._sessions, self._records, self._replicas)
         volume = bytes.fromhex(group.volume_id)
         self._sessions.post(partial(self._look, volume))
         with self._opened:
             self._opened.wait_for(lambda: volume in self._served, OPEN_S)
-        return self._shown(name)
 
     def move(self, name: str, node: str) -> MovedVolume:
         """Have another node, by name or id, be the primary of a volume that is served here.

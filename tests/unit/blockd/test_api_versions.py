@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import cast
 
 import httpx
 import pytest
@@ -13,9 +14,11 @@ from blockd.api.client import ApiError, Client
 from blockd.api.streaming import SLICE_COUNT, streamed_list, streamed_object
 from blockd.api.threads import LongCalls
 from blockd.api.types import from_json
+from blockd.device import BlockDevice
+from tests.fake_cluster import FakeCluster
 from tests.fake_node import FakeNode, raw_client
 from volume.errors import NoSuchVersion
-from volume.model import SnapshotInfo, SpaceReport, SpaceRow, VersionInfo, VersionLog
+from volume.model import SnapshotInfo, SpaceReport, SpaceRow, VersionInfo, VersionLog, VolumeInfo
 
 GiB = 1 << 30
 
@@ -224,3 +227,34 @@ def test_long_calls_take_turns() -> None:
 
     asyncio.run(many())
     assert (worst, running) == (2, 0)
+
+
+def test_a_clone_on_several_nodes_has_its_access_list_before_it_has_anything_to_read(
+    node: FakeNode, http: httpx.Client
+) -> None:
+    node.cluster = cluster = FakeCluster()
+    versions, access = node.store.versions, node.access
+    begun: list[tuple[str, str]] = []
+
+    def create_like(source: str, name: str, sizes: tuple[int, int, int]) -> bool:
+        if source == "a":
+            node.store.create_volume(name, sizes[0])
+        return source == "a"
+
+    def begin_as(name: str, source: str) -> VolumeInfo:
+        assert access.list_of(cast(BlockDevice, node.store.get(name))) == wanted
+        begun.append((name, source))
+        return node.store.info(name)
+
+    cluster.volumes.create_like = create_like  # type: ignore[method-assign]
+    versions.begin_as = begin_as  # type: ignore[method-assign]
+    rule = {"read_only": True}
+    assert http.put("/volumes/a/access", json={"rules": [rule]}).status_code < 300
+    wanted = access.list_of(cast(BlockDevice, node.store.get("a")))
+    assert wanted is not None
+    assert http.post("/snapshots", json={"name": "one", "volumes": ["a", "b"]}).status_code == 201
+    made = http.post("/clones", json={"source": "a@one", "name": "c"})
+    assert (made.status_code, made.json()["name"], begun) == (201, "c", [("c", "a@one")])
+    for body in ({"source": "b@one", "name": "d"}, {"source": "a@one", "name": "e", "alone": True}):
+        assert http.post("/clones", json=body).status_code == 201
+    assert begun == [("c", "a@one")]  # these are of this node alone

@@ -3,6 +3,7 @@
 import errno
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -33,6 +34,7 @@ from native.reference import (
     SegmentHeader,
 )
 from tests.unit.native.rig import STORE_UUID, MemoryFile
+from volume.notes import Kind, Note
 
 SEGMENT = 64 * 1024
 SIZE = 1 << 20
@@ -262,6 +264,29 @@ def test_a_scan_of_a_file_that_ends_early_or_fails() -> None:
     file.error = OSError(errno.EIO, "gone")
     with pytest.raises(OSError, match="Input/output"):
         scan_segment(file, SEGMENT, (1, 0, 0, 4096))
+
+
+def test_a_scan_counts_notes_and_refuses_those_that_make_no_sense() -> None:
+    log = filled(4, steps=3)
+    payload = Note(Kind.RESIZE, 5, SIZE, 2 * SIZE).encode()
+    ((_, seq),) = log.journal.append_notes([(log.core, payload)], log.now_ns)
+    (at,) = [n for n, image in enumerate(log.images()) if payload in bytes(image)]
+    image = bytearray(log.images()[at])
+    begin = bytes(image).index(payload)
+    record = reference.decode_record(bytes(image[begin - 64 : begin]))
+    assert record is not None
+    file = MemoryFile(SEGMENT)
+    file.image[:] = image
+    header = reference.decode_segment_header(bytes(image[:128]))
+    assert header is not None
+    start = (header.first_lsn, header.chain, header.node_epoch, 4096)
+    assert scan_segment(file, SEGMENT, start)[1][-1][3] == seq
+    bad = payload[:16] + bytes(8) + payload[24:]  # of no size
+    crc = reference.crc32c(bad)
+    image[begin - 64 : begin + len(bad)] = replace(record, payload_crc=crc).encode() + bad
+    file.image[:] = image
+    with pytest.raises(OSError, match="Protocol error"):
+        scan_segment(file, SEGMENT, start)
 
 
 LOG = filled(7).images()

@@ -2,26 +2,32 @@
 each step, and undone with the records that said so."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from errno import ESHUTDOWN
 from typing import NoReturn
 
 import pytest
 
-from native import OP_READ, Request
+from native import OP_READ, TAP_MIN_BUFFER, Request
 from tests.sim.simdisk import PowerCut
-from tests.unit.volume.test_noted import BLOCK, SIZE, Member, Primary, deliver
+from tests.unit.volume.test_noted import BLOCK, SIZE, VOLUME, Member, Primary, deliver
 from volume.errors import (
     BadRecords,
     CannotRestore,
+    InvalidName,
     NoSuchVersion,
     NotConfirmed,
     NotPrimary,
     OutOfSpace,
     VolumeBusy,
 )
-from volume.meta import Meta
+from volume.history import VersionRow
+from volume.meta import Meta, VolumeRecord
 from volume.notes import Kind, Note, Source, decode
+from volume.refs import copy_name
+from volume.replica import Replica
 
 
 def go_back(primary: Primary, to: str, *, force: bool = False) -> str:
@@ -197,7 +203,7 @@ def test_a_member_without_the_state_takes_nothing_and_says_so() -> None:
     go_back(primary, "one")
     first, last, data = primary.records()
     member.rig.store._notes.state_of = lambda *_: None  # type: ignore[method-assign]
-    with pytest.raises(NoSuchVersion, match="another state"):
+    with pytest.raises(NoSuchVersion, match="another state is"):
         member.replica.append(1, 1, first, last, data)
     assert member.replica.held[0] == last - 1
     assert now(member) == b"2"
@@ -293,3 +299,103 @@ def test_a_restore_is_decoded_as_it_was_made_and_nothing_else_is() -> None:
     member = Member(2)
     with pytest.raises(BadRecords):
         member.replica.append(1, 1, 1, 1, bytes(64))
+
+
+def test_nobody_can_give_a_volume_the_name_of_a_landing_copy() -> None:
+    rig = Member(2).rig
+    store, name = rig.store, copy_name("vm1", b"v" * 16)
+    for call in (
+        lambda: store.create_volume(name, SIZE),
+        lambda: store.versions.clone("vm1", name),
+        lambda: store.receive(name),
+        lambda: store.replicas.create(b"w" * 16, name, SIZE, BLOCK, 4096, 1),
+    ):
+        with pytest.raises(InvalidName, match="copy-"):
+            call()
+    store.create_volume("user", SIZE)
+    with pytest.raises(InvalidName, match="copy-"):
+        store.rename_volume("user", name)
+    assert store.names() == ["user", "vm1"]
+
+
+CLONE = b"w" * 16
+
+
+def cloned(*nodes: Member) -> list[Replica]:
+    """An empty volume of the same nodes, served by the first one."""
+    replicas = []
+    for node in nodes:
+        node.rig.store.replicas.create(CLONE, "vm2", SIZE, BLOCK, 4096, 1)
+        found = node.rig.store.replicas.get(CLONE)
+        assert found is not None
+        replicas.append(found)
+        node.rig.tend()
+    replicas[0].tap(4 << 20)
+    replicas[0].promise(1)
+    replicas[0].begin(1, 0)
+    replicas[0].serve(1, timeout_s=0.01)
+    return replicas
+
+
+def begin_as(node: Member, replica: Replica, source: str) -> tuple[int, int, bytes]:
+    """Of the clone, as `Primary.records`; nobody confirms it."""
+    with pytest.raises(NotConfirmed, match="begins as"):
+        node.rig.store.versions.begin_as("vm2", source)
+    buffer = bytearray(TAP_MIN_BUFFER)
+    length, first, last, _ = replica.volume.core.take(buffer)
+    return first, last, bytes(buffer[:length])
+
+
+def test_a_clone_begins_as_its_source_on_each_node_that_has_that() -> None:
+    primary, member, other = written(), Member(2), Member(3)
+    deliver(primary, member)
+    own, theirs, lacking = cloned(primary, member, other)
+    first, last, data = begin_as(primary, own, "vm1@one")
+    member.rig.store.destage()
+    before = member.rig.store.status().pack_bytes
+    theirs.append(1, 1, first, last, data)
+    member.rig.store.destage()
+    assert member.rig.store.status().pack_bytes == before  # shared, not copied
+    with pytest.raises(NoSuchVersion, match="newest is seq:0"):  # it is copied to
+        lacking.append(1, 1, first, last, data)
+    assert lacking.held[0] == 0
+    primary.drop("one")
+    for node, replica in ((primary, own), (member, theirs)):
+        for _ in range(2):
+            assert node.first_byte("vm2@seq:1") == b"1"
+            assert node.first_byte("vm1@seq:3") == b"2"
+            node.killed()
+        assert replica.held[0] == 1
+
+
+def test_only_an_empty_volume_begins_as_another_one() -> None:
+    primary = written()
+    (own,) = cloned(primary)
+    begin_as(primary, own, "vm1@one")
+    with pytest.raises(CannotRestore, match="written to"):
+        primary.rig.store.versions.begin_as("vm2", "vm1")
+    primary.rig.store.create_volume("alone", SIZE, block_size=BLOCK, chunk_size=4096)
+    with pytest.raises(NotPrimary):
+        primary.rig.store.versions.begin_as("alone", "vm1@one")
+
+
+def test_a_clone_whose_source_is_deleted_meanwhile_stays_empty() -> None:
+    primary, member = written(), Member(2)
+    deliver(primary, member)
+    own, theirs = cloned(primary, member)
+    first, last, data = begin_as(primary, own, "vm1@one")
+    settled = member.rig.store.versions.settled
+
+    @contextmanager
+    def gone(ref: str) -> Iterator[tuple[VolumeRecord, VersionRow]]:
+        with settled(ref) as found:
+            member.rig.store.replicas.remove(VOLUME)
+            yield found
+
+    member.rig.store.versions.settled = gone  # type: ignore[method-assign]
+    with pytest.raises(NoSuchVersion):
+        theirs.append(1, 1, first, last, data)
+    assert theirs.held[0] == 0
+    assert member.rig.store._seal.reason is None
+    member.killed()
+    assert member.rig.store.names() == ["vm2"]
