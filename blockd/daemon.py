@@ -47,6 +47,7 @@ from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, che
 from blockd.control import HttpSide, bound
 from blockd.device import Exports
 from blockd.limits import RateLimits
+from blockd.loop_calls import LoopCall
 from blockd.paths import Paths
 from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
@@ -266,19 +267,12 @@ class Daemon:
         assert self._iscsi is not None
         if self._cluster is None:
             return
-        loop, changed, paths = (
-            asyncio.get_running_loop(),
-            self._iscsi.paths_changed,
-            self._cluster.paths,
-        )
+        paths = self._cluster.paths
         self._listener.follow(paths)
         self._iscsi.follow(paths)
 
-        def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(changed)
-
-        paths.watch(tell)
+        changed = LoopCall(asyncio.get_running_loop(), self._iscsi.paths_changed)
+        paths.watch(changed.soon, changed.settle)
 
     # -- life --------------------------------------------------------------------------------
 

@@ -86,8 +86,10 @@ class Paths(Protocol):
     def shared(self, volume: bytes) -> SharedState | None:
         """What all nodes of a volume keep together; None for a node by itself."""
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Have it called, on any thread, when `number` or any of `ways` may be another."""
+    def watch(self, changed: Callable[[], None], settle: Callable[[], None] | None = None) -> None:
+        """Have `changed` called, on any thread, when `number` or any of `ways` may be another; and
+        `settle`, on a thread that may wait, before this node serves a volume: it returns when what
+        was changed until then has been seen to. OSError: it was not, and nothing is served."""
 
 
 class Alone:
@@ -104,7 +106,7 @@ class Alone:
     def shared(self, volume: bytes) -> SharedState | None:
         return None
 
-    def watch(self, changed: Callable[[], None]) -> None:
+    def watch(self, changed: Callable[[], None], settle: Callable[[], None] | None = None) -> None:
         pass
 
 

@@ -118,6 +118,7 @@ class FakePaths:
         self.refused: str | None = None
         self.asked: list[bytes] = []
         self.watchers: list[Callable[[], None]] = []
+        self.settlers: list[Callable[[], None]] = []
         self.state = FakeShared()
 
     def shared(self, volume: bytes) -> FakeShared:
@@ -130,8 +131,10 @@ class FakePaths:
         self.asked.append(volume)
         return self.refused
 
-    def watch(self, changed: Callable[[], None]) -> None:
+    def watch(self, changed: Callable[[], None], settle: Callable[[], None] | None = None) -> None:
         self.watchers.append(changed)
+        if settle is not None:
+            self.settlers.append(settle)
 
     def are(self, *states: str) -> None:
         """Nodes n1, n2, ... are in these states; this one is among them."""

@@ -112,6 +112,7 @@ class VolumePaths:
         self._shared = SharedReservations(records)
         self._wanted: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._watchers: list[Callable[[], None]] = []
+        self._settle: list[Callable[[], None]] = []
         self._exports_due = 0.0
         self._silent_until = 0.0
         self._problem = ""
@@ -176,8 +177,17 @@ class VolumePaths:
         self.look(volume)
         self._changed()
 
-    def watch(self, changed: Callable[[], None]) -> None:
+    def watch(self, changed: Callable[[], None], settle: Callable[[], None] | None = None) -> None:
         self._watchers.append(changed)
+        if settle is not None:
+            self._settle.append(settle)
+
+    def settle(self) -> None:
+        """Return when the front ends have seen to all changes until now: sessions that are served
+        past a volume's unit are called back when it is closed, before it can be open again. Waits;
+        OSError when they do not come to it."""
+        for each in self._settle:
+            each()
 
     # -- what is known; any thread, quick
 

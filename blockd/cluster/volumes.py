@@ -418,6 +418,9 @@ class ClusterVolumes:
 
     # -- what parts tell (transport.group.around.Clients)
 
+    def opening(self, volume: bytes) -> None:
+        self._paths.settle()
+
     def opened(self, volume: bytes, epoch: int) -> None:
         with self._opened:
             self._served.add(volume)

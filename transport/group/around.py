@@ -57,7 +57,11 @@ class Around(Protocol):
 
 
 class Clients(Protocol):
-    """Who uses volumes at this node. Called on the thread; must not wait."""
+    """Who uses volumes at this node. Called on the thread, but for `opening`; must not wait."""
+
+    def opening(self, volume: bytes) -> None:
+        """Clients are about to be let in: see that none goes by what held in an earlier epoch. Not
+        on the thread; may wait, a few seconds. VolumeError, OSError: they are not let in."""
 
     def opened(self, volume: bytes, epoch: int) -> None:
         """This node is the volume's primary: clients may come."""

@@ -636,7 +636,11 @@ class Part:
             self._last_failure = ""
             self._answer_takers(self._ack())
 
-        self._in_turn(lambda: replica.serve(epoch, strict=leading.strict), served)
+        def let_in() -> None:
+            self._clients.opening(self.uuid)
+            replica.serve(epoch, strict=leading.strict)
+
+        self._in_turn(let_in, served)
 
     # -- no more
 

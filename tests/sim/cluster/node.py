@@ -122,6 +122,7 @@ class Node:
         self.process.end()
         self.part: Part | None = None
         self.serving: int | None = None
+        self.let_in = False
         """The epoch in which clients are let in."""
         self.promises: dict[int, set[str]] = {}
         """By epoch that it took over in: members whose promises said what the volume is."""
@@ -365,8 +366,16 @@ class Node:
 
     # -- clients
 
+    def opening(self, volume: bytes) -> None:
+        """Called by the part: they are about to."""
+        assert self.replica is not None
+        assert self.replica.gate.shut
+        self.let_in = True
+
     def opened(self, volume: bytes, epoch: int) -> None:
         """Called by the part: clients may come."""
+        assert self.let_in
+        self.let_in = False
         self.serving = epoch
         self.world.opened(self, epoch, self.image())
 

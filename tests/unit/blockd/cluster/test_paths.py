@@ -166,6 +166,14 @@ def test_all_ways_are_told_with_numbers_that_stay(world: World) -> None:
     assert told_where("vm1", ways) == "volume vm1 is served by n1 at 10.0.0.1:10809"
 
 
+def test_front_ends_have_seen_to_changes_before_a_volume_is_served(world: World) -> None:
+    seen: list[int] = []
+    world.paths.watch(lambda: None, lambda: seen.append(world.changes))
+    world.paths.closed(VOLUME)
+    world.paths.settle()
+    assert seen == [world.changes]
+
+
 def test_a_takeover_is_seen_step_by_step(world: World) -> None:
     world.replica.promised = 5  # n3 seals; the row was not read yet
     assert world.states() == ["changing", "standby", "standby"]

@@ -180,6 +180,19 @@ def test_a_node_that_serves_again_goes_by_what_others_did_meanwhile(cluster: Clu
     assert one.b.run(WRITE, BLOCK_OF_DATA).status == GOOD
 
 
+def test_what_is_served_past_the_unit_is_called_back_when_the_volume_goes(
+    cluster: Cluster,
+) -> None:
+    one = cluster.one
+    calls: list[bool] = []
+    one.a.nexus.interrupt = lambda: calls.append(True)
+    one.rig.unit.look_around()
+    assert not calls
+    one.state.move_away()
+    one.rig.unit.look_around()
+    assert calls
+
+
 def test_initiators_are_told_of_what_was_done_at_another_node(cluster: Cluster) -> None:
     one, two = cluster.one, cluster.two
     for host in (one.a, one.b):
