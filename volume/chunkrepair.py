@@ -23,7 +23,7 @@ from typing import Final
 
 from volume.chunks import ChunkStore, StoredChunk, unpacked
 from volume.errors import VolumeError
-from volume.layout import ChunkId
+from volume.layout import KIND_DAMAGED, ChunkId
 from volume.rescue import KEPT_BYTES, Rescue
 from volume.scrub import Scrubber
 
@@ -60,24 +60,27 @@ class ChunkRepair:
         return self._chunks.rescue
 
     def damaged(self) -> list[ChunkId]:
-        """Chunks that reads or scrub have found damaged, each once, as many as both remember; those
-        that somebody has asked for first."""
+        """Chunks that reads or scrub have found damaged, or that are needed and in no pack any
+        more, each once, as many as are remembered; those that somebody has asked for first."""
         ids = [
             *self._chunks.damaged(),
             *(each.chunk_id for each in self._scrubber.status().damages),
         ]
         found = dict.fromkeys(chunk_id for chunk_id in ids if chunk_id is not None)
-        return [each for each in found if self._chunks.place(each)]
+        damaged = [each for each in found if self._chunks.place(each)]
+        return [*damaged, *(each for each in self._chunks.lost() if not self._chunks.place(each))]
 
     def give(self, ids: Sequence[ChunkId], limit: int) -> list[Found]:
         """Those of the chunks that are here, whole, and fit into `limit` bytes, in their order.
         OSError."""
         found: list[Found] = []
         for chunk_id in ids:
+            if self._chunks.place(chunk_id) is None:
+                continue
             try:
                 chunk = self._chunks.stored(chunk_id)
                 unpacked(chunk_id, chunk)
-            except VolumeError:  # not here, or damaged as well
+            except VolumeError:  # damaged as well, or gone just now
                 continue
             limit -= len(chunk.stored)
             if limit < 0:
@@ -103,7 +106,10 @@ class ChunkRepair:
         """Store anew what was brought for reads, as `take`. VolumeError, OSError."""
         with self._brought_lock:
             found = list(self._brought.items())
-        damaged = [(each, chunk) for each, chunk in found if self._chunks.is_damaged(each)]
+        known = self._chunks.lost()
+        damaged = [
+            (each, chunk) for each, chunk in found if self._chunks.is_damaged(each) or each in known
+        ]
         whole = self.take({each for each, _ in damaged}, damaged) if damaged else set()
         with self._brought_lock:
             for each, chunk in found:
@@ -114,7 +120,10 @@ class ChunkRepair:
     def _is_good(self, chunk_id: ChunkId, chunk: StoredChunk) -> bool:
         """Whether it is the chunk, and this store has use for it. Its bytes are kept for reads."""
         place = self._chunks.place(chunk_id)
-        if place is None or chunk.kind != place.kind:
+        if place is None:
+            if chunk_id not in self._chunks.lost() or chunk.kind == KIND_DAMAGED:
+                return False
+        elif chunk.kind != place.kind:
             return False
         try:
             data = unpacked(chunk_id, chunk)

@@ -118,6 +118,7 @@ class ChunkStore:
         """Told of all that is put or found to be there, once it is durable: gc's barrier."""
         self._pending: dict[ChunkId, Place] = {}
         self._damaged = set(packs.rotten[:MAX_DAMAGED])
+        self._lost: set[ChunkId] = set()
 
     def put(self, data: Buffer, kind: int = KIND_DATA, *, codec: int | None = None) -> ChunkId:
         """Store `data` (up to MAX_CHUNK_SIZE; copied) unless it is known; return its id.
@@ -216,6 +217,7 @@ class ChunkStore:
             if self.watch is not None:
                 self.watch(self._pending.values())
             self._damaged.difference_update(self._pending)
+            self._lost.difference_update(self._pending)
             self._pending = {}
 
     def abandon(self) -> None:
@@ -332,6 +334,20 @@ class ChunkStore:
         """Whether what is stored of a chunk is known to be damaged."""
         return chunk_id in self._damaged
 
+    def note_lost(self, chunk_id: ChunkId) -> None:
+        """Something refers to a chunk that no pack has: its entry was damaged when a power cut had
+        the index made anew."""
+        if len(self._lost) < MAX_DAMAGED:
+            self._lost.add(chunk_id)
+
+    def lost(self) -> list[ChunkId]:
+        """Chunks that were noted so, and were not stored anew since."""
+        return list(self._lost)
+
+    def forget_lost(self) -> None:
+        """What is still needed will be noted again."""
+        self._lost.clear()
+
     def _known(self, chunk_id: ChunkId) -> bool:
         if chunk_id in self._pending:
             return True
@@ -369,6 +385,8 @@ class ChunkStore:
                         error.chunk_id = chunk_id
                     raise
                 place = again
-        raise CorruptChunk(
+        gone = CorruptChunk(
             f"chunk {chunk_id.hex()}: no pack has it; restore it from a copy or a peer"
         )
+        gone.chunk_id = chunk_id
+        raise gone

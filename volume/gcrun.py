@@ -200,6 +200,7 @@ class Run:
         self.work = self._work()
         """Items are bytes copied: 0, but after a batch of copies."""
         self._store = store
+        store.forget_lost()
         self._index = store.index
         self._packs = store.packs
         self._manifests = manifests
@@ -352,6 +353,9 @@ class Run:
         slots = self._index.slots(chunk_ids)
         if whole and None in slots:
             missing = chunk_ids[slots.index(None)]
+            for chunk_id, slot in zip(chunk_ids, slots, strict=True):
+                if slot is None:
+                    self._store.note_lost(chunk_id)
             raise CorruptChunk(
                 f"chunk {missing.hex()}: is needed, but no pack has it; gc removes nothing until "
                 "it is restored"

@@ -252,7 +252,9 @@ class ChunkResolver:
     def may_come(self, chunk_id: ChunkId) -> bool:
         """Whether somebody else can have what is damaged here: nobody has what was lost."""
         place = self._chunks.place(chunk_id)
-        return place is not None and place.kind != KIND_DAMAGED
+        if place is None:
+            self._chunks.note_lost(chunk_id)
+        return place is None or place.kind != KIND_DAMAGED
 
     def resolve_brought(self, target: ReadTarget, index: int, chunk_id: ChunkId) -> bool:
         """Put what was brought of a damaged chunk in the place of what is read of `index`; False

@@ -51,16 +51,47 @@ def drawn_options(rng: random.Random) -> StoreOptions:
     return replace(OPTIONS, window_bytes=rng.choice(WINDOWS) * SEGMENT_BYTES)
 
 
+Rot = dict[tuple[str, int], int]
+"""(file, byte of it) -> bits that have gone bad, until it is written again."""
+
+
 class CheckedDisk(SimDisk):
     """A disk that remembers which syncs have failed: what they were to keep may be gone, and the
-    next one would not say so."""
+    next one would not say so. `rot` is on the medium: it outlives the machine's power."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, rot: Rot | None = None) -> None:
         super().__init__(image)
+        self.rot: Rot = {} if rot is None else rot
+        self.seen_through = False
+        """Whoever looks at the world sees what was written."""
+        for path, offset in list(self.rot):
+            if path not in image.files or offset >= image.files[path].size:
+                del self.rot[path, offset]
         self.failed_syncs: set[str] = set()
         """Files whose sync has failed."""
         self.tried_again = ""
         """One of them that was synced once more."""
+
+    def pread(self, inode: Inode, length: int, offset: int) -> bytes:
+        data = super().pread(inode, length, offset)
+        if not self.rot or self.seen_through or not inode.linked:
+            return data
+        changed = bytearray(data)
+        for (path, at), mask in self.rot.items():
+            if path == inode.path and offset <= at < offset + len(data):
+                changed[at - offset] ^= mask
+        return bytes(changed)
+
+    def _write(self, inode: Inode, data: bytes, offset: int) -> None:
+        for at in [at for path, at in self.rot if path == inode.path]:
+            if offset <= at < offset + len(data):
+                del self.rot[inode.path, at]
+        super()._write(inode, data, offset)
+
+    def unlink(self, path: str) -> None:
+        super().unlink(path)
+        for key in [each for each in self.rot if each[0] == path]:
+            del self.rot[key]
 
     def sync(self, inode: Inode) -> None:
         if inode.path in self.failed_syncs:
@@ -84,13 +115,14 @@ class Machine:
         self._image = Image()
         self._meta: dict[bytes, bytes] = {}
         self._index: dict[bytes, bytes] = {}
+        self._rot: Rot = {}
         self._boots = 0
         self._distrusted = False  # since a sync has failed
 
     def boot(self, crash_at: int = 0) -> Store:
         """Open the store; `crash_at`: as of SimDisk, 0 for none. What `Store` raises, PowerCut;
         StoreSealed: nothing has changed."""
-        self.disk = disk = CheckedDisk(self._image)
+        self.disk = disk = CheckedDisk(self._image, self._rot)
         if crash_at:
             disk.crash_at(crash_at)
         self._meta_kv = TracedKeyValue(disk, self._meta)
@@ -143,10 +175,19 @@ class Machine:
         self.disk.power_off()
         self.store = None
 
+    def rot(self, path: str, offset: int, mask: int) -> bool:
+        """Bits of a file go bad; whether there is such a byte."""
+        file = self.disk.image().files.get(path)
+        if file is None or offset >= file.size:
+            return False
+        self._rot[path, offset] = mask
+        return True
+
     def wipe(self) -> None:
         """An empty disk is in its place."""
         self.disk.power_off()
         self.store = None
         self._image, self._meta, self._index = Image(), {}, {}
+        self._rot.clear()
         self._boots += 1
         self._distrusted = False

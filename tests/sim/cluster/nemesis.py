@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tests.sim.cluster.damage import Damage
 from tests.sim.cluster.metastore import MetaStoreWeather, SimMetaStore
 from tests.sim.cluster.network import Network, Weather
 from tests.sim.cluster.node import Node, VolumeSpec
@@ -51,6 +52,7 @@ class Surroundings(Protocol):
     truth: Truth
     spec: VolumeSpec
     versions: Versions
+    damage: Damage
 
     def primary(self) -> Node | None:
         """A node that serves the volume, or believes so."""
@@ -94,6 +96,8 @@ class Nemesis:
             "unreadable": self._unreadable,
             "replace": self._replace,
             "lose-disk": self._lose_disk,
+            "rot": world.damage.rot,
+            "scrub": world.damage.scrub,
             "snapshot": world.versions.snapshot,
             "drop-snapshot": world.versions.drop,
             "resize": world.versions.resize,
@@ -130,6 +134,7 @@ class Nemesis:
         world.metastore.weather = MetaStoreWeather()
         for node in world.nodes.values():
             node.heal()
+        world.damage.heal()
         self._make_good()
 
     # -- whom, and for how long

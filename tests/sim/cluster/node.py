@@ -6,12 +6,15 @@ starts the next one on what that left.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from blockd.cluster.chunkrepair import answer_get
 from native import OP_READ, Request
-from tests.sim.cluster.around import SimAround
+from tests.sim.cluster.around import SimAround, SimTimer
 from tests.sim.cluster.clients import Session
 from tests.sim.cluster.machine import Machine
 from tests.sim.cluster.metastore import MetaStoreClient, SimMetaStore
@@ -30,6 +33,7 @@ from transport.peer import messages as m
 from transport.peer.policy import Policy
 from volume.diskerror import seals
 from volume.errors import StoreSealed, VolumeError
+from volume.layout import KIND_DATA, KIND_NODE, ChunkId
 from volume.metastore import ClusterRecords, Stored
 from volume.metastore_records import VolumeGroup
 from volume.options import StoreOptions
@@ -39,6 +43,7 @@ from volume.volume import Volume
 
 POLICY = Policy(ping_every_s=2.5, silent_after_s=6.0, reconnect_most_s=3.0)
 """Fewer pings than in the product, since each costs the simulation time."""
+PIECE = 4096  # of what a node reads as: a chunk
 RECORD_S = 5.0  # between two looks at the volume's record
 TEND_S = (0.2, 3.0)  # after something was appended, a store's threads look at what there is to do
 
@@ -134,6 +139,7 @@ class Node:
         self._random = random.Random(f"node:{world.seed}:{name}")
         self._attached: list[Session] = []
         self._struck_for_s: float | None = None
+        self._chunks: dict[ChunkId, bytes] = {}
         self._tends = False  # soon
         self._seen_lsn = 0
 
@@ -299,8 +305,8 @@ class Node:
         """What the threads of a store do."""
         self._tends = False
         self._seen_lsn = store._journal.state()[0]
-        _as_a_thread(store, lambda: _tend_all(store))
-        _as_a_thread(store, store.upkeep.destage_if_due)
+        as_a_thread(store, lambda: _tend_all(store))
+        as_a_thread(store, store.upkeep.destage_if_due)
 
     def look_at_power(self, process: Process) -> None:
         """Whether a call has been the last one."""
@@ -348,7 +354,26 @@ class Node:
         if self.up and self.process.stopped:
             self.process.go_on()
 
-    # -- what other nodes ask
+    # -- what it asks other nodes, and they it
+
+    def ask(
+        self, node: str, message: m.Request, timeout_s: float, done: Callable[..., None]
+    ) -> None:
+        """PeerBusy."""
+        assert self._sessions is not None
+        self._sessions.ask(node, message, timeout_s, done)
+
+    def is_connected(self, node: str) -> bool:
+        return self._sessions is not None and self._sessions.asking(node).open
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> SimTimer:
+        """On its clock of intervals."""
+        assert self._around is not None
+        return self._around.after(delay_s, call)
+
+    def process_soon(self, call: Callable[[], None]) -> None:
+        """As on another thread."""
+        self.process.after(self._random.uniform(0.0, 0.005), call)
 
     def asked(self, peer: str, message: m.Request, reply: Reply) -> None:
         """Called by its sessions."""
@@ -358,6 +383,11 @@ class Node:
             reply(self._members.answer(message, self.clock.monotonic()))
             if part is None and self.replica is not None:
                 self.begin_part()
+        elif isinstance(message, m.Get):
+            try:
+                reply(answer_get(self.store.chunk_repair, message))
+            except OSError as error:
+                reply(m.Error(m.Code.FAILED, 0, str(error)))
         elif part is not None and getattr(message, "volume", b"") == part.uuid:
             part.asked(message, reply)
         else:
@@ -440,13 +470,68 @@ class Node:
         return {row.name: row.seq for row in rows}
 
     def image(self) -> bytes:
-        """All bytes of the volume as this node has it, whatever it may answer to clients."""
+        """All bytes of the volume as this node has it, whatever it may answer to clients, and
+        whatever has gone bad on its disk."""
+        with self.seeing_through():
+            request = self._read(0, self.volume.size)
+        assert isinstance(request.data, (bytes, bytearray)), request.message
+        return self.world.spec.seen(bytes(request.data))
+
+    def pieces(self) -> list[bytes | None]:
+        """The same as the disk has it, up to the size that clients know; None: that is an error."""
+        size = min(self.volume.size, self.world.spec.size)
+        found = [self._read(at, min(PIECE, size - at)) for at in range(0, size, PIECE)]
+        return [
+            bytes(each.data) if isinstance(each.data, (bytes, bytearray)) else None
+            for each in found
+        ]
+
+    def chunk_ids(self, pieces: Iterable[int]) -> list[ChunkId]:
+        """What is below these, where that can be told."""
+        found = []
+        for piece in pieces:
+            with suppress(VolumeError):
+                resolver = self.volume._reader._resolver
+                found.append(resolver.visible_id(self.volume.target(), piece))
+        return found
+
+    @contextmanager
+    def seeing_through(self) -> Iterator[None]:
+        """Whoever looks at the world sees no damage, and no faults of this disk."""
+        disk, rescue = self.machine.disk, self.store.chunk_repair.rescue
+        faults, disk.faults = disk.faults, FaultScript()
+        kept = rescue._kept
+        rescue._kept = OrderedDict(self._chunks | kept)
+        disk.seen_through = True
+        try:
+            yield
+        finally:
+            disk.faults, disk.seen_through = faults, False
+            rescue._kept = kept
+            if disk.rot and self.machine.store is not None:
+                self.forget_what_was_read()  # or clients would be shown it
+
+    def note_chunks(self) -> None:
+        """Remember, for whoever looks, what is stored now."""
+        with self.seeing_through():
+            chunks = self.store._chunks
+            for chunk_id, place in chunks.index.group(b""):
+                if place.kind == KIND_DATA or place.kind == KIND_NODE:
+                    with suppress(VolumeError):
+                        self._chunks[chunk_id] = chunks.get(chunk_id)
+
+    def forget_what_was_read(self) -> None:
+        self.store._table.clear()
+        self.store._manifests.cache.clear()
+
+    def _read(self, offset: int, length: int) -> Request:
+        """As a client would, but that it is always let in."""
         volume = self.volume
         gate = volume.gate
         assert gate is not None
-        request = Request(OP_READ, 0, volume.size)
-        disk = self.machine.disk
-        faults, disk.faults = disk.faults, FaultScript()  # whoever looks sees through them
+        request = Request(OP_READ, offset, length)
+        rescue = self.store.chunk_repair.rescue
+        ask, rescue._ask = rescue._ask, None  # or it would wait
         if gate.shut:  # for this moment only, in which nobody else asks
             volume.core.gate_open(volume.seq, False, 0)
         _, reads, _, _ = volume.core.submit([request], self.clock.now_ns())
@@ -454,9 +539,8 @@ class Node:
             volume._reader.submit(volume.target(), reads, lambda _: None)
         if gate.shut:
             volume.core.gate_shut()
-        disk.faults = faults
-        assert isinstance(request.data, (bytes, bytearray)), request.message
-        return self.world.spec.seen(bytes(request.data))
+        rescue._ask = ask
+        return request
 
     # -- what the nemesis and operators do
 
@@ -470,7 +554,7 @@ class Node:
         """A round of the destager, and of gc."""
         store = self.machine.store
         if store is not None:
-            self.process.run(lambda: _as_a_thread(store, lambda: _tidy(store, collect)))
+            self.process.run(lambda: as_a_thread(store, lambda: _tidy(store, collect)))
 
 
 def _has_left(records: ClusterRecords, volume: str, node: str) -> None:
@@ -497,7 +581,7 @@ def _tend_all(store: Store) -> None:
         pass
 
 
-def _as_a_thread(store: Store, work: Callable[[], object]) -> None:
+def as_a_thread(store: Store, work: Callable[[], object]) -> None:
     """Do what a thread of a store does, and fail as it does (`volume.background`): it ends when the
     disk cannot be trusted."""
     if store._seal.reason is not None:

@@ -74,6 +74,15 @@ VERSIONS = Profile(
     every=3,
 )
 """Snapshots and sizes, while nodes come and go."""
+ROT = Profile(
+    "rot",
+    {
+        **{"rot": 12, "scrub": 4, "upkeep": 8, "kill": 2, "power-cut": 2, "move": 3, "isolate": 1},
+        **{"ambush": 2, "cut-off": 1, "snapshot": 2, "pause": 1},
+    },
+    every=3,
+)
+"""Bits of what one member has stored go bad."""
 EVERYTHING = Profile(
     "everything",
     {
@@ -100,6 +109,7 @@ PROFILES: tuple[tuple[Profile, int], ...] = (
     (DISKS, 3),
     (MEMBERS, 3),
     (VERSIONS, 3),
+    (ROT, 2),
     (EVERYTHING, 6),
 )
 

@@ -19,7 +19,9 @@ from transport.group.part import Part
 from transport.group.primary import Primary
 from transport.group.takeover import Choice
 from transport.group.takeover_run import Takeover
-from volume import gate
+from volume import gate, sites
+from volume.chunkrepair import ChunkRepair
+from volume.chunks import ChunkStore
 from volume.history import History, Undo
 from volume.meta import Meta
 from volume.metastore import Done, Lost, Outcome, Row
@@ -35,7 +37,9 @@ Instead = tuple[Any, str, Any]
 class Rule:
     promise: str
     """What the product does, and is kept from doing."""
-    broken: tuple[Instead, ...]
+    broken: tuple[Instead, ...] = ()
+    site: str = ""
+    """Of the core (`volume.sites`), where it is the core that keeps it."""
 
 
 # -- acknowledgements
@@ -175,6 +179,10 @@ def _with_its_size(meta: Meta, name: str, head: Any, size: int, *rest: Any, **mo
     return _replace_head(meta, name, head, size, *rest, **more)
 
 
+def _none_of_them(*_: Any) -> set[Any]:
+    return set()
+
+
 def _nothing(*_: Any) -> None:
     pass
 
@@ -286,6 +294,21 @@ RULES: Mapping[str, Rule] = {
         "the size is that of the state gone back to",
         ((Meta, "replace_head", _with_its_size),),
     ),
+    "damage is not repaired": Rule(
+        "what other nodes have of a damaged chunk is stored anew",
+        ((ChunkRepair, "take", _none_of_them),),
+    ),
+    "what no pack has is not asked for": Rule(
+        "a chunk is fetched as well whose entry was damaged when the index was made anew",
+        ((ChunkStore, "note_lost", _nothing),),
+    ),
+    "zeros for damage": Rule(
+        "what is damaged is an error, or what another node has, never zeros",
+        site="read.zeros-for-damage",
+    ),
+    "bytes go out unchecked": Rule(
+        "what is read is checked before a client has it", site="read.unchecked"
+    ),
     "catching up skips a record": Rule(
         "a member that catches up gets every record",
         ((Replica, "read", _one_further),),
@@ -298,6 +321,10 @@ def broken_rule(name: str | None) -> Iterator[None]:
     """Break a rule while the context lasts. KeyError."""
     with contextlib.ExitStack() as stack:
         if name is not None:
-            for owner, attribute, instead in RULES[name].broken:
+            rule = RULES[name]
+            for owner, attribute, instead in rule.broken:
                 stack.enter_context(patch.object(owner, attribute, instead))
+            if rule.site:
+                stack.callback(sites.disarm)
+                sites.arm(rule.site, chance=1.0)
         yield

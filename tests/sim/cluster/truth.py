@@ -9,6 +9,7 @@ prefix with all that was flushed in it.
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from tests.sim.cluster.damage import Damage
 from tests.sim.cluster.history import History
 from tests.sim.cluster.metastore import SimMetaStore
 from tests.sim.cluster.node import Node, VolumeSpec
@@ -29,6 +30,7 @@ class Surroundings(Protocol):
     history: History
     spec: VolumeSpec
     versions: Versions
+    damage: Damage
 
     def note(self, what: str) -> None: ...
     def count(self, what: str) -> None: ...
@@ -171,7 +173,7 @@ class Truth:
             return False
         record = self.stored.record
         members = record.members
-        if record.coming is not None or record.leaving:
+        if record.coming is not None or record.leaving or not world.damage.settled:
             return False
         if any(
             each.replica is not None for each in world.nodes.values() if each.name not in members
@@ -195,6 +197,7 @@ class Truth:
         primary = world.primary()
         if primary is None or primary.part is None:
             raise Violation("I13 nobody serves the volume although all is healed")
+        world.damage.last_look()
         record = self.stored.record
         members = record.members
         if not self.settled():

@@ -222,10 +222,9 @@ class Versions:
     def _read(self, node: Node, name: str) -> None:
         device = node.store.open_version(f"{node.volume.name}@{name}")
         device.attach("onlooker")
-        try:
+        with node.seeing_through():
             image = self._world.spec.seen(read_device(device, 0, device.size))
-        finally:
-            device.detach("onlooker")
+        device.detach("onlooker")
         self._world.count("versions read")
         if image != self._snapshots[name].image:
             raise Violation(f"I7 {node.name[:4]} has another snapshot {name} than was made")

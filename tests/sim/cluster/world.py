@@ -16,10 +16,12 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import attrgetter
 
 from tests.sim.cluster import plan as plans
 from tests.sim.cluster.clients import Client, Server, Session, Wire
+from tests.sim.cluster.damage import Damage
 from tests.sim.cluster.history import History
 from tests.sim.cluster.machine import drawn_options
 from tests.sim.cluster.metastore import SimMetaStore
@@ -41,6 +43,7 @@ SIZE, CHUNK = 32 * KIB, 4 * KIB
 PAUSE_S = 1.2  # between two acts of a client, on average
 NEMESIS_PAUSE_S = 4.0
 TROUBLED_S = 400.0  # clients that have not done what they wanted by then do it when all is healed
+PATIENCE_S = 1e6  # with chunks that are damaged
 HEALED_S = 90.0
 """Within so long all is well again: the longest pause between two tries, and a takeover."""
 LOG_LINES = 60
@@ -72,6 +75,8 @@ class ClusterWorld:
         self.names: Sequence[str] = tuple(rng.randbytes(16).hex() for _ in range(shape.nodes))
         queue_bytes = rng.choice((8, 64, 1024)) * KIB
         options = drawn_options(rng)
+        if plan.profile is plans.ROT:  # or what is lost for good is lost to whoever looks as well
+            options = replace(options, damage_patience_s=PATIENCE_S)
         self.spec = VolumeSpec(
             *(rng.randbytes(16), "volume", SIZE, CHUNK, shape, queue_bytes, options)
         )
@@ -79,6 +84,7 @@ class ClusterWorld:
         self.nodes = {name: Node(self, name) for name in self.names}
         self.truth = Truth(self)
         self.versions = Versions(self)
+        self.damage = Damage(self)
         self.nemesis = Nemesis(self, plans.CLIENTS)
         self.clients = {name: Client(self, name, plan.of(name), PAUSE_S) for name in plans.CLIENTS}
         self._tell = tell
@@ -142,9 +148,11 @@ class ClusterWorld:
 
     def crashing(self, node: Node) -> None:
         self.truth.crashing(node)
+        self.damage.crashing(node)
 
     def started(self, node: Node) -> None:
         self.truth.started(node)
+        self.damage.started(node)
 
     def reset_client(self, client: str) -> None:
         session = self.clients[client].session

@@ -2,10 +2,13 @@
 
 import random
 
+import pytest
+
 from tests.sim.crash import CrashState
 from tests.sim.store_rig import StoreRig
 from volume.chunks import StoredChunk, chunk_id_of
 from volume.codecs import CODEC_NONE
+from volume.errors import CorruptChunk
 from volume.layout import KIND_DATA, ChunkId
 
 SIZE, CHUNK = 32 << 10, 4096
@@ -73,6 +76,61 @@ def test_what_a_read_found_damaged_is_repaired_without_scrub() -> None:
     assert repair.take(repair.damaged(), theirs.store.chunk_repair.give(IDS, 1 << 20))
     assert ours.read("vm1") == DATA
     assert repair.damaged() == []
+
+
+def lost(rig: StoreRig, count: int) -> tuple[StoreRig, list[ChunkId]]:
+    """So many chunks are in no pack any more, as a power cut finds them whose entries are damaged:
+    the index is made anew of the others."""
+    chunks = rig.store._chunks
+    ids = IDS[2 : 2 + count]
+    for chunk_id in ids:
+        place = chunks.place(chunk_id)
+        assert place is not None
+        rig.disk.flip_bit(f"packs/{place.pack:08x}.pack", place.offset + 20)  # its header
+    (path,) = {f"packs/{place.pack:08x}.pack" for each in ids if (place := chunks.place(each))}
+    file = rig.disk.open(path)
+    size = file.size()
+    file.truncate(size - 1)  # not sealed: what is in it is looked for
+    file.close()
+    rig.disk.sync_dir("packs")
+    back = rig.rebooted()
+    assert [each for each in ids if back.store._chunks.place(each) is None] == ids
+    return back, ids
+
+
+def test_a_chunk_that_is_in_no_pack_any_more_is_repaired_when_it_is_read() -> None:
+    (ours, ids), theirs = lost(filled(), 1), filled()
+    repair = ours.store.chunk_repair
+    assert repair.damaged() == []
+    assert ours.read_error("vm1", 2 * CHUNK, CHUNK)
+    assert repair.damaged() == ids
+    offered = theirs.store.chunk_repair.give(ids, 1 << 20)
+    assert repair.take(ids, offered) == set(ids)
+    assert repair.damaged() == []
+    assert ours.read("vm1") == DATA
+    assert ours.rebooted().read("vm1") == DATA
+
+
+def test_a_chunk_that_gc_misses_is_repaired_and_gc_goes_on() -> None:
+    (ours, ids), theirs = lost(filled(), 2), filled()
+    repair = ours.store.chunk_repair
+    whole: set[ChunkId] = set()
+    for _ in range(2):  # the commit, which was the last one in its pack; then what is below it
+        with pytest.raises(CorruptChunk):
+            ours.store.collect()
+        missing = repair.damaged()
+        whole |= repair.take(missing, theirs.store.chunk_repair.give(missing, 1 << 20))
+    assert whole > set(ids)
+    assert ours.store.collect().chunks_live
+    assert ours.read("vm1") == DATA
+
+
+def test_a_chunk_that_nothing_needs_is_not_taken_nor_asked_for() -> None:
+    (ours, ids), theirs = lost(filled(), 1), filled()
+    repair = ours.store.chunk_repair
+    assert repair.take(ids, theirs.store.chunk_repair.give(ids, 1 << 20)) == set()
+    assert theirs.store.chunk_repair.give([bytes(31) + b"x"], 1 << 20) == []
+    assert theirs.store.chunk_repair.damaged() == []
 
 
 def test_only_what_fits_and_is_whole_is_given() -> None:
