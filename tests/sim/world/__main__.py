@@ -1,6 +1,7 @@
 """Live worlds from seeds: see scripts/sim."""
 
 import itertools
+import resource
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.sim.world import plan as plans
 from tests.sim.world import workers
+from tests.sim.world.record import Record
 from tests.sim.world.workers import Result, Settings
 
 ROOT = Path(__file__).parents[3]
@@ -63,12 +65,29 @@ def main(
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Worlds of several nodes that keep one volume.")
     ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file to which each range of seeds that is done is added, and those in "
+            "it are left out: a run that is stopped goes on there."
+        ),
+    ] = None,
+    range_: Annotated[int, typer.Option("--range", min=1, help="Seeds of a range.")] = 1000,
     trace: Annotated[bool, typer.Option(help="Print every event of it.")] = False,
 ) -> None:
     """Live worlds from seeds; exit status 1 when a promise was broken."""
     settings = Settings(acts, profile, broken, shrink_s, cluster)
     if seed is not None:
         _one(seed, steps, settings, trace)
+        return
+    if record is not None:
+        _recorded(
+            Record(record, commit(), settings.told),
+            range(first, first + seeds),
+            range_,
+            settings,
+            jobs,
+        )
         return
     began = time.monotonic()
     ends = None if minutes is None else began + 60 * minutes
@@ -90,6 +109,33 @@ def main(
     console.print(", ".join(f"{what} {count}" for what, count in sorted(counts.items())))
     console.print(f"{failures} failed" if failures else "every promise was kept")
     raise typer.Exit(1 if failures else 0)
+
+
+def _recorded(record: Record, seeds: range, length: int, settings: Settings, jobs: int) -> None:
+    """Live what is left, range by range."""
+    for each in record.left(seeds.start, len(seeds), length):
+        before = _cpu_s()
+        failures: list[dict[str, object]] = []
+        counts: Counter[str] = Counter()
+        for result in workers.run(each, settings, jobs):
+            counts.update(result.report.counts)
+            if result.report.error:
+                _tell(result, settings)
+                command = replay(result.report.seed, settings, result.steps)
+                failures.append(
+                    {"seed": result.report.seed, "error": result.report.error, "command": command}
+                )
+        record.add(each, _cpu_s() - before, failures, counts)
+        console.print(record.summary().splitlines()[0], markup=False)
+    console.print(record.summary(), markup=False)
+    failed = any(each.failures for each in record.ranges())
+    raise typer.Exit(1 if failed else 0)
+
+
+def _cpu_s() -> float:
+    """Of processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _one(seed: int, steps: str | None, settings: Settings, trace: bool) -> None:

@@ -19,7 +19,7 @@ from tests.sim.world.plan import Plan
 from tests.sim.world.shrink import shrunk
 from tests.sim.world.world import Report, World
 
-SEED_LIMIT_S = 120.0  # of real time for one seed, shrinking not counted
+SEED_LIMIT_S = 600.0  # of real time for one seed, shrinking not counted; runs yield to others
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,14 @@ class Settings:
     shrink_s: float = 30.0
     cluster: bool = False
     """Worlds of several nodes (tests.sim.cluster), not of one."""
+
+    @property
+    def told(self) -> str:
+        """What a seed means beside the commit."""
+        kind = "worlds of a cluster" if self.cluster else "worlds"
+        profile = f", profile {self.profile}" if self.profile else ""
+        broken = f", broken: {self.broken}" if self.broken else ""
+        return f"{kind} of {self.acts} acts{profile}{broken}"
 
     def plan(self, seed: int) -> Plan:
         """ValueError: there is no such profile."""
