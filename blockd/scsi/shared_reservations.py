@@ -116,8 +116,9 @@ class SharedReservations(Reservations):
         except DamagedState as error:
             self.damaged = str(error)
             log.error(
-                "reservations damaged, the unit serves nothing volume=%s error=%s",
-                *(self._unit.identity.name, error),
+                "reservations damaged, the unit serves nothing until the row reserved/%s of the"
+                " metastore is removed and the volume moved volume=%s error=%s",
+                *(self._unit.identity.uuid.hex(), self._unit.identity.name, error),
             )
             state = Persistent()
         self._persistent = state

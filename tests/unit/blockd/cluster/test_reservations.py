@@ -196,6 +196,20 @@ def test_a_row_that_makes_no_sense_keeps_the_unit_in_transition(etcd: Etcd, stat
     assert not ready(one.state)
 
 
+def test_a_row_that_was_removed_is_made_anew_by_the_next_primary(etcd: Etcd) -> None:
+    records = ClusterRecords(etcd, lambda: os.urandom(16).hex())
+    one = Node(etcd)
+    one.serve(1)
+    one.put(b"damaged")
+    row = records.reservations(UUID.hex())
+    assert row is not None
+    records.commit(records.put(row, None))
+    one.serve(2)
+    known = one.state.known
+    assert known is not None
+    assert (known.term, known.value) == (2, b"")
+
+
 def test_others_that_keep_changing_it_are_an_error_in_the_end(etcd: Etcd) -> None:
     one, two = Node(etcd), Node(etcd)
     one.serve(1)
