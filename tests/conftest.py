@@ -22,6 +22,15 @@ ROOT = Path(__file__).parent.parent
 KERNEL_TESTS = ROOT / "tests/kernel"
 LONG = ("integration", "sim", "docs")
 """Folders whose tests take seconds, where those of others take milliseconds."""
+LONGEST = (
+    *("test_failover.py", "test_cluster_worlds_1.py", "test_cluster_worlds_2.py"),
+    *("test_cluster_worlds_3.py", "test_cluster_worlds_4.py", "test_cluster.py"),
+    *("test_partitions.py", "test_limits.py", "test_streams.py", "test_cluster_members.py"),
+    *("test_disaster_recovery.py", "test_crash_writes.py", "test_crash_states.py"),
+    *("test_crash_volumes.py", "test_crash_versions.py", "test_crash_collection.py"),
+    *("test_version_crash_states.py", "test_cluster_nodes.py", "test_kill.py"),
+)
+"""Files of these that take a minute and more, the longest first."""
 ALLOW_STALE = "BLOCKD_ALLOW_STALE_NATIVE"
 _FAILED = pytest.StashKey[bool]()
 
@@ -64,15 +73,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long begin first, or a run would end with one process waiting for them.
 
     They are the real daemons and clients, which mostly wait, and the worlds, which mostly count:
-    by name they mix. The order is kept by --no-loadscope-reorder; by itself pytest-xdist begins
-    with the files that have the most tests, and these are the quickest ones.
+    in LONGEST, and then by name, they mix. The order is kept by --no-loadscope-reorder; by itself
+    pytest-xdist begins with the files that have the most tests, and these are the quickest ones.
     """
     items.sort(key=_first_where_it_takes_long)
 
 
-def _first_where_it_takes_long(item: pytest.Item) -> tuple[int, str]:
-    folder = item.path.relative_to(ROOT / "tests").parts[0]
-    return (0, item.path.name) if folder in LONG else (1, "")
+def _first_where_it_takes_long(item: pytest.Item) -> tuple[int, int, str]:
+    folder, name = item.path.relative_to(ROOT / "tests").parts[0], item.path.name
+    if folder not in LONG:
+        return (2, 0, "")
+    return (0, LONGEST.index(name), name) if name in LONGEST else (1, 0, name)
 
 
 def _named(config: pytest.Config) -> list[Path]:

@@ -15,6 +15,7 @@ VOLUME = "vm1"
 BLOCK = 4096
 BLOCKS = 256
 NAMES = ("n1", "n2", "n3")
+REST_S = 0.002  # between writes: as fast as it can, a client takes all of the daemons' time
 SLOW_S = 60.0  # on a busy machine; what is measured is printed, not asserted
 
 
@@ -114,6 +115,7 @@ class Writer:
                     self.gaps.append((since, time.monotonic()))
                     first = False
                 since = time.monotonic()
+                self._stop.wait(REST_S)
         except LOST as error:
             if isinstance(error, RequestError):
                 self.refused.append(f"block {block}: {error}")

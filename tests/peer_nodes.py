@@ -19,6 +19,8 @@ CLUSTER = b"c" * 16
 VOLUME = b"v" * 16
 TIMEOUT_S = 60.0  # only a hang reaches it, on a machine with other work
 POLL_S = 0.005
+MAX_POLL_S = 0.1
+POLL_SHARE = 0.05  # of the time that was waited: what is noticed is noticed that much later
 
 QUICK = Policy(
     handshake_s=1.0,
@@ -33,11 +35,13 @@ QUICK = Policy(
 
 
 def until(reached: Callable[[], bool], what: str = "it", timeout_s: float = TIMEOUT_S) -> None:
-    """Wait for something that has no event."""
-    deadline = time.monotonic() + timeout_s
+    """Wait for something that has no event, looking less and less often: a look at a daemon is a
+    call of its control API, which has other things to do."""
+    began = time.monotonic()
     while not reached():
-        assert time.monotonic() < deadline, f"{what}: not in {timeout_s} s"
-        threading.Event().wait(POLL_S)
+        waited = time.monotonic() - began
+        assert waited < timeout_s, f"{what}: not in {timeout_s} s"
+        threading.Event().wait(min(MAX_POLL_S, max(POLL_S, waited * POLL_SHARE)))
 
 
 class PeerNode:
