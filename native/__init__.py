@@ -78,6 +78,7 @@ try:
         rendezvous_cost,
         report_sites,
         scan_segment,
+        spliced_bytes,
     )
 except ImportError as error:  # no quiet fallback: the store is not safe without its kernels
     raise ImportError(
@@ -156,5 +157,6 @@ __all__ = [
     "native_sites",
     "rendezvous_cost",
     "scan_segment",
+    "spliced_bytes",
     "report_sites",
 ]

@@ -229,12 +229,15 @@ class PlaceTable:
 
     def __init__(self, limit: int, /) -> None: ...
     def clear(self) -> None:
-        """Forget everything. Releases the GIL."""
+        """Forget everything, and let go of what is mapped of packs. Releases the GIL."""
 
     def drop_pack(self, number: int, /) -> None: ...
     def drop_volume(self, number: int, /) -> None: ...
     def stats(self) -> tuple[int, int, int, int, int]:
         """(entries, bytes, limit, hits, misses)"""
+
+def spliced_bytes() -> int:
+    """Bytes of packs that have left by sockets without being copied, in this process."""
 
 Cut = tuple[int, int, int, int]
 """A position in the log: (next lsn, segment sequence, position in the segment, chain)."""

@@ -93,7 +93,10 @@ static bool is_within(const struct bd_volume *volume, const struct bd_action *ac
 static void finish_read(struct bd_volume *volume, struct bd_action *action)
 {
     struct bd_read_fault fault;
-    int error = bd_volume_read(volume, action->offset, action->length, action->data, true, &fault);
+    int error = action->may_view ? bd_volume_view(volume, action->offset, action->length,
+                                                  action->data, &action->view, &fault)
+                                 : bd_volume_read(volume, action->offset, action->length,
+                                                  action->data, true, &fault);
     action->status = error;
     /* A fault is looked at again on the slow path, which says what is wrong with which bytes. */
     bool final = error == 0 || error == -ESHUTDOWN;

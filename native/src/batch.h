@@ -35,9 +35,11 @@ struct bd_action {
     uint64_t offset;
     uint64_t length;
     uint64_t seq;
-    uint64_t wait_seq; /* WAIT_ACKS: what has to be there */
-    bool wait_durable; /* WAIT_ACKS: on disks */
-    uint8_t *data;     /* WRITE: the payload; READ: where the bytes go */
+    uint64_t wait_seq;    /* WAIT_ACKS: what has to be there */
+    bool wait_durable;    /* WAIT_ACKS: on disks */
+    uint8_t *data;        /* WRITE: the payload; READ: where the bytes go */
+    bool may_view;        /* READ of BD_VIEW_LEAST to BD_VIEW_MOST bytes: pages of packs will do */
+    struct bd_view *view; /* READ: not NULL: it has the bytes, not `data`; the caller's reference */
 };
 
 /* Execute; every action ends in one of the states. The caller checked ranges and buffers; -EINVAL

@@ -1,6 +1,7 @@
 #include "client.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -40,6 +41,9 @@ int bd_client_init(struct bd_client *client, const struct bd_protocol *protocol,
         client->input.capacity = capacity;
         client->input.end = input_length;
     }
+    int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0 && (flags & O_NONBLOCK) == 0)
+        (void)fcntl(fd, F_SETFL, flags | O_NONBLOCK); /* splice has no MSG_DONTWAIT */
     atomic_init(&client->refs, 1);
     pthread_mutex_init(&client->lock, NULL);
     return 0;
@@ -50,13 +54,19 @@ void bd_client_retain(struct bd_client *client)
     atomic_fetch_add(&client->refs, 1);
 }
 
+static void free_unsent(struct bd_unsent *unsent)
+{
+    bd_arena_release(unsent->arena);
+    bd_view_release(unsent->view);
+    free(unsent);
+}
+
 static void drop_unsent(struct bd_client *client)
 {
     while (client->first_unsent != NULL) {
         struct bd_unsent *unsent = client->first_unsent;
         client->first_unsent = unsent->next;
-        bd_arena_release(unsent->arena);
-        free(unsent);
+        free_unsent(unsent);
     }
     client->last_unsent = NULL;
     client->unsent = 0;
@@ -107,18 +117,29 @@ uint64_t bd_client_arrival_ns(struct bd_client *client, size_t end)
 
 /* Output. */
 
-/* Send as much of the pieces as the socket takes: the count of bytes, or -errno. */
-static ssize_t send_pieces(int fd, struct iovec *pieces, int count)
+/* Send as much of the pieces as the socket takes: the count of bytes, or -errno. `more`: something
+ * follows at once. */
+static ssize_t send_pieces(int fd, struct iovec *pieces, int count, bool more)
 {
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)count};
     for (;;) {
-        ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
         if (sent >= 0)
             return sent;
         if (errno == EINTR)
             continue;
         return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
     }
+}
+
+static void append(struct bd_client *client, struct bd_unsent *unsent)
+{
+    if (client->last_unsent != NULL)
+        client->last_unsent->next = unsent;
+    else
+        client->first_unsent = unsent;
+    client->last_unsent = unsent;
+    client->unsent += unsent->length;
 }
 
 static bool keep(struct bd_client *client, const uint8_t *data, size_t length,
@@ -141,12 +162,19 @@ static bool keep(struct bd_client *client, const uint8_t *data, size_t length,
         data = arena->data;
     }
     *unsent = (struct bd_unsent){.arena = arena, .data = data, .length = length};
-    if (client->last_unsent != NULL)
-        client->last_unsent->next = unsent;
-    else
-        client->first_unsent = unsent;
-    client->last_unsent = unsent;
-    client->unsent += length;
+    append(client, unsent);
+    return true;
+}
+
+static bool keep_pinned(struct bd_client *client, const struct bd_view_piece *piece,
+                        struct bd_view *view)
+{
+    struct bd_unsent *unsent = malloc(sizeof *unsent);
+    if (unsent == NULL)
+        return false;
+    bd_view_retain(view);
+    *unsent = (struct bd_unsent){.view = view, .data = piece->data, .length = piece->length};
+    append(client, unsent);
     return true;
 }
 
@@ -167,7 +195,7 @@ void bd_client_send(struct bd_client *client, struct iovec *pieces, int count,
         return;
     size_t skip = 0;
     if (client->first_unsent == NULL) {
-        ssize_t sent = send_pieces(client->fd, pieces, count);
+        ssize_t sent = send_pieces(client->fd, pieces, count, false);
         if (sent < 0) {
             bd_client_cut(client);
             return;
@@ -194,42 +222,91 @@ void bd_client_send(struct bd_client *client, struct iovec *pieces, int count,
         bd_loop_watch(client);
 }
 
+/* Whether it leaves by its view's pipes. */
+static bool is_spliced(const struct bd_unsent *unsent)
+{
+    return unsent->view != NULL && !unsent->view->copied;
+}
+
+/* Send of what comes first: bytes of one view, or any others. *wanted: so many were tried. */
+static ssize_t send_first(struct bd_client *client, size_t *wanted)
+{
+    struct bd_unsent *at = client->first_unsent;
+    struct bd_view *view = at->view;
+    *wanted = 0;
+    if (is_spliced(at)) {
+        for (; at != NULL && at->view == view; at = at->next)
+            *wanted += at->length;
+        return bd_view_splice(view, client->fd, *wanted, at != NULL);
+    }
+    struct iovec pieces[64];
+    int count = 0;
+    for (; at != NULL && count < 64 && !is_spliced(at); at = at->next) {
+        pieces[count++] = (struct iovec){(void *)(uintptr_t)at->data, at->length};
+        *wanted += at->length;
+    }
+    return send_pieces(client->fd, pieces, count, at != NULL);
+}
+
+static void take_off(struct bd_client *client, size_t sent)
+{
+    client->unsent -= sent;
+    while (sent > 0) {
+        struct bd_unsent *first = client->first_unsent;
+        if (sent < first->length) {
+            first->data += sent;
+            first->length -= sent;
+            return;
+        }
+        sent -= first->length;
+        client->first_unsent = first->next;
+        if (client->first_unsent == NULL)
+            client->last_unsent = NULL;
+        free_unsent(first);
+    }
+}
+
 void bd_client_flush(struct bd_client *client)
 {
     while (client->first_unsent != NULL && !client->cut) {
-        struct iovec pieces[64];
-        int count = 0;
-        size_t total = 0;
-        for (struct bd_unsent *at = client->first_unsent; at != NULL && count < 64; at = at->next) {
-            pieces[count++] = (struct iovec){(void *)(uintptr_t)at->data, at->length};
-            total += at->length;
-        }
-        ssize_t sent = send_pieces(client->fd, pieces, count);
+        size_t wanted;
+        bool spliced = is_spliced(client->first_unsent);
+        ssize_t sent = send_first(client, &wanted);
+        if (sent == -EOPNOTSUPP && spliced)
+            continue; /* it takes bytes */
         if (sent < 0) {
             bd_client_cut(client);
             return;
         }
-        client->unsent -= (size_t)sent;
-        size_t left = (size_t)sent;
-        while (left > 0) {
-            struct bd_unsent *first = client->first_unsent;
-            if (left < first->length) {
-                first->data += left;
-                first->length -= left;
-                break;
-            }
-            left -= first->length;
-            client->first_unsent = first->next;
-            if (client->first_unsent == NULL)
-                client->last_unsent = NULL;
-            bd_arena_release(first->arena);
-            free(first);
-        }
-        if ((size_t)sent < total)
+        take_off(client, (size_t)sent);
+        /* A part of pages says nothing: the rest may be in another pipe. */
+        if (spliced ? sent == 0 : (size_t)sent < wanted)
             break;
     }
     note_stall(client);
     bd_loop_watch(client);
+}
+
+void bd_client_send_view(struct bd_client *client, struct iovec *pieces, int count,
+                         struct bd_arena *arena, struct bd_view *view)
+{
+    if (client->cut)
+        return;
+    bool was_empty = client->first_unsent == NULL;
+    bool kept = true;
+    for (int i = 0; i < count && kept; i++)
+        kept = keep(client, pieces[i].iov_base, pieces[i].iov_len, arena);
+    for (unsigned i = 0; i < view->piece_count && kept; i++) {
+        const struct bd_view_piece *piece = &view->pieces[i];
+        kept = piece->pinned ? keep_pinned(client, piece, view)
+                             : keep(client, piece->data, piece->length, arena);
+    }
+    if (!kept)
+        bd_client_cut(client);
+    else if (was_empty)
+        bd_client_flush(client);
+    else
+        note_stall(client);
 }
 
 void bd_client_mail(struct bd_client *client, const uint8_t *data, size_t length)

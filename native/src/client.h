@@ -29,6 +29,7 @@
 
 #include "account.h"
 #include "limit.h"
+#include "view.h"
 #include "volume.h"
 
 enum {
@@ -79,7 +80,8 @@ struct bd_protocol {
 /* Bytes that wait to be sent. */
 struct bd_unsent {
     struct bd_unsent *next;
-    struct bd_arena *arena;
+    struct bd_arena *arena; /* that `data` lies in, ... */
+    struct bd_view *view;   /* ... or this pins it; the next bytes of its pipes, unless `copied` */
     const uint8_t *data;
     size_t length;
 };
@@ -203,6 +205,11 @@ uint64_t bd_client_arrival_ns(struct bd_client *client, size_t end);
  * socket that fails, and memory that runs out, cut the client. */
 void bd_client_send(struct bd_client *client, struct iovec *pieces, int count,
                     struct bd_arena *arena);
+
+/* The same, and then what is in `view`, pages of which go as they are: it keeps references to the
+ * view for as long as any are unsent. */
+void bd_client_send_view(struct bd_client *client, struct iovec *pieces, int count,
+                         struct bd_arena *arena, struct bd_view *view);
 
 /* Add a request's bytes to the mail for Python. Memory that runs out cuts the client. */
 void bd_client_mail(struct bd_client *client, const uint8_t *data, size_t length);

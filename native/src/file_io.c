@@ -90,6 +90,11 @@ void bd_file_open_fd(struct bd_file *file, int fd)
     file->no_nowait = false;
 }
 
+bool bd_file_is_plain(const struct bd_file *file)
+{
+    return file->ops == &posix_ops;
+}
+
 int bd_file_read_exact(struct bd_file *file, void *data, size_t length, uint64_t offset,
                        bool nowait)
 {

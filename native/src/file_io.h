@@ -34,6 +34,9 @@ struct bd_file {
 /* Take over a file descriptor: closed by ops->close. */
 void bd_file_open_fd(struct bd_file *file, int fd);
 
+/* Whether its descriptor is one of the kernel's own files, no simulated one. */
+bool bd_file_is_plain(const struct bd_file *file);
+
 /* Let the kernel begin to write a range to the disk; promises nothing. */
 void bd_file_write_behind(struct bd_file *file, uint64_t offset, uint64_t length);
 

@@ -134,13 +134,52 @@ static void put_fragment(struct bd_nbd_output *output, uint64_t cookie, uint64_t
         push(output, data + fragment->start, length);
 }
 
+/* What stands before the data of a READ, bd_nbd_data_header bytes. */
+static void put_header(enum bd_nbd_replies kind, uint8_t *at, uint64_t cookie, uint64_t offset,
+                       size_t length)
+{
+    if (kind == BD_NBD_SIMPLE) {
+        put_simple(at, cookie);
+        return;
+    }
+    size_t taken =
+        put_chunk(at, kind == BD_NBD_EXTENDED, BD_NBD_REPLY_FLAG_DONE, BD_NBD_REPLY_OFFSET_DATA,
+                  cookie, offset, BD_NBD_CHUNK_OFFSET + length);
+    bd_put_be64(at + taken, offset);
+}
+
+void bd_nbd_put_header(struct bd_nbd_output *output, uint64_t cookie, uint64_t offset,
+                       size_t length)
+{
+    uint8_t *header = output->headers + output->used;
+    size_t taken = bd_nbd_data_header(output->kind);
+    put_header(output->kind, header, cookie, offset, length);
+    output->used += taken;
+    push(output, header, taken);
+}
+
+bool bd_nbd_leaves_out(enum bd_nbd_replies kind, uint64_t offset, const struct bd_view *view)
+{
+    if (kind == BD_NBD_SIMPLE)
+        return false;
+    for (unsigned i = 0; i < view->piece_count; i++) {
+        const struct bd_view_piece *piece = &view->pieces[i];
+        for (size_t at = (size_t)(-offset % HOLE_BLOCK); at + HOLE_BLOCK <= piece->length;
+             at += HOLE_BLOCK)
+            if (zero_block(piece->data + at))
+                return true;
+        offset += piece->length;
+    }
+    return false;
+}
+
 void bd_nbd_put_data(struct bd_nbd_output *output, uint64_t cookie, uint64_t offset, uint8_t *data,
                      size_t length, int left)
 {
     size_t taken = bd_nbd_data_header(output->kind);
     uint8_t *header = data - taken;
     if (output->kind == BD_NBD_SIMPLE) {
-        put_simple(header, cookie);
+        put_header(output->kind, header, cookie, offset, length);
         push(output, header, taken + length);
         return;
     }
@@ -156,8 +195,6 @@ void bd_nbd_put_data(struct bd_nbd_output *output, uint64_t cookie, uint64_t off
         if (fits)
             return;
     }
-    size_t at = put_chunk(header, output->kind == BD_NBD_EXTENDED, BD_NBD_REPLY_FLAG_DONE,
-                          BD_NBD_REPLY_OFFSET_DATA, cookie, offset, BD_NBD_CHUNK_OFFSET + length);
-    bd_put_be64(header + at, offset);
+    put_header(output->kind, header, cookie, offset, length);
     push(output, header, taken + length);
 }

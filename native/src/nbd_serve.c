@@ -105,6 +105,8 @@ static bool plain(const struct nbd_client *client, const struct request *request
     switch (request->command) {
     case BD_NBD_CMD_READ:
         action->kind = BD_ACTION_READ;
+        action->may_view = request->length >= BD_VIEW_LEAST && request->length <= BD_VIEW_MOST &&
+                           client->base.volume->gate == NULL;
         return request->flags == 0 && good_range(terms, request) &&
                request->length <= terms->max_payload;
     case BD_NBD_CMD_WRITE:
@@ -278,6 +280,22 @@ static enum bd_waited wait_for_acks(struct nbd_client *client, const struct roun
     return bd_loop_wait(&client->base, &job, reads ? action->data : NULL);
 }
 
+/* Answer a READ whose bytes are in a view: as they are, or, where the reply has holes, copied. */
+static void answer_view(struct nbd_client *client, struct bd_nbd_output *output,
+                        const struct request *request, const struct bd_action *action, int left,
+                        struct bd_arena *arena)
+{
+    size_t length = (size_t)request->length;
+    if (bd_nbd_leaves_out(output->kind, request->offset, action->view)) {
+        bd_view_copy(action->view, action->data);
+        bd_nbd_put_data(output, request->cookie, request->offset, action->data, length, left);
+        return;
+    }
+    bd_nbd_put_header(output, request->cookie, request->offset, length);
+    bd_client_send_view(&client->base, output->pieces, output->count, arena, action->view);
+    bd_nbd_output_init(output, output->kind);
+}
+
 /* Answer what is done, begin the jobs of what waits, mail what failed. The lock is held. */
 static void answer(struct nbd_client *client, struct round *round, struct bd_arena *arena)
 {
@@ -298,7 +316,9 @@ static void answer(struct nbd_client *client, struct round *round, struct bd_are
         }
         if (done) {
             bd_tally_count(&tally, op_of(request->command), request->length);
-            if (action->kind == BD_ACTION_READ)
+            if (action->view != NULL)
+                answer_view(client, &output, request, action, round->count - i, arena);
+            else if (action->kind == BD_ACTION_READ)
                 bd_nbd_put_data(&output, request->cookie, request->offset, action->data,
                                 (size_t)request->length, round->count - i);
             else
@@ -372,6 +392,8 @@ static void execute(struct nbd_client *client, struct bd_worker *worker, struct 
     pthread_mutex_lock(&base->lock);
     answer(client, round, arena);
     pthread_mutex_unlock(&base->lock);
+    for (int i = 0; i < round->count; i++)
+        bd_view_release(round->actions[i].view);
     bd_account_leave(base->account, (uint64_t)round->count, round->payload);
     bd_arena_release(arena);
     if (ours && bd_lone_syncs_ahead(&client->lone))

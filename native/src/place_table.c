@@ -7,6 +7,7 @@
 #include "codec.h"
 #include "locks.h"
 #include "sites.h"
+#include "view.h"
 
 enum {
     FIRST_BUCKETS = 1024,
@@ -51,12 +52,14 @@ struct bd_pack *bd_pack_new(struct bd_file file, uint32_t number)
     pack->file = file;
     pack->number = number;
     atomic_init(&pack->references, 1);
+    pack->mapping = NULL;
     return pack;
 }
 
 void bd_pack_release(struct bd_pack *pack)
 {
     if (atomic_fetch_sub(&pack->references, 1) == 1) {
+        bd_view_forget(pack);
         pack->file.ops->close(&pack->file);
         free(pack);
     }

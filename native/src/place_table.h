@@ -27,11 +27,14 @@ enum bd_chunk_kind {
     BD_CHUNK_PACKED,
 };
 
+struct bd_mapping;
+
 /* An open pack; shared by its entries, closed with the last of them. */
 struct bd_pack {
     struct bd_file file;
     uint32_t number;
     atomic_uint references;
+    struct bd_mapping *mapping; /* of view.h, and under its lock; or NULL */
 };
 
 /* The bytes of a packed chunk, shared by whoever copies from them. */

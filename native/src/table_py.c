@@ -3,6 +3,7 @@
 
 #include "file_py.h"
 #include "locks.h"
+#include "view.h"
 
 static PyObject *pack_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -95,6 +96,7 @@ static PyObject *table_clear(PyObject *self, PyObject *unused)
     struct bd_place_table *table = ((bd_table_object *)self)->table;
     Py_BEGIN_ALLOW_THREADS;
     bd_table_clear(table);
+    bd_view_idle();
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
@@ -113,6 +115,19 @@ static PyObject *table_stats(PyObject *self, PyObject *unused)
     return Py_BuildValue("(nnnKK)", (Py_ssize_t)entries, (Py_ssize_t)bytes, (Py_ssize_t)limit,
                          (unsigned long long)hits, (unsigned long long)misses);
 }
+
+/* spliced_bytes() -> int */
+static PyObject *spliced_bytes(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(bd_view_spliced());
+}
+
+static PyMethodDef table_functions[] = {
+    {"spliced_bytes", spliced_bytes, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
 
 static PyMethodDef table_methods[] = {
     {"clear", table_clear, METH_NOARGS, NULL},
@@ -134,7 +149,8 @@ PyTypeObject bd_table_type = {
 
 int bd_table_register(PyObject *module)
 {
-    if (PyType_Ready(&bd_pack_type) < 0 || PyType_Ready(&bd_table_type) < 0)
+    if (PyType_Ready(&bd_pack_type) < 0 || PyType_Ready(&bd_table_type) < 0 ||
+        PyModule_AddFunctions(module, table_functions) < 0)
         return -1;
     if (PyModule_AddIntConstant(module, "CHUNK_HOLE", BD_CHUNK_HOLE) < 0 ||
         PyModule_AddIntConstant(module, "CHUNK_RAW", BD_CHUNK_RAW) < 0 ||

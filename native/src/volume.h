@@ -21,6 +21,7 @@
 
 struct bd_gate;
 struct bd_tap;
+struct bd_view;
 
 /* What a member's next records need nobody's leave for, see bd_member_append_plain. */
 struct bd_plain {
@@ -85,6 +86,12 @@ const struct bd_refer *bd_volume_refer(const struct bd_volume *volume,
  * -ESHUTDOWN when the volume is retired. */
 int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
                    bool nowait, struct bd_read_fault *fault);
+
+/* The same with nowait, of BD_VIEW_LEAST to BD_VIEW_MOST bytes; and where there are long runs of
+ * raw chunks, no byte of these is copied, but *view has all bytes, verified, in order: pages of
+ * packs, and for the rest what lies in `data`. *view NULL: all of it is in `data`. */
+int bd_volume_view(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
+                   struct bd_view **view, struct bd_read_fault *fault);
 
 /* Chunks whose places a read of the range would miss: up to `capacity` indexes, with BD_REFERRED
  * where that is what is missing; their count. */

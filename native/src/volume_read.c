@@ -11,6 +11,7 @@
 #include "locks.h"
 #include "packed.h"
 #include "sites.h"
+#include "view.h"
 
 enum { PLAN_INLINE = 8 };
 
@@ -371,18 +372,104 @@ static int run_plan(struct bd_volume *volume, const struct plan *plan, uint64_t 
     return 0;
 }
 
+/* What clients read. It is to be released in any case. */
+static int plan_head(struct bd_volume *volume, struct plan *plan, uint64_t offset, uint64_t length)
+{
+    plan_init(plan);
+    bd_lock(&volume->lock);
+    int error = volume->retired ? -ESHUTDOWN : 0;
+    if (error == 0)
+        error = plan_layer(volume, plan, volume->active, false, offset, offset + length);
+    pthread_mutex_unlock(&volume->lock);
+    return error;
+}
+
 int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
                    bool nowait, struct bd_read_fault *fault)
 {
     struct plan plan;
-    plan_init(&plan);
-    bd_lock(&volume->lock);
-    int error = volume->retired ? -ESHUTDOWN : 0;
-    if (error == 0)
-        error = plan_layer(volume, &plan, volume->active, false, offset, offset + length);
-    pthread_mutex_unlock(&volume->lock);
+    int error = plan_head(volume, &plan, offset, length);
     if (error == 0)
         error = run_plan(volume, &plan, offset, data, nowait, fault);
+    plan_release(&plan);
+    return error;
+}
+
+/* Pin a step's pages of a pack, then verify them; -ENOTSUP: not such a step, or not to be had. Only
+ * what is pinned is verified, so pages of checksums are not cut. */
+static int view_step(const struct step *step, uint32_t chunk_size, struct bd_view *view)
+{
+    const struct bd_chunk_place *chunk = step->chunk;
+    if (chunk == NULL || chunk->kind != BD_CHUNK_RAW || step->length < BD_VIEW_STEP)
+        return -ENOTSUP;
+    uint64_t at = step->offset % chunk_size;
+    uint64_t end = at + step->length;
+    if (end > chunk->length || at % BD_PAGE != 0 || (end % BD_PAGE != 0 && end != chunk->length))
+        return -ENOTSUP;
+    const uint8_t *bytes = NULL;
+    int error =
+        bd_view_pin(view, chunk->pack, chunk->data_offset + at, (size_t)step->length, &bytes);
+    for (uint64_t done = 0; done < step->length && error == 0; done += BD_PAGE) {
+        uint64_t rest = step->length - done;
+        uint32_t crc = bd_get32(chunk->payload + 4 * ((at + done) / BD_PAGE));
+        if (!holds(bytes + done, (size_t)(rest < BD_PAGE ? rest : BD_PAGE), crc))
+            error = -EIO;
+    }
+    return error;
+}
+
+/* Bytes of raw chunks. */
+static uint64_t raw_bytes(const struct plan *plan)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < plan->count; i++)
+        if (plan->steps[i].chunk != NULL && plan->steps[i].chunk->kind == BD_CHUNK_RAW)
+            total += plan->steps[i].length;
+    return total;
+}
+
+/* All steps into `view`. After an error it is of no use. */
+static int view_plan(struct bd_volume *volume, const struct plan *plan, uint64_t offset,
+                     uint8_t *data, struct bd_view *view, struct bd_read_fault *fault)
+{
+    if (whole_packed(plan) > BD_PACKED_NOWAIT_MAX)
+        return -EAGAIN;
+    int error = 0;
+    for (size_t i = 0; i < plan->count && error == 0; i++) {
+        const struct step *step = &plan->steps[i];
+        error = view_step(step, volume->chunk_size, view);
+        if (error != -ENOTSUP)
+            continue;
+        uint8_t *target = data + (step->offset - offset);
+        error = read_step(volume, step, target, true, fault);
+        if (error == 0 && !bd_view_add(view, target, (size_t)step->length))
+            error = -ENOTSUP;
+    }
+    return error;
+}
+
+int bd_volume_view(struct bd_volume *volume, uint64_t offset, uint64_t length, uint8_t *data,
+                   struct bd_view **out, struct bd_read_fault *fault)
+{
+    *out = NULL;
+    struct plan plan;
+    int error = plan_head(volume, &plan, offset, length);
+    struct bd_view *view = NULL;
+    if (error == 0 && raw_bytes(&plan) >= BD_VIEW_STEP)
+        view = bd_view_new();
+    if (view != NULL) {
+        error = view_plan(volume, &plan, offset, data, view, fault);
+        if (error < 0 || !bd_view_has_pins(view)) {
+            bd_view_release(view);
+            view = NULL;
+        } else {
+            *out = view;
+        }
+        if (error < 0 && error != -EAGAIN)
+            error = run_plan(volume, &plan, offset, data, true, fault); /* which tells what it is */
+    } else if (error == 0) {
+        error = run_plan(volume, &plan, offset, data, true, fault);
+    }
     plan_release(&plan);
     return error;
 }

@@ -10,6 +10,7 @@
 
 #include "lone.h"
 #include "loop.h"
+#include "view.h"
 
 enum { EVENTS = 64 };
 
@@ -321,6 +322,7 @@ static void give_back_buffers(struct bd_worker *worker)
     worker->spare_capacity = 0;
     bd_arena_release(worker->arena);
     worker->arena = NULL;
+    bd_view_idle();
 }
 
 /* The lock is held. The worker's reference is the caller's to release. */

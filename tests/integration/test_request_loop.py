@@ -31,14 +31,15 @@ Request = tuple[int, int, int, int, bytes]  # command, offset, length, flags, pa
 class Server(OnLoop):
     """One store; `vol-a` is for the listener without a request loop, `vol-b` for the other."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path, size: int = SIZE) -> None:
         super().__init__(loop)
+        self.folder = folder
         folder.mkdir()
         store = open_store(ServeConfig(data=folder), LoopScheduler(loop))
         assert isinstance(store, Store)
         self.store = store
         for name in ("vol-a", "vol-b"):
-            store.create_volume(name, SIZE)
+            store.create_volume(name, size)
         self.request_loop = RequestLoop(2)
         self.plain = self._listener(None)
         self.looped = self._listener(self.request_loop)
