@@ -35,6 +35,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from tests import forks
+
 NETS: Final = {"front": "10.177.1.0/24", "peers": "10.177.2.0/24", "store": "10.177.3.0/24"}
 NOBODY: Final = "02:00:00:00:00:01"
 FOLDER: Final = Path("/run/netns")
@@ -98,6 +100,7 @@ class Lan:
     @contextmanager
     def entered(self, machine: str) -> Iterator[None]:
         """This thread is there, with threads and processes that it starts."""
+        forks.shared.get()  # serves all tests: it must not begin there, and end with the machine
         here = os.open(f"/proc/self/task/{threading.get_native_id()}/ns/net", os.O_RDONLY)
         try:
             there = os.open(FOLDER / self._name(machine), os.O_RDONLY)

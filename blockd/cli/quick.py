@@ -47,7 +47,8 @@ class _Quick:
     def __init__(self, parameter: Any) -> None:
         self._parameter = parameter
         self._slow = parameter.process_value
-        self._annotation = parameter.type_descriptor.annotation
+        described = getattr(parameter, "type_descriptor", None)  # no name that typer documents
+        self._annotation = getattr(described, "annotation", None)
         self._many = parameter.multiple or parameter.nargs != 1
 
     def __call__(self, context: typer.Context, value: Any) -> Any:
