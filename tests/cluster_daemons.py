@@ -57,7 +57,7 @@ class Nodes:
         self._settings = {"store": store, "cluster": cluster}
         self._folder = folder
         self._etcd = etcd
-        self._prefix = prefix
+        self.prefix = prefix
         self._places = places or {}
         self.daemons: dict[str, Daemon] = {}
 
@@ -72,7 +72,7 @@ class Nodes:
             data.mkdir(mode=0o700)
             etcd = ", ".join(f'"{each}"' for each in self._etcd.endpoints)
             peers = place.peers or f"127.0.0.1:{free_port()}"
-            where = {"etcd": etcd, "prefix": self._prefix, "peers": peers}
+            where = {"etcd": etcd, "prefix": self.prefix, "peers": peers}
             text = CONFIG.format(**where, **self._settings)
             (data / "blockd.toml").write_text(text + place.config)
         return data

@@ -1,10 +1,18 @@
 """A cluster of two nodes as its node tells of it, without sockets."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from blockd.api.cluster_types import DeviceInfo, DeviceList, Draining, LocalStripes, StripeCount
+from blockd.api.cluster_types import (
+    DeviceInfo,
+    DeviceList,
+    Draining,
+    LocalStripes,
+    LostStripes,
+    RebuiltRows,
+    StripeCount,
+)
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.api.volume_settings import Change
 from blockd.paths import Way, WayState
@@ -58,6 +66,31 @@ class FakeDevices:
         if self.error:
             raise self.error
         self.acts.append((action, device, other))
+        return self.shown
+
+
+class FakeStripeOrders:
+    """Satisfies blockd.api.node.StripeOrders."""
+
+    def __init__(self) -> None:
+        self.rebuilt = RebuiltRows(False, 5, 2, 1, 0, 0, (), ())
+        self.shown = LostStripes((), (), False)
+        self.ordered: list[object] = []
+        self.error: Exception | None = None
+
+    def rebuild_rows(self, *, force: bool, dry_run: bool) -> RebuiltRows:
+        if self.error:
+            raise self.error
+        self.ordered.append(("rebuild", force, dry_run))
+        return replace(self.rebuilt, dry_run=dry_run)
+
+    def lost(self) -> LostStripes:
+        return self.shown
+
+    def give_up(self, packs: Iterable[str]) -> LostStripes:
+        if self.error:
+            raise self.error
+        self.ordered.append(("give up", *packs))
         return self.shown
 
 
@@ -153,6 +186,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.volumes = FakeVolumes()
         self.devices = FakeDevices()
+        self.stripe_orders = FakeStripeOrders()
         self.settings = AloneSettings()
         self.paths = FakePaths()
         self.shown = INFO

@@ -33,7 +33,7 @@ from volume.model import (
     StoreStatus,
     VolumeInfo,
 )
-from volume.scrub import Location, ScrubStatus
+from volume.scrub import Damage, Location, ScrubStatus
 from volume.states import Damaged
 
 NO_SPACE_USED = SpaceReport((), (), 0, 0, 0, 0, 0)
@@ -321,7 +321,7 @@ class FakeStore:
         self._fail()
         self.scrub = replace(self.scrub, requested=False)
 
-    def damage_locations(self) -> Iterable[Location]:
+    def damage_locations(self, damages: Iterable[Damage] | None = None) -> Iterable[Location]:
         self._fail()
         return self.locations
 

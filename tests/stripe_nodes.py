@@ -75,6 +75,12 @@ class StripeCluster:
                     node.striper.round()
                     node.collect()
 
+    def check_reads(self) -> None:
+        """Everybody who is there reads all that he has."""
+        for node in self.nodes:
+            if node.id not in self.away:
+                node.check()
+
     def check(self) -> None:
         """What holds at any moment: everybody reads all that he has, and whoever has a stub is a
         user of a stripe that is not going."""
@@ -141,6 +147,7 @@ class StripeNode:
                 devices=lambda: self.cluster.map,
                 nodes=lambda: [node.id for node in self.cluster.nodes],
                 disk_of=self.disk_of,
+                gone=lambda device: not self.cluster.map.devices[device].readable,
                 used=lambda pack_id: any(
                     node.id in self.cluster.away or node.striper.uses(pack_id)
                     for node in self.cluster.nodes

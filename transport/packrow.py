@@ -10,7 +10,7 @@ from typing import Protocol
 
 from transport.moves import Placed
 from transport.placement import Held
-from transport.shardfile import ShardName, Stripe
+from transport.shardfile import ShardName
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,28 @@ class PackRows(Protocol):
         again."""
 
 
-def rows_from(found: Iterable[tuple[str, Stripe, int]]) -> dict[bytes, PackRow]:
+class StripeLike(Protocol):
+    """What rows are made again from: `transport.shardfile.Stripe`, or as much of it."""
+
+    @property
+    def pack_id(self) -> bytes: ...
+    @property
+    def pack_size(self) -> int: ...
+    @property
+    def data(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def shard_length(self) -> int: ...
+    @property
+    def digest(self) -> bytes: ...
+
+
+def rows_from(found: Iterable[tuple[str, StripeLike, int]]) -> dict[bytes, PackRow]:
     """Rows made again from what shards say of themselves: (device, stripe, number) of each whole
     file. Of two stripes of a pack the one with more to spare counts, and of two files of one shard
     any. Packs of which there are too few shards to read them are left out."""
-    by_stripe: dict[Stripe, dict[int, str]] = {}
+    by_stripe: dict[StripeLike, dict[int, str]] = {}
     for device_id, stripe, number in sorted(found, key=lambda each: (each[0], each[2])):
         by_stripe.setdefault(stripe, {}).setdefault(number, device_id)
     rows: dict[bytes, PackRow] = {}

@@ -71,7 +71,7 @@ class ShardServer:
         """What is asked, done, or an ERROR."""
         if request.device != self.device:
             text = f"device {request.device.hex()} is not here; {self.device.hex()} is"
-            return m.Error(m.Code.UNKNOWN, 0, text)
+            return m.Error(m.Code.FAILED, 0, text)  # of its shards nobody can tell
         width = request.data + request.parity
         if not request.number < width <= ERASURE_MAX_SHARDS:
             text = f"shard {request.number} of {request.data}+{request.parity} cannot be"

@@ -9,6 +9,8 @@ lost or away is looked at anew after RETRY_S, so that a node that comes back is 
 is away costs its wait once, not at each read.
 
 Too few shards: StripeUnavailable, naming the pack and what is wrong with each shard; never zeros.
+Or StripeGivenUp: somebody has given the pack up, and no shard that is missing could come back: each
+is on a device that has failed, or its device has answered that it is damaged or not there.
 """
 
 import logging
@@ -24,7 +26,7 @@ from transport.shardfile import CorruptShard
 from transport.stripes import StripeLost, StripeReader
 from volume.disk import Disk
 from volume.errors import CorruptData, VolumeError
-from volume.stripedpack import StripedPack, StripeUnavailable
+from volume.stripedpack import StripedPack, StripeGivenUp, StripeUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +54,20 @@ class _Open:
 
 class StripeReads:
     """`row_of(pack_id, fresh)`: the pack's row, or None, `fresh` not from memory; MetaStore errors.
-    `disk_of(device_id)`: None when it cannot be read now."""
+    `disk_of(device_id)`: None when it cannot be read now. `gone(device_id)`: it has failed."""
 
     def __init__(
         self,
         row_of: Callable[[bytes, bool], PackRow | None],
         disk_of: Callable[[str], Disk | None],
+        gone: Callable[[str], bool] = lambda device: False,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = ReadCounters()
         self._row_of = row_of
         self._disk_of = disk_of
+        self._gone = gone
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._open: OrderedDict[bytes, _Open] = OrderedDict()
@@ -72,7 +76,7 @@ class StripeReads:
         """See `StripeSource`."""
         try:
             data = self._read(pack.pack_id, length, offset)
-        except StripeUnavailable:
+        except (StripeUnavailable, StripeGivenUp):
             self.counters.failed += 1
             raise
         self.counters.reads += 1
@@ -104,9 +108,20 @@ class StripeReads:
             except (StripeLost, CorruptShard) as error:  # nothing is given up for either
                 self.forget(pack_id)
                 if fresh:
+                    if self._is_given_up(pack_id, opened.reader):
+                        raise StripeGivenUp(f"{error}; it was given up") from error
                     raise StripeUnavailable(str(error)) from error
         raise StripeUnavailable(
             f"pack {pack_id.hex()}: its row changes faster than it is read; try again"
+        )
+
+    def _is_given_up(self, pack_id: bytes, reader: StripeReader) -> bool:
+        row = self._row_of(pack_id, False)
+        if row is None or not row.given_up or reader.away:
+            return False
+        return all(
+            row.shards[number] is None or self._gone(str(row.shards[number]))
+            for number in reader.nowhere
         )
 
     def _part(self, opened: _Open, length: int, offset: int) -> bytes:

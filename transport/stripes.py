@@ -218,12 +218,15 @@ class StripeReader:
         self._disks = disks
         self._uncached = uncached
         self._open: dict[int, ShardFile] = {}
-        self.lost: dict[int, str] = {
-            number: "no device has it" for number, disk in enumerate(disks) if disk is None
-        }
+        self.nowhere = [number for number, disk in enumerate(disks) if disk is None]
+        """Shards without a disk."""
+        self.lost: dict[int, str] = dict.fromkeys(self.nowhere, "no device has it")
         """Shards that are not there, or cannot be used at all, and why."""
         self.damaged: dict[int, str] = {}
         """Shards of which some page could not be read, and why: to be rebuilt."""
+        self.away: set[int] = set()
+        """Of both, those that may come back as they were: their device did not answer, or could
+        not read."""
         self.decoded = 0
         """Parts that were computed from others."""
 
@@ -328,12 +331,18 @@ class StripeReader:
         try:
             return shard.read(offset, length)
         except READ_ERRORS as error:
+            self._note_away(number, error)
             if isinstance(error, OSError) and error.errno == errno.EHOSTUNREACH:
                 self.lost[number] = str(error)  # its node: not waited for again
                 self._open.pop(number).close()
             else:
                 self.damaged[number] = str(error)
             return None
+
+    def _note_away(self, number: int, error: Exception) -> None:
+        gone = isinstance(error, (CorruptShard, FileNotFoundError))
+        if not gone:
+            self.away.add(number)
 
     def _shard(self, number: int) -> ShardFile | None:
         if number in self._open or number in self.lost:
@@ -344,6 +353,7 @@ class StripeReader:
             name = ShardName(self.pack_id, self._data, len(self._disks) - self._data, number)
             shard = ShardFile(disk, name, uncached=self._uncached)
         except READ_ERRORS as error:
+            self._note_away(number, error)
             self.lost[number] = str(error)
             return None
         if shard.stripe.digest != self._digest:

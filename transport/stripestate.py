@@ -54,6 +54,8 @@ class Surroundings:
     """Ids of all nodes of the cluster. MetaStoreUnavailable."""
     disk_of: Callable[[str, bool], Disk | None]
     """A device for reading, or (True) for writing too; None: it cannot be had now."""
+    gone: Callable[[str], bool]
+    """Whether a device is in the map as failed: nothing of it comes back."""
     used: Callable[[bytes], bool]
     """Whether another node may find chunks in that stripe: it says so, or cannot be asked."""
     rank: Callable[[], int]

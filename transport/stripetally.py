@@ -5,9 +5,9 @@
     unreadable   it cannot be read now: too many of its shards are on nodes that are away
     lost         fewer shards are left anywhere than it takes
 
-A shard is *gone* when its row has no device for it, when the device has failed or is in the map no
-more, and when the node that serves it says that it is damaged or not there; *away* when that node
-cannot be asked: then nobody can tell how it is.
+A shard is *gone* when its row has no device for it, when the device has failed, and when the node
+that serves it says that it is damaged or not there; *away* when that node cannot be asked, or the
+map does not know the device (etcd has gone back, perhaps): then nobody can tell how it is.
 """
 
 import enum
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from transport.devicemap import DeviceMap
+from transport.devicemap import Device, DeviceMap
 from transport.packrow import PackRow
 from transport.shardfile import ShardName
 
@@ -30,6 +30,9 @@ class State(enum.StrEnum):
     DEGRADED = "degraded"
     UNREADABLE = "unreadable"
     LOST = "lost"
+
+
+READABLE: Final = (State.WHOLE, State.DEGRADED)
 
 
 @dataclass(slots=True)
@@ -66,29 +69,29 @@ class Tally:
 
 
 class Judge:
-    """`away`: whether the node of a device cannot be asked; `lacking`: shards that nodes say are
+    """`away`: whether a device cannot be asked, nor its node; `lacking`: shards that nodes say are
     damaged or not there on their devices."""
 
     def __init__(
         self,
         devices: DeviceMap,
-        away: Callable[[str], bool],
+        away: Callable[[Device], bool],
         lacking: Collection[ShardName] = (),
     ) -> None:
         self._lacking = lacking
         self._lacked = {each.pack_id for each in lacking}
-        self._there = {id_ for id_, each in devices.devices.items() if each.readable}
-        self._away = {id_ for id_ in self._there if away(devices.devices[id_].node_id)}
-        self._good = self._there - self._away
+        known = devices.devices
+        self._failed = {id_ for id_, each in known.items() if not each.readable}
+        self._good = {id_ for id_, each in known.items() if each.readable and not away(each)}
 
     def state(self, row: PackRow) -> State:
         if row.pack_id not in self._lacked and self._good.issuperset(row.shards):
             return State.WHOLE
         gone = away = 0
         for number, device in enumerate(row.shards):
-            if device not in self._there:
+            if device is None or device in self._failed:
                 gone += 1
-            elif device in self._away:
+            elif device not in self._good:
                 away += 1
             elif row.name(number) in self._lacking:
                 gone += 1

@@ -81,6 +81,7 @@ from transport.stripestate import (
     state_of,
 )
 from transport.stripetable import PackOfStripe, bytes_of, is_whole, table_of
+from transport.stripetally import READABLE, Judge
 from transport.stripeupkeep import Upkeep
 from volume.disk import Disk
 from volume.errors import CorruptPack
@@ -138,7 +139,7 @@ class Striper:
         self._me = me
         self.device = server.device.hex()
         """The one of this node."""
-        self._server = server
+        self.server = server
         self._records = rows
         self._home = home
         self._around = around
@@ -154,7 +155,10 @@ class Striper:
         self._told_at = float("-inf")
         self.rows = KnownRows(rows, lambda pack_id: self.reads.forget(pack_id))
         self.reads = StripeReads(
-            self.rows.of, lambda device: around.disk_of(device, False), monotonic=monotonic
+            self.rows.of,
+            lambda device: around.disk_of(device, False),
+            around.gone,
+            monotonic=monotonic,
         )
         self.upkeep = Upkeep(
             *(server, self.rows, self.reads, around, self.notes, pace.condemn_s),
@@ -214,8 +218,10 @@ class Striper:
         nodes = frozenset(self._around.nodes())
         self.listed_at = self._monotonic()
         try:
+            self._trust(devices)
             self.doing = "join"
             self._join_all(rows)
+            self._trust(devices)
             self._leave_all(rows)
             if self._pace.convert:
                 self.doing = "convert"
@@ -233,6 +239,22 @@ class Striper:
 
     def _stubs(self) -> dict[bytes, StripedPack]:
         return {stub.pack_id: stub for stub in self._home.stubs()}
+
+    def _trust(self, devices: DeviceMap) -> None:
+        """Which stripes writes may find their chunks in from now on: those that can be read."""
+        judge = Judge(
+            devices,
+            lambda device: self._around.disk_of(device.device_id, False) is None,
+            self.upkeep.lacking,
+        )
+        trusted = set()
+        rows = {row.pack_id: row for row in self.rows.all()}
+        for pack_id, stub in self._stubs().items():
+            row = rows.get(pack_id)
+            sound = row is not None and row.shards and not (row.removing or row.given_up)
+            if row is not None and sound and judge.state(row) in READABLE:
+                trusted.add(stub.number)
+        self._home.striped.trusted = frozenset(trusted)
 
     # -- join and leave
 
@@ -395,7 +417,7 @@ class Striper:
         own = self._home.known(entries)
         if bytes_of(own) < MIN_JOIN * pack.size:
             return  # its chunks are found in other stripes by now
-        self._server.check_room(pack.size)
+        self.server.check_room(pack.size)
         file = pack.file.file
         pack_id = stripes.pack_id_of(file, pack.size)
         cuts = stripes.cuts_of(
@@ -498,7 +520,7 @@ class Striper:
         for number, device in enumerate(row.shards):
             known = None if device is None else devices.devices.get(device)
             if device == self.device:
-                self._server.remove(row.name(number).path)
+                self.server.remove(row.name(number).path)
                 self.counters.removed += 1
             elif device is None or (known is not None and known.state is not DeviceState.FAILED):
                 continue
@@ -535,10 +557,10 @@ class Striper:
         self._tell_emptied(rows, placed, devices)
 
     def _carry_out(self, move: Move) -> None:
-        self._server.check_room(move.length)
+        self.server.check_room(move.length)
         self.upkeep.busy.add(move.key)
         try:
-            disks: dict[str, Disk] = {self.device: self._server.disk}
+            disks: dict[str, Disk] = {self.device: self.server.disk}
             for device in (move.source, *move.others):
                 disk = None if device is None else self._around.disk_of(device, False)
                 if device is not None and disk is not None:

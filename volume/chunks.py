@@ -352,8 +352,8 @@ class ChunkStore:
         if chunk_id in self._pending:
             return True
         place = self.index.get(chunk_id)
-        if place is None or chunk_id in self._damaged:
-            return False
+        if place is None or chunk_id in self._damaged or self.packs.striped.doubts(place.pack):
+            return False  # what is acknowledged anew does not hang on what may be lost
         if self.watch is not None:
             self.watch((place,))
         return True

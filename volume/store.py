@@ -19,7 +19,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeVar
@@ -72,7 +72,7 @@ from volume.replica import ReplicaParts
 from volume.replicas import Replicas
 from volume.rescue import Rescue
 from volume.scheduler import InlineScheduler, Scheduler
-from volume.scrub import Location, ScrubStatus
+from volume.scrub import Damage, Location, ScrubStatus
 from volume.seal import Seal
 from volume.segments import SegmentPool
 from volume.sites import fail_point
@@ -653,8 +653,8 @@ class Store:
         """No more hurry: the pass that was asked for goes on at the usual rate."""
         self.upkeep.scrubber.stop()
 
-    def damage_locations(self) -> Iterator[Location]:
-        return self.upkeep.damage_locations()
+    def damage_locations(self, damages: Iterable[Damage] | None = None) -> Iterator[Location]:
+        return self.upkeep.damage_locations(damages)
 
     @property
     def last_gc(self) -> GcReport | None:

@@ -35,7 +35,7 @@ from typing import Final, NamedTuple, Protocol
 from native import crc32c
 from volume import layout, packfile
 from volume.disk import Disk, PosixFile
-from volume.errors import CorruptData, CorruptPack
+from volume.errors import CorruptChunk, CorruptData, CorruptPack
 from volume.index import Place
 from volume.layout import ChunkId
 from volume.openpacks import OpenPack
@@ -67,11 +67,19 @@ class StripeUnavailable(CorruptData):
     code = "stripe_unavailable"
 
 
+class StripeGivenUp(CorruptChunk):
+    """A striped pack cannot be read, nothing that is away could change that, and somebody has given
+    it up: what was in it is lost, as if its bytes were damaged."""
+
+    code = "stripe_given_up"
+
+
 class StripeSource(Protocol):
     """Reads striped packs. Any thread."""
 
     def read(self, pack: "StripedPack", length: int, offset: int) -> bytes:
-        """Bytes of the pack as it was written, fewer only at its end. StripeUnavailable."""
+        """Bytes of the pack as it was written, fewer only at its end. StripeUnavailable,
+        StripeGivenUp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +157,8 @@ class StripedPacks:
         self.source: StripeSource | None = None
         """Who reads them; None until the node is one of a cluster."""
         self.window = SharedWindow()
+        self.trusted: frozenset[int] | None = None
+        """Stubs whose stripes could be read when that was looked at last; None: nobody looks."""
         self._damaged: set[int] = set()
         self._disk = disk
         self._folder = folder
@@ -190,6 +200,13 @@ class StripedPacks:
     def unreadable(self) -> int:
         """Stubs that are damaged."""
         return len(self._damaged)
+
+    def doubts(self, number: int) -> bool:
+        """Whether it is a striped pack that perhaps cannot be read: nothing new is to need it."""
+        if number not in self:
+            return False
+        trusted = self.trusted
+        return self.source is None or (trusted is not None and number not in trusted)
 
     def distrust(self, number: int) -> None:
         """The entries of a stub cannot be read."""
@@ -284,6 +301,17 @@ class StripedPacks:
         return f"{self._folder}/{number:08x}{SUFFIX}"
 
     # -- reading
+
+    def lost_of(self, number: int) -> list[tuple[ChunkId, str]]:
+        """The entries of a stub that cannot be read now, and why each. Reads all of them.
+        CorruptPack, OSError."""
+        found = []
+        for chunk_id, place in rows_of(self, number):
+            try:
+                self.read(place, chunk_id)
+            except CorruptData as error:
+                found.append((chunk_id, str(error)))
+        return found
 
     def read(self, place: Place, chunk_id: ChunkId) -> bytes:
         """The stored bytes of an entry, every page verified. StripeUnavailable, CorruptChunk."""

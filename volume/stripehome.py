@@ -17,7 +17,7 @@ from volume.errors import StoreClosing, StoreSealed
 from volume.gc import Collector
 from volume.gcrun import SMALL_PACK
 from volume.index import Place
-from volume.layout import KIND_DAMAGED, KIND_DATA
+from volume.layout import KIND_DAMAGED, KIND_DATA, ChunkId
 from volume.openpacks import OpenPack
 from volume.stripedpack import Adopted, StripedPack, StripedPacks
 
@@ -144,6 +144,17 @@ class StripeHome:
             return count
 
         return self._submit(call)
+
+    def lost_of(self, stub: StripedPack) -> list[ChunkId]:
+        """Chunks that are looked for in that stripe and cannot be read. Reads all of it.
+        CorruptPack, OSError."""
+        lost = [chunk_id for chunk_id, _ in self.striped.lost_of(stub.number)]
+        places = self._chunks.index.get_many(lost)
+        return [
+            chunk_id
+            for chunk_id, place in zip(lost, places, strict=True)
+            if place is not None and place.pack == stub.number
+        ]
 
     def sync_removals(self) -> bool:
         """Make durable that stubs have gone; False: not now."""

@@ -25,7 +25,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -619,11 +619,12 @@ class Upkeep:
             if place is not None
         )
 
-    def damage_locations(self) -> Iterator[Location]:
-        """What of which volumes and versions the damage that scrub knows of hits. Lazy; any
-        thread. What is in the journal only is not looked at."""
+    def damage_locations(self, damages: Iterable[Damage] | None = None) -> Iterator[Location]:
+        """What of which volumes and versions damage hits; without `damages`, what scrub knows of.
+        Lazy; any thread. What is in the journal only is not looked at."""
         parts = self._parts
-        damages = self.scrubber.status().damages
+        if damages is None:
+            damages = self.scrubber.status().damages
         return locate(parts.chunks, parts.manifests, damages, self._named_roots())
 
     def _named_roots(self) -> Iterator[NamedRoot]:

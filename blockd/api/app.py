@@ -15,6 +15,7 @@ from blockd.api import (
     backup,
     cluster,
     cluster_devices,
+    cluster_stripes,
     cluster_volumes,
     connections,
     errors,
@@ -65,6 +66,7 @@ def create_app(node: Node, version: str) -> FastAPI:
         targets,
         cluster,
         cluster_devices,
+        cluster_stripes,
         cluster_volumes,
     ):
         app.include_router(noun.router(node), prefix="/v1", responses=default)

@@ -21,7 +21,9 @@ from blockd.api.cluster_types import (
     ClusterVolume,
     DeviceList,
     Draining,
+    LostStripes,
     MovedVolume,
+    RebuiltRows,
     ReplacedMember,
 )
 from blockd.api.iscsi_types import LunInfo, SessionInfo, TargetInfo
@@ -325,6 +327,19 @@ class Client:
         """`action`: drain, return, fail, remove, replace."""
         body = {"action": action, "device": device, "other": other}
         return from_json(DeviceList, self._call("POST", "/v1/cluster/devices", body=body))
+
+    def rebuild_stripe_rows(self, *, force: bool, dry_run: bool) -> RebuiltRows:
+        body = {"force": force, "dry_run": dry_run}
+        path = "/v1/cluster/stripes/rebuild-rows"
+        return from_json(RebuiltRows, self._call("POST", path, body=body))
+
+    def lost_stripes(self) -> LostStripes:
+        return from_json(LostStripes, self._call("GET", "/v1/cluster/stripes/lost"))
+
+    def give_up_stripes(self, packs: Sequence[str], *, everything: bool) -> LostStripes:
+        body = {"packs": list(packs), "everything": everything}
+        path = "/v1/cluster/stripes/give-up"
+        return from_json(LostStripes, self._call("POST", path, body=body))
 
     def make_token(self, ttl_s: int) -> TokenInfo:
         body = {"ttl_s": ttl_s}

@@ -189,6 +189,64 @@ class StripesInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class LostStripe:
+    """A stripe with fewer shards left than it takes, or that was given up."""
+
+    pack: str
+    """Id of its pack."""
+    bytes: int
+    state: str
+    """"lost"; of one that was given up also "unreadable", "degraded" or "whole" by now."""
+    given_up: bool
+    chunks: int
+    """Of the volumes of the node that was asked, chunks that cannot be read."""
+    users: tuple[str, ...]
+    """Names of nodes that find chunks in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostRange:
+    """A range that is in chunks which cannot be read."""
+
+    name: str
+    """A volume, or volume@version."""
+    offset: int
+    length: int
+    pack: str
+    """Id of the first stripe that it is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostStripes:
+    stripes: tuple[LostStripe, ...]
+    ranges: tuple[LostRange, ...]
+    """In volumes of the node that was asked; what is in its journal only is not looked at."""
+    more: bool
+    """There are more ranges."""
+
+
+@dataclass(frozen=True, slots=True)
+class RebuiltRows:
+    """Rows of stripes made again from shards."""
+
+    dry_run: bool
+    """Nothing was made."""
+    made: int
+    kept: int
+    """Stripes that have a row: those were not changed."""
+    unused: int
+    """Stripes without a row in which nobody finds chunks: they need none."""
+    damaged: int
+    """Files of shards that cannot be used."""
+    too_few_count: int
+    """Stripes that are needed, and of which there are too few shards for a row."""
+    too_few: tuple[str, ...]
+    """Ids of their packs, the first of them."""
+    away: tuple[str, ...]
+    """Nodes that have told nothing, and why."""
+
+
+@dataclass(frozen=True, slots=True)
 class LocalStripes:
     """Stripes as one node knows them by itself, for its metrics."""
 

@@ -72,8 +72,11 @@ HTTP_STATUS = {
     "cannot_move": 409,
     "wrong_device_map": 409,
     "stripe_unavailable": 503,
+    "stripe_given_up": 500,
     "cannot_replace": 409,
     "cannot_delete": 409,
+    "cannot_rebuild_rows": 409,
+    "cannot_give_up": 409,
 }
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}

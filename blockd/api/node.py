@@ -16,7 +16,9 @@ from blockd.api.cluster_types import (
     Draining,
     LocalStripes,
     LocalVolume,
+    LostStripes,
     MovedVolume,
+    RebuiltRows,
     ReplacedMember,
 )
 from blockd.api.iscsi_types import SessionInfo
@@ -42,7 +44,7 @@ from volume.model import (
     VersionLog,
     VolumeInfo,
 )
-from volume.scrub import Location, ScrubStatus
+from volume.scrub import Damage, Location, ScrubStatus
 from volume.states import Damaged
 
 
@@ -159,9 +161,9 @@ class Store(Exports, Protocol):
     def stop_scrub(self) -> None:
         """No more hurry: what is being checked goes on at its usual pace."""
 
-    def damage_locations(self) -> Iterable[Location]:
-        """What of which volumes and versions the damage that scrub knows of hits. Lazy: walks
-        trees as it is asked for more."""
+    def damage_locations(self, damages: Iterable[Damage] | None = None) -> Iterable[Location]:
+        """What of which volumes and versions damage hits; without `damages`, what scrub knows of.
+        Lazy: walks trees as it is asked for more."""
 
     def send(
         self, source: str, base: str | None = None, resume: str | None = None
@@ -213,6 +215,17 @@ class Devices(Protocol):
         """Drain, return, fail, remove or replace one; durable on return."""
 
 
+class StripeOrders(Protocol):
+    """What is ordered about stripes. VolumeError, TransportError, OSError."""
+
+    def rebuild_rows(self, *, force: bool, dry_run: bool) -> RebuiltRows:
+        """Make rows that etcd has lost again; `force`: although nodes are away."""
+
+    def lost(self) -> LostStripes: ...
+    def give_up(self, packs: Iterable[str]) -> LostStripes:
+        """Those that are lost, by id; none: all. Durable on return."""
+
+
 class Settings(Protocol):
     """Settings that nodes share."""
 
@@ -231,6 +244,8 @@ class Cluster(Protocol):
     def volumes(self) -> Volumes: ...
     @property
     def devices(self) -> Devices: ...
+    @property
+    def stripe_orders(self) -> StripeOrders: ...
     @property
     def settings(self) -> Settings: ...
     @property

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blockd.api.types import ClusterInfo, PeerInfo
-from blockd.cli import cluster_devices
+from blockd.cli import cluster_devices, cluster_stripe_orders
 from blockd.cli.cluster_members import drain
 from blockd.cli.cluster_volumes import create, status
 from blockd.cli.options import ControlOption, JsonOption, UsageError, connect
@@ -53,6 +53,7 @@ app.command()(status)
 app.command()(create)
 app.command()(cluster_devices.devices)
 app.add_typer(cluster_devices.app, name="device")
+app.add_typer(cluster_stripe_orders.app, name="stripes")
 app.command()(drain)
 
 

@@ -19,26 +19,29 @@ A = TypeVar("A", bound=Message)
 
 
 def ask_all(
-    sessions: Sessions, what: Mapping[K, tuple[str, m.Request]], kind: type[A]
+    sessions: Sessions,
+    what: Mapping[K, tuple[str, m.Request]],
+    kind: type[A],
+    timeout_s: float = LOOK_S,
 ) -> dict[K, A | str]:
-    """Ask nodes, by id, all at once; their answers, or why there is none. Waits for LOOK_S."""
+    """Ask nodes, by id, all at once; their answers, or why there is none. Waits."""
     ends: dict[K, Future[Answered | Failed]] = {key: Future() for key in what}
 
     def ask() -> None:
         for key, (node, request) in what.items():
             try:
-                sessions.ask(bytes.fromhex(node), request, LOOK_S, ends[key].set_result)
+                sessions.ask(bytes.fromhex(node), request, timeout_s, ends[key].set_result)
             except TransportError as error:
                 ends[key].set_result(Failed(0, str(error)))
 
     if ends:
         sessions.result_of(ask)
-    return {key: _result(end, kind) for key, end in ends.items()}
+    return {key: _result(end, kind, timeout_s) for key, end in ends.items()}
 
 
-def _result(end: Future[Answered | Failed], kind: type[A]) -> A | str:
+def _result(end: Future[Answered | Failed], kind: type[A], timeout_s: float) -> A | str:
     try:
-        result = outcome(end.result(LOOK_S + 1.0))
+        result = outcome(end.result(timeout_s + 1.0))
     except TookTooLong:
-        return f"no answer in {LOOK_S:g} s"
+        return f"no answer in {timeout_s:g} s"
     return result if isinstance(result, kind) else text_of(result)

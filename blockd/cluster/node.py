@@ -33,6 +33,7 @@ from blockd.cluster.paths import VolumePaths
 from blockd.cluster.readrepair import ReadRepair
 from blockd.cluster.replacing import Replacing
 from blockd.cluster.settings import Limits, SharedSettings
+from blockd.cluster.stripeorders import StripeOrders
 from blockd.cluster.stripes import Stripes
 from blockd.cluster.volumes import ClusterVolumes
 from blockd.config import ServeConfig
@@ -88,8 +89,12 @@ class ClusterNode:
             store.status().journal_limit,
             self.paths,
         )
-        self.stripes = Stripes(config, self.identity, self.sessions, self.records, home)
+        self.stripes = Stripes(
+            *(config, self.identity, self.sessions, self.records, home),
+            *(self.info, store.damage_locations),
+        )
         self.volumes.stripes = lambda info: self.stripes.status.look(self.sessions, info)
+        self.volumes.devices = lambda: self.stripes.devices.known
         self.lists = SharedLists(self.records, replicas)
         self._chunk_repair = repair
         self._repairing = PeerRepair(repair, self.sessions, self.info)
@@ -97,6 +102,7 @@ class ClusterNode:
         self._replacing = Replacing(
             *(self.identity.node_id, self.records, self.volumes, self.info),
             config.cluster.replace_after,
+            lambda: self.stripes.devices.known,
         )
         self._take: Take = lambda volume, access, revision: None
         self.settings = SharedSettings(self.records, replicas, store)
@@ -154,6 +160,10 @@ class ClusterNode:
     @property
     def devices(self) -> Devices:
         return self.stripes.devices
+
+    @property
+    def stripe_orders(self) -> StripeOrders:
+        return self.stripes.orders
 
     # -- for whoever plugs in
 

@@ -9,6 +9,9 @@ about, and decides for the volumes that it serves:
     the node that comes could not be reached for as long   another one is called instead
     it has refused to make its part for as long            the same
 
+Who comes stands on another machine than the members that stay, in another rack and at another site,
+where there is such a node (`blockd.cluster.domains`); of several, the one with the fewest volumes.
+
 Volumes with the fewest copies first, and AT_ONCE of them at a time; one that gets no copy, since
 who comes makes no part or nobody may be called, holds no other up. Decisions are rows
 (`ClusterRecords.call_member`); carrying them out is the primary's, whoever that is by then
@@ -16,8 +19,9 @@ who comes makes no part or nobody may be called, holds no other up. Decisions ar
 person's `blockd volume replace-member` is the same row.
 
 Whose part of a volume is gone takes itself off the row's list of who leaves; nodes that are no
-nodes any more are taken off. A deleted volume whose list is empty is forgotten
-(`purge_volume`) after PURGE_S: by then no creation of it can be on its way.
+nodes any more are taken off, by a member, or by anybody where no member is a node any more. A
+deleted volume whose list is empty is forgotten (`purge_volume`) after PURGE_S: by then no creation
+of it can be on its way. So a tombstone is there as long as a node of the cluster may have a part.
 
 What cannot be read or written is tried again at the next look.
 """
@@ -29,7 +33,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from blockd.api.types import ClusterInfo
+from blockd.cluster.domains import Domains
 from blockd.cluster.rounds import Rounds
+from transport.devicemap import DeviceMap
 from volume.errors import VolumeError
 from volume.metastore import ClusterRecords, Done, Stored
 from volume.metastore_records import GroupState, NodeRecord, VolumeGroup
@@ -82,17 +88,17 @@ class Seen:
             if each.record.state is not GroupState.DELETED
         )
 
-    def candidates(self, record: VolumeGroup, domain: Callable[[str], str]) -> list[str]:
-        """Who may come to a volume, the best first: in another failure domain than its members, and
-        with the fewest volumes."""
+    def candidates(self, record: VolumeGroup, goes: str | None, domains: Domains) -> list[str]:
+        """Who may come to a volume in the place of `goes`, the best first: on another machine than
+        the members that stay, in another rack, at another site, and with the fewest volumes."""
         taken = {*record.members, record.coming, *record.leaving}
-        domains = {domain(node) for node in record.members if node != record.replaces}
+        stay = [node for node in record.members if node not in (goes, record.replaces)]
         free = [
             node
             for node, stored in self.nodes.items()
             if node not in taken and node in self.connected and not stored.record.draining
         ]
-        return sorted(free, key=lambda node: (domain(node) in domains, self.load(node), node))
+        return sorted(free, key=lambda node: (domains.shared(node, stay), self.load(node), node))
 
 
 def call(records: ClusterRecords, found: Stored[VolumeGroup], coming: str, replaces: str) -> None:
@@ -123,13 +129,16 @@ class Replacing:
         parts: Parts,
         info: Callable[[], ClusterInfo],
         replace_after_s: float,
+        devices: Callable[[], DeviceMap],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`devices`: as they were read last."""
         self._me = me
         self._records = records
         self._parts = parts
         self._info = info
         self._replace_after_s = replace_after_s
+        self._devices = devices
         self._clock = clock
         self._away: dict[str, float] = {}
         """Since when nodes cannot be reached from here."""
@@ -181,6 +190,10 @@ class Replacing:
                 if node not in seen.nodes or (node == self._me and not self._parts.has_part(volume))
             ]
             mine = self._me in left or self._me in (record.primary, *record.members)
+            # Of a deleted volume whose members have all been removed, nobody is one.
+            mine = mine or (
+                record.state is GroupState.DELETED and seen.nodes.keys().isdisjoint(record.members)
+            )
             if left and mine:
                 records.settle(records.left_volume(found, *left))
             elif record.state is GroupState.DELETED and not record.leaving:
@@ -250,7 +263,8 @@ class Replacing:
     ) -> bool:
         """Whether somebody was called."""
         record = found.record
-        candidates = seen.candidates(record, lambda node: _host(seen, node))
+        domains = Domains(seen.nodes, self._devices())
+        candidates = seen.candidates(record, goes, domains)
         if not candidates:
             return False
         logger.info(
@@ -263,12 +277,6 @@ class Replacing:
         call(self._records, found, candidates[0], goes)
         self._rounds.look()  # the part hears of it at once
         return True
-
-
-def _host(seen: Seen, node: str) -> str:
-    """The failure domain of a node: its machine, as its first address has it."""
-    stored = seen.nodes.get(node)
-    return node if stored is None else stored.record.addresses[0].rpartition(":")[0]
 
 
 def resolve(nodes: Sequence[NodeRecord], name: str) -> str:

@@ -7,10 +7,14 @@ few answer what other nodes ask of the device. Neither is the sessions' own.
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from blockd.api.types import ClusterInfo
+from blockd.cluster.asking import ask_all
 from blockd.cluster.devices import Devices, own_id
+from blockd.cluster.stripeorders import Locate, StripeOrders
 from blockd.cluster.stripestatus import StripeStatus
 from blockd.config import ServeConfig
 from transport.devicemap import Level
@@ -45,7 +49,7 @@ LEAST_S: Final = 0.5
 RETRY_S: Final = 5.0
 REST: Final = 20
 """A node rests at least so many times as long as it took to list all rows."""
-SERVED: Final = (m.PutShard, m.FinishShard, m.DropShard, m.GetShard)
+SERVED: Final = (m.PutShard, m.FinishShard, m.DropShard, m.GetShard, m.ListShards)
 
 
 class Stripes:
@@ -58,7 +62,10 @@ class Stripes:
         sessions: Sessions,
         records: ClusterRecords,
         home: StripeHome,
+        info: Callable[[], ClusterInfo],
+        locate: Locate,
     ) -> None:
+        """`info` tells of the nodes; it waits. `locate`: which volumes need chunks."""
         disk = PosixDisk(config.data.absolute())
         self._me = identity.node_id
         self._sessions = sessions
@@ -94,6 +101,7 @@ class Stripes:
                 devices=self.devices.read,
                 nodes=self._nodes,
                 disk_of=self._disk_of,
+                gone=self._gone,
                 used=self._used,
                 rank=self._rank,
                 tell=self._tell,
@@ -109,6 +117,15 @@ class Stripes:
             self._me,
             lambda: [each.hex() for each in list(self._connected)],
         )
+        self.orders = StripeOrders(
+            self.striper,
+            self.status,
+            home,
+            info,
+            self._ask_for_shards,
+            lambda found: self.status.ask(sessions, found),
+            locate,
+        )
         self._workers = ThreadPoolExecutor(THREADS, "blockd-shards")
         self._thread = threading.Thread(target=self._run, name="blockd-stripes")
 
@@ -119,6 +136,7 @@ class Stripes:
         self._sessions.serve(m.NewStripe, self._told)
         self._sessions.serve(m.Stripes, lambda _, __, answer: answer(self.status.told()))
         self._sessions.watch(self._heard_of)
+        self._home.striped.trusted = frozenset()  # before the first round has looked
         self._home.striped.source = self.striper.reads
         self._thread.start()
 
@@ -180,6 +198,10 @@ class Stripes:
         timeout_s = WRITE_S if writing else READ_S
         return RemoteDevice(self._ask, node, bytes.fromhex(device_id), timeout_s)
 
+    def _gone(self, device_id: str) -> bool:
+        device = self.devices.known.devices.get(device_id)
+        return device is not None and not device.readable
+
     def _used(self, pack_id: bytes) -> bool:
         if self.striper.uses(pack_id):
             return True
@@ -211,6 +233,10 @@ class Stripes:
             raise NoAnswer(f"node {self._name(node)}: {result}")
         return result
 
+    def _ask_for_shards(self, node: str, request: m.ListShards) -> m.ShardList | str:
+        asked = {node: (node, request)}
+        return ask_all(self._sessions, asked, m.ShardList, WRITE_S)[node]
+
     def _name(self, node: bytes) -> str:
         return self._names.get(node.hex(), node.hex())
 
@@ -240,12 +266,15 @@ class Stripes:
         answer(m.ShardAck(int(self.striper.uses(message.pack))))
 
     def _asked(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
-        assert isinstance(message, m.PutShard | m.FinishShard | m.DropShard | m.GetShard)
-        request: ShardRequest = message
+        assert isinstance(message, ShardRequest | m.ListShards)
+        request = message
 
         def work() -> None:
             try:
-                answer(self.server.answer(request))
+                if isinstance(request, m.ListShards):
+                    answer(self.orders.list_shards(request.after))
+                else:
+                    answer(self.server.answer(request))
             except Exception as problem:  # of one request; the node goes on
                 logger.exception("request for a shard failed")
                 answer(error(m.Code.FAILED, f"{type(problem).__name__}: {problem}"))

@@ -85,14 +85,23 @@ class StripeStatus:
     # -- for people
 
     def look(self, sessions: Sessions, info: ClusterInfo) -> StripesInfo:
+        names = {each.node: each.name for each in info.nodes}
+        return self.shown(self.ask(sessions, info), names)
+
+    def ask(self, sessions: Sessions, info: ClusterInfo) -> dict[str, m.StripeStatus | str]:
+        """What nodes say of their devices, by id."""
         asked = {
             each.node: (each.node, m.Stripes())
             for each in info.nodes
             if each.connected and not each.me
         }
         answers: dict[str, m.StripeStatus | str] = {self._me: self.told()}
-        answers |= ask_all(sessions, asked, m.StripeStatus)
-        return self.shown(answers, {each.node: each.name for each in info.nodes})
+        return answers | ask_all(sessions, asked, m.StripeStatus)
+
+    def judge(self, answers: Mapping[str, m.StripeStatus | str]) -> Judge:
+        """Of single rows."""
+        told = _told(answers)
+        return self._judge(_lacking(told), told)
 
     def shown(
         self, answers: Mapping[str, m.StripeStatus | str], names: Mapping[str, str]
@@ -103,14 +112,8 @@ class StripeStatus:
             for node in sorted(names, key=lambda each: names[each])
         )
         listed_s, state = self._listed_s(), self._striper.state
-        # What a node lacks has to be known whole: else nobody can tell of its shards.
-        told = {
-            node: each
-            for node, each in answers.items()
-            if not isinstance(each, str) and not each.more
-        }
-        lacking = {ShardName(*each) for one in told.values() for each in one.lacking}
-        found = None if listed_s is None else self._tally(lacking, told)
+        told = _told(answers)
+        found = None if listed_s is None else self._tally(_lacking(told), told)
         counts = {} if found is None else _states(found)
         broken = [each for each in nodes if each.broken]
         rebuilds = StripeCount(
@@ -148,11 +151,24 @@ class StripeStatus:
         return self._striper.listed_age_s
 
     def _tally(self, lacking: Iterable[ShardName], there: Iterable[str]) -> Tally:
+        return tally(self._striper.rows.all(), self._judge(lacking, there))
+
+    def _judge(self, lacking: Iterable[ShardName], there: Iterable[str]) -> Judge:
         """`there`: nodes that answer for their devices."""
         known = {self._me, *there}
         own = self._striper.upkeep.lacking
-        judge = Judge(self._devices(), lambda node: node not in known, {*lacking, *own})
-        return tally(self._striper.rows.all(), judge)
+        return Judge(self._devices(), lambda device: device.node_id not in known, {*lacking, *own})
+
+
+def _told(answers: Mapping[str, m.StripeStatus | str]) -> dict[str, m.StripeStatus]:
+    """What a node lacks has to be known whole: else nobody can tell of its shards."""
+    return {
+        node: each for node, each in answers.items() if not isinstance(each, str) and not each.more
+    }
+
+
+def _lacking(told: Mapping[str, m.StripeStatus]) -> set[ShardName]:
+    return {ShardName(*each) for one in told.values() for each in one.lacking}
 
 
 def _work(work: Measured) -> tuple[int, int]:

@@ -27,12 +27,14 @@ from blockd.api.cluster_types import (
 )
 from blockd.api.types import ClusterInfo
 from blockd.cluster.around import DaemonAround
+from blockd.cluster.domains import Domains
 from blockd.cluster.handing import HandOver
 from blockd.cluster.lags import local, told
 from blockd.cluster.making import CannotMake, Wanted, choose_members, make
 from blockd.cluster.paths import VolumePaths
 from blockd.cluster.replacing import CannotReplace, Seen, call, resolve
 from blockd.cluster.status import Asking
+from transport.devicemap import DeviceMap
 from transport.errors import TransportError
 from transport.group.acks import NodeId
 from transport.group.ending import has_place
@@ -96,6 +98,8 @@ class ClusterVolumes:
         """Called, and not waited for, when a volume is served here from now on."""
         self.stripes: Callable[[ClusterInfo], StripesInfo | None] = lambda info: None
         """How stripes are; waits."""
+        self.devices: Callable[[], DeviceMap] = lambda: DeviceMap(0, {})
+        """Where nodes stand, as it was read last."""
         self._around = DaemonAround(sessions, replicas.syncer())
         self._members = Members(replicas, self._around.clock())
         self._parts: dict[bytes, Part] = {}
@@ -174,7 +178,9 @@ class ClusterVolumes:
         if quorum > replicas:
             raise CannotMake(f"volume {name}: W={quorum} of R={replicas} nodes cannot be")
         connected = [each.node for each in self._info().nodes if each.connected and not each.me]
-        members = choose_members(self._me, connected, replicas)
+        nodes = {each.record.node_id: each for each in self._records.nodes()}
+        _, *others = Domains(nodes, self.devices()).spread(self._me, connected, replicas)
+        members = choose_members(self._me, others, replicas)
         self._make(Wanted(name, *sizes, members, quorum, mode))
         return self._shown(name)
 
@@ -243,7 +249,7 @@ class ClusterVolumes:
                 )
                 raise CannotReplace(f"volume {name}: {new} {what}; name another node")
         else:
-            candidates = seen.candidates(record, lambda node: node)
+            candidates = seen.candidates(record, goes, Domains(nodes, self.devices()))
             if record.coming is not None and record.replaces == goes:
                 candidates = [record.coming]
             if not candidates:

@@ -13,6 +13,8 @@ RECORD = '{"node":"' + "0" * 32 + '"}'
 EXAMPLES: dict[str, Message] = {
     "stripes": m.Stripes(),
     "stripe-status": m.StripeStatus(900, "move", 1 << 30, 9, 5, 0, 7, 8, ((ID, 2, 1, 2),), 1),
+    "list-shards": m.ListShards(ID),
+    "shard-list": m.ShardList(b"d" * 16, ((ID, 2, 1, 2, 99, 4096, b"g" * 16),), 1, (ID,), OTHER),
     "lag": m.Lag(VOLUME),
     "lags": m.Lags(((b"n" * 16, 4097, 1501, 0),)),
     "hello": m.Hello(b"n" * 16, b"c" * 16, 1, 1, 0, 0, "blockd 0.1.0"),

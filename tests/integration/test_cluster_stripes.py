@@ -5,9 +5,12 @@ has left.
 """
 
 import contextlib
+import json
+import os
 import random
+import shlex
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,15 @@ from tests.cluster_daemons import Nodes, good, up
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from tests.failover_rig import SLOW_S, VOLUME, attached, serving, volume
 from tests.peer_nodes import until
+from tests.recipes import recipes
+from transport.etcd.client import EtcdMetaStore, EtcdSettings
+from transport.packrecords import PackRecords
+from volume.metastore import ClusterRecords
 
 MiB = 1 << 20
 NAMES = ("n1", "n2", "n3")
 SIZE = 24 * MiB
+RECIPES = recipes(Path(__file__).parents[2] / "docs" / "disaster-recovery.md")
 STORE = """\
 pack_size = "1MiB"
 window = "1MiB"
@@ -84,7 +92,23 @@ def used(folder: Path) -> int:
     return total
 
 
-def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes) -> None:
+def records(etcd: EtcdCluster, nodes: Nodes) -> ClusterRecords:
+    """What the nodes keep in etcd."""
+    store = EtcdMetaStore(EtcdSettings(etcd.endpoints, f"{nodes.prefix}/"))
+    return ClusterRecords(store, lambda: os.urandom(16).hex())
+
+
+def follow(nodes: Nodes, at: str, heading: str) -> None:
+    """Run the commands of a section of docs/disaster-recovery.md at a node, as they stand."""
+    for block in RECIPES[heading]:
+        if block.kind == "sh":
+            for line in block.text.splitlines():
+                command, _, allowed = line.partition(" || test $? = ")
+                done = nodes.daemons[at].finish(*shlex.split(command)[1:])
+                assert done.returncode in (0, int(allowed or 0)), (line, done.stdout, done.stderr)
+
+
+def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes, etcd: EtcdCluster) -> None:
     """Release gate."""
     with attached(nodes, "n1", timeout_s=SLOW_S) as client:
         for at in range(0, SIZE, MiB):
@@ -148,6 +172,23 @@ def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes) -> None:
     nodes.start("n3")
     until(lambda: volume(nodes, name)["copies"] == 3, "all members are in step", SLOW_S)
 
+    # etcd goes back to a state before there were stripes: rows are made again from shards.
+    rows = PackRecords(records(etcd, nodes))
+    before = list(rows.all())
+    for row in before:
+        while not rows.swap(row, replace(row, shards=())):
+            row = rows.read(row.pack_id) or row
+    until(
+        lambda: any("no row of it" in text for text in devices(nodes)["problems"]),
+        "a node misses its row",
+        SLOW_S,
+    )
+    follow(nodes, "n1", "Rows of stripes that etcd has lost")
+    made = {row.pack_id: row.digest for row in rows.all()}  # a shard may be on two devices
+    needed = {row.pack_id: row.digest for row in before if row.users}
+    assert made.items() >= needed.items()
+    until(lambda: stripes(nodes)["well"], "all stripes have all of their shards", SLOW_S)
+
     # Trim: packs, stubs and shards go on all nodes, also on the one that only has shards.
     name, client = serving(nodes, "n1", "n2")
     with client:
@@ -164,3 +205,32 @@ def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes) -> None:
     with attached(nodes, name, timeout_s=SLOW_S) as client:
         assert client.read(0, MiB) == piece(0)
         assert client.read(MiB, MiB) == bytes(MiB)
+
+    # All devices but one are lost. What is left is named, given up, and written again.
+    until(
+        lambda: bool(found := list(rows.all())) and all(len(each.users) == 3 for each in found),
+        "it is in a stripe that all members need",
+        SLOW_S,
+    )
+    used_ones = [
+        each["device"] for each in devices(nodes, name)["devices"] if each["state"] == "in"
+    ]
+    for device in used_ones[1:]:
+        nodes.daemons[name].run("cluster", "device", "fail", device)
+    until(lambda: stripes(nodes, name)["lost"]["stripes"] > 0, "it is lost", SLOW_S)
+    found = json.loads(nodes.daemons[name].finish("cluster", "stripes", "lost", "--json").stdout)
+    assert {each["name"].partition("@")[0] for each in found["ranges"]} == {VOLUME}
+    assert all(each["offset"] + each["length"] <= MiB for each in found["ranges"])
+    follow(nodes, name, "A stripe that is lost")
+    told = stripes(nodes, name)
+    assert told["given_up"] == told["lost"]
+    assert told["lost_packs"]
+    with attached(nodes, name, timeout_s=SLOW_S) as client:
+        client.write(0, piece(0))  # the same again: it is not found in what is lost
+        client.flush()
+    until(lambda: not list(rows.all()), "the stripe is removed", SLOW_S)
+    nodes.daemons[name].kill()
+    nodes.start(name)
+    name, client = serving(nodes, "n1", "n2")
+    with client:
+        assert client.read(0, MiB) == piece(0)

@@ -801,6 +801,38 @@ class Stripes(Request):
     ANSWER = StripeStatus
 
 
+MAX_LISTED: Final = 256  # packs
+MAX_OF_PACK: Final = 20  # shards of one on one device
+
+
+@dataclass(frozen=True, slots=True)
+class ShardList(Message):
+    """Shards of a device by what their headers say, and stripes that the node has stubs of, both of
+    the same packs."""
+
+    TYPE = 60
+    device: Uuid
+    shards: Annotated[
+        tuple[tuple[bytes, int, int, int, int, int, bytes], ...],
+        Many((*LACKING, Int(8), Int(8), Raw(16)), MAX_LISTED * MAX_OF_PACK),
+    ]
+    """Pack, k, m, number; bytes of the pack and of a shard's payload; digest of the stripe."""
+    damaged: U32
+    """Files of shards that cannot be used."""
+    stubs: Annotated[tuple[bytes, ...], Many((Raw(CHUNK_ID_LENGTH),), MAX_LISTED)]
+    next: Annotated[bytes, Raw(CHUNK_ID_LENGTH)]
+    """There are others behind this pack; zeros: there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListShards(Request):
+    """Which shards and stubs do you have, behind this pack?"""
+
+    TYPE = 59
+    ANSWER = ShardList
+    after: Annotated[bytes, Raw(CHUNK_ID_LENGTH)]
+
+
 # -- members that are behind
 
 MAX_BEHIND: Final = 64
@@ -832,7 +864,7 @@ ALL: Final[tuple[type[Message], ...]] = (
     *(Look, Looked, Take, Undo, Create, Compare, Compared, Stream, Streamed, Adopt),
     *(Have, Want, Chunks, Stored, Get, ChunkList),
     *(PutShard, ShardAck, FinishShard, DropShard, GetShard, ShardPart, NewStripe),
-    *(Stripes, StripeStatus, Lag, Lags),
+    *(Stripes, StripeStatus, Lag, Lags, ListShards, ShardList),
 )
 KINDS: Final = {kind.TYPE: kind for kind in ALL}
 

@@ -26,7 +26,7 @@ def row(number: int = 1, **more: object) -> PackRow:
 
 def state(found: PackRow, *away: str, failed: tuple[str, ...] = (), lacking: int = 0) -> State:
     names = [found.name(number) for number in range(lacking)]
-    return Judge(device_map(*failed), lambda node: node in away, names).state(found)
+    return Judge(device_map(*failed), lambda device: device.node_id in away, names).state(found)
 
 
 def test_a_stripe_is_as_good_as_its_shards() -> None:
@@ -40,7 +40,9 @@ def test_what_is_gone_for_good_is_told_from_what_is_away() -> None:
     assert state(row(), failed=(IDS[0],)) is State.DEGRADED
     assert state(row(), failed=(IDS[0], IDS[1])) is State.LOST
     assert state(row(), IDS[1], failed=(IDS[0],)) is State.UNREADABLE
-    assert state(row(shards=(IDS[0], None, IDS[4]))) is State.LOST  # one is in the map no more
+    assert state(row(shards=(IDS[0], None, None))) is State.LOST
+    unknown = row(shards=(IDS[0], None, IDS[4]))  # the map does not know one
+    assert state(unknown) is State.UNREADABLE
 
 
 def test_shards_that_their_node_lacks_are_gone_and_of_a_node_that_is_away_nobody_can_tell() -> None:
@@ -51,7 +53,7 @@ def test_shards_that_their_node_lacks_are_gone_and_of_a_node_that_is_away_nobody
 
 def test_a_shard_of_another_code_of_the_pack_is_not_meant() -> None:
     other = ShardName(row().pack_id, 3, 2, 0)
-    assert Judge(device_map(), lambda node: False, [other]).state(row()) is State.WHOLE
+    assert Judge(device_map(), lambda device: False, [other]).state(row()) is State.WHOLE
 
 
 def test_all_are_counted_once() -> None:
@@ -64,7 +66,7 @@ def test_all_are_counted_once() -> None:
         row(6, shards=(IDS[0], IDS[1], None)),
         row(7, given_up=True),
     ]
-    found = tally(rows, Judge(device_map(), lambda node: False))
+    found = tally(rows, Judge(device_map(), lambda device: False))
     assert {each: count.stripes for each, count in found.states.items()} == {
         State.WHOLE: 2,
         State.DEGRADED: 1,
@@ -78,5 +80,5 @@ def test_all_are_counted_once() -> None:
 
 def test_not_more_than_so_many_packs_are_named() -> None:
     rows = [row(number, shards=(None,) * 3) for number in range(200)]
-    found = tally(rows, Judge(device_map(), lambda node: False))
+    found = tally(rows, Judge(device_map(), lambda device: False))
     assert (len(found.lost), found.states[State.LOST].stripes) == (MAX_LOST, 200)

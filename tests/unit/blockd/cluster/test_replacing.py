@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 
 from blockd.api.types import ClusterInfo
+from blockd.cluster.domains import Domains
 from blockd.cluster.draining import drained, draining
 from blockd.cluster.replacing import (
     AT_ONCE,
@@ -19,6 +20,7 @@ from blockd.cluster.replacing import (
 )
 from tests.fake_cluster import INFO, N1
 from tests.metastore_twin import DictMetaStore
+from transport.devicemap import Device, DeviceMap
 from transport.errors import NodeNeeded
 from transport.join import remove
 from volume.metastore import ClusterRecords, Done, Stored, Transaction
@@ -39,6 +41,7 @@ class Cluster:
         self.connected = set(NODES)
         self.now = 1000.0
         self.parts: set[bytes] = set()
+        self.devices = DeviceMap(0, {})
         self.step_of: dict[bytes, list[str]] = {}
         self.refused_at: dict[bytes, float] = {}
         self.given: Mapping[bytes, Stored[VolumeGroup]] = {}
@@ -51,7 +54,8 @@ class Cluster:
         self.replacing = self.at(A)
 
     def at(self, node: str) -> Replacing:
-        return Replacing(node, self.records, self, self.info, AFTER_S, lambda: self.now)
+        around = (self.records, self, self.info, AFTER_S, lambda: self.devices)
+        return Replacing(node, *around, lambda: self.now)
 
     def done(self, transaction: Transaction) -> None:
         assert isinstance(self.records.commit(transaction), Done)
@@ -137,6 +141,46 @@ def test_who_comes_is_on_another_machine_than_the_members_that_stay() -> None:
     cluster.connected -= {B}
     cluster.wait(AFTER_S)
     assert cluster.row("vm1").coming == D
+
+
+def stands(node: str, site: str, rack: str, host: str = "") -> Device:
+    return Device(node, node, site, rack, host or f"h{node[0]}", 1 << 40)
+
+
+@pytest.mark.parametrize(
+    ("d", "e", "comes"),
+    [
+        (("s1", "r2"), ("s1", "r3"), E),  # another rack than all that stay
+        (("s2", "r1"), ("s1", "r3"), D),  # another site, so another rack as well
+        (("s1", "r1", "ha"), ("s1", "r1"), E),  # a machine counts more
+        (("s1", "r1"), ("s1", "r1"), D),  # all the same: the fewest volumes
+        (("s1", "r3"), ("s1", "r4"), D),  # the rack of the one that goes is free again
+    ],
+    ids=["rack", "site", "machine", "fewest", "who goes"],
+)
+def test_who_comes_stands_apart_from_the_members_that_stay(
+    d: tuple[str, ...], e: tuple[str, ...], comes: str
+) -> None:
+    cluster = Cluster()
+    places = {A: ("s1", "r1"), B: ("s1", "r2"), C: ("s1", "r3"), D: d, E: e}
+    for node, place in places.items():
+        cluster.devices = cluster.devices.add(stands(node, *place))
+    cluster.volume(1, A, B, C)
+    cluster.connected -= {C}
+    cluster.wait(AFTER_S)
+    assert cluster.row("vm1").coming == comes
+
+
+def test_new_members_are_spread_over_racks() -> None:
+    cluster = Cluster()
+    for node, rack in zip(NODES, ("r1", "r1", "r1", "r2", "r3"), strict=True):
+        cluster.devices = cluster.devices.add(stands(node, "s", rack))
+    nodes = {each.record.node_id: each for each in cluster.records.nodes()}
+    domains = Domains(nodes, cluster.devices)
+    assert domains.spread(A, NODES, 3) == (A, D, E)
+    assert domains.spread(A, NODES, 4) == (A, D, E, B)
+    assert domains.spread(A, [B], 3) == (A, B)
+    assert Domains(nodes, DeviceMap(0, {})).spread(C, NODES, 3) == (C, A, B)
 
 
 def test_volumes_with_the_fewest_copies_come_first_and_only_so_many_at_once() -> None:
@@ -286,6 +330,26 @@ def test_rows_of_a_deleted_volume_go_when_all_have_let_go_and_time_has_passed() 
     cluster.wait(1)
     assert list(cluster.records.volumes()) == []
     assert cluster.records.access((bytes([1]) * 16).hex()) is None
+
+
+def test_a_tombstone_goes_when_the_last_node_that_may_have_a_part_is_removed() -> None:
+    """Nobody is left of its members to take them off."""
+    cluster = Cluster()
+    cluster.volume(1, A, B, C)
+    cluster.done(cluster.records.delete_volume(cluster.stored("vm1")))
+    cluster.step_of.clear()
+    other = cluster.at(D)
+    for name in ("na", "nb"):
+        remove(cluster.records, name, lost=True)
+    other.step()
+    assert cluster.row("vm1").leaving == (A, B, C), "C may come back, and has to see it"
+    remove(cluster.records, "nc", lost=True)
+    other.step()
+    assert cluster.row("vm1").leaving == ()
+    other.step()
+    cluster.now += PURGE_S
+    other.step()
+    assert list(cluster.records.volumes()) == []
 
 
 def test_a_node_that_nobody_knows_is_refused_by_name() -> None:

@@ -1,0 +1,203 @@
+"""What people order about stripes: rows made again, what is lost named, a lost stripe given up.
+
+**Giving up.** A stripe with fewer shards left than it takes holds up whoever needs a chunk of it: a
+volume whose partly written chunk is in it is not destaged, and its log is kept, for ever. Only a
+person can know that the shards do not come back, so only a person says it, and only of a stripe
+that is *lost* as the cluster's status counts it: what is on a node that is away is not. The row
+then has `given_up`, and reads of what cannot be had say StripeGivenUp, which is damage to whoever
+reads: an I/O error, pages that are lost for good in a chunk that is written in part. It stays in
+the row, and in the status, until nobody finds chunks in the stripe any more.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from blockd.api.cluster_types import LostRange, LostStripe, LostStripes, RebuiltRows
+from blockd.api.types import ClusterInfo
+from blockd.cluster.stripestatus import StripeStatus
+from transport.errors import TransportError
+from transport.packrow import PackRow
+from transport.peer import messages as m
+from transport.striperebuild import FIRST, CannotRebuild, Found, listing, rebuild
+from transport.stripetally import State
+from transport.striping import Striper
+from volume.scrub import Damage, Location
+from volume.stripehome import StripeHome
+
+MAX_NAMED: Final = 64
+MAX_RANGES: Final = 10_000
+MAX_PAGES: Final = 4096
+
+Ask = Callable[[str, m.ListShards], m.ShardList | str]
+Locate = Callable[[Iterable[Damage]], Iterable[Location]]
+Answers = Mapping[str, m.StripeStatus | str]
+
+
+class CannotGiveUp(TransportError):
+    """A stripe is not given up."""
+
+    code = "cannot_give_up"
+
+
+class StripeOrders:
+    """Any thread; calls wait. MetaStoreUnavailable, CorruptRecord, TransportError, OSError."""
+
+    def __init__(
+        self,
+        striper: Striper,
+        status: StripeStatus,
+        home: StripeHome,
+        info: Callable[[], ClusterInfo],
+        ask: Ask,
+        look: Callable[[ClusterInfo], Answers],
+        locate: Locate,
+    ) -> None:
+        """`ask` a node for its shards. `look`: what all nodes say of their devices now. `locate`:
+        which volumes and versions need chunks."""
+        self._striper = striper
+        self._status = status
+        self._home = home
+        self._info = info
+        self._ask = ask
+        self._look = look
+        self._locate = locate
+
+    # -- rows
+
+    def rebuild_rows(self, *, force: bool, dry_run: bool) -> RebuiltRows:
+        """CannotRebuild: a node has not told what it has; `force`: its shards count as gone."""
+        info = self._info()
+        found, away = Found(), {}
+        for node in info.nodes:
+            problem = "not connected" if not (node.me or node.connected) else None
+            problem = problem or self._told(node.node, node.me, found)
+            if problem is not None:
+                away[node.node] = f"{node.name} ({problem})"
+        if away and not force:
+            raise CannotRebuild(
+                f"nodes have not told which shards they have: {', '.join(away.values())}; with "
+                "--force these count as gone and are computed anew on others, and what cannot be "
+                "read without them gets no row yet"
+            )
+        done = rebuild(found, away.keys(), self._striper.rows.records, dry_run=dry_run)
+        return RebuiltRows(
+            dry_run=dry_run,
+            made=done.made,
+            kept=done.kept,
+            unused=done.unused,
+            damaged=found.damaged,
+            too_few_count=len(done.too_few),
+            too_few=tuple(each.hex() for each in done.too_few[:MAX_NAMED]),
+            away=tuple(away.values()),
+        )
+
+    def list_shards(self, after: bytes) -> m.ShardList:
+        """Those of this node, as another one is told."""
+        stubs = [stub.pack_id for stub in self._home.stubs()]
+        return listing(self._striper.server, stubs, after)
+
+    def _told(self, node: str, me: bool, found: Found) -> str | None:
+        """Have a node tell all; what is wrong."""
+        after, pages = FIRST, Found()
+        for _ in range(MAX_PAGES):
+            told = self.list_shards(after) if me else self._ask(node, m.ListShards(after))
+            if isinstance(told, str):
+                return told
+            pages.add(node, told)
+            if told.next <= after:
+                found.merge(pages)
+                return None
+            after = told.next
+        return "it has no end of shards"
+
+    # -- what is lost
+
+    def lost(self) -> LostStripes:
+        """Stripes that are lost or given up, and what volumes of this node need of them."""
+        answers = self._look(self._info())
+        return self._shown(self._lost_rows(answers))
+
+    def give_up(self, packs: Iterable[str]) -> LostStripes:
+        """Give stripes up, by the ids of their packs or the beginnings of these; none: all that are
+        lost. Durable on return. CannotGiveUp: one of them is not lost; nothing was given up."""
+        rows = self._lost_rows(self._look(self._info()))
+        lost = [(id_, each) for id_, each in rows.items() if each[1] is State.LOST]
+        chosen = [self._named(rows, text) for text in packs] or lost
+        for pack_id, (row, state) in chosen:
+            if state is not State.LOST and not row.given_up:
+                raise CannotGiveUp(
+                    f"pack {pack_id.hex()}: is {state}, not lost: its shards may come back. Where "
+                    "a device does not, say so first: blockd cluster device fail"
+                )
+        for _, (row, _) in chosen:
+            self._striper.rows.change(row, lambda now: replace(now, given_up=True))
+        return self._shown(
+            {row.pack_id: (replace(row, given_up=True), s) for _, (row, s) in chosen}
+        )
+
+    def _lost_rows(self, answers: Answers) -> dict[bytes, tuple[PackRow, State]]:
+        """Rows as they are in the MetaStore now, of what cannot be read."""
+        judge = self._status.judge(answers)
+        found = {}
+        for known in self._striper.rows.records.listing():
+            if isinstance(known, bytes) or not known.shards or known.removing:
+                continue
+            self._striper.rows.remember(known.pack_id, known)
+            state = judge.state(known)
+            if state in (State.LOST, State.UNREADABLE) or known.given_up:
+                found[known.pack_id] = (known, state)
+        return found
+
+    @staticmethod
+    def _named(
+        rows: Mapping[bytes, tuple[PackRow, State]], text: str
+    ) -> tuple[bytes, tuple[PackRow, State]]:
+        found = [(id_, each) for id_, each in rows.items() if text and id_.hex().startswith(text)]
+        if len(found) != 1:
+            raise CannotGiveUp(
+                f"pack {text!r}: {len(found)} stripes that cannot be read are called so; `blockd "
+                "cluster stripes lost` shows their ids"
+            )
+        return found[0]
+
+    def _shown(self, rows: Mapping[bytes, tuple[PackRow, State]]) -> LostStripes:
+        stubs = {stub.pack_id: stub for stub in self._home.stubs()}
+        stripes, damages = [], []
+        for pack_id, (row, state) in rows.items():
+            if state is not State.LOST and not row.given_up:
+                continue
+            stub = stubs.get(pack_id)
+            chunks = [] if stub is None else self._home.lost_of(stub)
+            damages += [
+                Damage(stub.number, 0, chunk_id, pack_id.hex())
+                for chunk_id in chunks
+                if stub is not None
+            ]
+            users = tuple(self._name(node) for node in row.users)
+            stripes.append(
+                LostStripe(pack_id.hex(), row.size, str(state), row.given_up, len(chunks), users)
+            )
+        packs = {each.pack for each in stripes}
+        hits = (each for each in self._locate(damages) if each.what in packs)
+        ranges, more = _ranges(hits) if damages else ((), False)
+        return LostStripes(tuple(stripes), ranges, more)
+
+    def _name(self, node: str) -> str:
+        names = {each.node: each.name for each in self._info().nodes}
+        return names.get(node, node)
+
+
+def _ranges(found: Iterable[Location]) -> tuple[tuple[LostRange, ...], bool]:
+    """Those that follow each other in one volume put together; whether there are more."""
+    made: list[LostRange] = []
+    for each in found:
+        offset = 0 if each.offset is None else each.offset
+        last = made[-1] if made else None
+        if last is not None and (last.name, last.offset + last.length) == (each.name, offset):
+            made[-1] = replace(last, length=last.length + each.length)
+        elif len(made) >= MAX_RANGES:
+            return tuple(made), True
+        else:
+            made.append(LostRange(each.name, offset, each.length, each.what))
+    return tuple(made), False
