@@ -387,7 +387,8 @@ class Striper:
     # -- convert
 
     def _convert_all(self, devices: DeviceMap) -> None:
-        self._count_cold()
+        # Others may have the same.
+        self.converting.found(self._home.cold_bytes(self._pace.cold_s))
         placement = Placement(devices, self._pace.level)
         code = code_for(placement.domain_count)
         if code is None:
@@ -404,10 +405,6 @@ class Striper:
                 return
             with self.notes.counted(b"", f"convert pack {number:08x}"):
                 self._convert(number, placement, *code)
-
-    def _count_cold(self) -> None:
-        """What waits to be a stripe, as far as this node has it; others may have the same."""
-        self.converting.found(sum(map(self._home.size, self._home.cold(self._pace.cold_s))))
 
     def _convert(self, number: int, placement: Placement, data: int, parity: int) -> None:
         opened = self._home.open(number)

@@ -66,11 +66,8 @@ class StripeHome:
 
     def cold(self, cold_s: float) -> list[int]:
         """Numbers of cold packs, the oldest first."""
-        sealed = self._packs.sealed()
-        now = self._monotonic()
+        old, now = self._old(cold_s), self._monotonic()
         with self._lock:
-            self._seen = {number: self._seen.get(number, now) for number in sealed}
-            old = [number for number, since in self._seen.items() if now - since >= cold_s]
             unknown = any(self._collector.live_share(number) is None for number in old)
             ask = unknown and now - self._asked_at >= cold_s
             if ask:
@@ -78,6 +75,20 @@ class StripeHome:
         if ask:  # nothing has changed since the start, so gc has not looked at them
             self._collector.run_now()
         return sorted(number for number in old if self._worth_it(number))
+
+    def _old(self, cold_s: float) -> list[int]:
+        """Sealed packs that have been seen for so long."""
+        sealed = self._packs.sealed()
+        now = self._monotonic()
+        with self._lock:
+            self._seen = {number: self._seen.get(number, now) for number in sealed}
+            return [number for number, since in self._seen.items() if now - since >= cold_s]
+
+    def cold_bytes(self, cold_s: float) -> int:
+        """Of cold packs, and of those of which gc has not said yet whether they are worth it."""
+        old = self._old(cold_s)
+        unknown = [number for number in old if self._collector.live_share(number) is None]
+        return sum(map(self.size, {*unknown, *filter(self._worth_it, old)}))
 
     def size(self, number: int) -> int:
         """Bytes of a pack; 0 when gc has just removed it."""
