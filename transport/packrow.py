@@ -103,14 +103,16 @@ class StripeLike(Protocol):
 
 def rows_from(found: Iterable[tuple[str, StripeLike, int]]) -> dict[bytes, PackRow]:
     """Rows made again from what shards say of themselves: (device, stripe, number) of each whole
-    file. Of two stripes of a pack the one with more to spare counts, and of two files of one shard
-    any. Packs of which there are too few shards to read them are left out."""
-    by_stripe: dict[StripeLike, dict[int, str]] = {}
+    file. Of two stripes of a pack the one with more to spare counts. A shard may be on several
+    devices, and a device have several of one stripe, of moves: a row names each device once, and as
+    many shards as that allows. Packs of which there are too few to read them are left out."""
+    by_stripe: dict[StripeLike, dict[int, list[str]]] = {}
     for device_id, stripe, number in sorted(found, key=lambda each: (each[0], each[2])):
-        by_stripe.setdefault(stripe, {}).setdefault(number, device_id)
+        by_stripe.setdefault(stripe, {}).setdefault(number, []).append(device_id)
     rows: dict[bytes, PackRow] = {}
     spare_of: dict[bytes, int] = {}
-    for stripe, held in sorted(by_stripe.items(), key=lambda item: item[0].digest):
+    for stripe, files in sorted(by_stripe.items(), key=lambda item: item[0].digest):
+        held = _apart(files)
         spare = len(held) - stripe.data
         if spare > spare_of.get(stripe.pack_id, -1):
             spare_of[stripe.pack_id] = spare
@@ -123,6 +125,24 @@ def rows_from(found: Iterable[tuple[str, StripeLike, int]]) -> dict[bytes, PackR
                 digest=stripe.digest,
             )
     return rows
+
+
+def _apart(files: Mapping[int, list[str]]) -> dict[int, str]:
+    """A device for as many shards as can have one of their own: `files` by shard number."""
+    taken: dict[str, int] = {}
+
+    def place(number: int, seen: set[str]) -> bool:
+        for device in files[number]:
+            if device not in seen:
+                seen.add(device)
+                if device not in taken or place(taken[device], seen):
+                    taken[device] = number
+                    return True
+        return False
+
+    for number in sorted(files):
+        place(number, set())
+    return {number: device for device, number in taken.items()}
 
 
 def leftovers(

@@ -11,9 +11,9 @@ from blockd.cluster.stripeorders import CannotGiveUp, StripeOrders
 from blockd.cluster.stripestatus import StripeStatus
 from tests.shard_nodes import over_the_wire
 from tests.stripe_nodes import COLD_S, CONDEMN_S, StripeCluster, StripeNode, content
-from transport.packrow import PackRow
+from transport.packrow import PackRow, rows_from
 from transport.peer import messages as m
-from transport.striperebuild import CannotRebuild
+from transport.striperebuild import CannotRebuild, ShardFacts
 from volume.layout import PAGE_SIZE, ChunkId
 from volume.scrub import Damage, Location, NamedRoot, locate
 from volume.stripedpack import StripeGivenUp, StripeUnavailable
@@ -211,6 +211,41 @@ def test_a_damaged_file_is_counted_and_its_shard_is_computed_again() -> None:
     cluster.rounds(2)
     assert all(None not in row.shards for row in cluster.all_rows())
     cluster.check()
+
+
+def test_a_device_with_two_shards_of_a_stripe_is_named_once() -> None:
+    """One of them was left behind by a move."""
+    cluster = striped(4)
+    rows = cluster.all_rows()
+    for row in rows:
+        for number, device in enumerate(row.shards):
+            source = next(node for node in cluster.nodes if node.id == device)
+            data = source.disk.open(row.name(number).path)
+            for node in cluster.nodes:
+                if node.id != device:
+                    copy = node.disk.open(row.name(number).path, create=True)
+                    copy.pwrite(data.pread(data.size(), 0), 0)
+                    copy.close()
+    forget(cluster, rows)
+    done = Orders(cluster.nodes[0]).orders.rebuild_rows(force=False, dry_run=False)
+    assert done.made == len(rows)
+    for row in cluster.all_rows():
+        assert len(set(row.shards)) == 3
+        assert None not in row.shards
+    cluster.rounds(3, CONDEMN_S)
+    cluster.check()
+    assert sum(node.shards() for node in cluster.nodes) == 3 * len(rows)
+
+
+def test_as_many_shards_are_named_as_devices_allow() -> None:
+    """The first choice for one is the only one for another."""
+    row = striped().all_rows()[0]
+    facts = ShardFacts(row.pack_id, row.size, 2, 1, row.shard_bytes, row.digest)
+    first, second, third = sorted(map(str, row.shards))
+    files = [(first, facts, 0), (second, facts, 0), (first, facts, 1), (second, facts, 1)]
+    made = rows_from([*files, (third, facts, 1), (first, facts, 2)])
+    assert made[row.pack_id].shards == (second, third, first)
+    assert rows_from([(first, facts, 0), (first, facts, 1)]) == {}
 
 
 def test_shards_are_listed_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
