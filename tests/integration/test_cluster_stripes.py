@@ -41,7 +41,7 @@ gc_condemn_s = 0.5
 """
 CLUSTER = """\
 stripes = true
-cold_after_s = 6.0
+cold_after_s = 12.0
 unused_after_s = 3.0
 """
 
@@ -92,10 +92,12 @@ def used(folder: Path) -> int:
     return total
 
 
-def records(etcd: EtcdCluster, nodes: Nodes) -> ClusterRecords:
-    """What the nodes keep in etcd."""
+@pytest.fixture
+def rows(nodes: Nodes, etcd: EtcdCluster) -> Iterator[PackRecords]:
+    """Those of stripes, as the nodes keep them in etcd."""
     store = EtcdMetaStore(EtcdSettings(etcd.endpoints, f"{nodes.prefix}/"))
-    return ClusterRecords(store, lambda: os.urandom(16).hex())
+    with contextlib.closing(store):
+        yield PackRecords(ClusterRecords(store, lambda: os.urandom(16).hex()))
 
 
 def follow(nodes: Nodes, at: str, heading: str) -> None:
@@ -108,7 +110,7 @@ def follow(nodes: Nodes, at: str, heading: str) -> None:
                 assert done.returncode in (0, int(allowed or 0)), (line, done.stdout, done.stderr)
 
 
-def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes, etcd: EtcdCluster) -> None:
+def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes, rows: PackRecords) -> None:
     """Release gate."""
     with attached(nodes, "n1", timeout_s=SLOW_S) as client:
         for at in range(0, SIZE, MiB):
@@ -173,7 +175,6 @@ def test_space_shrinks_after_trim_on_all_nodes(nodes: Nodes, etcd: EtcdCluster) 
     until(lambda: volume(nodes, name)["copies"] == 3, "all members are in step", SLOW_S)
 
     # etcd goes back to a state before there were stripes: rows are made again from shards.
-    rows = PackRecords(records(etcd, nodes))
     before = list(rows.all())
     for row in before:
         while not rows.swap(row, replace(row, shards=())):
