@@ -179,7 +179,7 @@ class Door:
         self, token: Stored[JoinRecord] | None, wanted: NodeRecord, nodes: list[Stored[NodeRecord]]
     ) -> str | None:
         if token is None:
-            return "the token has been used"
+            return "the token was used"
         if token.record.expires_s <= self._clock_s():
             return "the token has expired"
         for each in nodes:

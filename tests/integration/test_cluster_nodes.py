@@ -143,7 +143,7 @@ def test_a_token_is_used_once_and_is_in_no_log(nodes: Nodes) -> None:
     good(nodes.join("n2", token))  # again, after it is in: nothing is asked for
     used = nodes.join("n3", token)
     assert used.returncode == 5
-    assert "the token was used, or has expired" in used.stderr
+    assert "the token was used" in used.stderr  # by its row, or since its key is not known any more
     assert token.strip() not in daemon.stderr()
     secret = read_identity(nodes.data("n1"))
     assert secret is not None

@@ -157,7 +157,7 @@ def test_a_token_is_for_one_node(rig: Rig, second: Identity) -> None:
     assert rig.tokens() == 0
     refused = rig.take(token, new_identity(CLUSTER, "third"))
     assert isinstance(refused, m.Error)
-    assert refused.text == "the token has been used"
+    assert refused.text == "the token was used"
     assert rig.nodes() == {"first", "second"}
 
 
