@@ -40,6 +40,8 @@ class _Waiting:
     volume: Volume
     request: Request
     done: Done
+    turn: int
+    """Of the volume, when it was submitted."""
     written: int = 0
     """Bytes of a WRITE that are in the journal already."""
 
@@ -68,9 +70,10 @@ class WriteBacklog:
     def count(self) -> int:
         return len(self._waiting)
 
-    def add(self, volume: Volume, requests: list[Request], done: Done) -> None:
-        """Keep `requests` until there is journal space. What they carry is their own."""
-        self._waiting.extend(_Waiting(volume, request, done) for request in requests)
+    def add(self, volume: Volume, requests: list[Request], done: Done, turn: int) -> None:
+        """Keep `requests`, submitted in that turn of the volume, until there is journal space. What
+        they carry is their own."""
+        self._waiting.extend(_Waiting(volume, request, done, turn) for request in requests)
         if self._given_up:
             self.fail(errno.EIO)
         else:
@@ -102,13 +105,14 @@ class WriteBacklog:
 
     def _advance(self, waiting: _Waiting) -> bool:
         """Go on with one request; whether it is over. Its `error` is set then."""
-        request = waiting.request
-        if waiting.volume.deleted:
-            request.error = errno.ESHUTDOWN
-            return True
+        request, volume = waiting.request, waiting.volume
         while True:
             piece = self._next_piece(waiting)
-            _, _, _, blocked = waiting.volume.core.submit([piece], self._clock.now_ns())
+            with volume.turning:
+                if volume.deleted or volume.turn != waiting.turn:
+                    request.error = errno.ESHUTDOWN
+                    return True
+                _, _, _, blocked = volume.core.submit([piece], self._clock.now_ns())
             if blocked:
                 return False
             waiting.written += piece.length

@@ -162,9 +162,9 @@ class Notes:
     ) -> int:
         """Make `volume` what `row` is, a version in chunks of the volume with id `of`, and name
         what it is now `kept`, None: nothing; the seq that W nodes have to have. Between rounds.
-        `at`: its state has that name, if it is at that seq still.
+        `at`: its state has that name, or needs none, if it is at that seq still.
 
-        VolumeBusy, NotPrimary, JournalFull, CannotRestore: nothing has changed."""
+        VolumeBusy, NotPrimary, JournalFull, CannotRestore, SnapshotExists: nothing has changed."""
         with self._locked():
             if volume.deleted or volume.core.state()[6]:
                 raise CannotRestore(
@@ -182,6 +182,8 @@ class Notes:
                 raise CannotRestore(volume.name, f"seq:{row.seq} of its source was deleted")
             notes = [note]
             if kept is not None and at is None:
+                if self._history.has_snapshot(volume.record.number, kept):
+                    raise SnapshotExists(volume.name, kept)
                 notes.insert(0, replace(self._note(volume, Kind.SNAPSHOT), name=kept))
             volume.core.retire()  # no write is acknowledged from here on
             before = volume.core.state()[0]
@@ -190,6 +192,7 @@ class Notes:
                     raise VolumeBusy(volume.name, volume.clients)
                 if at not in (None, before):
                     raise CannotRestore(volume.name, "it was written to meanwhile; try again")
+                volume.end_turn()  # before a write can be taken again
                 fail_point("restore.retired")
                 seqs = self._append([volume] * len(notes), notes, retired=True)
                 if len(seqs) < len(notes):

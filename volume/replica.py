@@ -281,6 +281,7 @@ class Replica:
         with self._lock:
             self._serving = None
             self._gate.close()
+            self._volume.end_turn()
         self._copies.end()
 
     # -- while this node is the primary
@@ -874,5 +875,6 @@ class Replica:
     def _stop_serving(self, epoch: int) -> None:
         self._serving = None
         self._gate.close()
+        self._volume.end_turn()
         self.fenced(epoch)
         log.warning("another node takes the volume over volume=%s epoch=%d", self.name, epoch)

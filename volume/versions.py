@@ -381,7 +381,7 @@ class Versions:
             def begin() -> int:
                 if volume.core.state()[0]:
                     raise CannotRestore(name, "it was written to, so it is no clone any more")
-                return self._notes.restore(volume, row, record.uuid, None)
+                return self._notes.restore(volume, row, record.uuid, None, 0)
 
             seq = self._between_rounds(begin)
         self._notes.confirm(volume, seq, f"that it begins as {source}", durable=True)

@@ -7,6 +7,7 @@ writes are reported a little later, more so the fuller it is: writers slow down,
 """
 
 import errno
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -34,7 +35,7 @@ class Backlog(Protocol):
 
     @property
     def delay_s(self) -> float: ...
-    def add(self, volume: "Volume", requests: list[Request], done: Done) -> None: ...
+    def add(self, volume: "Volume", requests: list[Request], done: Done, turn: int) -> None: ...
 
 
 class Volume:
@@ -69,6 +70,10 @@ class Volume:
         self._clients: Counter[str] = Counter()
         self._head = HeadState(record.head.root, record.head.height, 0)
         self.deleted = False
+        self.turn = 0
+        """What was submitted in an earlier one, and has not come into the journal, never does."""
+        self.turning = threading.Lock()
+        """Held while a write that has waited is appended, so that it is in its turn."""
         self.gate: Gate | None = None
         """Of a volume that other nodes have as well (`volume.replica`)."""
 
@@ -175,6 +180,7 @@ class Volume:
                 request.error = errno.ESHUTDOWN
             done(list(batch))
             return
+        turn = self.turn
         finished, reads, syncs, blocked = self.core.submit(batch, self._clock.now_ns())
         if gate is not None:
             gate.pass_on(finished, done)
@@ -193,7 +199,14 @@ class Volume:
             for request in blocked:
                 if request.op == OP_WRITE:  # the front end's buffer is its own again
                     request.data = bytes(request.data)  # type: ignore[call-overload]
-            self._backlog.add(self, blocked, done)
+            self._backlog.add(self, blocked, done, turn)
+
+    def end_turn(self) -> None:
+        """No write is taken now: those that wait for journal space, of clients that are gone, are
+        not for what the volume is when one is taken again, a version that it has gone back to, or
+        what others have written to it at another node. Any thread."""
+        with self.turning:
+            self.turn += 1
 
     def changes_since(self, ref: str) -> Changes:
         """What differs from version `ref` of this volume; see `blockd.device.TracksChanges`."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from errno import ESHUTDOWN
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
-from native import OP_READ, TAP_MIN_BUFFER, Request
+from native import OP_READ, OP_WRITE, TAP_MIN_BUFFER, Request
 from tests.sim.simdisk import PowerCut
 from tests.unit.volume.test_noted import BLOCK, SIZE, VOLUME, Member, Primary, deliver
 from volume.errors import (
@@ -21,6 +21,7 @@ from volume.errors import (
     NotConfirmed,
     NotPrimary,
     OutOfSpace,
+    SnapshotExists,
     VolumeBusy,
 )
 from volume.history import VersionRow
@@ -267,6 +268,65 @@ def test_what_is_written_while_it_is_decided_is_not_lost() -> None:
     assert now(primary) == b"4"
 
 
+def waiting(primary: Primary, fill: bytes) -> Request:
+    """A write of a client that is gone, which waits for journal space."""
+    volume, store = primary.replica.volume, primary.rig.store
+    request = Request(OP_WRITE, 0, BLOCK, fill * BLOCK)
+    store._backlog.add(volume, [request], lambda _: None, volume.turn)
+    return request
+
+
+def test_a_write_that_waited_for_space_does_not_land_on_what_the_volume_went_back_to() -> None:
+    primary = written()
+    volume, store = primary.replica.volume, primary.rig.store
+    with store.versions.settled("vm1@one") as (record, row):
+        request = waiting(primary, b"x")
+        seq = store._notes.restore(volume, row, record.uuid, "kept")
+    primary.rig.store._backlog.wake()
+    assert (request.error, primary.rig.store._backlog.count) == (ESHUTDOWN, 0)
+    assert (primary.replica.held[0], now(primary)) == (seq, b"1")
+
+
+def test_a_restore_that_is_refused_leaves_writes_waiting() -> None:
+    primary = written()
+    request = waiting(primary, b"4")
+    primary.replica.volume.attach("client")
+    with pytest.raises(VolumeBusy):
+        go_back(primary, "one")
+    with primary.rig.store.versions.settled("vm1@one") as (record, row), pytest.raises(VolumeBusy):
+        primary.rig.store._notes.restore(primary.replica.volume, row, record.uuid, "kept")
+    primary.rig.store._backlog.wake()
+    assert (request.error, now(primary)) == (0, b"4")
+
+
+@pytest.mark.parametrize("by", ["shut", "promise"])
+def test_a_write_that_waited_for_space_does_not_land_when_the_node_serves_again(by: str) -> None:
+    primary = written()
+    request = waiting(primary, b"x")
+    if by == "shut":
+        primary.replica.shut()
+    else:
+        primary.replica.promise(2)
+    primary.serve(3)
+    primary.rig.store._backlog.wake()
+    assert request.error == ESHUTDOWN
+    assert (primary.replica.held[0], now(primary)) == (3, b"2")
+
+
+def test_a_name_that_somebody_has_given_meanwhile_is_not_taken_for_the_state_before() -> None:
+    primary = written()
+    primary.snapshot("mine")
+    volume, store = primary.replica.volume, primary.rig.store
+    with (
+        store.versions.settled("vm1@one") as (record, row),
+        pytest.raises(SnapshotExists),
+    ):
+        store._notes.restore(volume, row, record.uuid, "mine")
+    assert primary.names() == {"one": (2, False), "mine": (4, False)}
+    primary.write(b"4")
+    assert now(primary) == b"4"
+
+
 def test_a_head_that_cannot_be_kept_seals_the_store_and_is_kept_at_the_next_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -377,6 +437,28 @@ def test_only_an_empty_volume_begins_as_another_one() -> None:
     primary.rig.store.create_volume("alone", SIZE, block_size=BLOCK, chunk_size=4096)
     with pytest.raises(NotPrimary):
         primary.rig.store.versions.begin_as("alone", "vm1@one")
+
+
+def test_what_is_written_before_a_clone_begins_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    primary = written()
+    (own,) = cloned(primary)
+    notes = primary.rig.store._notes
+    restore = notes.restore
+
+    def late(*args: Any) -> int:
+        request = Request(OP_WRITE, 0, BLOCK, b"w" * BLOCK)
+        own.volume.core.submit([request], primary.rig.clock.now_ns())
+        own.allow(1, 1)
+        assert not request.error
+        return restore(*args)
+
+    monkeypatch.setattr(notes, "restore", late)
+    with pytest.raises(CannotRestore, match="written to"):
+        primary.rig.store.versions.begin_as("vm2", "vm1@one")
+    primary.rig.store.destage()
+    assert primary.first_byte("vm2@seq:1") == b"w"
 
 
 def test_a_clone_whose_source_is_deleted_meanwhile_stays_empty() -> None:
