@@ -9,15 +9,20 @@ and not written as a whole, are stored as lost (KIND_DAMAGED): an I/O error unti
 again, never zeros, never old data. A disk may fail a read and do the next: pages are given up only
 when they could not be read for a while (`Doubts`), and until then the build fails. Damaged manifest
 nodes are not gone round at all.
+
+Where there are other nodes, one of them may have the whole chunk: it is asked for by its id
+(volume/rescue.py), and the build fails (`ChunkAwaited`) until it has come, or every other node has
+said, at the end of that while or later, that it does not have it. Nothing of this is durable: the
+log has what was written, the damaged chunk stays, and after a crash it is all found again.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from native import PLACE_DATA, PLACE_REFER, ReadFault, VolumeCore
 from volume.chunks import ChunkStore
 from volume.disk import Clock
-from volume.errors import CorruptData, StoreClosing
+from volume.errors import ChunkAwaited, CorruptData, StoreClosing
 from volume.layout import FAN_OUT, PAGE_SIZE, ZERO_ID, ChunkId
 from volume.manifest import Manifests, height_for
 from volume.reader import ChunkResolver, HeadState
@@ -69,6 +74,15 @@ class Built:
     lost: tuple[Lost, ...] = ()
 
 
+@dataclass(slots=True)
+class _Gone:
+    """What a build finds that cannot be read."""
+
+    lost: list[Lost] = field(default_factory=list)
+    awaited: list[Lost] = field(default_factory=list)
+    """What may come from elsewhere; `chunk_id` is what is asked for. Nothing is stored then."""
+
+
 class Doubts:
     """Pages that could not be read, and since when."""
 
@@ -77,13 +91,26 @@ class Doubts:
         self._patience_s = patience_s
         self._since: dict[str, dict[int, float]] = {}
 
-    def settle(self, name: str, lost: list[Lost]) -> None:
-        """These could not be read of volume `name` this time. CorruptData unless that has been so
-        for long enough."""
+    def over_at(self, name: str, offset: int) -> float:
+        """When a page of volume `name` that cannot be read now will not have been for long enough.
+        Monotonic."""
+        now = self._clock.monotonic()
+        return self._since.get(name, {}).get(offset, now) + self._patience_s
+
+    def settle(self, name: str, lost: list[Lost], awaited: list[Lost]) -> None:
+        """These could not be read of volume `name` this time. ChunkAwaited when somebody else may
+        have of it, CorruptData unless it has been so for long enough."""
         now = self._clock.monotonic()
         before = self._since.get(name, {})
-        since = {each.offset: before.get(each.offset, now) for each in lost}
-        self._since[name] = since
+        since = {each.offset: before.get(each.offset, now) for each in (*lost, *awaited)}
+        self._since[name] = {**before, **since} if awaited else since  # not all was looked at
+        if awaited:
+            first = awaited[0]
+            raise ChunkAwaited(
+                f"volume {name}: {first.length} bytes at {first.offset} cannot be read here; other "
+                f"nodes are asked for the {len(awaited)} chunk(s) that are needed, the first is "
+                f"{first.chunk_id.hex()}: {first.why}"
+            )
         for each in lost:
             if now - since[each.offset] < self._patience_s:
                 raise CorruptData(
@@ -120,7 +147,7 @@ class TreeBuilder:
         base = given.base
         height = max(base.height, height_for(given.size, given.chunk_size))
         changes: dict[int, ChunkId] = {}
-        lost: list[Lost] = []
+        gone = _Gone()
         zeroed: list[tuple[int, int]] = []
         touched = 0
         # What a shrink has cut off is not stored, and what the old head has of it goes.
@@ -132,10 +159,10 @@ class TreeBuilder:
             if first < kept and kind == PLACE_REFER:
                 referred.append((first, kept))
             elif first < kept:
-                self._build_run(given, first, kept, changes, lost)
+                self._build_run(given, first, kept, changes, gone)
             zeroed.append((kept, min(stop, FAN_OUT**height)))
             touched += max(0, min(stop, end) - first)
-        self._doubts.settle(given.name, lost)
+        self._doubts.settle(given.name, gone.lost, gone.awaited)
         zeroed.extend(
             (index, index + 1) for index, chunk_id in changes.items() if chunk_id == ZERO_ID
         )
@@ -146,7 +173,7 @@ class TreeBuilder:
         for first, stop in referred:
             root = self._refer(given, root, height, first, stop)
         fail_point("destage.manifest-written")
-        return Built(root, height, changes, touched, tuple(lost))
+        return Built(root, height, changes, touched, tuple(gone.lost))
 
     def _build_run(
         self,
@@ -154,9 +181,10 @@ class TreeBuilder:
         first: int,
         stop: int,
         changes: dict[int, ChunkId],
-        lost: list[Lost],
+        gone: _Gone,
     ) -> None:
-        """Chunks [first, stop): old bytes where the frozen map has none, its bytes over them."""
+        """Chunks [first, stop): old bytes where the frozen map has none, its bytes over them. Once
+        something is awaited, only what else is to be asked for is looked for."""
         size, core = given.chunk_size, given.core
         window = max(1, WINDOW_BYTES // size)
         buffer = bytearray(min(window, stop - first) * size)
@@ -171,11 +199,13 @@ class TreeBuilder:
                 for index in range(start, start + count):
                     if not core.frozen_covers(index * size, size):
                         at = (index - start) * size
-                        view[at : at + size] = self._old_bytes(given, index, damaged)
+                        view[at : at + size] = self._old_bytes(given, index, damaged, gone.awaited)
+            if gone.awaited:
+                continue
             _overlay(given, start * size, view, damaged)
             for index in range(start, start + count):
                 at = (index - start) * size
-                changes[index] = self._put(given, index, view[at : at + size], damaged, lost)
+                changes[index] = self._put(given, index, view[at : at + size], damaged, gone.lost)
 
     def _put(
         self,
@@ -222,9 +252,11 @@ class TreeBuilder:
             root = self._manifests.update(root, height, ids, [(start, start + count)])
         return root
 
-    def _old_bytes(self, given: BuildInput, index: int, damaged: dict[int, str]) -> bytes:
+    def _old_bytes(
+        self, given: BuildInput, index: int, damaged: dict[int, str], awaited: list[Lost]
+    ) -> bytes:
         """What is below the bytes that the frozen map has of a chunk; pages that are damaged, and
-        not covered by the map as a whole, go to `damaged`."""
+        not covered by the map as a whole, go to `damaged`, or the chunk to `awaited`."""
         size = given.chunk_size
         found = given.core.frozen_referred(index)
         if found is None:
@@ -240,11 +272,23 @@ class TreeBuilder:
             raise  # for the volume to wait until it can be reached: it is not lost
         except CorruptData as error:
             data, pages = self._chunks.salvage(chunk_id, size)
-            for page in pages:
-                offset = index * size + page * PAGE_SIZE
-                if not given.core.frozen_covers(offset, PAGE_SIZE):
-                    damaged[offset] = str(error)
+            offsets = [
+                offset
+                for offset in (index * size + page * PAGE_SIZE for page in pages)
+                if not given.core.frozen_covers(offset, PAGE_SIZE)
+            ]
+            if offsets and self._may_come(given.name, offsets[0], chunk_id):
+                length = offsets[-1] + PAGE_SIZE - offsets[0]
+                awaited.append(Lost(given.name, offsets[0], length, chunk_id, str(error)))
+            damaged.update(dict.fromkeys(offsets, str(error)))
             return data
+
+    def _may_come(self, name: str, offset: int, chunk_id: ChunkId) -> bool:
+        """Whether another node may have a chunk that is damaged, or missing, here."""
+        over_at = self._doubts.over_at(name, offset)
+        return self._resolver.may_come(chunk_id) and self._resolver.rescue.may_come(
+            chunk_id, over_at
+        )
 
 
 def _overlay(given: BuildInput, offset: int, view: memoryview, damaged: dict[int, str]) -> None:

@@ -26,6 +26,7 @@ from volume.errors import VolumeError
 from volume.layout import KIND_DAMAGED, ChunkId
 from volume.rescue import KEPT_BYTES, Rescue
 from volume.scrub import Scrubber
+from volume.stripedpack import StripeUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -72,20 +73,27 @@ class ChunkRepair:
 
     def give(self, ids: Sequence[ChunkId], limit: int) -> list[Found]:
         """Those of the chunks that are here, whole, and fit into `limit` bytes, in their order.
-        OSError."""
+        OSError. StripeUnavailable: none now, but one is in a stripe that cannot be read at the
+        moment, which is not the same as not to have it."""
         found: list[Found] = []
+        later: StripeUnavailable | None = None
         for chunk_id in ids:
             if self._chunks.place(chunk_id) is None:
                 continue
             try:
                 chunk = self._chunks.stored(chunk_id)
                 unpacked(chunk_id, chunk)
+            except StripeUnavailable as error:
+                later = error
+                continue
             except VolumeError:  # damaged as well, or gone just now
                 continue
             limit -= len(chunk.stored)
             if limit < 0:
                 break
             found.append((chunk_id, chunk))
+        if later is not None and not found:
+            raise later
         return found
 
     def bring(self, chunk_id: ChunkId, chunk: StoredChunk) -> bool:

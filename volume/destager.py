@@ -21,11 +21,13 @@ from step 2. Out of space: `abandon`, then gc, then again. Nothing is lost meanw
 the journal. One thread runs rounds and gc; see `volume.chunks` for who else may read.
 
 Damaged data does not stop a round: see `volume.builder`. What is lost by it is said in the log, and
-known to scrub from then on. A damaged manifest node below a write does stop its volume: that one
-is *stuck*, `held_up` says so, and it is tried again at intervals, until it is repaired, restored or
-deleted. Meanwhile rounds are of the other volumes. They move heads and settle points, but neither
-the checkpoint nor a place where a replay may begin: both say that everything before them is in
-chunks. So a crash leaves the log from the old checkpoint on, of which the replay skips what the
+known to scrub from then on. A damaged manifest node below a write does stop its volume, and so
+does, where there are other nodes, a damaged chunk below a write in part, until one of them has
+given it or all have said that they do not have it. Such a volume is *stuck*, `held_up` says so, and
+it is tried again at intervals, and when other nodes have answered, until it is repaired, restored
+or deleted. Meanwhile rounds are of the other volumes. They move heads and settle points, but
+neither the checkpoint nor a place where a replay may begin: both say that everything before them is
+in chunks. So a crash leaves the log from the old checkpoint on, of which the replay skips what the
 heads have already; and the log from there on stays, for as long as a volume is stuck.
 `volume.upkeep` says how much that may be.
 
@@ -39,6 +41,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from native import Journal, VolumeCore
 from volume.builder import BuildInput, Built, Lost, TreeBuilder
@@ -46,7 +49,7 @@ from volume.checkpoint import Checkpoint
 from volume.chunks import ChunkStore
 from volume.commits import Commit, put_commit
 from volume.disk import Clock
-from volume.errors import CorruptData, NoSuchVersion, VolumeError
+from volume.errors import ChunkAwaited, CorruptData, NoSuchVersion, VolumeError
 from volume.headrecord import SITE, WRITER, described, payload
 from volume.history import History, RoundRow, VersionRow, point_key, round_put, versions_put
 from volume.layout import ZERO_ID, ChunkId
@@ -92,13 +95,23 @@ class _Round:
     """It is of a volume that is stuck, alone."""
 
 
+class _Why(NamedTuple):
+    """Why a volume cannot be built."""
+
+    text: str
+    awaited: bool
+    """It waits for what other nodes may have."""
+
+
 @dataclass(slots=True)
 class _Results:
     heads: list[_Built]
     settled: dict[tuple[int, int], VersionRow]
     """Points (volume number, seq) that are in chunks now."""
-    stuck: dict[Volume, str]
-    """Volumes that cannot be built, and why."""
+    stuck: dict[Volume, _Why]
+    """Volumes that cannot be built."""
+    news: int
+    """Of other nodes, as counted before anything was built."""
 
     @property
     def got_through(self) -> bool:
@@ -112,10 +125,14 @@ class _Stuck:
 
     round: _Round
     """Of it alone, at the cut where it was frozen."""
-    why: str
-    wait_s: float
+    why: _Why
+    news: int
+    """Of other nodes, as counted before it was tried."""
+    tried_at: float
+    """Monotonic, as `again_at`."""
     again_at: float
-    """When it is tried again, monotonic."""
+    """When it is tried again, whatever happens."""
+    wait_s: float = RETRY_S
 
     @property
     def volume(self) -> Volume:
@@ -216,7 +233,7 @@ class Destager:
         whole = current.whole and not results.stuck
         if results.got_through:
             self._commit(current, results, whole=whole)
-        self._note_stuck(current, results.stuck)
+        self._note_stuck(current, results)
         if not current.again:
             self.passed = None if whole else current.checkpoint
         if whole:
@@ -234,31 +251,36 @@ class Destager:
         return any(self._is_due(each) for each in self._stuck)
 
     def _is_due(self, stuck: _Stuck) -> bool:
-        return stuck.volume.deleted or self._clock.monotonic() >= stuck.again_at
+        now = self._clock.monotonic()
+        has_news = stuck.why.awaited and self._chunks.rescue.news != stuck.news
+        soonest_at = stuck.tried_at + RETRY_S if has_news else stuck.again_at
+        return stuck.volume.deleted or now >= min(soonest_at, stuck.again_at)
 
     def _try_again(self, stuck: _Stuck) -> bool:
         """Whether it has got through, or need not any more."""
         results = self._carry_out(stuck.round)
         if results.stuck:
-            stuck.why = results.stuck[stuck.volume]
+            stuck.why, stuck.news = results.stuck[stuck.volume], results.news
             self._tell_stuck()
             stuck.wait_s = min(2 * stuck.wait_s, RETRY_MAX_S)
-            stuck.again_at = self._clock.monotonic() + stuck.wait_s
+            stuck.tried_at = self._clock.monotonic()
+            stuck.again_at = stuck.tried_at + stuck.wait_s
             return False
         self._stuck.remove(stuck)
         self._tell_stuck()
         log.info("destaging goes on volume=%s", stuck.volume.name)
         return True
 
-    def _note_stuck(self, current: _Round, found: dict[Volume, str]) -> None:
+    def _note_stuck(self, current: _Round, results: _Results) -> None:
         """They stay frozen at the cut of this round."""
+        found, now = results.stuck, self._clock.monotonic()
         for volume, seq, size in current.volumes:
             if volume in found and not self.is_stuck(volume):
                 at = (current.checkpoint, current.time_ns)
                 alone = _Round(*at, [(volume, seq, size)], [], whole=False, again=True)
-                again_at = self._clock.monotonic() + RETRY_S
-                self._stuck.append(_Stuck(alone, found[volume], RETRY_S, again_at))
-                log.error("destaging is held up volume=%s error=%s", volume.name, found[volume])
+                why = found[volume]
+                self._stuck.append(_Stuck(alone, why, results.news, now, now + RETRY_S))
+                log.error("destaging is held up volume=%s error=%s", volume.name, why.text)
         self._tell_stuck()
 
     def _stuck_numbers(self) -> set[int]:
@@ -266,7 +288,8 @@ class Destager:
 
     def _tell_stuck(self) -> None:
         self.held_up = tuple(
-            HeldUp(each.volume.record.number, each.volume.name, each.why) for each in self._stuck
+            HeldUp(each.volume.record.number, each.volume.name, each.why.text)
+            for each in self._stuck
         )
 
     # -- the steps
@@ -299,9 +322,10 @@ class Destager:
     def _build(self, current: _Round) -> _Results:
         """Step 2 for each volume that still exists, points first."""
         self._lost = []
+        news = self._chunks.rescue.news
         settled = {} if current.again else self._settle_points(current)
         heads = []
-        stuck: dict[Volume, str] = {}
+        stuck: dict[Volume, _Why] = {}
         for volume, seq, size in current.volumes:
             if self._meta.numbered(volume.record.number) is None:
                 continue
@@ -309,7 +333,7 @@ class Destager:
                 heads.append(self._build_head(volume, seq, size, current, settled))
             except CorruptData as error:
                 if not volume.deleted:
-                    stuck[volume] = str(error)
+                    stuck[volume] = _Why(str(error), isinstance(error, ChunkAwaited))
                     continue
                 log.error(
                     "the state before a restore cannot be kept volume=%s seq=%d error=%s",
@@ -319,7 +343,7 @@ class Destager:
             key = (built.row.number, built.row.seq)
             if key in self._history.points:
                 settled[key] = built.row
-        return _Results(heads, settled, stuck)
+        return _Results(heads, settled, stuck, news)
 
     def _settle_points(self, current: _Round) -> dict[tuple[int, int], VersionRow]:
         """Versions for the points before the cut, but for those at the cut itself, and those of
@@ -376,8 +400,9 @@ class Destager:
         except (CorruptData, NoSuchVersion) as error:
             self.unsettled += len(points) - done
             record, point = points[done]
+            what = "are not in chunks yet" if isinstance(error, ChunkAwaited) else "cannot be kept"
             log.error(
-                "versions cannot be kept first=%s@seq:%d count=%d error=%s",
+                f"versions {what} first=%s@seq:%d count=%d error=%s",
                 *(record.name, point.seq, len(points) - done, error),
             )
 

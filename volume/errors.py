@@ -16,7 +16,7 @@
       ReplicaError
         StaleEpoch  MissingRecords  OtherRecords  BadRecords
       CorruptData
-        CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest
+        CorruptChunk  CorruptJournal  CorruptPack  CorruptManifest  ChunkAwaited
 
 `WouldWait` beside them is no failure.
 
@@ -361,3 +361,7 @@ class CorruptPack(CorruptData):
 
 class CorruptManifest(CorruptData):
     code = "corrupt_manifest"
+
+
+class ChunkAwaited(CorruptData):
+    """It is damaged here, and other nodes are asked for it."""

@@ -10,6 +10,12 @@ come in time, the read fails as it would have done without.
     brought   the bytes, which have been checked: they are kept, and the reads done again
     missed    nobody has it: the reads fail, and for a while so do others, at once
 
+The destager asks here as well (`may_come`), before it gives up what is damaged below a write in
+part: it does not wait, but tries its volume again. What nobody has it gives up only when everybody
+has said so since the time that it names; without an answer, or when nobody can be asked, the chunk
+may still come. A store that other nodes have volumes in common with never takes their silence for
+a no.
+
 Several reads of one chunk wait together, no longer than the first of them. Everything is bounded:
 reads, their bytes, chunks that are asked for, bytes that are kept, and time. Nothing here is
 durable, and nothing of it is needed after a crash: the damage is found again.
@@ -38,7 +44,7 @@ KEPT_BYTES: Final = 32 << 20  # of chunks that are not stored anew yet: 512 of 6
 MISSED_S: Final = 10.0
 """For so long it is not asked again for a chunk that nobody had: a client that tries again and
 again is answered at once, and costs other nodes nothing."""
-MAX_MISSED: Final = 1024
+MAX_MISSED: Final = 4096  # as many as damage is remembered of
 
 Resume = Callable[[bool], None]
 """Told whether the chunk came. Must not wait; from any thread."""
@@ -75,6 +81,9 @@ class Rescue:
         self._scheduler = scheduler or InlineScheduler()
         self._lock = threading.Lock()
         self._ask: Callable[[ChunkId], None] | None = None
+        self._is_alone = True
+        self.news = 0
+        """How often somebody has brought a chunk, or said that nobody has it."""
         self._asked: dict[ChunkId, _Asked] = {}
         self._reads = 0
         self._bytes = 0
@@ -82,11 +91,16 @@ class Rescue:
         self._kept_bytes = 0
         self._missed: OrderedDict[ChunkId, float] = OrderedDict()
 
+    def expect(self) -> None:
+        """There are other nodes, whether they can be asked now or not."""
+        self._is_alone = False
+
     def serve(self, ask: Callable[[ChunkId], None]) -> None:
         """From now on `ask` is called for chunks that are waited for. It must not wait, and it ends
         with `brought` or `missed`, or with neither: then the reads fail when their time is up."""
         with self._lock:
             self._ask = ask
+            self._is_alone = False
 
     def end(self) -> None:
         """Nobody brings anything any more: whoever waits fails now. Idempotent."""
@@ -109,18 +123,23 @@ class Rescue:
                 if self._reads >= MAX_READS or self._bytes + length > MAX_BYTES:
                     return False
                 asked = self._asked.get(chunk_id)
+                timed = asked is None or not asked.reads
                 if asked is None:
                     if len(self._asked) >= MAX_CHUNKS or self._was_missed(chunk_id):
                         return False
                     self._asked[chunk_id] = _Asked(self.clock() + WAIT_S, [(length, resume)])
                 else:
+                    if timed:  # for the destager until now
+                        asked.until = self.clock() + WAIT_S
                     asked.reads.append((length, resume))
                 self._reads += 1
                 self._bytes += length
         if here:
             resume(True)
-        elif asked is None:
-            self._scheduler.post(lambda: self._scheduler.later(WAIT_S, self.expire))
+            return True
+        if timed:
+            self._expire_later()
+        if asked is None:
             ask(chunk_id)
         return True
 
@@ -130,6 +149,24 @@ class Rescue:
             return None
         with self._lock:
             return self._kept.get(chunk_id)
+
+    # -- whoever would give it up
+
+    def may_come(self, chunk_id: ChunkId, since: float) -> bool:
+        """Whether somebody may still have a chunk; False: there is nobody else, or all have said no
+        at `since` or later (of `clock`). While it may, it is asked for, as far as the bounds let
+        it: call again when there are `news`, and now and then. Must not wait; any thread."""
+        with self._lock:
+            at = self._missed.get(chunk_id)
+            if self._is_alone or (at is not None and at >= since):
+                return False
+            ask = self._ask
+            if ask is None or chunk_id in self._asked or len(self._asked) >= MAX_CHUNKS:
+                return True
+            self._asked[chunk_id] = _Asked(self.clock() + WAIT_S, [])
+        self._expire_later()
+        ask(chunk_id)
+        return True
 
     @property
     def waiting(self) -> int:
@@ -144,6 +181,7 @@ class Rescue:
     def brought(self, chunk_id: ChunkId, data: bytes) -> None:
         """These are the bytes of the chunk: the caller has compared them with its id."""
         with self._lock:
+            self.news += 1
             if chunk_id not in self._kept:
                 self._kept[chunk_id] = data
                 self._kept_bytes += len(data)
@@ -155,8 +193,10 @@ class Rescue:
         self._resume(reads, True)
 
     def missed(self, chunk_id: ChunkId) -> None:
-        """Everybody was asked, and nobody has the chunk."""
+        """Every other node was asked, and has said that it does not have the chunk. Silence is no
+        answer, and a node that is not known yet has not been asked."""
         with self._lock:
+            self.news += 1
             self._missed[chunk_id] = self.clock()
             self._missed.move_to_end(chunk_id)
             while len(self._missed) > MAX_MISSED:
@@ -182,6 +222,9 @@ class Rescue:
         self._resume(reads, False)
 
     # -- inside
+
+    def _expire_later(self) -> None:
+        self._scheduler.post(lambda: self._scheduler.later(WAIT_S, self.expire))
 
     def _was_missed(self, chunk_id: ChunkId) -> bool:
         at = self._missed.get(chunk_id)

@@ -366,6 +366,8 @@ class Store:
                 dropped=self.upkeep.dropped,
             )
         )
+        if any(self.replicas):  # before a first round
+            self._chunks.rescue.expect()
         self.stripe_home = StripeHome(
             *(self._chunks, self.upkeep.collector, meta.uuid),
             self.upkeep.submit,

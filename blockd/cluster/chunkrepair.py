@@ -36,7 +36,7 @@ GET_BYTES: Final = 8 << 20
 
 
 def answer_get(repair: ChunkRepair, message: m.Get) -> Message:
-    """Those of the chunks that are here. OSError."""
+    """Those of the chunks that are here. VolumeError, OSError: whether they are cannot be told."""
     found = repair.give(message.ids, message.limit)
     rows = tuple((each, chunk.kind, chunk.codec, chunk.raw_length) for each, chunk in found)
     return m.ChunkList(rows, tuple(chunk.stored for _, chunk in found))

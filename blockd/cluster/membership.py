@@ -81,6 +81,14 @@ class Membership:
         if self._thread.ident:
             self._thread.join()
 
+    def others(self) -> set[bytes] | None:
+        """The other nodes of the cluster, as etcd has them; None while that is not known. Any
+        thread."""
+        members = self.members
+        if members.problem:
+            return None
+        return {each.node for each in members.peers} - {self._identity.node}
+
     def look(self, *keys: bytes) -> None:
         """Read again soon, and see whether these keys are known by then. Any thread."""
         with self._lock:

@@ -98,7 +98,9 @@ class ClusterNode:
         self.lists = SharedLists(self.records, replicas)
         self._chunk_repair = repair
         self._repairing = PeerRepair(repair, self.sessions, self.info)
-        self._reads = ReadRepair(repair, self.sessions, self._repairing.look)
+        self._reads = ReadRepair(
+            repair, self.sessions, self.membership.others, self._repairing.look
+        )
         self._replacing = Replacing(
             *(self.identity.node_id, self.records, self.volumes, self.info),
             config.cluster.replace_after,

@@ -1,11 +1,12 @@
-"""Chunks that reads wait for are fetched from other nodes at once (volume/rescue.py).
+"""Chunks that reads, or the destager, wait for are fetched from other nodes (volume/rescue.py).
 
-A chunk that a read has found damaged is asked for by its id, of ABREAST nodes at a time, those that
+A chunk that was found damaged is asked for by its id, of ABREAST nodes at a time, those that
 are slow last: so one that is slow or silent takes nothing from the others. A node that does not
 have it is not asked again; one that could not be asked, or whose answer got lost, is, LOOK_S later,
 and so is one that has connected meanwhile. It ends with the first answer that is what the id says,
 or when every node of the cluster has said that it has no such chunk, or when the reads have waited
-long enough, which `Rescue` decides.
+long enough, which `Rescue` decides. While it is not certain which nodes there are, nobody is said
+to have said no.
 
 What came is used for the reads at once, and stored anew by the round of damaged chunks
 (blockd/cluster/chunkrepair.py), which is told to begin.
@@ -15,7 +16,7 @@ its own: it hashes a chunk. Bounded by what `Rescue` lets be asked for.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,7 +57,7 @@ class Wire(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Wanted:
-    """A chunk that reads wait for."""
+    """A chunk that is waited for."""
 
     chunk_id: ChunkId
     asked: set[bytes] = field(default_factory=set)
@@ -68,22 +69,26 @@ class _Wanted:
 
 
 class ReadRepair:
-    """`brought` is told that something is to be stored anew; from any thread, must not wait."""
+    """`others`: the other nodes of the cluster, None while that is not certain. Must not wait.
+    `brought` is told that something is to be stored anew; from any thread, must not wait."""
 
     def __init__(
         self,
         repair: ChunkRepair,
         wire: Wire,
+        others: Callable[[], Collection[bytes] | None],
         brought: Callable[[], None],
         work: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         """`work` calls later what hashes; by itself it is a thread."""
         self._repair = repair
         self._wire = wire
+        self._others = others
         self._brought = brought
         self._checker = None if work else ThreadPoolExecutor(1, "blockd-read-repair")
         self._work = work or self._submit
         self._wanted: dict[ChunkId, _Wanted] = {}
+        repair.rescue.expect()
 
     def start(self) -> None:
         """Before the sessions are served from, or later."""
@@ -122,14 +127,14 @@ class ReadRepair:
             wanted.timer.cancel()
         if self._is_over(wanted):
             return
-        others = self._wire.states()
-        if all(each.peer.node in wanted.without for each in others):
+        others = self._others()
+        if others is not None and wanted.without.issuperset(others):
             del self._wanted[wanted.chunk_id]
             self._repair.rescue.missed(wanted.chunk_id)
             facts = {"chunk": wanted.chunk_id.hex(), "nodes": len(others)}
-            logger.error("damaged chunk that is read, and that no node could give", extra=facts)
+            logger.error("damaged chunk that is needed, and that no other node has", extra=facts)
             return
-        for each in sorted(others, key=lambda state: state.slow):
+        for each in sorted(self._wire.states(), key=lambda state: state.slow):
             node = each.peer.node
             if len(wanted.asked) >= ABREAST:
                 break
@@ -180,6 +185,6 @@ class ReadRepair:
                 good = wanted.came = self._repair.bring(wanted.chunk_id, stored)
         if good:
             facts = {"chunk": wanted.chunk_id.hex(), "node": node.hex()}
-            logger.warning("damaged chunk fetched for a read", extra=facts)
+            logger.warning("damaged chunk fetched", extra=facts)
             self._brought()
         self._wire.post(lambda: self._checked(wanted, node, good))

@@ -127,7 +127,11 @@ class Damage:
         if node is self._node and self._looks is not node.process:
             self._looks = process = node.process
             repair = node.store.chunk_repair
-            reads = ReadRepair(repair, Wire(node, self._others(node)), _nothing, node.process_soon)
+            names = self._others(node)
+            others = {bytes.fromhex(name) for name in names}
+            reads = ReadRepair(
+                *(repair, Wire(node, names), lambda: others, _nothing, node.process_soon)
+            )
 
             def want(chunk_id: ChunkId) -> None:
                 reads.want(chunk_id)

@@ -97,13 +97,18 @@ def test_nodes_and_tokens_are_told(rig: Rig) -> None:
 
 
 def test_while_etcd_is_silent_the_last_answer_stays(rig: Rig) -> None:
+    assert Rig().membership.others() is None, "nothing was read yet"
     before = rig.look()
+    others = {bytes.fromhex(rig.other.node_id)}
+    assert rig.membership.others() == others
     rig.etcd.down = True
     members = rig.look()
     assert members.nodes == before.nodes
     assert members.problem == "etcd: nobody answers"
+    assert rig.membership.others() is None, "one may have joined"
     rig.etcd.down = False
     assert rig.look().problem == ""
+    assert rig.membership.others() == others
 
 
 def test_an_etcd_that_has_lost_the_cluster_cuts_nobody_off(rig: Rig) -> None:
@@ -141,6 +146,7 @@ def test_a_node_that_was_removed_knows_nobody_any_more(rig: Rig) -> None:
     members = rig.look()
     assert (members.nodes, members.guests) == ((), ())
     assert members.problem == "this node was removed from the cluster"
+    assert rig.membership.others() is None
 
 
 def test_a_node_whose_key_is_another_ones_now_knows_nobody_any_more(rig: Rig) -> None:

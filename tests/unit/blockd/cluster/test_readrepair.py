@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
+
 from blockd.cluster.chunkrepair import answer_get
 from blockd.cluster.readrepair import ABREAST, LOOK_S, ReadRepair
 from tests.sim.store_rig import StoreRig
@@ -12,7 +14,10 @@ from transport.errors import TransportError
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
 from transport.sessions import Peer, PeerState
+from volume.chunks import StoredChunk
+from volume.destager import RETRY_MAX_S, RETRY_S
 from volume.rescue import MAX_CHUNKS, WAIT_S
+from volume.stripedpack import StripeUnavailable
 
 Then = Callable[[Answered | Failed], None]
 NODES = [bytes([number]) * 16 for number in range(1, 6)]
@@ -43,10 +48,15 @@ class Wire:
         self.nodes = {node: Node() for node in NODES[:count]}
         self.rings: list[Ring] = []
         self.ended = False
+        self.certain = True
         self.stored = 0
         self._rig = rig
         self.repair = ReadRepair(
-            rig.store.chunk_repair, self, self._brought, work=lambda call: call()
+            rig.store.chunk_repair,
+            self,
+            lambda: set(self.nodes) if self.certain else None,
+            self._brought,
+            work=lambda call: call(),
         )
         self.repair.start()
 
@@ -260,3 +270,104 @@ def test_reads_that_wait_fail_when_the_node_stops() -> None:
     wire.ended = True
     wire.answer(NODES[1], theirs)
     assert ours.read_error("vm1", 0, SIZE) == 0, "it was checked, and is kept"
+
+
+def written(rig: StoreRig) -> bytes:
+    """The first block of chunk 3 is written, and destaged as far as that goes."""
+    rig.fill("vm1", 3 * CHUNK, b"n" * 512)
+    rig.store.destage()
+    return DATA[: 3 * CHUNK] + b"n" * 512 + DATA[3 * CHUNK + 512 :]
+
+
+def test_the_destager_waits_for_a_node_that_is_away_and_asks_it_when_it_is_back() -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    wire.nodes[NODES[0]].connected = False
+    expected = written(ours)
+    assert wire.is_asked() == [False, True]
+    wire.answer(NODES[1], NOTHING)
+    for _ in range(int(600 / RETRY_MAX_S)):
+        wire.pass_s(RETRY_MAX_S)
+        ours.store.destage()
+        if wire.nodes[NODES[1]].asked:
+            wire.answer(NODES[1], NOTHING)
+    assert "volume vm1 is not destaged" in (ours.store.status().destage_held_up or "")
+    assert not wire.nodes[NODES[0]].asked
+    wire.nodes[NODES[0]].connected = True
+    wire.pass_s(RETRY_MAX_S)
+    ours.store.destage()
+    wire.answer(NODES[0], theirs)
+    wire.pass_s(RETRY_S)
+    ours.store.destage()
+    assert ours.store.status().destage_held_up is None
+    assert ours.read("vm1") == ours.rebooted().read("vm1") == expected
+
+
+def test_what_is_damaged_below_a_write_is_given_up_when_every_node_has_said_no() -> None:
+    ours = filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    written(ours)
+    for node in NODES[:2]:
+        assert ours.volume("vm1").core.state()[3]
+        wire.answer(node, NOTHING)
+    wire.pass_s(RETRY_S)
+    ours.store.destage()
+    assert ours.store.status().destage_held_up is None
+    assert ours.read_error("vm1", 3 * CHUNK, CHUNK)
+
+
+def test_nobody_has_said_no_while_it_is_not_certain_who_there_is() -> None:
+    """As after a start when etcd does not answer: no node is known then."""
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours, 0)
+    wire.certain = False
+    expected = written(ours)
+    for _ in range(10):
+        wire.pass_s(RETRY_MAX_S)
+        ours.store.destage()
+    assert ours.store.status().destage_held_up
+    wire.nodes[NODES[4]] = Node()
+    wire.certain = True
+    wire.pass_s(RETRY_MAX_S)
+    ours.store.destage()
+    wire.answer(NODES[4], theirs)
+    wire.pass_s(RETRY_S)
+    ours.store.destage()
+    assert ours.read("vm1") == expected
+
+
+def test_a_node_that_the_sessions_do_not_know_yet_has_not_said_no() -> None:
+    ours = filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    later = wire.states
+    wire.states = lambda: later()[:1]  # type: ignore[method-assign]
+    request, finished = read(ours, 0, SIZE)
+    wire.answer(NODES[0], NOTHING)
+    assert finished == []
+    wire.states = later  # type: ignore[method-assign]
+    wire.pass_s(LOOK_S)
+    wire.answer(NODES[1], NOTHING)
+    assert finished == [request]
+
+
+def test_what_is_in_a_stripe_that_cannot_be_read_now_is_no_no(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = filled()
+    chunks = rig.store._chunks
+    stored = chunks.stored
+
+    def unavailable(chunk_id: bytes) -> StoredChunk:
+        if chunk_id == IDS[3]:
+            raise StripeUnavailable("two nodes are down")
+        return stored(chunk_id)
+
+    monkeypatch.setattr(chunks, "stored", unavailable)
+    repair = rig.store.chunk_repair
+    assert [each for each, _ in repair.give(IDS[2:5], 1 << 20)] == [IDS[2], IDS[4]]
+    with pytest.raises(StripeUnavailable):
+        answer_get(repair, m.Get(1 << 20, (IDS[3],)))
