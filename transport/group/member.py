@@ -134,7 +134,10 @@ class Member:
         durable = self.replica.append_plain(
             message.epoch, message.written, first, last, message.payload[0], boot_ns
         )
-        return None if durable is None else m.Ack(message.epoch, last, durable)
+        if durable is None:
+            return None
+        self._cores[self.replica.uuid] = self.replica.volume.core  # it was a thread that may wait
+        return m.Ack(message.epoch, last, durable)
 
     def answer(self, message: m.Request, now: float) -> Message:
         """What was asked, done and answered, or an Error. Waits for the disk."""

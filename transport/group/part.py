@@ -284,7 +284,7 @@ class Part:
     def asked(self, message: m.Request, answer: Callable[[Message], None]) -> None:
         """A request of another member about this volume."""
         if self.withdrawn:
-            answer(m.Error(m.Code.BUSY, 0, f"volume {self.replica.name}: its part is let go here"))
+            answer(self._let_go())
             return
         if isinstance(message, m.Take):
             self._take(message, answer)
@@ -305,6 +305,9 @@ class Part:
             self._around.work(lambda: member.answer(message, now), answered)
 
         def synced(_: int | Exception) -> None:
+            if self.withdrawn:  # asked now, the member would answer plain APPENDs again
+                then(self._let_go())
+                return
             reply = member.at_once(message, now)
             if isinstance(reply, Left):  # it failed, or another request has its turn
                 wait()
@@ -318,6 +321,9 @@ class Part:
             wait()
         else:
             answered(reply)
+
+    def _let_go(self) -> m.Error:
+        return m.Error(m.Code.BUSY, 0, f"volume {self.replica.name}: its part is let go here")
 
     def _note(self, message: m.Request, answer: Message) -> None:
         """What follows for the watch from what was answered."""

@@ -71,6 +71,19 @@ def test_records_are_acknowledged_by_what_the_journal_has(asked: Asked, source: 
     assert asked.refused(m.Sync(VOLUME, 1, 6)) == (m.Code.GAP, 5)
 
 
+def test_plain_records_need_no_member_after_any_that_a_thread_took_that_may_wait(
+    asked: Asked, source: Source
+) -> None:
+    member = asked.members.member(VOLUME)
+    assert member is not None
+    asked.acked(append(1, 3, source.records(3)))
+    assert not asked.members.cores
+    assert member.at_once(append(4, 4, source.records(1)), asked.now) == m.Ack(1, 4, 0)
+    assert asked.members.cores == {VOLUME: asked.replica.volume.core}
+    member.withdraw()
+    assert not asked.members.cores
+
+
 def test_a_sync_of_nothing_only_asks_whether_the_epoch_holds(asked: Asked, source: Source) -> None:
     asked.acked(append(1, 3, source.records(3)))
     assert asked.acked(m.Sync(VOLUME, 1, 0)) == m.Ack(1, 3, 0)
