@@ -69,18 +69,19 @@ class Tally:
 
 
 class Judge:
-    """`away`: whether a device cannot be asked, nor its node; `lacking`: shards that nodes say are
-    damaged or not there on their devices."""
+    """`away`: whether a device cannot be asked, nor its node; `lacking`: shards that nodes, by id,
+    say are damaged or not there on their devices. A node that a shard has moved away from may still
+    say so of what it had: that is nothing of where it is now."""
 
     def __init__(
         self,
         devices: DeviceMap,
         away: Callable[[Device], bool],
-        lacking: Collection[ShardName] = (),
+        lacking: Collection[tuple[str, ShardName]] = (),
     ) -> None:
         self._lacking = lacking
-        self._lacked = {each.pack_id for each in lacking}
-        known = devices.devices
+        self._lacked = {name.pack_id for _, name in lacking}
+        self._known = known = devices.devices
         self._failed = {id_ for id_, each in known.items() if not each.readable}
         self._good = {id_ for id_, each in known.items() if each.readable and not away(each)}
 
@@ -93,7 +94,7 @@ class Judge:
                 gone += 1
             elif device not in self._good:
                 away += 1
-            elif row.name(number) in self._lacking:
+            elif (self._known[device].node_id, row.name(number)) in self._lacking:
                 gone += 1
         spare = len(row.shards) - row.data
         if gone > spare:

@@ -245,7 +245,7 @@ class Striper:
         judge = Judge(
             devices,
             lambda device: self._around.disk_of(device.device_id, False) is None,
-            self.upkeep.lacking,
+            {(self._me, name) for name in self.upkeep.lacking},
         )
         trusted = set()
         rows = {row.pack_id: row for row in self.rows.all()}

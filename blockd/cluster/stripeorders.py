@@ -3,10 +3,16 @@
 **Giving up.** A stripe with fewer shards left than it takes holds up whoever needs a chunk of it: a
 volume whose partly written chunk is in it is not destaged, and its log is kept, for ever. Only a
 person can know that the shards do not come back, so only a person says it, and only of a stripe
-that is *lost* as the cluster's status counts it: what is on a node that is away is not. The row
-then has `given_up`, and reads of what cannot be had say StripeGivenUp, which is damage to whoever
-reads: an I/O error, pages that are lost for good in a chunk that is written in part. It stays in
-the row, and in the status, until nobody finds chunks in the stripe any more.
+that is *lost* as the cluster's status counts it: what is on a node that is away is not.
+
+Rows may be wrong: etcd may have gone back to one that names devices that shards have left since, or
+rows were made again without the shards of nodes that were away. So all nodes are asked for what
+they have of the stripe, too, and it is given up only if that is too little even with a shard on
+each device that nobody could be asked about.
+
+The row then has `given_up`, and reads of what cannot be had say StripeGivenUp, which is damage to
+whoever reads: an I/O error, pages that are lost for good in a chunk that is written in part. It
+stays in the row, and in the status, until nobody finds chunks in the stripe any more.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +22,7 @@ from typing import Final
 from blockd.api.cluster_types import LostRange, LostStripe, LostStripes, RebuiltRows
 from blockd.api.types import ClusterInfo
 from blockd.cluster.stripestatus import StripeStatus
+from transport.devicemap import DeviceMap
 from transport.errors import TransportError
 from transport.packrow import PackRow
 from transport.peer import messages as m
@@ -52,9 +59,10 @@ class StripeOrders:
         ask: Ask,
         look: Callable[[ClusterInfo], Answers],
         locate: Locate,
+        devices: Callable[[], DeviceMap],
     ) -> None:
         """`ask` a node for its shards. `look`: what all nodes say of their devices now. `locate`:
-        which volumes and versions need chunks."""
+        which volumes and versions need chunks. `devices`: the newest map."""
         self._striper = striper
         self._status = status
         self._home = home
@@ -62,6 +70,7 @@ class StripeOrders:
         self._ask = ask
         self._look = look
         self._locate = locate
+        self._devices = devices
 
     # -- rows
 
@@ -101,7 +110,7 @@ class StripeOrders:
         """Have a node tell all; what is wrong."""
         after, pages = FIRST, Found()
         for _ in range(MAX_PAGES):
-            told = self.list_shards(after) if me else self._ask(node, m.ListShards(after))
+            told = self._list(node, me, after)
             if isinstance(told, str):
                 return told
             pages.add(node, told)
@@ -121,7 +130,8 @@ class StripeOrders:
     def give_up(self, packs: Iterable[str]) -> LostStripes:
         """Give stripes up, by the ids of their packs or the beginnings of these; none: all that are
         lost. Durable on return. CannotGiveUp: one of them is not lost; nothing was given up."""
-        rows = self._lost_rows(self._look(self._info()))
+        answers = self._look(self._info())
+        rows = self._lost_rows(answers)
         lost = [(id_, each) for id_, each in rows.items() if each[1] is State.LOST]
         chosen = [self._named(rows, text) for text in packs] or lost
         for pack_id, (row, state) in chosen:
@@ -130,11 +140,57 @@ class StripeOrders:
                     f"pack {pack_id.hex()}: is {state}, not lost: its shards may come back. Where "
                     "a device does not, say so first: blockd cluster device fail"
                 )
+        for pack_id, (row, _) in chosen:
+            if not row.given_up:
+                self._check_gone(pack_id, answers)
         for _, (row, _) in chosen:
-            self._striper.rows.change(row, lambda now: replace(now, given_up=True))
+            self._striper.rows.change(row, lambda now, row=row: _given_up(now, row))  # type: ignore[misc]
         return self._shown(
             {row.pack_id: (replace(row, given_up=True), s) for _, (row, s) in chosen}
         )
+
+    def _check_gone(self, pack_id: bytes, answers: Answers) -> None:
+        """CannotGiveUp: nodes have shards that it can be read of, whatever its row says, or may."""
+        devices = self._devices().devices
+        before = max(0, int.from_bytes(pack_id) - 1).to_bytes(len(pack_id))
+        there: dict[tuple[int, bytes], set[int]] = {}
+        asked, problems = set(), {}
+        for node in self._info().nodes:
+            told: m.ShardList | str = "not connected"
+            if node.me or node.connected:
+                told = self._list(node.node, node.me, before)
+            if isinstance(told, str):
+                problems[node.node] = f"{node.name} ({told})"
+                continue
+            asked.add(node.node)
+            device = devices.get(told.device.hex())
+            if device is not None and not device.readable:
+                continue  # somebody has said that nothing of it counts
+            said = answers.get(node.node, "")
+            lacking = set() if isinstance(said, str) else {*said.lacking}
+            for found, data, parity, number, _, _, digest in told.shards:
+                if found == pack_id and (found, data, parity, number) not in lacking:
+                    there.setdefault((data, digest), set()).add(number)
+        unsure = sum(each.readable and each.node_id not in asked for each in devices.values())
+        unsure += len(problems.keys() - {each.node_id for each in devices.values()})
+        for (data, _), numbers in there.items():
+            if len(numbers) >= data:
+                raise CannotGiveUp(
+                    f"pack {pack_id.hex()}: nodes have {len(numbers)} shards of it, and it takes "
+                    f"{data}, but its row names other devices: has etcd gone back? Remove the row "
+                    f"pack/{pack_id.hex()} from etcd, and have it made again of these shards: "
+                    "blockd cluster stripes rebuild-rows"
+                )
+            if len(numbers) + unsure >= data:
+                raise CannotGiveUp(
+                    f"pack {pack_id.hex()}: nodes have {len(numbers)} shards of it, it takes "
+                    f"{data}, and others may be where nobody could ask: "
+                    f"{', '.join(problems.values())}. Where a device does not come back, say so "
+                    "first: blockd cluster device fail"
+                )
+
+    def _list(self, node: str, me: bool, after: bytes) -> m.ShardList | str:
+        return self.list_shards(after) if me else self._ask(node, m.ListShards(after))
 
     def _lost_rows(self, answers: Answers) -> dict[bytes, tuple[PackRow, State]]:
         """Rows as they are in the MetaStore now, of what cannot be read."""
@@ -186,6 +242,13 @@ class StripeOrders:
     def _name(self, node: str) -> str:
         names = {each.node: each.name for each in self._info().nodes}
         return names.get(node, node)
+
+
+def _given_up(now: PackRow, judged: PackRow) -> PackRow:
+    """CannotGiveUp: its shards are elsewhere by now than when it was judged."""
+    if (now.shards, now.digest, now.removing) != (judged.shards, judged.digest, judged.removing):
+        raise CannotGiveUp(f"pack {now.pack_id.hex()}: its row changes just now; look again")
+    return replace(now, given_up=True)
 
 
 def _ranges(found: Iterable[Location]) -> tuple[tuple[LostRange, ...], bool]:

@@ -125,6 +125,7 @@ class Stripes:
             self._ask_for_shards,
             lambda found: self.status.ask(sessions, found),
             locate,
+            self.devices.read,
         )
         self._workers = ThreadPoolExecutor(THREADS, "blockd-shards")
         self._thread = threading.Thread(target=self._run, name="blockd-stripes")

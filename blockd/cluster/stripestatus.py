@@ -23,6 +23,9 @@ from transport.striping import Striper
 
 MAX_PROBLEMS: Final = 64
 
+Lacking = tuple[str, ShardName]
+"""Which node does not have what of its shards."""
+
 
 class StripeStatus:
     """Any thread; `look` asks other nodes and waits."""
@@ -150,13 +153,13 @@ class StripeStatus:
     def _listed_s(self) -> float | None:
         return self._striper.listed_age_s
 
-    def _tally(self, lacking: Iterable[ShardName], there: Iterable[str]) -> Tally:
+    def _tally(self, lacking: Iterable[Lacking], there: Iterable[str]) -> Tally:
         return tally(self._striper.rows.all(), self._judge(lacking, there))
 
-    def _judge(self, lacking: Iterable[ShardName], there: Iterable[str]) -> Judge:
+    def _judge(self, lacking: Iterable[Lacking], there: Iterable[str]) -> Judge:
         """`there`: nodes that answer for their devices."""
         known = {self._me, *there}
-        own = self._striper.upkeep.lacking
+        own = {(self._me, name) for name in self._striper.upkeep.lacking}
         return Judge(self._devices(), lambda device: device.node_id not in known, {*lacking, *own})
 
 
@@ -167,8 +170,8 @@ def _told(answers: Mapping[str, m.StripeStatus | str]) -> dict[str, m.StripeStat
     }
 
 
-def _lacking(told: Mapping[str, m.StripeStatus]) -> set[ShardName]:
-    return {ShardName(*each) for one in told.values() for each in one.lacking}
+def _lacking(told: Mapping[str, m.StripeStatus]) -> set[Lacking]:
+    return {(node, ShardName(*each)) for node, one in told.items() for each in one.lacking}
 
 
 def _work(work: Measured) -> tuple[int, int]:

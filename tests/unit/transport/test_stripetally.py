@@ -25,7 +25,7 @@ def row(number: int = 1, **more: object) -> PackRow:
 
 
 def state(found: PackRow, *away: str, failed: tuple[str, ...] = (), lacking: int = 0) -> State:
-    names = [found.name(number) for number in range(lacking)]
+    names = [(IDS[number], found.name(number)) for number in range(lacking)]
     return Judge(device_map(*failed), lambda device: device.node_id in away, names).state(found)
 
 
@@ -53,7 +53,13 @@ def test_shards_that_their_node_lacks_are_gone_and_of_a_node_that_is_away_nobody
 
 def test_a_shard_of_another_code_of_the_pack_is_not_meant() -> None:
     other = ShardName(row().pack_id, 3, 2, 0)
-    assert Judge(device_map(), lambda device: False, [other]).state(row()) is State.WHOLE
+    assert Judge(device_map(), lambda device: False, [(IDS[0], other)]).state(row()) is State.WHOLE
+
+
+def test_what_a_node_says_of_a_shard_that_has_moved_away_is_nothing_of_where_it_is_now() -> None:
+    found = row()
+    stale = [(IDS[3], found.name(0)), (IDS[3], found.name(1))]
+    assert Judge(device_map(), lambda device: False, stale).state(found) is State.WHOLE
 
 
 def test_all_are_counted_once() -> None:

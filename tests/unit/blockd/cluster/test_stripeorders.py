@@ -41,7 +41,7 @@ class Orders:
     def orders_of(self, node: StripeNode) -> StripeOrders:
         return StripeOrders(
             *(node.striper, self.status_of(node), node.home, self.info, self.ask),
-            *(self.look, self.locate),
+            *(self.look, self.locate, lambda: self.cluster.map),
         )
 
     def info(self) -> ClusterInfo:
@@ -387,3 +387,79 @@ def test_a_stripe_that_was_given_up_and_is_back_is_read() -> None:
     for row in cluster.all_rows():
         node.striper.reads.forget(row.pack_id)
     assert unreadable(node) == {}
+
+
+def test_what_nodes_have_elsewhere_than_its_row_says_is_not_given_up() -> None:
+    """As etcd has it that went back to before the shards moved: their devices answer that they are
+    not there, and all can be read once the row is made again."""
+    cluster = striped(5)
+    node = cluster.nodes[0]
+    row = cluster.all_rows()[0]
+    idle = [each.id for each in cluster.nodes if each.id not in row.shards]
+    stale = replace(row, shards=(row.shards[0], *idle))
+    assert cluster.rows.swap(row, stale)
+    for each in cluster.nodes:
+        each.striper.upkeep.repair({row.pack_id: stale})
+    orders = Orders(node).orders
+    assert row.pack_id.hex() in {each.pack for each in orders.lost().stripes}
+    for packs in ((), (row.pack_id.hex(),)):
+        with pytest.raises(CannotGiveUp, match="rebuild-rows"):
+            orders.give_up(packs)
+    assert not any(each.given_up for each in cluster.all_rows())
+    forget(cluster, [stale])
+    assert orders.rebuild_rows(force=False, dry_run=False).made == 1
+    cluster.rounds(1)
+    cluster.check_reads()
+
+
+def test_what_a_node_that_is_away_may_have_is_not_given_up() -> None:
+    """Its row was made again without it, so it does not name the node."""
+    cluster = striped()
+    node, second, third = cluster.nodes
+    forget(cluster, cluster.all_rows())
+    cluster.away.add(third.id)
+    orders = Orders(node).orders
+    assert orders.rebuild_rows(force=True, dry_run=False).made == 3
+    lose(cluster, second)
+    assert len(orders.lost().stripes) == 3
+    with pytest.raises(CannotGiveUp, match="n3"):
+        orders.give_up(())
+    assert not any(each.given_up for each in cluster.all_rows())
+    cluster.map = cluster.map.fail(third.id)
+    assert len(orders.give_up(()).stripes) == 3
+
+
+def test_damaged_shards_do_not_keep_a_stripe_from_being_given_up() -> None:
+    """They are there by their headers, and nobody can read them."""
+    cluster = striped()
+    node = cluster.nodes[0]
+    row = cluster.all_rows()[0]
+    for each in cluster.nodes[1:]:
+        name = next(n for n in each.server.names() if n.pack_id == row.pack_id)
+        each.striper.upkeep.lacking = frozenset({name})
+    found = Orders(node).orders.give_up(())
+    assert [each.pack for each in found.stripes] == [row.pack_id.hex()]
+
+
+def test_a_row_that_changes_while_it_is_judged_is_not_given_up() -> None:
+    cluster = striped(4)
+    node = cluster.nodes[0]
+    row = next(each for each in cluster.all_rows() if node.id in each.shards)
+    lose(cluster, *(each for each in cluster.nodes[1:]))
+    rig = Orders(node)
+    ask = rig.info
+
+    def info() -> ClusterInfo:
+        now = cluster.rows.read(row.pack_id)
+        assert now is not None
+        spare = next(each.id for each in cluster.nodes if each.id not in now.shards)
+        lost = next(n for n, each in enumerate(now.shards) if each not in (None, node.id, spare))
+        cluster.rows.swap(now, now.moved(lost, spare))
+        return ask()
+
+    rig.info = info  # type: ignore[method-assign]
+    with pytest.raises(CannotGiveUp, match="changes just now"):
+        rig.orders_of(node).give_up((row.pack_id.hex(),))
+    found = cluster.rows.read(row.pack_id)
+    assert found is not None
+    assert not found.given_up
