@@ -41,6 +41,7 @@ static struct {
     struct bd_mapping *newest;
     struct bd_mapping *oldest;
     uint64_t mapped;
+    unsigned mapping_count;
 } shared = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static atomic_uint_fast64_t spliced;
@@ -78,14 +79,26 @@ static void link_newest(struct bd_mapping *mapping)
     shared.newest = mapping;
 }
 
-/* Take it from its pack, whose reference is then the caller's. The lock is held. */
-static struct bd_mapping *detach(struct bd_mapping *mapping)
+/* Take it from its pack, whose reference is then that of list *old, to be released without the
+ * lock, which is held. */
+static void detach(struct bd_mapping *mapping, struct bd_mapping **old)
 {
     unlink_mapping(mapping);
     shared.mapped -= mapping->length;
+    shared.mapping_count--;
     mapping->pack->mapping = NULL;
     mapping->pack = NULL;
-    return mapping;
+    mapping->older = *old;
+    *old = mapping;
+}
+
+static void release_mappings(struct bd_mapping *old)
+{
+    while (old != NULL) {
+        struct bd_mapping *mapping = old;
+        old = mapping->older;
+        release_mapping(mapping);
+    }
 }
 
 static struct bd_mapping *map(const struct bd_pack *pack, uint64_t end)
@@ -109,7 +122,7 @@ static struct bd_mapping *map(const struct bd_pack *pack, uint64_t end)
 /* A mapping of the pack at least up to `end`, with a reference for the caller; NULL: none. */
 static struct bd_mapping *find_mapping(struct bd_pack *pack, uint64_t end)
 {
-    struct bd_mapping *old[2] = {NULL, NULL}; /* released without the lock */
+    struct bd_mapping *old = NULL;
     pthread_mutex_lock(&shared.lock);
     struct bd_mapping *found = pack->mapping;
     if (found != NULL && found->length >= end) {
@@ -119,30 +132,33 @@ static struct bd_mapping *find_mapping(struct bd_pack *pack, uint64_t end)
         struct bd_mapping *fresh = map(pack, end);
         if (fresh != NULL) {
             if (found != NULL)
-                old[0] = detach(found);
+                detach(found, &old);
             pack->mapping = fresh;
             fresh->pack = pack;
             link_newest(fresh);
             shared.mapped += fresh->length;
-            if (shared.mapped > BD_VIEW_MAPPED && shared.oldest != fresh)
-                old[1] = detach(shared.oldest);
+            shared.mapping_count++;
+            while ((shared.mapped > BD_VIEW_MAPPED || shared.mapping_count > BD_VIEW_MAPPINGS) &&
+                   shared.oldest != fresh)
+                detach(shared.oldest, &old);
         }
         found = fresh;
     }
     if (found != NULL)
         atomic_fetch_add(&found->refs, 1);
     pthread_mutex_unlock(&shared.lock);
-    release_mapping(old[0]);
-    release_mapping(old[1]);
+    release_mappings(old);
     return found;
 }
 
 void bd_view_forget(struct bd_pack *pack)
 {
+    struct bd_mapping *old = NULL;
     pthread_mutex_lock(&shared.lock);
-    struct bd_mapping *mapping = pack->mapping != NULL ? detach(pack->mapping) : NULL;
+    if (pack->mapping != NULL)
+        detach(pack->mapping, &old);
     pthread_mutex_unlock(&shared.lock);
-    release_mapping(mapping);
+    release_mappings(old);
 }
 
 /* Pipes. */
@@ -217,26 +233,19 @@ static void give_back_pipe(struct bd_pipe *pipe)
 void bd_view_idle(void)
 {
     struct bd_pipe pipes[BD_VIEW_PIPES];
-    struct bd_mapping *mappings = NULL;
+    struct bd_mapping *old = NULL;
     pthread_mutex_lock(&shared.lock);
     unsigned count = shared.free_count;
     for (unsigned i = 0; i < count; i++)
         pipes[i] = shared.free_pipes[i];
     shared.free_count = 0;
     shared.pipe_count -= count;
-    while (shared.oldest != NULL) {
-        struct bd_mapping *mapping = detach(shared.oldest);
-        mapping->older = mappings;
-        mappings = mapping;
-    }
+    while (shared.oldest != NULL)
+        detach(shared.oldest, &old);
     pthread_mutex_unlock(&shared.lock);
     for (unsigned i = 0; i < count; i++)
         close_pipe(&pipes[i]);
-    while (mappings != NULL) {
-        struct bd_mapping *mapping = mappings;
-        mappings = mapping->older;
-        release_mapping(mapping);
-    }
+    release_mappings(old);
 }
 
 /* Views. */

@@ -382,6 +382,56 @@ static void a_pack_that_has_grown_is_mapped_anew(void)
     destroy(&world);
 }
 
+static struct bd_pack *pack_of(int fd)
+{
+    struct bd_file file;
+    bd_file_open_fd(&file, dup(fd));
+    struct bd_pack *pack = bd_pack_new(file, 8);
+    CHECK(pack != NULL);
+    return pack;
+}
+
+/* Whatever the packs are like: short ones before long ones, or very many. */
+static void what_is_mapped_is_bounded(void)
+{
+    enum { SHORT = 16, LONG = 3, MANY = BD_VIEW_MAPPINGS + SHORT };
+    struct world world;
+    struct bd_pack *packs[MANY];
+    init(&world, 10);
+    struct bd_view *view = bd_view_new();
+    const uint8_t *data;
+    for (int i = 0; i < MANY; i++) {
+        packs[i] = pack_of(world.fd);
+        CHECK_EQ(bd_site_arm("file.would-wait", 1, 0, 0), 0);
+        CHECK_EQ(bd_view_pin(view, packs[i], 0, BD_PAGE, &data), -EAGAIN);
+        CHECK(packs[i]->mapping != NULL);
+    }
+    bd_sites_disarm();
+    for (int i = 0; i < MANY; i++)
+        CHECK_EQ(packs[i]->mapping != NULL, i >= MANY - BD_VIEW_MAPPINGS);
+    char path[] = "/tmp/blockd-view-XXXXXX";
+    int fd = mkstemp(path);
+    CHECK(fd >= 0);
+    unlink(path);
+    CHECK_EQ(ftruncate(fd, BD_VIEW_MAPPED / 2), 0); /* all of it a hole */
+    struct bd_pack *longs[LONG];
+    for (int i = 0; i < LONG; i++) {
+        longs[i] = pack_of(fd);
+        CHECK_EQ(bd_view_pin(view, longs[i], 0, BD_PAGE, &data), -EAGAIN);
+    }
+    for (int i = 0; i < MANY; i++)
+        CHECK(packs[i]->mapping == NULL);
+    for (int i = 0; i < LONG; i++)
+        CHECK_EQ(longs[i]->mapping != NULL, i > 0);
+    close(fd);
+    for (int i = 0; i < LONG; i++)
+        bd_pack_release(longs[i]);
+    for (int i = 0; i < MANY; i++)
+        bd_pack_release(packs[i]);
+    bd_view_release(view);
+    destroy(&world);
+}
+
 /* More than a pipe has room for, and more than a view. */
 static void what_does_not_fit_is_refused(void)
 {
@@ -450,6 +500,7 @@ int main(void)
     without_pipes_it_is_copied();
     a_page_that_is_not_there_is_not_waited_for();
     a_pack_that_has_grown_is_mapped_anew();
+    what_is_mapped_is_bounded();
     what_does_not_fit_is_refused();
     what_takes_no_pages_gets_bytes();
     return 0;
