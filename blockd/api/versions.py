@@ -20,7 +20,7 @@ from blockd.api.types import VersionDiff
 from blockd.api.volume_settings import VolumeSettings
 from blockd.device import BlockDevice
 from volume import retention
-from volume.errors import InvalidPolicy, NoSuchVolume
+from volume.errors import InvalidPolicy, NoSuchVolume, VolumeExists
 from volume.model import HistoryPolicy, RestoreInfo, VersionLog, VolumeInfo
 
 MAX_LOG = 100_000  # versions in one answer
@@ -125,17 +125,21 @@ def _add_restore(routes: APIRouter, node: Node) -> None:
             sizes = await asyncio.to_thread(store.versions.sizes, body.source)
             make_empty = partial(node.cluster.volumes.create_like, volume, body.name, sizes)
             if await asyncio.to_thread(make_empty):
-                return await _begun(node, source, body)
+                return await _begun(node, source, body, sizes[0])
         make = partial(store.versions.clone, body.source, body.name)
         return await node.access.clone(source, body.name, make)
 
 
-async def _begun(node: Node, source: BlockDevice, body: Clone) -> VolumeInfo:
+async def _begun(node: Node, source: BlockDevice, body: Clone, size: int) -> VolumeInfo:
     """A clone that is on all of its nodes and empty yet: who may attach it is settled before it has
-    anything to be read. After a crash the same command goes on here."""
+    anything to be read. After a crash the same command goes on here; a volume that was made for
+    something else is left as it is."""
     access, made = node.access.list_of(source), node.store.get(body.name)
     if made is None:
         raise NoSuchVolume(body.name)
+    own = node.access.list_of(made)
+    if made.size != size or own not in (None, access):
+        raise VolumeExists(body.name)
     if access is not None:
         await node.access.change(made, access.rules)
     return await asyncio.to_thread(node.store.versions.begin_as, body.name, body.source)

@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import cast
+from typing import NoReturn, cast
 
 import httpx
 import pytest
@@ -258,3 +258,27 @@ def test_a_clone_on_several_nodes_has_its_access_list_before_it_has_anything_to_
     for body in ({"source": "b@one", "name": "d"}, {"source": "a@one", "name": "e", "alone": True}):
         assert http.post("/clones", json=body).status_code == 201
     assert begun == [("c", "a@one")]  # these are of this node alone
+
+
+@pytest.mark.parametrize("other", ["size", "rules"])
+def test_a_clone_is_not_made_of_an_empty_volume_that_is_there_for_something_else(
+    node: FakeNode, http: httpx.Client, other: str
+) -> None:
+    node.cluster = cluster = FakeCluster()
+    cluster.volumes.create_like = lambda *_: True  # type: ignore[method-assign]
+    node.store.versions.begin_as = fail  # type: ignore[method-assign]
+    size = node.store.info("a").size
+    node.store.create_volume("mine", size * 2 if other == "size" else size)
+    assert http.put("/volumes/a/access", json={"rules": [{"read_only": True}]}).status_code < 300
+    if other == "rules":
+        assert http.put("/volumes/mine/access", json={"rules": []}).status_code < 300
+    mine = cast(BlockDevice, node.store.get("mine"))
+    before = node.access.list_of(mine)
+    assert http.post("/snapshots", json={"name": "one", "volumes": ["a"]}).status_code == 201
+    refused = http.post("/clones", json={"source": "a@one", "name": "mine"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "volume_exists")
+    assert node.access.list_of(mine) == before
+
+
+def fail(*_: object) -> NoReturn:
+    raise AssertionError("it was begun")
