@@ -29,8 +29,8 @@
  * what is mapped, BD_VIEW_MAPPED or one pack, in at most BD_VIEW_MAPPINGS mappings (the kernel lets
  * a process have so many, and all else that it has is among them), which costs page tables (2 MiB a
  * GiB), not memory: it is page cache, though the process's resident size counts it. Where any of
- * that is refused, the read is copied as ever. A worker that has no clients any more, and a store at
- * rest, give all of it back. */
+ * that is refused, the read is copied as ever. A worker that has no clients any more, and a store
+ * at rest, give all of it back. */
 #ifndef BLOCKD_VIEW_H
 #define BLOCKD_VIEW_H
 
