@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import NoReturn, cast
+from typing import cast
 
 import httpx
 import pytest
@@ -280,5 +280,5 @@ def test_a_clone_is_not_made_of_an_empty_volume_that_is_there_for_something_else
     assert node.access.list_of(mine) == before
 
 
-def fail(*_: object) -> NoReturn:
-    raise AssertionError("it was begun")
+def fail(name: str, source: str) -> VolumeInfo:
+    raise AssertionError(f"{name} has begun as {source}")
