@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -53,7 +54,14 @@ struct bd_syncer *bd_syncer_new(struct bd_journal *journal, int *error)
     pthread_cond_init(&syncer->more, NULL);
     syncer->journal = journal;
     syncer->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    /* Signals are for Python's threads: where one may end an fdatasync, that would seal the store.
+     */
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     *error = syncer->event < 0 ? -errno : -pthread_create(&syncer->thread, NULL, run, syncer);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (*error == 0)
         return syncer;
     if (syncer->event >= 0)

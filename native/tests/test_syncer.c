@@ -1,6 +1,9 @@
 /* A syncer: whoever asked is told once what was in the journal before is on the disk. */
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "rig.h"
@@ -17,6 +20,11 @@ static uint64_t wait_for(struct bd_syncer *syncer, uint64_t ticket, int *error)
         if (done >= ticket)
             return done;
     }
+}
+
+static void ignore(int number)
+{
+    (void)number;
 }
 
 static void test_what_is_asked_for_is_synced(void)
@@ -78,8 +86,33 @@ static void test_it_ends_with_something_asked_for(void)
     rig_destroy(&rig);
 }
 
+/* One may end an fdatasync, on some file systems, and that seals. */
+static void test_signals_are_for_other_threads(void)
+{
+    struct rig rig;
+    rig_init(&rig, SEGMENT, 2, VOLUME);
+    int error;
+    struct bd_syncer *syncer = bd_syncer_new(rig.journal, &error);
+    CHECK(syncer != NULL);
+    sigset_t user;
+    sigset_t pending;
+    sigemptyset(&user);
+    sigaddset(&user, SIGUSR1);
+    signal(SIGUSR1, ignore);
+    pthread_sigmask(SIG_BLOCK, &user, NULL);
+    wait_for(syncer, bd_syncer_ask(syncer), &error); /* its thread is there */
+    CHECK_EQ(kill(getpid(), SIGUSR1), 0);
+    wait_for(syncer, bd_syncer_ask(syncer), &error); /* and has had the time to take it */
+    CHECK_EQ(sigpending(&pending), 0);
+    CHECK(sigismember(&pending, SIGUSR1));
+    bd_syncer_free(syncer);
+    pthread_sigmask(SIG_UNBLOCK, &user, NULL);
+    rig_destroy(&rig);
+}
+
 int main(void)
 {
+    test_signals_are_for_other_threads();
     test_what_is_asked_for_is_synced();
     test_a_sync_that_fails_is_told_and_so_is_every_later_one();
     test_it_ends_with_something_asked_for();
