@@ -509,21 +509,20 @@ class Catalog:
         history.note_later(points, snapshots, point.lsn)
 
     def replace_head(
-        self, volume: Volume, row: VersionRow, kept: str | None, at: int | None = None
+        self, volume: Volume, row: VersionRow, keep: Callable[[], str | None] | None = None
     ) -> VolumeInfo:
         """Make `row`, which is in chunks, the head of `volume`; durable on return, all or nothing.
 
-        What it was becomes snapshot `kept`, unless it is that at seq `at` already, or a version
-        without a name. Clients of the volume get
-        ESHUTDOWN from here on: what they have in their caches is not the volume's any more. The
-        lock is held."""
+        What it was becomes a version, with the name that `keep` gives, asked when nothing is
+        written any more; None: it needs none. Clients of the volume get ESHUTDOWN from here on:
+        what they have in their caches is not the volume's any more. The lock is held."""
         self._alone(volume.name, "restore")
         self._seal.sync_journal()  # most of it, while clients still write
         with self.naming:
-            return self._replace_head(volume, row, kept, at)
+            return self._replace_head(volume, row, keep)
 
     def _replace_head(
-        self, volume: Volume, row: VersionRow, kept: str | None, at: int | None
+        self, volume: Volume, row: VersionRow, keep: Callable[[], str | None] | None
     ) -> VolumeInfo:
         record = volume.record
         number = record.number
@@ -536,8 +535,8 @@ class Catalog:
             fail_point("restore.synced")
             old = VersionRow(number, seq, record.epoch, next_lsn - 1, now_ns, record.size)
             points = [] if self._history.version(number, seq) else [old]
-            named = kept is None or at == seq
-            names = [] if named or kept is None else [SnapshotRow(number, kept, seq, now_ns)]
+            kept = None if keep is None else keep()
+            names = [] if kept is None else [SnapshotRow(number, kept, seq, now_ns)]
             head = Head(row.commit, row.root, row.height, seq + 1)
             new = VersionRow(
                 *(number, seq + 1, record.epoch + 1, next_lsn - 1, now_ns, row.size, 0),

@@ -75,7 +75,7 @@ class Landing:
         if name not in self._catalog.names():
             return self._catalog.receive(name, commit.block_size, commit.chunk_size, row)
         with self._catalog.lock:
-            return self._catalog.replace_head(self._catalog.named(name), row, None)
+            return self._catalog.replace_head(self._catalog.named(name), row)
 
 
 class Transfers:

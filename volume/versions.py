@@ -291,9 +291,15 @@ class Versions:
             if found.record.number != row.number:
                 raise NoSuchVersion(volume, ref, "the volume was deleted meanwhile")
             self._check_free(found, force)
-            kept, at = self._kept(found)
-            info = self._catalog.replace_head(found, row, kept, at)
-        return RestoreInfo(info, row.seq, kept, at is not None)
+            name, at = "", None
+
+            def keep() -> str | None:
+                nonlocal name, at
+                name, at = self._kept(found)
+                return name if at is None else None
+
+            info = self._catalog.replace_head(found, row, keep)
+        return RestoreInfo(info, row.seq, name, at is not None)
 
     def _restore_mirrored(self, volume: Volume, ref: Ref, force: bool) -> RestoreInfo:
         """As `restore`, of a volume that other nodes have as well: W of them have it on their disks

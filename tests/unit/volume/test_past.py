@@ -2,6 +2,7 @@
 
 import errno
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.sim.store_rig import (
 from tests.sim.trace import Mark
 from volume import changes, past
 from volume.errors import NoSuchVersion, OutOfSpace, VersionsBusy
+from volume.model import VolumeInfo
 from volume.past import MAX_OPEN
 from volume.refs import format_time
 
@@ -173,6 +175,32 @@ def test_restore_overwrites_no_snapshot_that_has_the_name_it_wants(rig: StoreRig
     kept = rig.store.versions.restore("v", f"seq:{seq}").kept
     assert rig.read_version(f"v@before-restore-{seq + 1}")[:1] == b"a"
     assert rig.read_version(f"v@{kept}")[:1] == b"b"
+
+
+def test_a_write_just_before_a_restore_takes_no_name_from_the_state_that_has_it(
+    rig: StoreRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seq = write(rig, "v", b"a")
+    write(rig, "v", b"b")
+    rig.store.snapshots.create("mine", ["v"])
+    seal, written = rig.store._seal, list[int]()
+    sync = seal.sync_journal
+    replace_head = rig.store._catalog.replace_head
+
+    def late() -> None:
+        if not written:
+            written.append(write(rig, "v", b"c"))
+        sync()
+
+    def replacing(*args: Any) -> VolumeInfo:
+        monkeypatch.setattr(seal, "sync_journal", late)
+        return replace_head(*args)
+
+    monkeypatch.setattr(rig.store._catalog, "replace_head", replacing)
+    done = rig.store.versions.restore("v", f"seq:{seq}")
+    assert (done.kept, done.had_name) == (f"before-restore-{written[0]}", False)
+    assert rig.read_version("v@mine")[:1] == b"b"
+    assert rig.read_version(f"v@{done.kept}")[:1] == b"c"
 
 
 def test_point_does_not_outlive_the_records_it_needs(rig: StoreRig) -> None:
