@@ -209,8 +209,9 @@ class Devices:
                 case "fail":
                     return now.fail(found)
                 case "remove":
+                    after = now.remove(found)
                     self._check_unused(found)
-                    return now.remove(found)
+                    return after
                 case _:
                     return self._replaced(now, found, other or "")
 
@@ -230,7 +231,11 @@ class Devices:
 
     def _check_unused(self, device: str) -> None:
         use = self._state().devices.get(device)
-        if use is not None and use.shards:
+        if use is None:  # then nobody could say any more that its shards are lost
+            raise WrongMap(
+                f"device {device}: this node has not looked yet what is placed on it; try again"
+            )
+        if use.shards:
             raise WrongMap(
                 f"device {device}: {use.shards} shards are placed on it still; wait until they are "
                 "made elsewhere, as `blockd cluster devices` shows"

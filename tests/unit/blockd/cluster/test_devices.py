@@ -125,6 +125,8 @@ def test_a_device_is_removed_only_when_nothing_is_placed_on_it() -> None:
     with pytest.raises(WrongMap, match="drain it first"):
         node.act("remove", "n3")
     node.act("fail", "n3")
+    with pytest.raises(WrongMap, match="has not looked yet"):
+        node.act("remove", "n3")  # before the first round: unknown, it would never count as lost
     rig.state = StripeState(devices={device(3): DeviceUse(4, 4096, 4, 4096)})
     with pytest.raises(WrongMap, match="4 shards are placed"):
         node.act("remove", "n3")
