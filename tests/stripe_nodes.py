@@ -159,6 +159,11 @@ class StripeNode:
                 ),
                 tell=self.tell,
                 emptied=self.emptied,
+                told=lambda: {
+                    node.id: node.striper.upkeep.lacking
+                    for node in self.cluster.nodes
+                    if node.id not in self.cluster.away
+                },
             ),
             self.pace,
             monotonic=lambda: self.cluster.now,

@@ -81,7 +81,7 @@ from transport.stripestate import (
     state_of,
 )
 from transport.stripetable import PackOfStripe, bytes_of, is_whole, table_of
-from transport.stripetally import READABLE, Judge
+from transport.stripetrust import StripeTrust
 from transport.stripeupkeep import Upkeep
 from volume.disk import Disk
 from volume.errors import CorruptPack
@@ -160,6 +160,12 @@ class Striper:
             around.gone,
             monotonic=monotonic,
         )
+        self.trust = StripeTrust(
+            me,
+            lambda: home.striped,
+            around.told,
+            lambda device: around.disk_of(device, False) is not None,
+        )
         self.upkeep = Upkeep(
             *(server, self.rows, self.reads, around, self.notes, pace.condemn_s),
             monotonic=monotonic,
@@ -196,6 +202,8 @@ class Striper:
         """Join the stripes that others have told of; whether there was any."""
         with self._lock:
             hinted, self._hinted = list(self._hinted), {}
+        if self.trust.stale and self.listed_at is not None:
+            self._look(self._around.devices())
         for pack_id in hinted:
             with self.notes.counted(pack_id, "join"):
                 row = self.rows.of(pack_id, True)
@@ -218,10 +226,11 @@ class Striper:
         nodes = frozenset(self._around.nodes())
         self.listed_at = self._monotonic()
         try:
-            self._trust(devices)
+            self.trust.ask()
+            self._look(devices)
             self.doing = "join"
             self._join_all(rows)
-            self._trust(devices)
+            self._look(devices)
             self._leave_all(rows)
             if self._pace.convert:
                 self.doing = "convert"
@@ -240,21 +249,9 @@ class Striper:
     def _stubs(self) -> dict[bytes, StripedPack]:
         return {stub.pack_id: stub for stub in self._home.stubs()}
 
-    def _trust(self, devices: DeviceMap) -> None:
-        """Which stripes writes may find their chunks in from now on: those that can be read."""
-        judge = Judge(
-            devices,
-            lambda device: self._around.disk_of(device.device_id, False) is None,
-            {(self._me, name) for name in self.upkeep.lacking},
-        )
-        trusted = set()
-        rows = {row.pack_id: row for row in self.rows.all()}
-        for pack_id, stub in self._stubs().items():
-            row = rows.get(pack_id)
-            sound = row is not None and row.shards and not (row.removing or row.given_up)
-            if row is not None and sound and judge.state(row) in READABLE:
-                trusted.add(stub.number)
-        self._home.striped.trusted = frozenset(trusted)
+    def _look(self, devices: DeviceMap) -> None:
+        """Which stripes writes may find their chunks in from now on."""
+        self.trust.look(self.rows.all(), devices, self.upkeep.lacking)
 
     # -- join and leave
 

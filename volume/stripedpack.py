@@ -159,6 +159,8 @@ class StripedPacks:
         self.window = SharedWindow()
         self.trusted: frozenset[int] | None = None
         """Stubs whose stripes could be read when that was looked at last; None: nobody looks."""
+        self._suspected: set[int] = set()
+        self._all_suspected = False
         self._damaged: set[int] = set()
         self._disk = disk
         self._folder = folder
@@ -207,6 +209,29 @@ class StripedPacks:
             return False
         trusted = self.trusted
         return self.source is None or (trusted is not None and number not in trusted)
+
+    def begin_look(self) -> None:
+        """It is being looked which can be read: what is suspected from now on stays so."""
+        with self._lock:
+            self._suspected.clear()
+            self._all_suspected = False
+
+    def suspect(self, number: int | None) -> None:
+        """A stripe, or all of them (None), cannot be read perhaps, until that is looked at."""
+        with self._lock:
+            if self.trusted is None:
+                return  # nobody would look
+            if number is None:
+                self._all_suspected, self.trusted = True, frozenset()
+            else:
+                self._suspected.add(number)
+                self.trusted -= {number}
+
+    def trust(self, numbers: Iterable[int]) -> None:
+        """These can be read, as was seen since `begin_look`."""
+        with self._lock:
+            found = () if self._all_suspected else numbers
+            self.trusted = frozenset(found) - self._suspected
 
     def distrust(self, number: int) -> None:
         """The entries of a stub cannot be read."""
@@ -339,7 +364,11 @@ class StripedPacks:
                 "not in a cluster now; start it with [cluster] in its configuration"
             )
         length = packfile.ENTRY_HEADER_LENGTH + packfile.table_length(place.stored_length)
-        data = self.source.read(pack, length + place.stored_length, place.offset)
+        try:
+            data = self.source.read(pack, length + place.stored_length, place.offset)
+        except (StripeUnavailable, StripeGivenUp):
+            self.suspect(place.pack)
+            raise
         there = place._replace(pack=pack.origin)
         path = f"stripe {pack.pack_id.hex()}"
         stored = packfile.stored_bytes(data, path, there, chunk_id)

@@ -27,6 +27,7 @@ from transport.peer import messages as m
 from transport.peer.wire import Message
 from transport.remoteshards import NoAnswer, RemoteDevice, refusal
 from transport.sessions import Answer, Guest, Peer, Sessions, error
+from transport.shardfile import ShardName
 from transport.shardserver import ShardRequest, ShardServer
 from transport.stripestate import StripePace, Surroundings
 from transport.striping import Striper
@@ -106,6 +107,7 @@ class Stripes:
                 rank=self._rank,
                 tell=self._tell,
                 emptied=self.devices.emptied,
+                told=self._lacking,
             ),
             pace,
             should_stop=self._stopping.is_set,
@@ -217,6 +219,14 @@ class Stripes:
                 return True
         return False
 
+    def _lacking(self) -> dict[str, frozenset[ShardName]]:
+        asked = {each.hex(): (each.hex(), m.Stripes()) for each in list(self._connected)}
+        return {
+            node: frozenset(ShardName(*each) for each in told.lacking)
+            for node, told in ask_all(self._sessions, asked, m.StripeStatus).items()
+            if not isinstance(told, str) and not told.more and told.listed_ms != m.NEVER_MS
+        }
+
     def _rank(self) -> int:
         return sum(node.hex() < self._me for node in list(self._connected))
 
@@ -259,6 +269,8 @@ class Stripes:
             self._names = {**self._names, peer.node.hex(): peer.name}
         elif isinstance(event, caller.Down):
             self._connected.discard(peer.node)
+            self.striper.trust.node_gone()
+            self._wake.set()
 
     def _told(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
         assert isinstance(message, m.NewStripe)

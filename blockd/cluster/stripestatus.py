@@ -62,7 +62,8 @@ class StripeStatus:
     def here(self) -> LocalStripes:
         striper, counters, reads = self._striper, self._striper.counters, self._striper.reads
         use = striper.state.devices.get(striper.device)
-        states = {} if striper.listed_at is None else _states(self._tally((), self._connected()))
+        heard = {(node, name) for node, names in striper.trust.told.items() for name in names}
+        states = {} if striper.listed_at is None else _states(self._tally(heard, self._connected()))
         return LocalStripes(
             states=states,
             listed_s=self._listed_s(),

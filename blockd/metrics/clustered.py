@@ -130,7 +130,7 @@ DEFINITIONS: Final = (
     Definition(
         "stripes",
         "gauge",
-        "Stripes by state, as far as this node knows by itself; absent until it has read all.",
+        "Stripes by state, by what nodes said in its last round; absent until it has read all.",
         lambda f: _states(f, lambda each: each.stripes),
         ("state",),
     ),

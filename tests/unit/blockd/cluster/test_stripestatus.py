@@ -152,3 +152,16 @@ def test_metrics_count_what_this_node_has_done() -> None:
     assert here.done["convert"][0] == 3
     assert here.degraded_reads > 0
     assert (here.shards, here.broken) == (3, 0)
+
+
+def test_metrics_of_each_node_count_what_other_nodes_lack() -> None:
+    """No node lacks more than one shard, and the stripe is lost."""
+    cluster = striped()
+    row = cluster.all_rows()[0]
+    for node in cluster.nodes[1:]:
+        for name in node.server.names():
+            if name.pack_id == row.pack_id:
+                node.server.remove(name.path)
+    cluster.rounds(2)
+    for node in cluster.nodes:
+        assert standing(node).here().states["lost"] == StripeCount(1, row.size)
