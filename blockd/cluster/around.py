@@ -82,7 +82,11 @@ class DaemonAround:
     def _synced(self) -> None:
         done, failure = self._syncer.done()
         while self._syncs and self._syncs[0][0] <= done:
-            self._syncs.popleft()[1](failure == 0)
+            ended = self._syncs.popleft()[1]
+            try:
+                ended(failure == 0)
+            except Exception:  # nobody would tell the others before the next sync
+                logger.exception("what follows a sync failed")
 
     def ask_store(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
         self._do(self._store, call, then)

@@ -79,6 +79,21 @@ def test_records_are_durable_when_who_asked_is_told(member: Member) -> None:
     assert member.thread.posted.empty()  # no other thread of Python's had to be woken
 
 
+def test_who_was_synced_for_at_once_with_a_call_that_fails_is_told_all_the_same(
+    member: Member, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: int | Exception) -> None:
+        raise ValueError("what became of it")
+
+    member.append(1)
+    member.around.sync(member.replica, fails)
+    member.sync()
+    while not member.told:
+        member.thread.turn()
+    assert member.told == [1]
+    assert "what became of it" in caplog.text
+
+
 def test_a_disk_that_fails_is_told_and_seals_the_store(member: Member) -> None:
     member.append(1)
     member.rig.disk.faults.add(Fault("sync", Fail(5)))
