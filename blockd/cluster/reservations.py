@@ -11,9 +11,9 @@ later epoch in the row, or loses its swap to the one who claimed it, and changes
     commands are served              the same
 
 A claim that fails is tried again each `CLAIM_S`. Rows are made when a volume is served first, so
-that "there is none" is never believed of a read that may be old. A row that has something in it is
-read every `LOOK_S` by the node that serves the volume: initiators may have registered at another
-node. While the MetaStore is silent what is known holds, and changes fail; nobody takes over then
+that "there is none" is never believed of a read that may be old. A row that has something in it, or
+that a change may have come into whose answer was lost, is read every `LOOK_S` by the node that
+serves the volume: initiators may have registered at another node. While the MetaStore is silent what is known holds, and changes fail; nobody takes over then
 either.
 
 Any thread; what waits says so.
@@ -114,6 +114,8 @@ class VolumeState:
         self._volume = volume.hex()
         self._term = 0
         self._known: Held | None = None
+        self._unsure = False
+        """Whether a change of this node has happened that it does not know of."""
         self._lock = threading.Lock()
 
     @property
@@ -141,12 +143,17 @@ class VolumeState:
         return True
 
     def refresh(self) -> bool:
-        """Read the row, if something is in it and this node serves the volume; whether anything
+        """Read the row, if something may be in it and this node serves the volume; whether anything
         else is known now. Waits. OSError."""
         before = self._known
-        if not self._term or before is None or not before.value:
+        if not self._term or before is None or not (before.value or self._unsure):
             return False
-        self.note(self.read())
+        self._unsure = False  # before: another change may be lost meanwhile
+        try:
+            self.note(self.read())
+        except OSError:
+            self._unsure = True
+            raise
         return self._known is not before
 
     def read(self) -> Held:
@@ -178,6 +185,7 @@ class VolumeState:
             if isinstance(outcome, Done):
                 return _held(self._records.stored(ReservationsRecord, outcome.rows[0])), result
             if not isinstance(outcome, Lost):
+                self._unsure = True
                 raise MetaStoreUnavailable(
                     f"reservations of volume {self._volume}: the metastore could not be told "
                     f"({outcome.reason}); look whether they are as they should be, and try again"

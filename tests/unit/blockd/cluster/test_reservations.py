@@ -185,6 +185,23 @@ def test_an_empty_row_is_not_read_again(etcd: Etcd) -> None:
         one.all.step()
 
 
+def test_a_first_change_whose_answer_was_lost_is_found_at_the_next_look(etcd: Etcd) -> None:
+    one = Node(etcd)
+    one.serve(1)
+    etcd.unknown = TRIES
+    with pytest.raises(OSError, match="could not be told"):
+        one.put(b"a")
+    etcd.down = True
+    one.now += LOOK_S
+    with pytest.raises(OSError, match="nobody answers"):
+        one.all.step()
+    etcd.down = False
+    one.now += LOOK_S
+    one.all.step()
+    assert one.state.known is not None
+    assert one.state.known.value == b"a"
+
+
 @pytest.mark.parametrize("state", ["?", "YQ", "YQ==YQ=="])
 def test_a_row_that_makes_no_sense_keeps_the_unit_in_transition(etcd: Etcd, state: str) -> None:
     records = ClusterRecords(etcd, lambda: os.urandom(16).hex())
