@@ -13,8 +13,8 @@ later epoch in the row, or loses its swap to the one who claimed it, and changes
 A claim that fails is tried again each `CLAIM_S`. Rows are made when a volume is served first, so
 that "there is none" is never believed of a read that may be old. A row that has something in it, or
 that a change may have come into whose answer was lost, is read every `LOOK_S` by the node that
-serves the volume: initiators may have registered at another node. While the MetaStore is silent what is known holds, and changes fail; nobody takes over then
-either.
+serves the volume: initiators may have registered at another node. While the MetaStore is silent
+what is known holds, and changes fail; nobody takes over then either.
 
 Any thread; what waits says so.
 """
