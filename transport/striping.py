@@ -283,8 +283,13 @@ class Striper:
             return False
         stub = self._stubs().get(row.pack_id)
         if stub is not None:
-            row = self._become_user(row)
-            return self._adopted(row, lambda: self._home.adopt_again(stub))
+            row = self._become_user(row)  # in any case: so its shards stay
+            left = self._home.not_adopted(stub)
+            if left:
+                with contextlib.closing(self._reader(row)) as reader:
+                    _check_all_there(reader)
+            whole = self._home.whole_of(left)
+            return self._adopted(row, lambda: self._home.adopt_again(stub, whole))
         if self._me in row.left:
             return False
         if not self._pace.convert and self._me not in row.users:
@@ -292,9 +297,7 @@ class Striper:
         now = self._monotonic()
         if now - self._declined.get(row.pack_id, float("-inf")) < DECLINED_S:
             return False
-        disks = [None if each is None else self._around.disk_of(each, False) for each in row.shards]
-        reader = StripeReader(row.pack_id, row.data, row.digest, disks)
-        with contextlib.closing(reader):
+        with contextlib.closing(self._reader(row)) as reader:
             pack = PackOfStripe(reader, row.size)
             like, entries = table_of(row, pack)
             wanted = self._home.known(entries)
@@ -306,13 +309,13 @@ class Striper:
                 self._declined[row.pack_id] = now
                 self._settle(row)
                 return False
-            if lacking := reader.open_all():
-                raise CorruptPack(
-                    f"pack {row.pack_id.hex()}: copies stay until all of its shards are there: "
-                    f"{lacking}"
-                )
+            _check_all_there(reader)
         row = self._become_user(row)
         return self._adopted(row, lambda: self._home.adopt(like, wanted))
+
+    def _reader(self, row: PackRow) -> StripeReader:
+        disks = [None if each is None else self._around.disk_of(each, False) for each in row.shards]
+        return StripeReader(row.pack_id, row.data, row.digest, disks)
 
     def _adopted(self, row: PackRow, adopt: Callable[[], int | None]) -> bool:
         """Have this node find its chunks there, when gc lets it; whether there are any."""
@@ -578,6 +581,14 @@ class Striper:
             if drained and placed_on(placed, device.device_id) == (0, 0):
                 with self.notes.counted(b"", f"device {device.device_id} is empty"):
                     self._around.emptied(device.device_id)
+
+
+def _check_all_there(reader: StripeReader) -> None:
+    """CorruptPack."""
+    if lacking := reader.open_all():
+        raise CorruptPack(
+            f"pack {reader.pack_id.hex()}: copies stay until all of its shards are there: {lacking}"
+        )
 
 
 def _others(nodes: tuple[str, ...], me: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ gc may move a chunk, or remove its pack, between a reader's look at the index an
 reader sees that as damage, looks again, and finds the new place; see MAX_LOOKS.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -249,16 +249,33 @@ class ChunkStore:
             self.index.put(places)
         return len(wanted)
 
-    def adopt_again(self, number: int) -> int:
-        """The second step of `adopt`, for a stub that a crash has left without it. CorruptPack."""
-        assert not self._pending
+    def not_adopted(self, number: int) -> dict[ChunkId, Place]:
+        """Entries of a stub that this store finds in packs of its own. CorruptPack."""
         places = dict(self.packs.footer(number))
         known = self.index.get_many(list(places))
-        wanted = {
+        return {
             chunk_id: place
             for (chunk_id, place), now in zip(places.items(), known, strict=True)
             if now is not None and now.pack not in self.packs.striped
         }
+
+    def is_whole(self, chunk_id: ChunkId, place: Place) -> bool:
+        """Whether what is there is what the id says. StripeUnavailable: nobody can tell now."""
+        try:
+            self._read(chunk_id, place, True)
+        except StripeUnavailable:
+            raise
+        except CorruptData:
+            return False
+        return True
+
+    def adopt_again(self, number: int, whole: Collection[ChunkId]) -> int:
+        """The second step of `adopt`, for a stub that is there without it: after a crash, or since
+        etcd went back. `whole`: what was read there just now. What was stored here since, as it
+        could not be read there, stays here otherwise. CorruptPack."""
+        assert not self._pending
+        left = self.not_adopted(number)
+        wanted = {chunk_id: place for chunk_id, place in left.items() if chunk_id in whole}
         self.index.put(wanted)
         return len(wanted)
 
@@ -352,7 +369,11 @@ class ChunkStore:
         if chunk_id in self._pending:
             return True
         place = self.index.get(chunk_id)
-        if place is None or chunk_id in self._damaged or self.packs.striped.doubts(place.pack):
+        if place is None:
+            return False
+        if chunk_id in self._damaged or self.packs.striped.doubts(place.pack):
+            if place.pack in self.packs.striped:
+                self.packs.above(place.pack)
             return False  # what is acknowledged anew does not hang on what may be lost
         if self.watch is not None:
             self.watch((place,))

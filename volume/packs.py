@@ -210,6 +210,21 @@ class Packs:
         self._sync_file(pack, new=True)
         self._tail = PackTail(pack)
 
+    def above(self, number: int) -> None:
+        """Have what is appended next be in a pack above this one: of two that hold a chunk an index
+        that is made anew takes the newer one. OutOfSpace."""
+        tail = self._tail
+        if tail is None or tail.pack.number > number:
+            return
+        self.seal()
+        if self._tail is tail:  # an empty one; a crash leaves it, and it is removed when opened
+            self._tail = None
+            try:
+                tail.pack.file.close()
+                self._disk.unlink(tail.pack.path)
+            except OSError as error:
+                self._refused(error, tail.pack.path)
+
     def unlink(self, number: int) -> None:
         """Remove a sealed pack. Durable after `sync_folder`; until then a crash may undo it.
 

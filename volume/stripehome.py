@@ -8,7 +8,7 @@ is taken later.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -142,7 +142,15 @@ class StripeHome:
 
         return self._submit(call)
 
-    def adopt_again(self, stub: StripedPack) -> int | None:
+    def not_adopted(self, stub: StripedPack) -> dict[ChunkId, Place]:
+        """Its entries that this store finds in packs of its own. CorruptPack, OSError."""
+        return self._chunks.not_adopted(stub.number)
+
+    def whole_of(self, entries: Mapping[ChunkId, Place]) -> set[ChunkId]:
+        """Those that are what their ids say, read there now. StripeUnavailable."""
+        return {each for each, place in entries.items() if self._chunks.is_whole(each, place)}
+
+    def adopt_again(self, stub: StripedPack, whole: Collection[ChunkId]) -> int | None:
         """See `ChunkStore.adopt_again`; None: gc is at work, later. CorruptPack, OSError."""
 
         def call() -> int | None:
@@ -150,7 +158,7 @@ class StripeHome:
                 return None
             if stub.number not in self.striped:
                 return 0  # gc has let it go
-            count = self._chunks.adopt_again(stub.number)
+            count = self._chunks.adopt_again(stub.number, whole)
             self._collector.note_change()
             return count
 

@@ -1,5 +1,7 @@
 """Which stripes writes may find their chunks in, over three stores: none that may be lost."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.stripe_nodes import COLD_S, StripeCluster, StripeNode, content
@@ -110,3 +112,56 @@ def test_without_rounds_nothing_is_doubted() -> None:
     striped_packs = cluster.nodes[0].home.striped
     striped_packs.suspect(None)
     assert striped_packs.trusted is None
+
+
+def stored_anew(cluster: StripeCluster, node: StripeNode, pack_id: bytes) -> set[int]:
+    """A stripe is lost, and its chunks are written again here; those that only it had."""
+    stub = next(each for each in node.home.stubs() if each.pack_id == pack_id)
+    for each in cluster.nodes[1:]:
+        lose_shards(each, pack_id)
+    node.striper.reads.forget(pack_id)
+    node.home.striped.suspect(None)
+    found = set()
+    for number, chunk_id in node.ids():
+        place = node.index.get(chunk_id)
+        assert place is not None
+        if place.pack == stub.number:
+            found.add(number)
+            node.store.put(content(number))
+    node.store.sync()
+    return found
+
+
+@pytest.mark.parametrize("joining", [True, False])
+def test_what_was_stored_anew_is_not_looked_for_in_a_lost_stripe_when_etcd_goes_back(
+    joining: bool,
+) -> None:
+    """To when this node was joining it, or did not use it: its copies would go to what is lost."""
+    cluster = striped()
+    node = cluster.nodes[0]
+    row = min(cluster.all_rows(), key=lambda each: each.pack_id)
+    assert stored_anew(cluster, node, row.pack_id)
+    users = row.users if joining else tuple(each for each in row.users if each != node.id)
+    now = cluster.rows.read(row.pack_id)
+    assert now is not None
+    assert cluster.rows.swap(now, replace(now, users=users, joining=(node.id,) if joining else ()))
+    for _ in range(3):
+        node.striper.round()
+        node.collect()
+        node.check()
+
+
+def test_what_was_stored_anew_is_not_looked_for_in_a_lost_stripe_after_a_power_cut() -> None:
+    """An index that is made anew takes the pack with the higher number, and the one that is
+    appended to may have been begun before the stub."""
+    cluster = StripeCluster()
+    cluster.rounds(1)
+    node = cluster.nodes[0]
+    node.store.put(b"something" * 512)  # a pack is open when the stubs come
+    node.store.sync()
+    cluster.rounds(4, COLD_S)
+    pack_id = min(every(cluster))
+    assert stored_anew(cluster, node, pack_id)
+    node.check()
+    node.crash(index=False)
+    node.check()

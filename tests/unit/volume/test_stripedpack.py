@@ -301,3 +301,23 @@ def test_what_is_located_twice_is_fetched_once() -> None:
     assert data == chunk(0)
     assert HEADER_LENGTH <= PACK_BYTES
     assert packfile.table_length(4096) == len(located.table)
+
+
+def test_what_is_stored_again_is_above_the_stub_also_where_the_open_pack_is_empty() -> None:
+    """After a power cut the higher number counts, and the stripe may be away for good."""
+    rig, there = Rig(), elsewhere()
+    root = tree(rig)
+    rig.packs.begin()
+    rig.packs.striped.source = there
+    assert rig.store.adopt(there.like, there.entries) == COUNT
+    gc(rig, root)
+    there.away = True
+    rig.packs.striped.trusted = frozenset()
+    for number in range(COUNT):
+        rig.store.put(chunk(number))
+    rig.store.sync()
+    for index in (True, False):
+        opened = again(rig, there, index=index)
+        assert_reads(opened, root)
+        gc(opened, root)
+        assert_reads(opened, root)
