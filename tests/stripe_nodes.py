@@ -261,4 +261,12 @@ class _Rows(PackRecords):
         return done
 
 
-__all__ = ["StripeCluster", "StripeNode", "StripeUnavailable", "replace"]
+def striped(count: int = 3) -> StripeCluster:
+    """All cold packs have become stripes, and no copy is left."""
+    cluster = StripeCluster(count)
+    cluster.rounds(1)
+    cluster.rounds(4, COLD_S)
+    return cluster
+
+
+__all__ = ["StripeCluster", "StripeNode", "StripeUnavailable", "replace", "striped"]

@@ -4,7 +4,6 @@ These tests run where they are named only (`scripts/check --kernel`, `pytest tes
 """
 
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.daemon import Daemon
 from tests.kernel.image import build
 from tests.kernel.machine import GuestError, Machine
 from tests.kernel.rig import Rig
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 HOST_TOOLS = (
@@ -28,7 +28,6 @@ HOST_TOOLS = (
     "readelf",
     "setpriv",
 )
-PORTS = range(20000, 30000)  # below those that the kernel gives to clients
 
 
 @pytest.fixture(scope="session")
@@ -83,19 +82,3 @@ def undone(machine: Machine) -> Iterator[None]:
             machine.start()
         # pytest shows what is printed only for a test that failed.
         print(f"--- kernel log of the guest\n{machine.kernel_log()[said:]}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback addresses that nobody listens on."""
-    found: list[int] = []
-    for port in PORTS:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no free ports")

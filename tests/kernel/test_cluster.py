@@ -10,12 +10,13 @@ from tests.cluster_daemons import Nodes, Place, up
 from tests.daemon import Daemon
 from tests.etcd_cluster import etcd_cluster
 from tests.failover_rig import NAMES
-from tests.kernel.conftest import free_ports, undone
+from tests.kernel.conftest import undone
 from tests.kernel.machine import Machine
 from tests.kernel.multipath import CLUSTER, multipath, until_checked
 from tests.kernel.rig import FIO, FIO_S, MiB, Rig, portals_of
 from tests.libiscsi import RESERVATION_CONFLICT, Session
 from tests.peer_nodes import until
+from tests.ports import free_ports
 
 PACED = "--rw=randwrite --bs=4k --iodepth=16 --size=6m --rate_iops=150 --verify_backlog=256"
 BEFORE = 200  # of its 1536 writes

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.sim.simdisk import PowerCut
-from tests.stripe_nodes import COLD_S, CONDEMN_S, StripeCluster, StripeNode, content
+from tests.stripe_nodes import COLD_S, CONDEMN_S, StripeCluster, StripeNode, content, striped
 from transport.packrecords import PackRecords
 from transport.packrow import PackRow
 from transport.shardserver import ShardServer
@@ -14,14 +14,6 @@ from volume.layout import KIND_DATA
 from volume.stripedpack import StripeUnavailable
 
 CHUNKS = 40
-
-
-def striped() -> StripeCluster:
-    """All cold packs have become stripes, and no copy is left."""
-    cluster = StripeCluster()
-    cluster.rounds(1)
-    cluster.rounds(4, COLD_S)
-    return cluster
 
 
 def data_bytes(cluster: StripeCluster) -> int:

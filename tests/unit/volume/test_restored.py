@@ -128,24 +128,31 @@ def test_sizes_go_back_with_what_was_in_them() -> None:
 SITES = ("restore.retired", "restore.synced", "restore.replaced")
 
 
-@pytest.mark.parametrize("power", [False, True])
-@pytest.mark.parametrize("site", [1, 2])
-def test_a_crash_of_a_member_at_any_step_leaves_the_one_state_or_the_other(
-    site: int, power: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    primary, member = written(), Member(2)
-    kept = go_back(primary, "one")
-    first, last, data = primary.records()
+@contextmanager
+def crash_at(site: int) -> Iterator[None]:
+    """What the block does is cut off by a power cut at that step of a restore."""
 
     def crash(name: str) -> None:
         if name == SITES[site]:
             raise PowerCut
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("volume.noted.fail_point", crash)
         patch.setattr("volume.catalog.fail_point", crash)
         with pytest.raises(PowerCut):
-            member.replica.append(1, 1, first, last, data)
+            yield
+
+
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("site", [1, 2])
+def test_a_crash_of_a_member_at_any_step_leaves_the_one_state_or_the_other(
+    site: int, power: bool
+) -> None:
+    primary, member = written(), Member(2)
+    kept = go_back(primary, "one")
+    first, last, data = primary.records()
+    with crash_at(site):
+        member.replica.append(1, 1, first, last, data)
     member.cut(random.Random(4)) if power else member.killed()
     member.replica.append(1, 1, first, last, data)
     assert member.replica.held[0] == last
@@ -157,20 +164,12 @@ def test_a_crash_of_a_member_at_any_step_leaves_the_one_state_or_the_other(
 @pytest.mark.parametrize("power", [False, True])
 @pytest.mark.parametrize("site", [0, 1, 2])
 def test_a_crash_of_the_primary_at_any_step_leaves_the_one_state_or_the_other(
-    site: int, power: bool, monkeypatch: pytest.MonkeyPatch
+    site: int, power: bool
 ) -> None:
     primary = written()
     primary.replica.sync()
-
-    def crash(name: str) -> None:
-        if name == SITES[site]:
-            raise PowerCut
-
-    with monkeypatch.context() as patch:
-        patch.setattr("volume.noted.fail_point", crash)
-        patch.setattr("volume.catalog.fail_point", crash)
-        with pytest.raises(PowerCut):
-            go_back(primary, "one")
+    with crash_at(site):
+        go_back(primary, "one")
     primary.cut(random.Random(4)) if power else primary.killed()
     if site == 0:
         assert primary.names() == {"one": (2, False)}

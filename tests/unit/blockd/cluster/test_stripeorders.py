@@ -10,7 +10,7 @@ from blockd.api.types import ClusterInfo, PeerInfo
 from blockd.cluster.stripeorders import CannotGiveUp, StripeOrders
 from blockd.cluster.stripestatus import StripeStatus
 from tests.shard_nodes import over_the_wire
-from tests.stripe_nodes import COLD_S, CONDEMN_S, StripeCluster, StripeNode, content
+from tests.stripe_nodes import CONDEMN_S, StripeCluster, StripeNode, content, striped
 from transport.packrow import PackRow, rows_from
 from transport.peer import messages as m
 from transport.striperebuild import CannotRebuild, ShardFacts
@@ -78,13 +78,6 @@ class Orders:
         assert root is not None
         named = NamedRoot("vm1", root.root, root.height, CHUNKS * 4096, 4096)
         return locate(self.node.store, self.node.manifests, damages, [named])
-
-
-def striped(count: int = 3) -> StripeCluster:
-    cluster = StripeCluster(count)
-    cluster.rounds(1)
-    cluster.rounds(4, COLD_S)
-    return cluster
 
 
 def forget(cluster: StripeCluster, rows: Iterable[PackRow]) -> None:

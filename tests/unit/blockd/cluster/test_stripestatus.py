@@ -5,7 +5,7 @@ from typing import cast
 from blockd.api.cluster_types import StripeCount
 from blockd.cluster.stripestatus import StripeStatus
 from tests.shard_nodes import over_the_wire
-from tests.stripe_nodes import COLD_S, StripeCluster, StripeNode
+from tests.stripe_nodes import COLD_S, StripeCluster, StripeNode, striped
 from transport.peer import messages as m
 from transport.shardserver import ShardServer
 
@@ -33,13 +33,6 @@ def told(node: StripeNode) -> m.StripeStatus:
 
 def names(cluster: StripeCluster) -> dict[str, str]:
     return {node.id: f"n{node.number + 1}" for node in cluster.nodes}
-
-
-def striped() -> StripeCluster:
-    cluster = StripeCluster()
-    cluster.rounds(1)
-    cluster.rounds(4, COLD_S)
-    return cluster
 
 
 def test_before_the_first_round_nothing_is_known() -> None:
