@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-MARKS: Final = 64
+MARKS: Final = 64  # enough that one long step does not decide
 
 
 class Measured:

@@ -11,7 +11,7 @@ from blockd.cli.options import ControlOption, JsonOption, UsageError, connect
 from blockd.cli.output import counted, print_fields, print_json, print_table
 from blockd.sizes import format_size
 
-TIMEOUT_S = 3600.0
+TIMEOUT_S = 3600.0  # every node is asked for all of its shards, and lost stripes are read
 STRIPE_COLUMNS = ("PACK", "SIZE", "STATE", "CHUNKS LOST HERE", "NEEDED BY")
 RANGE_COLUMNS = ("VOLUME", "OFFSET", "LENGTH", "PACK")
 ID_DIGITS = 16

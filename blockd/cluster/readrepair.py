@@ -36,7 +36,7 @@ from volume.rescue import WAIT_S
 logger = logging.getLogger(__name__)
 
 ABREAST: Final = 3  # nodes that are asked for a chunk at a time: as many as have it, mostly
-LOOK_S: Final = 0.25
+LOOK_S: Final = 0.25  # a read waits WAIT_S, so that is soon
 GET_BYTES: Final = 2 * MAX_CHUNK_SIZE  # in an answer: one chunk, as it is stored
 
 

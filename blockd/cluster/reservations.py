@@ -34,7 +34,7 @@ from volume.errors import VolumeError
 from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Stored
 from volume.metastore_records import CorruptRecord, ReservationsRecord
 
-CLAIM_S: Final = 1.0
+CLAIM_S: Final = 1.0  # the unit serves nobody meanwhile
 TRIES: Final = 8  # to change a row, while answers are lost or others change it
 
 
@@ -173,7 +173,10 @@ class VolumeState:
         for _ in range(TRIES):
             held = _held(old)
             if term and (held.term > term or self._term != term):
-                raise NotServing(errno.ESHUTDOWN, f"another node serves the volume, not {term}")
+                text = (
+                    f"volume {self._volume}: another node serves it, in a later epoch than {term}"
+                )
+                raise NotServing(errno.ESHUTDOWN, text)
             value, result = apply(held.value)
             known = 0 if self._known is None else self._known.revision
             claimed = not term or term == held.term
@@ -198,7 +201,7 @@ class VolumeState:
 
 
 def _held(stored: Stored[ReservationsRecord] | None) -> Held:
-    """CorruptRecord."""
+    """What a row holds. CorruptRecord: its state cannot be decoded."""
     if stored is None:
         return Held(0, 0, b"")
     try:

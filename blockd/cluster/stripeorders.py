@@ -17,6 +17,7 @@ stays in the row, and in the status, until nobody finds chunks in the stripe any
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from blockd.api.cluster_types import LostRange, LostStripe, LostStripes, RebuiltRows
@@ -32,9 +33,9 @@ from transport.striping import Striper
 from volume.scrub import Damage, Location
 from volume.stripehome import StripeHome
 
-MAX_NAMED: Final = 64
-MAX_RANGES: Final = 10_000
-MAX_PAGES: Final = 4096
+MAX_NAMED: Final = 64  # packs in an answer, of those that get no row
+MAX_RANGES: Final = 10_000  # in an answer
+MAX_PAGES: Final = 4096  # SHARD_LISTs of one node: a million packs
 
 Ask = Callable[[str, m.ListShards], m.ShardList | str]
 Locate = Callable[[Iterable[Damage]], Iterable[Location]]
@@ -144,7 +145,7 @@ class StripeOrders:
             if not row.given_up:
                 self._check_gone(pack_id, answers)
         for _, (row, _) in chosen:
-            self._striper.rows.change(row, lambda now, row=row: _given_up(now, row))  # type: ignore[misc]
+            self._striper.rows.change(row, partial(_given_up, judged=row))
         return self._shown(
             {row.pack_id: (replace(row, given_up=True), s) for _, (row, s) in chosen}
         )

@@ -21,7 +21,7 @@ from transport.stripestate import StripeState
 from transport.stripetally import Count, Judge, Tally, tally
 from transport.striping import Striper
 
-MAX_PROBLEMS: Final = 64
+MAX_PROBLEMS: Final = 64  # in an answer
 
 Lacking = tuple[str, ShardName]
 """Which node does not have what of its shards."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 SPAN_S: Final = 1.0
-MOST: Final = 512
+MOST: Final = 512  # stretches, of 100 bytes or so each
 
 
 @dataclass(slots=True)
@@ -22,7 +22,9 @@ class _Stretch:
     last: int
     bytes: int
     since: float
+    """When the first of its batches was written, in seconds of the caller's clock..."""
     until: float
+    """...and the last."""
 
 
 class Trail:
