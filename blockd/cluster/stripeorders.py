@@ -15,7 +15,7 @@ whoever reads: an I/O error, pages that are lost for good in a chunk that is wri
 stays in the row, and in the status, until nobody finds chunks in the stripe any more.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -36,6 +36,7 @@ from volume.stripehome import StripeHome
 MAX_NAMED: Final = 64  # packs in an answer, of those that get no row
 MAX_RANGES: Final = 10_000  # in an answer
 MAX_PAGES: Final = 4096  # SHARD_LISTs of one node: a million packs
+FEW: Final = 8  # of more packs than that a node tells all that it has, rather than of each
 
 Ask = Callable[[str, m.ListShards], m.ShardList | str]
 Locate = Callable[[Iterable[Damage]], Iterable[Location]]
@@ -141,54 +142,59 @@ class StripeOrders:
                     f"pack {pack_id.hex()}: is {state}, not lost: its shards may come back. Where "
                     "a device does not, say so first: blockd cluster device fail"
                 )
-        for pack_id, (row, _) in chosen:
-            if not row.given_up:
-                self._check_gone(pack_id, answers)
+        if checked := {pack_id for pack_id, (row, _) in chosen if not row.given_up}:
+            self._check_gone(checked, answers)
         for _, (row, _) in chosen:
             self._striper.rows.change(row, partial(_given_up, judged=row))
         return self._shown(
             {row.pack_id: (replace(row, given_up=True), s) for _, (row, s) in chosen}
         )
 
-    def _check_gone(self, pack_id: bytes, answers: Answers) -> None:
-        """CannotGiveUp: nodes have shards that it can be read of, whatever its row says, or may."""
+    def _check_gone(self, packs: Collection[bytes], answers: Answers) -> None:
+        """CannotGiveUp: nodes have, or may have, shards that one can be read of."""
         devices = self._devices().devices
-        before = max(0, int.from_bytes(pack_id) - 1).to_bytes(len(pack_id))
-        there: dict[tuple[int, bytes], set[int]] = {}
-        asked, problems = set(), {}
-        for node in self._info().nodes:
-            told: m.ShardList | str = "not connected"
+        found, problems = Found(), {}
+        info = self._info()
+        for node in info.nodes:
+            problem: str | None = "not connected"
             if node.me or node.connected:
-                told = self._list(node.node, node.me, before)
-            if isinstance(told, str):
-                problems[node.node] = f"{node.name} ({told})"
-                continue
-            asked.add(node.node)
-            device = devices.get(told.device.hex())
+                problem = self._told_of(packs, node.node, node.me, found)
+            if problem is not None:
+                problems[node.node] = f"{node.name} ({problem})"
+        nodes = {each.node for each in info.nodes} - problems.keys()
+        unsure = sum(each.readable and each.node_id not in nodes for each in devices.values())
+        unsure += len(problems.keys() - {each.node_id for each in devices.values()})
+        lacking = {
+            (node, *each)
+            for node, said in answers.items()
+            if not isinstance(said, str)
+            for each in said.lacking
+        }
+        there: dict[tuple[bytes, int, bytes], set[int]] = {}
+        for device_id, facts, number in found.shards:
+            device = devices.get(device_id)
             if device is not None and not device.readable:
                 continue  # somebody has said that nothing of it counts
-            said = answers.get(node.node, "")
-            lacking = set() if isinstance(said, str) else {*said.lacking}
-            for found, data, parity, number, _, _, digest in told.shards:
-                if found == pack_id and (found, data, parity, number) not in lacking:
-                    there.setdefault((data, digest), set()).add(number)
-        unsure = sum(each.readable and each.node_id not in asked for each in devices.values())
-        unsure += len(problems.keys() - {each.node_id for each in devices.values()})
-        for (data, _), numbers in there.items():
-            if len(numbers) >= data:
-                raise CannotGiveUp(
-                    f"pack {pack_id.hex()}: nodes have {len(numbers)} shards of it, and it takes "
-                    f"{data}, but its row names other devices: has etcd gone back? Remove the row "
-                    f"pack/{pack_id.hex()} from etcd, and have it made again of these shards: "
-                    "blockd cluster stripes rebuild-rows"
-                )
-            if len(numbers) + unsure >= data:
-                raise CannotGiveUp(
-                    f"pack {pack_id.hex()}: nodes have {len(numbers)} shards of it, it takes "
-                    f"{data}, and others may be where nobody could ask: "
-                    f"{', '.join(problems.values())}. Where a device does not come back, say so "
-                    "first: blockd cluster device fail"
-                )
+            name = (facts.pack_id, facts.data, facts.parity, number)
+            if facts.pack_id in packs and (
+                device is None or (device.node_id, *name) not in lacking
+            ):
+                there.setdefault((facts.pack_id, facts.data, facts.digest), set()).add(number)
+        away = ", ".join(problems.values())
+        for (pack_id, data, _), numbers in there.items():
+            _check_too_few(pack_id, data, len(numbers), unsure, away)
+
+    def _told_of(self, packs: Collection[bytes], node: str, me: bool, found: Found) -> str | None:
+        """Have a node tell of some packs; what is wrong."""
+        if len(packs) > FEW:
+            return self._told(node, me, found)
+        for pack_id in packs:
+            before = max(0, int.from_bytes(pack_id) - 1).to_bytes(len(pack_id))
+            told = self._list(node, me, before)
+            if isinstance(told, str):
+                return told
+            found.add(node, told)
+        return None
 
     def _list(self, node: str, me: bool, after: bytes) -> m.ShardList | str:
         return self.list_shards(after) if me else self._ask(node, m.ListShards(after))
@@ -243,6 +249,22 @@ class StripeOrders:
     def _name(self, node: str) -> str:
         names = {each.node: each.name for each in self._info().nodes}
         return names.get(node, node)
+
+
+def _check_too_few(pack_id: bytes, needed: int, there: int, unsure: int, away: str) -> None:
+    """CannotGiveUp."""
+    if there >= needed:
+        raise CannotGiveUp(
+            f"pack {pack_id.hex()}: nodes have {there} shards of it, and it takes {needed}, but "
+            f"its row names other devices: has etcd gone back? Remove the row pack/{pack_id.hex()} "
+            "from etcd, and have it made again of these shards: blockd cluster stripes rebuild-rows"
+        )
+    if there + unsure >= needed:
+        raise CannotGiveUp(
+            f"pack {pack_id.hex()}: nodes have {there} shards of it, it takes {needed}, and others "
+            f"may be where nobody could ask: {away}. Where a device does not come back, say so "
+            "first: blockd cluster device fail"
+        )
 
 
 def _given_up(now: PackRow, judged: PackRow) -> PackRow:
