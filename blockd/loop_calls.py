@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
-SETTLE_S: Final = 5.0
+SETTLE_S: Final = 5.0  # a loop comes to it within milliseconds; a volume is not opened meanwhile
 
 
 class LoopCall:
