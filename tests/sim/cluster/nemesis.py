@@ -101,6 +101,7 @@ class Nemesis:
             "snapshot": world.versions.snapshot,
             "drop-snapshot": world.versions.drop,
             "resize": world.versions.resize,
+            "restore": world.versions.restore,
         }
 
     def act(self, act: Act, rng: random.Random) -> None:

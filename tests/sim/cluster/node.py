@@ -266,7 +266,7 @@ class Node:
         if self._sessions is not None:
             self.world.network.ended(self._sessions, told=told)
         if told:
-            self._cut_clients()
+            self.cut_clients()
         self._attached.clear()
         self.part = self._sessions = self._members = self._around = self.serving = None
         self._struck_for_s = None
@@ -292,7 +292,7 @@ class Node:
         if store is None or self._tends:
             return
         lsn, _, _, ready, *_ = store._journal.state()
-        if lsn != self._seen_lsn or ready <= 1:
+        if lsn != self._seen_lsn or ready <= 1 or store._destager.retry_due:
             self._tends = True
             process.after(self._random.uniform(*TEND_S), lambda: self._tend(store))
 
@@ -422,7 +422,7 @@ class Node:
         """Called by the part: none may."""
         self.world.note(f"{self.name[:4]} serves no more")
         self.serving = None
-        self._cut_clients()
+        self.cut_clients()
 
     def attach(self, client: str) -> int | None:
         return self.serving
@@ -439,7 +439,7 @@ class Node:
             self._attached.append(session)
         self.volume.submit(batch, done)
 
-    def _cut_clients(self) -> None:
+    def cut_clients(self) -> None:
         attached, self._attached = self._attached, []
         for session in attached:
             if session.open:
@@ -463,6 +463,14 @@ class Node:
         """(epoch, seq) of the newest record of its part; None when there is none that runs."""
         replica = self.replica
         return None if replica is None else replica.ends()[-1]
+
+    def has(self, epoch: int, seq: int) -> bool | None:
+        """Whether its part has that record of that epoch; None: it does not know so far back."""
+        replica = self.replica
+        assert replica is not None
+        if seq <= replica.start:
+            return None
+        return next((each for each, last in replica.ends() if seq <= last), None) == epoch
 
     def names(self) -> dict[str, int]:
         """The snapshots that this node has, and which records they are after."""

@@ -74,6 +74,18 @@ VERSIONS = Profile(
     every=3,
 )
 """Snapshots and sizes, while nodes come and go."""
+RESTORES = Profile(
+    "restores",
+    {
+        **{"restore": 12, "snapshot": 6, "drop-snapshot": 1, "resize": 2, "upkeep": 4, "move": 2},
+        **{"kill": 2, "power-cut": 2, "strike": 2, "restart": 1, "ambush": 4, "swap": 1},
+        **{"relapse": 1, "isolate": 2, "cut-off": 1, "one-way": 1, "weather": 2, "reset": 1},
+        **{"half-open": 1, "pause": 1, "drift": 1, "clock": 1, "etcd": 1, "sick": 1},
+        **{"unreadable": 1, "replace": 1},
+    },
+    every=3,
+)
+"""Volumes that go back to snapshots, and to what they were before that, under all there is."""
 ROT = Profile(
     "rot",
     {
@@ -109,6 +121,7 @@ PROFILES: tuple[tuple[Profile, int], ...] = (
     (DISKS, 3),
     (MEMBERS, 3),
     (VERSIONS, 3),
+    (RESTORES, 2),
     (ROT, 2),
     (EVERYTHING, 6),
 )

@@ -179,6 +179,18 @@ def _with_its_size(meta: Meta, name: str, head: Any, size: int, *rest: Any, **mo
     return _replace_head(meta, name, head, size, *rest, **more)
 
 
+_go_back = Notes._restore
+
+
+def _only_the_primary(notes: Notes, volume: Any, *rest: Any) -> None:
+    if not volume.gate.shut:
+        _go_back(notes, volume, *rest)
+
+
+def _told_at_once(at: gate.Gate, request: Any, seq: int, *, durable: bool, done: Any) -> None:
+    done([request])
+
+
 def _none_of_them(*_: Any) -> set[Any]:
     return set()
 
@@ -293,6 +305,14 @@ RULES: Mapping[str, Rule] = {
     "what is undone leaves its size": Rule(
         "the size is that of the state gone back to",
         ((Meta, "replace_head", _with_its_size),),
+    ),
+    "only the primary goes back": Rule(
+        "what the primary goes back to, every member does",
+        ((Notes, "_restore", _only_the_primary),),
+    ),
+    "a restore is told of at once": Rule(
+        "what is done to a volume is told of when W members have it",
+        ((gate.Gate, "confirm", _told_at_once),),
     ),
     "damage is not repaired": Rule(
         "what other nodes have of a damaged chunk is stored anew",

@@ -99,7 +99,7 @@ class Truth:
             self._world.note(f"{node.name[:4]} has {end} of {before}")
             self._harmed[node.name] = max(before, self._harmed.get(node.name, before))
 
-    def opened(self, epoch: int, image: bytes, asked: Collection[str]) -> bool | None:
+    def opened(self, node: Node, epoch: int, image: bytes, asked: Collection[str]) -> bool | None:
         """A node begins to serve; `asked`: members whose promises told it what the volume is.
         Whether all that was acknowledged has to be in it; None: it has no say any more."""
         world, shape = self._world, self._world.spec.shape
@@ -110,6 +110,7 @@ class Truth:
         misled = [each for each in asked if each in self._harmed]
         lost = [each for each in members if each not in asked or each in self._harmed]
         whole = not (shape.mode is Mode.MIRROR and misled and len(lost) >= shape.wanted)
+        world.versions.settle_restores(node, whole=whole)
         if not whole:
             world.count("opened after loss")
             world.history.taken_over_after_loss(image)
@@ -209,6 +210,7 @@ class Truth:
                 f"who comes, for whom, and who leaves: {[name and name[:4] for name in change]}"
             )
         image = primary.image()
+        world.versions.settle_restores(primary, whole=True)
         world.history.final(image)
         for name in members:
             if world.nodes[name].image() != image:

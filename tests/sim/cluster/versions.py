@@ -1,10 +1,13 @@
-"""What operators do to a volume as a whole, snapshots and sizes, and what was promised of that.
+"""What operators do to a volume as a whole, and what was promised of that.
 
-A snapshot, that one is dropped, and another size are records of the volume (NOTE): they are told of
-as done when W members have them, and a takeover keeps or undoes them as it does writes. So when a
-node begins to serve, what had been told is so; what had not may be so or not, and stays as it is
-then. A snapshot reads as the volume was when it was made, wherever it is read. A smaller size is to
-clients as if what is behind it had been trimmed.
+A snapshot, that one is dropped, another size, and going back to a snapshot are records of the
+volume (NOTE): they are told of as done when W members have them, and a takeover keeps or undoes
+them as it does writes. So when a node begins to serve, what had been told is so; what had not may
+be so or not, and stays as it is then. A snapshot reads as the volume was when it was made, wherever
+it is read. A smaller size is to clients as if what is behind it had been trimmed. A volume that
+goes back to a snapshot reads as that one from then on, and what it was before has a name, to which
+it may go back in turn; whether it did is known by the records that whoever serves next has
+(`tests.sim.cluster.history`).
 """
 
 import errno
@@ -14,13 +17,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from native import OP_FLUSH, OP_WRITE, Request
-from tests.sim.cluster.history import History
+from tests.sim.cluster.history import Branch, History
 from tests.sim.cluster.node import Node, VolumeSpec
 from tests.sim.cluster.timeline import Process
 from tests.sim.store_rig import read_device
 from tests.sim.world.stamps import Violation
 from volume.disk import SECTOR_SIZE
-from volume.errors import VolumeError
+from volume.errors import NotPrimary, VolumeError
+from volume.history import VersionRow
 
 SMALLEST, LARGEST = 20 * 1024, 56 * 1024
 """Bytes; worlds begin with less than the largest, and clients know nothing of what is beyond."""
@@ -54,6 +58,17 @@ class Resize:
     """Of the history: what is behind the size is trimmed. 0: nothing is."""
 
 
+@dataclass(eq=False, slots=True)
+class Restore:
+    told: Told
+    kept: str
+    """Name of what the volume was before."""
+    epoch: int
+    seq: int
+    """Of its record."""
+    branch: Branch
+
+
 class Surroundings(Protocol):
     """What it needs of its world."""
 
@@ -73,6 +88,7 @@ class Versions:
         self._snapshots: dict[str, Snapshot] = {}
         self._size = world.spec.size  # that was told of, or found at a takeover
         self._resizes: list[Resize] = []  # since then
+        self._restores: list[Restore] = []  # the same
 
     # -- what operators do
 
@@ -90,11 +106,21 @@ class Versions:
         size = rng.randrange(SMALLEST, LARGEST, SECTOR_SIZE)
         self._with_primary(lambda node: self._resize(node, size))
 
+    def restore(self, rng: random.Random) -> None:
+        """To some snapshot, or to what it was before the last time; make one where none is."""
+        there = [each for each in self._snapshots.values() if each.made.done and not each.dropped]
+        before = [each for each in there if each.name.startswith("before")]
+        if there:
+            snapshot = before[-1] if before and rng.random() < 0.3 else rng.choice(there)
+            self._with_primary(lambda node: self._restore(node, snapshot))
+        else:
+            self.snapshot(rng)
+
     def _with_primary(self, call: Callable[[Node], None]) -> None:
         node = self._world.primary()
         if node is not None:
             primary = node
-            primary.process.run(lambda: None if primary.replica is None else call(primary))
+            primary.process.run(lambda: call(primary) if _works(primary) else None)
 
     def _snapshot(self, node: Node, durable: bool) -> None:
         self._count += 1
@@ -135,6 +161,51 @@ class Versions:
             self._ended(resize, errno.EIO)
             return
         self._confirm(node, seq, told, f"size {size}", lambda error: self._ended(resize, error))
+
+    def _restore(self, node: Node, snapshot: Snapshot) -> None:
+        """As `volume.versions.Versions.restore`, which waits on a thread for W disks."""
+        node.cut_clients()
+        versions, before = node.store.versions, len(self._restores)
+        try:
+            with versions.settled(f"{node.volume.name}@{snapshot.name}") as (record, row):
+                go = lambda: self._go_back(node, snapshot, record.uuid, row)  # noqa: E731
+                versions._between_rounds(go)
+        except (VolumeError, OSError):
+            self._world.count("restore refused")
+            if len(self._restores) > before and not node.machine.disk.is_off:
+                self._not_appended(node, self._restores[-1])
+
+    def _go_back(self, node: Node, to: Snapshot, of: bytes, row: VersionRow) -> int:
+        epoch, volume = node.serving, node.volume
+        if epoch is None or not _works(node):
+            raise NotPrimary(volume.name)
+        self._count += 1
+        told = Told(node.process, durable=True)
+        kept = Snapshot(f"before-{self._count}", node.image(), Told(node.process, durable=True))
+        branch = self._world.history.goes_back(to.image)
+        seq = volume.seq + 2  # behind that of the name
+        self._restores.append(Restore(told, kept.name, epoch, seq, branch))
+        self._snapshots[kept.name] = kept
+        self._resizes.append(resize := Resize(row.size, told, 0))
+        done = node.store._notes.restore(volume, row, of, kept.name)
+        if done != seq:
+            raise Violation(f"I2 record {done} is a restore, and not {seq}")
+
+        def ended(error: int) -> None:
+            self._ended(resize, error)
+            if not error:
+                kept.made.done = True
+                self._world.history.went_back(branch)
+
+        self._confirm(node, seq, told, f"restored to {to.name}", ended)
+        return seq
+
+    def _not_appended(self, node: Node, restore: Restore) -> None:
+        """It failed. Unless its record is there, it did not happen."""
+        if node.volume.seq < restore.seq:
+            self._restores.remove(restore)
+            self._world.history.did_not(restore.branch)
+            self._resizes = [each for each in self._resizes if each.told is not restore.told]
 
     def _ended(self, resize: Resize, error: int) -> None:
         if resize.operation:
@@ -182,6 +253,23 @@ class Versions:
                 self._ended(resize, errno.EIO)
         self._resizes = [each for each in self._resizes if each.told.process.alive]
 
+    def settle_restores(self, node: Node, *, whole: bool) -> None:
+        """A node begins to serve, with all or not: whether the volume went back is known by its
+        records. Violation."""
+        found = None
+        for restore in self._restores:
+            there = node.has(restore.epoch, restore.seq)
+            if there is None:  # too far back: it had the whole volume from another one
+                there = restore.kept in node.names()
+            self._world.count("restore kept" if there else "restore undone")
+            if there:
+                found = restore.branch
+            elif restore.told.done:
+                raise Violation(f"I2 record {restore.seq}, a restore, was told of, and is gone")
+            restore.told.done, restore.told.over = there, not there
+        self._restores.clear()
+        self._world.history.settle(found, whole=whole)
+
     @staticmethod
     def _settle(snapshot: Snapshot, there: bool, whole: bool) -> None:
         made, dropped, name = snapshot.made, snapshot.dropped, snapshot.name
@@ -228,3 +316,8 @@ class Versions:
         self._world.count("versions read")
         if image != self._snapshots[name].image:
             raise Violation(f"I7 {node.name[:4]} has another snapshot {name} than was made")
+
+
+def _works(node: Node) -> bool:
+    """It has a part of the volume, and a disk that it believes."""
+    return node.replica is not None and node.store._seal.reason is None

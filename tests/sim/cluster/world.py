@@ -168,7 +168,7 @@ class ClusterWorld:
         """A node begins to serve the volume, which reads as `image`."""
         self.note(f"{node.name[:4]} serves epoch {epoch}")
         self.count("opened")
-        whole = self.truth.opened(epoch, image, node.promises[epoch])
+        whole = self.truth.opened(node, epoch, image, node.promises[epoch])
         if whole is not None:
             self.versions.opened(node, whole=whole)
         self.nemesis.happened("opened", [node.name])
