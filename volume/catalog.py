@@ -628,7 +628,7 @@ class Catalog:
             except BaseException:
                 volume.core.revive()
                 raise
-            volume.deleted = True
+            volume.undone = volume.deleted = True
             self._going(number)
             self._parts.table.drop_volume(number)
             successor = self._make(record)

@@ -32,7 +32,9 @@ heads have already; and the log from there on stays, for as long as a volume is 
 `volume.upkeep` says how much that may be.
 
 A volume whose head was replaced (a restore) while its hot map was frozen gets a version of what was
-frozen, since the log after the cut will only be read from the cut on; its head stays as it is. A
+frozen, since the log after the cut will only be read from the cut on; its head stays as it is. Not
+so one whose records were undone, or that came anew from another node (`Catalog.rewind`) while it
+was stuck: what was frozen is of no history that it has, and goes. A
 point that cannot be built, because the log is damaged there, is left as it is and said so; the
 round goes on.
 """
@@ -132,6 +134,8 @@ class _Stuck:
     """Monotonic, as `again_at`."""
     again_at: float
     """When it is tried again, whatever happens."""
+    since: float
+    """When it could not be built first."""
     wait_s: float = RETRY_S
 
     @property
@@ -146,6 +150,8 @@ class HeldUp:
     number: int
     name: str
     why: str
+    since: float
+    """Monotonic."""
 
     def __str__(self) -> str:
         return f"volume {self.name} is not destaged: {self.why}"
@@ -279,7 +285,7 @@ class Destager:
                 at = (current.checkpoint, current.time_ns)
                 alone = _Round(*at, [(volume, seq, size)], [], whole=False, again=True)
                 why = found[volume]
-                self._stuck.append(_Stuck(alone, why, results.news, now, now + RETRY_S))
+                self._stuck.append(_Stuck(alone, why, results.news, now, now + RETRY_S, now))
                 log.error("destaging is held up volume=%s error=%s", volume.name, why.text)
         self._tell_stuck()
 
@@ -288,7 +294,7 @@ class Destager:
 
     def _tell_stuck(self) -> None:
         self.held_up = tuple(
-            HeldUp(each.volume.record.number, each.volume.name, each.why.text)
+            HeldUp(each.volume.record.number, each.volume.name, each.why.text, each.since)
             for each in self._stuck
         )
 
@@ -327,7 +333,7 @@ class Destager:
         heads = []
         stuck: dict[Volume, _Why] = {}
         for volume, seq, size in current.volumes:
-            if self._meta.numbered(volume.record.number) is None:
+            if self._meta.numbered(volume.record.number) is None or volume.undone:
                 continue
             try:
                 heads.append(self._build_head(volume, seq, size, current, settled))

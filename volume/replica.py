@@ -20,7 +20,11 @@ volume takes any more: the volume's record in `meta/` has the lowest epoch that 
 
 One that has too little for the log to make up for gets a stream of all of the volume, of what it
 lacks of it (`volume.replicacopy`), into a volume of its own, whose tree then becomes the replica's
-head (`adopt`).
+head (`adopt`). So does one that cannot go on because of damage: its volume is not destaged
+(`volume.destager`), so it can go back to no state that is not in chunks, and in the end has no
+journal space for more. What it says then is what it says of a state that is not kept any more
+(NoSuchVersion), once the damage has had time to go by itself; the new tree is not over what is
+damaged, and the old one's frozen map goes with it.
 
 A replica is shut to clients unless this node is its primary (`serve`), and after each start. The
 row is lost with `meta/`, and then this node is no member any more: it cannot know what it promised.
@@ -31,7 +35,7 @@ Every method may wait for disks; any thread may call it, one at a time has its t
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from errno import EAGAIN, EBADMSG, EFBIG, EINVAL, ENOMSG, ENOSPC, EPROTO, ESTALE
 from os import strerror
@@ -42,9 +46,11 @@ from typing_extensions import Buffer
 from native import TAP_MIN_BUFFER, Journal
 from volume import namedstates
 from volume.catalog import Catalog, check_sizes
+from volume.destager import HeldUp
 from volume.disk import Clock
 from volume.errors import (
     BadRecords,
+    CorruptData,
     CorruptJournal,
     InvalidSize,
     MissingRecords,
@@ -84,6 +90,8 @@ log = logging.getLogger(__name__)
 MAX_VOLUME_EPOCH: Final = (1 << 32) - 1  # of a record; those of the MetaStore may be larger
 TAKE_BYTES: Final = 4 << 20  # as much as a frame of a message may have
 MAX_NOTES: Final = 256  # of one request: what follows is taken with the next
+PATIENCE_S: Final = 30.0
+"""With damage: the disk may read it yet, or another node give it."""
 _NOT_NOW: Final = frozenset((EAGAIN, ENOSPC))  # the rest is taken later
 _BAD: Final = frozenset((EINVAL, EFBIG, EPROTO, EBADMSG))
 
@@ -138,6 +146,8 @@ class ReplicaParts:
     """Run a call while no destage round is under way."""
     round_stands: Callable[[], bool]
     """Whether a round has failed and is to be tried again."""
+    held_up: Callable[[], Sequence[HeldUp]]
+    """Volumes that rounds leave out, as they are damaged."""
     starving: Callable[[], None]
     """Somebody waits for journal space."""
     dropped: Callable[[], None]
@@ -346,7 +356,8 @@ class Replica:
         On return they are in the journal file, but for those that it has no room for now: `held`
         tells. `data` is checked byte for byte. False, only where it may not wait: to append them,
         or what is left of them, something has to be noted, synced. StaleEpoch, MissingRecords,
-        OtherRecords, BadRecords."""
+        OtherRecords, BadRecords; NoSuchVersion: there will be no room, or no state that one of them
+        goes back to, unless all of the volume is sent."""
         with self._lock:
             self._check_promised(epoch)
             if not first <= last or written > epoch:
@@ -378,6 +389,8 @@ class Replica:
                 raise OtherRecords(self.name, f"epoch {written} does not go on here")
             if error in _NOT_NOW:
                 self._parts.starving()
+                if seq <= have and self._is_damaged and self._has_all_names:
+                    raise self._beyond(f"seq:{first}", "there is no journal space")
             elif error:
                 raise OSError(error, strerror(error))
             elif seq < last:
@@ -426,6 +439,40 @@ class Replica:
             if error:
                 return error, seq
         return EAGAIN, self._seq()
+
+    @property
+    def _is_damaged(self) -> bool:
+        """Whether damage has kept the volume from being destaged for so long that it will stay."""
+        if not self._volume.core.state()[6]:
+            return False  # nothing is frozen: it is another object now, perhaps
+        parts, number = self._parts, self._volume.record.number
+        longest = parts.clock.monotonic() - PATIENCE_S
+        return any(each.number == number and each.since <= longest for each in parts.held_up())
+
+    @property
+    def _has_all_names(self) -> bool:
+        """Whether every state that has a name is in chunks: a copy that goes on from what is here
+        brings none of those again."""
+        history, number = self._parts.history, self._volume.record.number
+        rows = history.snapshots(number)
+        return all(history.version(number, row.seq) is not None for row in rows)
+
+    def _beyond(self, ref: str, why: object) -> NoSuchVersion:
+        return NoSuchVersion(self.name, ref, f"it is damaged here, all of it is needed: {why}")
+
+    @contextmanager
+    def _settled(self, seq: int) -> Iterator[VersionRow]:
+        """The state at `seq`, in chunks. NoSuchVersion also where damage is in its way, and
+        stays."""
+        ref = f"seq:{seq}"
+        with ExitStack() as held:
+            try:
+                _, version = held.enter_context(self._parts.versions.settled(f"{self.name}@{ref}"))
+            except CorruptData as error:
+                if self._is_damaged:
+                    raise self._beyond(ref, error) from error
+                raise
+            yield version
 
     def _go_back(
         self, written: int, told: Note, source: Source, data: memoryview
@@ -526,7 +573,7 @@ class Replica:
         is behind it never was. Durable on return, all or nothing.
 
         StaleEpoch; OtherRecords: it has no such record; NoSuchVersion: it cannot be gone back to
-        any more, and all of the volume has to be sent."""
+        any more, and all of the volume has to be sent; CorruptData: likewise, perhaps."""
         with self._lock:
             self._check_idle(epoch)
             kept_epoch, seq = keep
@@ -542,7 +589,7 @@ class Replica:
                 for begin, (_, end) in zip(self._row.begins, self.ends(), strict=True)
                 if end > max(begin[1], seq)
             )
-            with self._parts.versions.settled(f"{self.name}@seq:{seq}") as (_, version):
+            with self._settled(seq) as version:
                 self._parts.between_rounds(lambda: self._rewind(version, floor, row))
 
     def _rewind(self, version: VersionRow, floor: int, row: Row) -> None:

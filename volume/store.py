@@ -362,6 +362,7 @@ class Store:
                 self._transfers,
                 between_rounds=self.upkeep.submit,
                 round_stands=lambda: self._destager.standing,
+                held_up=lambda: self._destager.held_up,
                 starving=self.upkeep.starving,
                 dropped=self.upkeep.dropped,
             )

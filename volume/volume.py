@@ -70,6 +70,8 @@ class Volume:
         self._clients: Counter[str] = Counter()
         self._head = HeadState(record.head.root, record.head.height, 0)
         self.deleted = False
+        self.undone = False
+        """Another object is the volume now, and what is hot here becomes no version of it."""
         self.turn = 0
         """What was submitted in an earlier one, and has not come into the journal, never does."""
         self.turning = threading.Lock()
