@@ -277,7 +277,7 @@ def test_qemu_writes_and_reads_over_both_protocols(
     qemu_img, qemu_io = client_tool("qemu-img"), client_tool("qemu-io")
     raw, image, back = (tmp_path / each for each in ("raw", "image", "back"))
     raw.write_bytes(os.urandom(1 << 20) + bytes(3 << 20) + os.urandom(1 << 20))
-    with another(nodes, "image", 5 << 20) as name:
+    with another(nodes, image_format, 5 << 20) as name:  # not one that was deleted just now
         url = nodes.daemons["n1"].iscsi_url(name)
         uri = nodes.daemons["n1"].uri(name)
         run_tool(qemu_img, "convert", "-f", "raw", "-O", image_format, raw, image)
