@@ -8,6 +8,7 @@
 #include "big_endian.h"
 #include "check.h"
 #include "nbd_serve.h"
+#include "nbd_requests.h"
 #include "nbd_wire.h"
 #include "rig.h"
 
@@ -117,16 +118,6 @@ static void test_clients_of_a_thread_take_turns(void)
     }
 }
 
-static size_t put_request(uint8_t *out, uint16_t command, uint64_t cookie, uint32_t length)
-{
-    memset(out, 0, BD_NBD_REQUEST);
-    bd_put_be32(out, BD_NBD_REQUEST_MAGIC);
-    bd_put_be16(out + 6, command);
-    bd_put_be64(out + 8, cookie);
-    bd_put_be32(out + 24, length);
-    return BD_NBD_REQUEST;
-}
-
 /* One writes its requests' numbers to one place, again and again; what another reads there says
  * after how many of them it was served. */
 static void test_a_deep_pipeline_is_served_round_by_round(void)
@@ -136,11 +127,11 @@ static void test_a_deep_pipeline_is_served_round_by_round(void)
     uint8_t read[BD_NBD_REQUEST];
     size_t length = 0;
     for (uint32_t number = 1; number <= DEPTH; number++) {
-        length += put_request(writes + length, BD_NBD_CMD_WRITE, number, NUMBER);
+        length += put_request(writes + length, BD_NBD_CMD_WRITE, number, 0, NUMBER);
         bd_put_be32(writes + length, number);
         length += NUMBER;
     }
-    put_request(read, BD_NBD_CMD_READ, 7, NUMBER);
+    put_request(read, BD_NBD_CMD_READ, 7, 0, NUMBER);
     struct rig rig;
     rig_init(&rig, SEGMENT, 2, VOLUME);
     struct bd_loop *loop = bd_loop_new(1, 1, 1);

@@ -9,6 +9,7 @@
 #include "big_endian.h"
 #include "check.h"
 #include "nbd_serve.h"
+#include "nbd_requests.h"
 #include "nbd_wire.h"
 #include "rig.h"
 
@@ -31,17 +32,6 @@ struct peer {
     int number;
     int fd;
 };
-
-static void put_request(uint8_t *out, uint16_t command, uint64_t cookie, uint64_t offset,
-                        uint32_t length)
-{
-    memset(out, 0, BD_NBD_REQUEST);
-    bd_put_be32(out, BD_NBD_REQUEST_MAGIC);
-    bd_put_be16(out + 6, command);
-    bd_put_be64(out + 8, cookie);
-    bd_put_be64(out + 16, offset);
-    bd_put_be32(out + 24, length);
-}
 
 static void send_all(int fd, const uint8_t *data, size_t length)
 {

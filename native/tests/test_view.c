@@ -14,6 +14,7 @@
 #include "check.h"
 #include "crc32c.h"
 #include "nbd_serve.h"
+#include "nbd_requests.h"
 #include "nbd_wire.h"
 #include "rig.h"
 #include "sites.h"
@@ -59,16 +60,23 @@ static void put_chunk(struct world *world, uint64_t index)
              0);
 }
 
-static void init(struct world *world, uint64_t seed)
+/* Of no name; for reading and writing. */
+static int new_file(void)
 {
     char path[] = "/tmp/blockd-view-XXXXXX";
+    int fd = mkstemp(path);
+    CHECK(fd >= 0);
+    unlink(path);
+    return fd;
+}
+
+static void init(struct world *world, uint64_t seed)
+{
     rig_init(&world->rig, SEGMENT, 4, VOLUME);
     world->bytes = malloc(VOLUME);
     CHECK(world->bytes != NULL);
     random_bytes(&seed, world->bytes, VOLUME);
-    world->fd = mkstemp(path);
-    CHECK(world->fd >= 0);
-    unlink(path);
+    world->fd = new_file();
     struct bd_file file;
     bd_file_open_fd(&file, dup(world->fd));
     world->pack = bd_pack_new(file, 7);
@@ -132,18 +140,6 @@ static struct bd_client *add_client(struct world *world, bool tcp, int *peer)
     CHECK_EQ(bd_loop_add(world->loop, client), 0);
     *peer = pair[1];
     return client;
-}
-
-static size_t put_request(uint8_t *out, uint16_t command, uint64_t cookie, uint64_t offset,
-                          uint32_t length)
-{
-    memset(out, 0, BD_NBD_REQUEST);
-    bd_put_be32(out, BD_NBD_REQUEST_MAGIC);
-    bd_put_be16(out + 6, command);
-    bd_put_be64(out + 8, cookie);
-    bd_put_be64(out + 16, offset);
-    bd_put_be32(out + 24, length);
-    return BD_NBD_REQUEST;
 }
 
 static void ask(int peer, uint64_t cookie, uint64_t offset, uint32_t length)
@@ -409,10 +405,7 @@ static void what_is_mapped_is_bounded(void)
     bd_sites_disarm();
     for (int i = 0; i < MANY; i++)
         CHECK_EQ(packs[i]->mapping != NULL, i >= MANY - BD_VIEW_MAPPINGS);
-    char path[] = "/tmp/blockd-view-XXXXXX";
-    int fd = mkstemp(path);
-    CHECK(fd >= 0);
-    unlink(path);
+    int fd = new_file();
     CHECK_EQ(ftruncate(fd, BD_VIEW_MAPPED / 2), 0); /* all of it a hole */
     struct bd_pack *longs[LONG];
     for (int i = 0; i < LONG; i++) {
