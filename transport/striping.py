@@ -200,10 +200,10 @@ class Striper:
 
     def quick(self) -> bool:
         """Join the stripes that others have told of; whether there was any."""
-        with self._lock:
-            hinted, self._hinted = list(self._hinted), {}
         if self.trust.stale and self.listed_at is not None:
             self._look(self._around.devices())
+        with self._lock:
+            hinted, self._hinted = list(self._hinted), {}
         for pack_id in hinted:
             with self.notes.counted(pack_id, "join"):
                 row = self.rows.of(pack_id, True)
@@ -426,8 +426,6 @@ class Striper:
             row = PackRow(pack_id, pack.size, (self.device,), users=mine, joining=mine)
         elif row.shards:
             return  # `join` finds it
-        else:
-            row = replace(row)
         targets = placement.choose(pack_id, data + parity)
         machine = Conversion(row, targets, data, secrets.token_hex(16))
         made: Stripe | None = None
