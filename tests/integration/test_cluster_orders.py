@@ -137,4 +137,7 @@ def test_orders_survive_their_primary_and_reach_who_was_away(nodes: Nodes) -> No
         assert names(nodes, "n3") == ["after"]
         assert control.rename_volume(VOLUME, "vm9").name == "vm9"
     with nodes.daemons["n2"].control() as control:
-        until(lambda: "vm9" in [each.name for each in control.volumes()], "n2 knows the name")
+        until(
+            lambda: {"vm9", VOLUME} & {each.name for each in control.volumes()} == {"vm9"},
+            "n2 knows the name, and the old one no more",
+        )

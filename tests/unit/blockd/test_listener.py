@@ -384,7 +384,7 @@ def test_stop_cuts_what_does_not_end(loop: str) -> None:
         vanished.send_request(wire.CMD_READ, 0, 512)
         served.until(lambda: device.waiting == 2)
         reset(vanished)
-        served.stop(0.1)
+        assert served.stop(0.1) < TIMEOUT_S
         assert served.listener.connections() == []
         assert device.clients == []
         served.on_loop(device.finish)  # too late for anybody, and no harm

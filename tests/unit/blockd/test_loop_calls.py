@@ -34,17 +34,17 @@ def test_a_loop_that_does_not_come_to_it_is_an_error() -> None:
         call = LoopCall(asyncio.get_running_loop(), lambda: None)
 
         def ask() -> None:
-            stalled.wait(30)
+            assert stalled.wait(30)
             try:
                 call.settle(0.01)
             except OSError as error:
                 errors.append(error)
             over.set()
 
-        thread = threading.Thread(target=ask)
+        thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         stalled.set()
-        over.wait(30)  # the loop's own thread waits
+        assert over.wait(30)  # the loop's own thread waits
         thread.join()
 
     asyncio.run(run())
