@@ -68,8 +68,8 @@ from volume.receive import Receiver, Receives
 from volume.recovery import JournalRecovery
 from volume.referred import ReferredTrees
 from volume.refs import check_new_volume_name
-from volume.replica import ReplicaParts
 from volume.replicas import Replicas
+from volume.replicastate import ReplicaParts
 from volume.rescue import Rescue
 from volume.scheduler import InlineScheduler, Scheduler
 from volume.scrub import Damage, Location, ScrubStatus

@@ -27,6 +27,7 @@ from volume.meta import Meta
 from volume.metastore import Done, Lost, Outcome, Row
 from volume.noted import Notes
 from volume.replica import Replica
+from volume.replicastate import ReplicaState
 from volume.seal import Seal
 
 Instead = tuple[Any, str, Any]
@@ -57,34 +58,39 @@ def _seen_by_nobody(request: Any) -> tuple[int, bool] | None:
 
 
 def _says_so_only(replica: Replica) -> None:
-    replica._durable = replica._seq()
+    _only_said(replica._state)
+
+
+def _only_said(state: ReplicaState) -> None:
+    state.durable = state.seq()
 
 
 # -- promises
 
 
 def _promise_in_memory(replica: Replica, epoch: int) -> None:
-    with replica._lock:
-        replica._check(epoch)
-        replica._not_plain()
-        if replica._serving is not None and replica._serving < epoch:
+    state = replica._state
+    with state.lock:
+        state.check(epoch)
+        state.not_plain()
+        if state.serving is not None and state.serving < epoch:
             replica._stop_serving(epoch)
-        replica._sync()
-        replica._row = replace(replica._row, promised=max(epoch, replica._row.promised))
+        state.sync()
+        state.row = replace(state.row, promised=max(epoch, state.row.promised))
 
 
-def _keep_promises_only(replica: Replica, row: Any) -> None:
+def _keep_promises_only(state: ReplicaState, row: Any) -> None:
     """What has begun is kept with the next promise."""
-    if row.promised != replica._row.promised:
-        _kept(replica, row)
+    if row.promised != state.row.promised:
+        _kept(state, row)
     else:
-        replica._row = row
+        state.row = row
 
 
-_kept = Replica._keep
+_kept = ReplicaState.keep
 
 
-def _any_epoch(replica: Replica, epoch: int) -> None:
+def _any_epoch(state: ReplicaState, epoch: int) -> None:
     pass
 
 
@@ -214,7 +220,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "a member that only says it has synced": Rule(
         "what a member calls durable is on its disk",
-        ((Replica, "_sync", _says_so_only), (Replica, "sync", _says_so_only)),
+        ((ReplicaState, "sync", _only_said), (Replica, "sync", _says_so_only)),
     ),
     "reads do not wait for W": Rule(
         "a read that saw a record is answered when W members have it",
@@ -226,11 +232,11 @@ RULES: Mapping[str, Rule] = {
     ),
     "an epoch that is noted in memory": Rule(
         "W members have noted, durably, where an epoch begins, before it is read from",
-        ((Replica, "_keep", _keep_promises_only),),
+        ((ReplicaState, "keep", _keep_promises_only),),
     ),
     "records of a sealed epoch are taken": Rule(
         "who has promised an epoch takes nothing in the name of an earlier one",
-        ((Replica, "_check", _any_epoch), (Replica, "_check_promised", _any_epoch)),
+        ((ReplicaState, "check", _any_epoch), (ReplicaState, "check_promised", _any_epoch)),
     ),
     "a promise too few": Rule(
         "a takeover needs R-W+1 promises",

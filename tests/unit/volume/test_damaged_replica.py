@@ -14,7 +14,8 @@ from tests.unit.volume.test_replica import VOLUME, Source, give_name, member, re
 from volume.destager import RETRY_MAX_S, RETRY_S
 from volume.errors import CorruptData, NoSuchVersion, StoreSealed
 from volume.layout import ZERO_ID
-from volume.replica import PATIENCE_S, Replica
+from volume.replica import Replica
+from volume.replicastate import PATIENCE_S
 
 
 class Damaged:

@@ -27,9 +27,10 @@ from volume.errors import (
     VolumeReplicated,
 )
 from volume.namedstates import NamedState, encode
-from volume.replica import MAX_VOLUME_EPOCH, Replica
+from volume.replica import Replica
 from volume.replicacopy import Copied, Told
 from volume.replicarow import Row
+from volume.replicastate import MAX_VOLUME_EPOCH
 
 VOLUME = b"v" * 16
 SIZE = 64 << 10

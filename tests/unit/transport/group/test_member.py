@@ -11,7 +11,8 @@ from tests.sim.store_rig import StoreRig
 from tests.unit.volume.test_replica import Source
 from transport.group.member import Left, Members
 from transport.peer import messages as m
-from volume.replica import MAX_VOLUME_EPOCH, Replica, Syncing
+from volume.replica import Replica, Syncing
+from volume.replicastate import MAX_VOLUME_EPOCH
 
 OTHER = b"o" * 16
 
