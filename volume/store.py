@@ -82,7 +82,8 @@ from volume.spacereport import SpaceReporter
 from volume.states import Damaged
 from volume.stripehome import StripeHome
 from volume.transfers import Transfers
-from volume.upkeep import Upkeep, Upkept
+from volume.upkeep import Upkeep
+from volume.upkept import Upkept
 from volume.versions import Versions
 from volume.volume import Volume
 

@@ -28,19 +28,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from native import Journal, PlaceTable
 from volume import gc, memory
 from volume.background import Worker
-from volume.backlog import WriteBacklog, delay_for
+from volume.backlog import delay_for
 from volume.builder import Lost
-from volume.catalog import Catalog
-from volume.changes import ChangeTracker
-from volume.chunks import ChunkStore
-from volume.destager import Destager
-from volume.disk import Clock
 from volume.diskerror import seals
 from volume.errors import (
     CorruptData,
@@ -50,22 +43,15 @@ from volume.errors import (
     StoreSealed,
     VolumeError,
 )
-from volume.history import History, VersionRow
+from volume.history import VersionRow
 from volume.idle import Idle
 from volume.lmdbroom import NO_SPACE_ERRNOS
-from volume.manifest import Manifests
-from volume.options import JournalGeometry, StoreOptions
-from volume.past import OpenVersions, PastVersions
-from volume.reader import ChunkResolver
-from volume.receive import Receives
-from volume.referred import ReferredTrees
-from volume.scrub import MAX_WHAT_BYTES, Damage, Location, NamedRoot, Scrubber, ScrubPace, locate
-from volume.seal import Seal
-from volume.segments import TRIM_RESERVE, SegmentPool
+from volume.scrub import MAX_WHAT_BYTES, Damage, Location, Scrubber, ScrubPace, locate
+from volume.scrubbed import KeptScrubState, named_roots
+from volume.segments import TRIM_RESERVE
 from volume.sites import rare
-from volume.snapshots import Snapshots
-from volume.space import SpaceGuard
-from volume.thinning import Thinning, commits_of, root_of, root_of_tree
+from volume.thinning import Thinning, root_of, root_of_tree
+from volume.upkept import Upkept
 from volume.volume import Volume
 from volume.window import Window
 
@@ -91,47 +77,6 @@ POINT_RETRY_S = 60.0  # before a point that could not be brought into chunks is 
 ROOM_WAIT_S = 30.0  # for a round that frees journal space
 STUCK_ROUNDS = 2  # in a row without space: nothing more is taken until one has got through
 SETTLE_FAILURES = 2  # rounds that may fail while somebody waits for a point
-
-
-@dataclass(frozen=True, slots=True)
-class Upkept:
-    """What upkeep works on."""
-
-    clock: Clock
-    options: StoreOptions
-    geometry: JournalGeometry
-    window_segments: int
-    journal: Journal
-    pool: SegmentPool
-    chunks: ChunkStore
-    manifests: Manifests
-    resolver: ChunkResolver
-    table: PlaceTable
-    catalog: Catalog
-    history: History
-    past: PastVersions
-    opened: OpenVersions
-    tracker: ChangeTracker
-    receives: Receives
-    referred: ReferredTrees
-    snapshots: Snapshots
-    destager: Destager
-    backlog: WriteBacklog
-    space: SpaceGuard
-    seal: Seal
-
-
-class _ScrubState:
-    """Where scrub's memory is kept: see `volume.scrub.ScrubState`."""
-
-    def __init__(self, history: History) -> None:
-        self._history = history
-
-    def load(self) -> bytes | None:
-        return self._history.load_state("scrub")
-
-    def save(self, state: bytes) -> None:
-        self._history.save_state("scrub", state)
 
 
 class Upkeep:
@@ -198,7 +143,7 @@ class Upkeep:
         parts.referred.protect = lambda tree: self.collector.protect(root_of_tree(tree))
         self.scrubber = Scrubber(
             parts.chunks,
-            _ScrubState(parts.history),
+            KeptScrubState(parts.history),
             parts.clock,
             busy=self._busy,
             should_stop=lambda: self.stopping,
@@ -274,8 +219,8 @@ class Upkeep:
         if failed and parts.seal.reason is None:  # an append failed: only its writer was told
             parts.seal.close(OSError(failed, os.strerror(failed)))
         self.refresh_space()
-        parts.pool.lent = self._lent_segments()
-        fill = 1.0 if rare("backlog.delayed") else self._fill()
+        parts.pool.lent = parts.lent_segments()
+        fill = 1.0 if rare("backlog.delayed") else parts.fill()
         parts.backlog.delay_s = delay_for(fill)
         parts.journal.set_delay(int(parts.backlog.delay_s * 1e9))
         made, refused = False, None
@@ -354,7 +299,7 @@ class Upkeep:
         lsn = parts.journal.state()[0]
         if lsn != self._seen_lsn:
             self._seen_lsn, self._seen_at = lsn, now
-        filled = self._passed_bytes() >= options.destage_fill * parts.geometry.limit
+        filled = parts.passed_bytes() >= options.destage_fill * parts.geometry.limit
         if not any(state[4] for state in states):
             self.hot_since = None
             # segments of volumes that are gone
@@ -375,7 +320,7 @@ class Upkeep:
             return
         parts = self._parts
         worked_s = parts.clock.monotonic() - self._rested_at
-        if self._fill() < REST_FILL and not self._calls and self._busy():
+        if parts.fill() < REST_FILL and not self._calls and self._busy():
             self._no_rest.wait(min(worked_s, MAX_REST_S))
         self._rested_at = parts.clock.monotonic()
 
@@ -625,24 +570,8 @@ class Upkeep:
         parts = self._parts
         if damages is None:
             damages = self.scrubber.status().damages
-        return locate(parts.chunks, parts.manifests, damages, self._named_roots())
-
-    def _named_roots(self) -> Iterator[NamedRoot]:
-        history = self._parts.history
-        for volume in sorted(self._parts.catalog.all(), key=lambda volume: volume.name):
-            record = volume.record
-            head, chunk_size = record.head, record.chunk_size
-            yield NamedRoot(
-                *(volume.name, head.root, head.height, record.size, chunk_size),
-                commits_of(head.commit),
-            )
-            names = {snapshot.seq: snapshot.name for snapshot in history.snapshots(record.number)}
-            for row in history.versions(record.number):
-                ref = names.get(row.seq, f"seq:{row.seq}")
-                yield NamedRoot(
-                    *(f"{volume.name}@{ref}", row.root, row.height, row.size, chunk_size),
-                    commits_of(row.commit),
-                )
+        roots = named_roots(parts.catalog, parts.history)
+        return locate(parts.chunks, parts.manifests, damages, roots)
 
     def _busy(self) -> bool:
         """Whether clients have written or read in the last second."""
@@ -668,34 +597,10 @@ class Upkeep:
 
     def journal_bytes(self) -> int:
         """Bytes of the journal that hold what is not in chunks."""
-        _, _, _, _, full, position, _ = self._parts.journal.state()
-        return full * self._parts.geometry.segment_bytes + position
-
-    def _passed_bytes(self) -> int:
-        """Bytes of the log since the last cut, before which all but stuck volumes is in chunks."""
-        passed = self._parts.destager.passed
-        if passed is None:
-            return self.journal_bytes()
-        _, sequence, position, _ = self._parts.journal.cut()
-        return (sequence - passed.sequence) * self._parts.geometry.segment_bytes + position
-
-    def _lent_segments(self) -> int:
-        """Segments that the journal may have beyond its limit: what stuck volumes keep of it."""
-        parts = self._parts
-        passed = parts.destager.passed
-        if passed is None or parts.space.short:
-            return 0
-        kept = parts.journal.state()[4] - (parts.journal.cut()[1] - passed.sequence)
-        return max(0, min(kept, parts.window_segments, parts.geometry.max_segments))
-
-    def _fill(self) -> float:
-        """How much of the journal's limit is used, by what is not lent to it."""
-        geometry = self._parts.geometry
-        lent_bytes = self._parts.pool.lent * geometry.segment_bytes
-        return (self.journal_bytes() - lent_bytes) / geometry.limit
+        return self._parts.journal_bytes()
 
     def hot_bytes(self) -> int:
-        return sum(volume.core.state()[3] for volume in self._parts.catalog.all())
+        return self._parts.hot_bytes()
 
     def refresh_space(self, *, stuck: bool = False) -> None:
         """`stuck`: a round has just found no space. Small writes take whole chunks, so a round may
