@@ -46,33 +46,27 @@ A round is a plain call that waits; errors of one stripe are counted and do not 
 be listed (etcd) ends it, and nothing is left, removed or tidied in such a round.
 """
 
-import contextlib
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
-from transport import stripes
-from transport.cold import code_for
-from transport.conversion import Conversion, Drop, Encode, Swap, Verify, Written
 from transport.devicemap import DeviceMap, DeviceState
 from transport.errors import TransportError
 from transport.measured import Measured
 from transport.moves import Move, Placed, placed_on, plan
-from transport.packrecords import PackRecords, has_record, without
+from transport.packrecords import PackRecords, without
 from transport.packrow import PackRow
 from transport.placement import Placement
-from transport.shardfile import Stripe
 from transport.shardmoves import carry_out
 from transport.shardserver import ShardServer
+from transport.stripeconverting import Converting
+from transport.stripejoining import Joining
 from transport.stripereads import StripeReads
 from transport.striperows import KnownRows
-from transport.stripes import StripeReader
 from transport.stripestate import (
-    ERRORS,
     RoundNotes,
     StripeCounters,
     StripePace,
@@ -80,31 +74,17 @@ from transport.stripestate import (
     Surroundings,
     state_of,
 )
-from transport.stripetable import PackOfStripe, bytes_of, is_whole, table_of
 from transport.stripetrust import StripeTrust
 from transport.stripeupkeep import Upkeep
 from volume.disk import Disk
 from volume.errors import CorruptPack
-from volume.stripedpack import StripedPack
 from volume.stripehome import StripeHome
 
 log = logging.getLogger(__name__)
 
-MIN_JOIN: Final = 0.125
-"""Of a stripe's bytes that a node has itself: with less it keeps its own copies."""
-TURN: Final = 0.25
-"""Of `cold_s`."""
-CONVERSIONS: Final = 16
-"""Packs that become stripes in one round at most: then the rest has its turn again."""
 MOVES: Final = 64
 """Shards that come to this device in one round at most."""
-MAX_LEFT: Final = 60
-"""Remembered of those that have left a stripe: the latest."""
-MAX_DECLINED: Final = 65536
-DECLINED_S: Final = 3600.0
-"""After so long a stripe of which this node had too little is looked at again."""
-ADOPT_TRIES: Final = 100
-ADOPT_WAIT_S: Final = 0.1
+MAX_HINTED: Final = 65536
 
 
 class Striper:
@@ -132,8 +112,6 @@ class Striper:
         """When all rows were read last."""
         self.doing = ""
         """What the round is at, in a word: "join", "convert", "move", "repair"."""
-        self.converting = Measured(monotonic)
-        """Of cold packs of this node."""
         self.coming = Measured(monotonic)
         """Of shards that belong on this device and are elsewhere, or to be computed."""
         self._me = me
@@ -146,11 +124,9 @@ class Striper:
         self._pace = pace
         self._monotonic = monotonic
         self._should_stop = should_stop
-        self._wait = wait
         self._lock = threading.Lock()
         """Of `_hinted`."""
         self._hinted: dict[bytes, None] = {}
-        self._declined: dict[bytes, float] = {}
         self._unused_since: dict[bytes, float] = {}
         self._told_at = float("-inf")
         self.rows = KnownRows(rows, lambda pack_id: self.reads.forget(pack_id))
@@ -171,12 +147,28 @@ class Striper:
             monotonic=monotonic,
             should_stop=should_stop,
         )
+        self._joining = Joining(
+            *(me, self.device, self.rows, home, around, self.notes, pace),
+            monotonic=monotonic,
+            should_stop=should_stop,
+            wait=wait,
+        )
+        self._converting = Converting(
+            *(me, server, self.rows, home, self._joining, around, self.notes, pace),
+            monotonic=monotonic,
+            should_stop=should_stop,
+        )
 
     @property
     def listed_age_s(self) -> float | None:
         """So long ago all rows were read; None: not yet."""
         at = self.listed_at
         return None if at is None else max(0.0, self._monotonic() - at)
+
+    @property
+    def converting(self) -> Measured:
+        """Of cold packs of this node."""
+        return self._converting.work
 
     @property
     def counters(self) -> StripeCounters:
@@ -193,7 +185,7 @@ class Striper:
         """There is a new stripe."""
         self._told_at = self._monotonic()
         with self._lock:
-            if len(self._hinted) < MAX_DECLINED:
+            if len(self._hinted) < MAX_HINTED:
                 self._hinted[pack_id] = None
 
     # -- the round
@@ -208,8 +200,8 @@ class Striper:
             with self.notes.counted(pack_id, "join"):
                 row = self.rows.of(pack_id, True)
                 if row is not None:
-                    self._declined.pop(pack_id, None)
-                    self._join(row)
+                    self._joining.look_again(pack_id)
+                    self._joining.join(row)
         return bool(hinted)
 
     def round(self) -> None:
@@ -229,249 +221,26 @@ class Striper:
             self.trust.ask()
             self._look(devices)
             self.doing = "join"
-            self._join_all(rows)
+            self._joining.join_all(rows)
             self._look(devices)
-            self._leave_all(rows)
+            self._joining.leave_all(rows)
             if self._pace.convert:
                 self.doing = "convert"
-                self._convert_all(devices)
+                self._converting.convert_all(devices, self._told_at)
             self._remove_all(rows, devices, nodes)
             self.doing = "move"
             self._move_all(rows, devices)
             self.doing = "repair"
             self.upkeep.repair(rows)
             if not damaged:
-                self.upkeep.tidy(strays, rows, self._stubs().keys())
+                self.upkeep.tidy(strays, rows, self._home.stubs_by_pack().keys())
         finally:
             self.doing = ""
         self.state = replace(self.state, problems=dict(self.notes.problems))
 
-    def _stubs(self) -> dict[bytes, StripedPack]:
-        return {stub.pack_id: stub for stub in self._home.stubs()}
-
     def _look(self, devices: DeviceMap) -> None:
         """Which stripes writes may find their chunks in from now on."""
         self.trust.look(self.rows.all(), devices, self.upkeep.lacking)
-
-    # -- join and leave
-
-    def _join_all(self, rows: Mapping[bytes, PackRow]) -> None:
-        stubs = self._stubs()
-        for pack_id, row in rows.items():
-            if self._should_stop():
-                return
-            known, user = pack_id in stubs, self._me in row.users
-            if user and not known and not self._is_joining(row):
-                continue  # gc has let it go: `leave` is next
-            settled = not self._is_joining(row) and self.device not in row.copies
-            if row.shards and not row.removing and not (known and user and settled):
-                with self.notes.counted(pack_id, "join"):
-                    self._join(row)
-        for pack_id in stubs.keys() - rows.keys():
-            if self.rows.of(pack_id, True) is None:
-                text = "the metastore has no row of it, and this node finds chunks in it"
-                self.notes.problems[pack_id.hex()] = text
-                log.error("stripe: %s pack=%s", text, pack_id.hex())
-
-    def _is_joining(self, row: PackRow) -> bool:
-        """Whether this node is a user that has no stub yet: gc was at work, or a crash came."""
-        return self._me in row.joining
-
-    def _join(self, row: PackRow) -> bool:
-        """Find chunks of this node in the stripe from now on; whether there are any."""
-        if not row.shards or row.removing:
-            return False
-        stub = self._stubs().get(row.pack_id)
-        if stub is not None:
-            row = self._become_user(row)  # in any case: so its shards stay
-            left = self._home.not_adopted(stub)
-            if left:
-                with contextlib.closing(self._reader(row)) as reader:
-                    _check_all_there(reader)
-            whole = self._home.whole_of(left)
-            return self._adopted(row, lambda: self._home.adopt_again(stub, whole))
-        if self._me in row.left:
-            return False
-        if not self._pace.convert and self._me not in row.users:
-            return False
-        now = self._monotonic()
-        if now - self._declined.get(row.pack_id, float("-inf")) < DECLINED_S:
-            return False
-        with contextlib.closing(self._reader(row)) as reader:
-            pack = PackOfStripe(reader, row.size)
-            like, entries = table_of(row, pack)
-            wanted = self._home.known(entries)
-            if bytes_of(wanted) >= MIN_JOIN * row.size:
-                wanted = [each for each in wanted if is_whole(pack, like, each)]
-            if bytes_of(wanted) < MIN_JOIN * row.size:
-                if len(self._declined) >= MAX_DECLINED:
-                    self._declined.clear()
-                self._declined[row.pack_id] = now
-                self._settle(row)
-                return False
-            _check_all_there(reader)
-        row = self._become_user(row)
-        return self._adopted(row, lambda: self._home.adopt(like, wanted))
-
-    def _reader(self, row: PackRow) -> StripeReader:
-        disks = [None if each is None else self._around.disk_of(each, False) for each in row.shards]
-        return StripeReader(row.pack_id, row.data, row.digest, disks)
-
-    def _adopted(self, row: PackRow, adopt: Callable[[], int | None]) -> bool:
-        """Have this node find its chunks there, when gc lets it; whether there are any."""
-        for _ in range(ADOPT_TRIES):
-            count = adopt()
-            if count is not None:
-                self.counters.joined += count > 0
-                self._settle(row)
-                return count > 0
-            if self._should_stop():
-                break
-            self._wait(ADOPT_WAIT_S)
-        raise CorruptPack(f"pack {row.pack_id.hex()}: gc does not come to its end; later")
-
-    def _settle(self, row: PackRow) -> None:
-        """This node has its stub, or needs none; if it made the stripe, its copy is left to gc."""
-
-        def settled(now: PackRow) -> PackRow:
-            copies = () if self.device in now.copies else now.copies
-            return replace(now, copies=copies, joining=_others(now.joining, self._me))
-
-        self.rows.change(row, settled)
-
-    def _become_user(self, row: PackRow) -> PackRow:
-        def joined(now: PackRow) -> PackRow:
-            if now.removing or not now.shards:
-                raise CorruptPack(f"pack {row.pack_id.hex()}: its stripe is being removed")
-            if self._me in now.users:
-                return now
-            return replace(now, users=(*now.users, self._me), joining=(*now.joining, self._me))
-
-        return self.rows.change(row, joined)
-
-    def _leave_all(self, rows: Mapping[bytes, PackRow]) -> None:
-        """Stripes that name this node as a user, and of which it has no stub."""
-        if self._home.striped.unreadable:
-            self.notes.problems["stubs"] = (
-                f"{self._home.striped.unreadable} stubs of striped packs are damaged: this node "
-                "leaves no stripe before they are restored"
-            )
-            return
-        stubs = self._stubs()
-        gone = [
-            self.rows.of(pack_id, False)
-            for pack_id, row in rows.items()
-            if self._me in row.users
-            and pack_id not in stubs
-            and not (row.shards and self._is_joining(row))
-        ]
-        if not gone or not self._home.sync_removals():
-            return
-        for row in gone:
-            if row is not None and self._me in row.users and row.pack_id not in self._stubs():
-                with self.notes.counted(row.pack_id, "leave"):
-                    self._leave(row)
-
-    def _leave(self, row: PackRow) -> None:
-        def left(now: PackRow) -> PackRow:
-            users = _others(now.users, self._me)
-            if now.coming and not users:  # of a conversion that a crash ended
-                return replace(now, coming=(), data=0, owner="", users=(), joining=())
-            gone = now.left if self._me in now.left else (*now.left[-MAX_LEFT:], self._me)
-            joining = _others(now.joining, self._me)
-            return replace(now, users=users, joining=joining, left=gone)
-
-        self.rows.change(row, left)
-        self.counters.left += 1
-
-    # -- convert
-
-    def _convert_all(self, devices: DeviceMap) -> None:
-        # Others may have the same.
-        self.converting.found(self._home.cold_bytes(self._pace.cold_s))
-        placement = Placement(devices, self._pace.level)
-        code = code_for(placement.domain_count)
-        if code is None:
-            self.notes.problems["stripes"] = (
-                f"{placement.domain_count} {self._pace.level}s have a device that is in; stripes "
-                "begin with 3, packs stay copies"
-            )
-            return
-        turn_s = self._around.rank() * TURN * self._pace.cold_s
-        if self._monotonic() - self._told_at < turn_s:
-            return
-        for number in self._home.cold(self._pace.cold_s + turn_s)[:CONVERSIONS]:
-            if self._should_stop():
-                return
-            with self.notes.counted(b"", f"convert pack {number:08x}"):
-                self._convert(number, placement, *code)
-
-    def _convert(self, number: int, placement: Placement, data: int, parity: int) -> None:
-        opened = self._home.open(number)
-        if opened is None:
-            return
-        pack, entries = opened
-        own = self._home.known(entries)
-        if bytes_of(own) < MIN_JOIN * pack.size:
-            return  # its chunks are found in other stripes by now
-        self.server.check_room(pack.size)
-        file = pack.file.file
-        pack_id = stripes.pack_id_of(file, pack.size)
-        cuts = stripes.cuts_of(
-            stripes.boundaries_of(file, number, self._home.uuid), pack.size, data
-        )
-        row = self._records.read(pack_id)
-        if row is None:
-            mine = (self._me,)
-            row = PackRow(pack_id, pack.size, (self.device,), users=mine, joining=mine)
-        elif row.shards:
-            return  # `join` finds it
-        targets = placement.choose(pack_id, data + parity)
-        machine = Conversion(row, targets, data, secrets.token_hex(16))
-        made: Stripe | None = None
-        while (action := machine.action) is not None:
-            try:
-                match action:
-                    case Swap():
-                        if not self._records.swap(action.before, action.after):
-                            machine.lost()
-                            continue
-                        self.rows.remember(
-                            pack_id, action.after if has_record(action.after) else None
-                        )
-                        machine.done()
-                    case Encode():
-                        disks = self._all(action.targets)
-                        made = stripes.encode(file, pack_id, pack.size, cuts, disks, parity)
-                        machine.done(Written(made.shard_length, made.digest))
-                    case Verify():
-                        assert made is not None
-                        stripes.verify(made, self._all(action.targets))
-                        machine.done()
-                    case Drop():
-                        # The copy becomes garbage of gc once chunks are found in the stripe.
-                        self._declined.pop(pack_id, None)
-                        self._join(machine.row)
-                        machine.row = self.rows.of(pack_id, True) or machine.row
-                        machine.done()
-            except ERRORS as error:
-                machine.failed(str(error))
-        if machine.error is not None:
-            raise CorruptPack(f"pack {pack_id.hex()}: {machine.error}")
-        self.counters.converted += 1
-        self.counters.converted_bytes += pack.size
-        self.converting.did(pack.size)
-        log.info("pack is a stripe pack=%s bytes=%d", pack_id.hex(), pack.size)
-        self._around.tell(pack_id)
-
-    def _all(self, targets: tuple[str, ...]) -> list[Disk]:
-        disks = []
-        for target in targets:
-            disk = self._around.disk_of(target, True)
-            if disk is None:
-                raise OSError(f"device {target} cannot be reached")
-            disks.append(disk)
-        return disks
 
     # -- remove
 
@@ -507,7 +276,7 @@ class Striper:
 
     def _let_go(self, row: PackRow, devices: DeviceMap) -> None:
         """This node's own shard; and those of devices that are no more."""
-        if row.pack_id in self._stubs():
+        if row.pack_id in self._home.stubs_by_pack():
             raise CorruptPack(
                 f"pack {row.pack_id.hex()}: its row says that nobody needs the stripe, and this "
                 "node finds chunks in it: shards stay; restore the row from a backup of etcd"
@@ -579,15 +348,3 @@ class Striper:
             if drained and placed_on(placed, device.device_id) == (0, 0):
                 with self.notes.counted(b"", f"device {device.device_id} is empty"):
                     self._around.emptied(device.device_id)
-
-
-def _check_all_there(reader: StripeReader) -> None:
-    """CorruptPack."""
-    if lacking := reader.open_all():
-        raise CorruptPack(
-            f"pack {reader.pack_id.hex()}: copies stay until all of its shards are there: {lacking}"
-        )
-
-
-def _others(nodes: tuple[str, ...], me: str) -> tuple[str, ...]:
-    return tuple(each for each in nodes if each != me)

@@ -64,6 +64,9 @@ class StripeHome:
     def stubs(self) -> list[StripedPack]:
         return self.striped.all()
 
+    def stubs_by_pack(self) -> dict[bytes, StripedPack]:
+        return {stub.pack_id: stub for stub in self.striped.all()}
+
     def cold(self, cold_s: float) -> list[int]:
         """Numbers of cold packs, the oldest first."""
         old, now = self._old(cold_s), self._monotonic()
