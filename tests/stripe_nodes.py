@@ -160,9 +160,11 @@ class StripeNode:
                 tell=self.tell,
                 emptied=self.emptied,
                 told=lambda: {
-                    node.id: node.striper.upkeep.lacking
+                    node.id: lacking
                     for node in self.cluster.nodes
-                    if node.id not in self.cluster.away
+                    if node is not self
+                    and node.id not in self.cluster.away
+                    and (lacking := node.striper.upkeep.lacking) is not None
                 },
             ),
             self.pace,
@@ -188,6 +190,10 @@ class StripeNode:
 
     def collect(self) -> None:
         self.collector.collect()
+
+    def take_reads(self) -> bytes:
+        bits = sum(1 << number for number in self.reads)
+        return bits.to_bytes(8, "little")
 
     def ids(self) -> Iterator[tuple[int, ChunkId]]:
         if self.root is not None:

@@ -40,6 +40,9 @@ MAX_FILE_BYTES: Final = (
     HEADER_LENGTH + MAX_SHARD_BYTES // PAGE_SIZE * 4 + PAGE_SIZE + MAX_SHARD_BYTES
 )
 NEW: Final = ".new"
+DAMAGED: Final = ".damaged"
+"""An empty file beside a shard that was found damaged, until it is made again: a start does not
+make it sound."""
 
 ShardRequest = m.PutShard | m.FinishShard | m.DropShard | m.GetShard
 
@@ -57,6 +60,8 @@ class ShardServer:
         self._lock = threading.Lock()
         """Of what is unfinished: it is begun, finished and dropped one at a time."""
         prepare(disk)
+        self._begun = set(self.unfinished())
+        """Paths of `.new` files that other nodes have begun, or that were here at the start."""
 
     def names(self) -> list[ShardName]:
         """All shards that are there. OSError."""
@@ -66,6 +71,23 @@ class ShardServer:
     def unfinished(self) -> list[str]:
         """Paths of `.new` files. OSError."""
         return [f"{FOLDER}/{each}" for each in self.disk.list(FOLDER) if each.endswith(NEW)]
+
+    def marked(self) -> set[ShardName]:
+        """Shards that were found damaged, and not made again since. OSError."""
+        names = (
+            each.removesuffix(DAMAGED) for each in self.disk.list(FOLDER) if each.endswith(DAMAGED)
+        )
+        return {name for name in map(ShardName.parse, names) if name is not None}
+
+    def mark(self, name: ShardName) -> None:
+        """It was found damaged: durable on return. OSError."""
+        with contextlib.closing(self.disk.open(name.path + DAMAGED, create=True)) as file:
+            file.sync()
+        self.disk.sync_dir(FOLDER)
+
+    def unmark(self, name: ShardName) -> None:
+        """OSError."""
+        self.remove(name.path + DAMAGED)
 
     def answer(self, request: ShardRequest) -> Message:
         """What is asked, done, or an ERROR."""
@@ -103,6 +125,7 @@ class ShardServer:
         """Remove a file below `shards/`, durably; nothing to do when it is not there. OSError."""
         with self._lock:
             self._unlink(path)
+            self._begun.discard(path)
             self.disk.sync_dir(FOLDER)
 
     # -- inner
@@ -116,6 +139,7 @@ class ShardServer:
                 return m.ShardAck(self._finish(name, path))
             case _:
                 self._unlink(path)
+                self._begun.discard(path)
                 return m.ShardAck(0)
 
     def _put(self, path: str, request: m.PutShard) -> int:
@@ -127,10 +151,11 @@ class ShardServer:
         try:
             file = self.disk.open(path)
         except FileNotFoundError:
-            if len(self.unfinished()) >= MAX_UNFINISHED:
+            if len(self._begun) >= MAX_UNFINISHED:
                 text = f"{MAX_UNFINISHED} shards are being written to it already"
                 raise OSError(errno.EBUSY, text) from None
             file = self.disk.open(path, create=True)
+            self._begun.add(path)
         with contextlib.closing(file):
             file.pwrite(data, request.at)
             return file.size()
@@ -144,6 +169,7 @@ class ShardServer:
             size = self._whole(name, path)
             file.sync()
         self.disk.rename(path, name.path)
+        self._begun.discard(path)
         self.disk.sync_dir(FOLDER)
         return size
 

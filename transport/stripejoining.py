@@ -88,7 +88,7 @@ class Joining:
         """Find chunks of this node in the stripe from now on; whether there are any."""
         if not row.shards or row.removing:
             return False
-        stub = self._home.stubs_by_pack().get(row.pack_id)
+        stub = self._home.stub_of(row.pack_id)
         if stub is not None:
             row = self._become_user(row)  # in any case: so its shards stay
             left = self._home.not_adopted(stub)
@@ -175,11 +175,9 @@ class Joining:
         if not gone or not self._home.sync_removals():
             return
         for row in gone:
-            if (
-                row is not None
-                and self._me in row.users
-                and row.pack_id not in self._home.stubs_by_pack()
-            ):
+            if row is None or self._me not in row.users:
+                continue
+            if self._home.stub_of(row.pack_id) is None:
                 with self._notes.counted(row.pack_id, "leave"):
                     self._leave(row)
 

@@ -11,7 +11,7 @@ from transport.devicemap import DeviceMap, Level
 from transport.errors import TransportError
 from transport.moves import Move, Placed, placed_on
 from transport.packrow import PackRow
-from transport.shardfile import ShardName
+from transport.stripetally import Told
 from volume.disk import Disk
 from volume.errors import VolumeError
 
@@ -65,9 +65,8 @@ class Surroundings:
     """Tell the other nodes of a new stripe."""
     emptied: Callable[[str], None]
     """Nothing is on a device any more that was to be drained. TransportError, VolumeError."""
-    told: Callable[[], Mapping[str, Collection[ShardName]]]
-    """By node, of the other ones that say so and have looked: shards that are damaged or not there
-    on its device."""
+    told: Callable[[], Told]
+    """By other nodes, asked now."""
 
 
 class RoundNotes:

@@ -6,17 +6,23 @@
     lost         fewer shards are left anywhere than it takes
 
 A shard is *gone* when its row has no device for it, when the device has failed, and when the node
-that serves it says that it is damaged or not there; *away* when that node cannot be asked, or the
-map does not know the device (etcd has gone back, perhaps): then nobody can tell how it is.
+that serves it says that it is damaged or not there; *away* when that node cannot be asked or does
+not know it, or the map does not know the device (etcd has gone back, perhaps): then nobody can tell
+how it is.
+
+What a node lacks counts only where it knows all of it (`told_by`): not before it has looked at its
+device since its start, not when it cannot list it, and not when it lacks more than it can name.
+Whoever asks nodes how their shards are, for status, for trust or to give one up, asks so.
 """
 
 import enum
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from transport.devicemap import Device, DeviceMap
 from transport.packrow import PackRow
+from transport.peer import messages as m
 from transport.shardfile import ShardName
 
 MAX_LOST: Final = 64
@@ -33,6 +39,18 @@ class State(enum.StrEnum):
 
 
 READABLE: Final = (State.WHOLE, State.DEGRADED)
+
+Told = Mapping[str, Collection[ShardName]]
+"""By id of each node that knows it: shards that are damaged or not there on its device."""
+
+
+def told_by(answers: Mapping[str, m.StripeStatus | str]) -> dict[str, frozenset[ShardName]]:
+    """What nodes have said, of those that know it."""
+    return {
+        node: frozenset(ShardName(*each) for each in told.lacking)
+        for node, told in answers.items()
+        if not isinstance(told, str) and not told.more and told.listed_ms != m.NEVER_MS
+    }
 
 
 @dataclass(slots=True)
@@ -69,21 +87,25 @@ class Tally:
 
 
 class Judge:
-    """`away`: whether a device cannot be asked, nor its node; `lacking`: shards that nodes, by id,
-    say are damaged or not there on their devices. A node that a shard has moved away from may still
-    say so of what it had: that is nothing of where it is now."""
+    """`told` by nodes: who has not is away, and so is a device that is not `reachable`. A node that
+    a shard has moved away from may still say that it lacks it: that is nothing of where it is
+    now."""
 
     def __init__(
         self,
         devices: DeviceMap,
-        away: Callable[[Device], bool],
-        lacking: Collection[tuple[str, ShardName]] = (),
+        told: Told,
+        reachable: Callable[[Device], bool] = lambda device: True,
     ) -> None:
-        self._lacking = lacking
-        self._lacked = {name.pack_id for _, name in lacking}
+        self._lacking = {(node, name) for node, names in told.items() for name in names}
+        self._lacked = {name.pack_id for _, name in self._lacking}
         self._known = known = devices.devices
         self._failed = {id_ for id_, each in known.items() if not each.readable}
-        self._good = {id_ for id_, each in known.items() if each.readable and not away(each)}
+        self._good = {
+            id_
+            for id_, each in known.items()
+            if each.readable and each.node_id in told and reachable(each)
+        }
 
     def state(self, row: PackRow) -> State:
         if row.pack_id not in self._lacked and self._good.issuperset(row.shards):

@@ -3,7 +3,9 @@ gone, and files that belong to no row go. Part of the round of `transport.stripi
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from transport import stripes
@@ -22,8 +24,66 @@ REPAIRS: Final = 4
 """Shards of this device that are read by one round, to see whether they are what they should be."""
 
 
+@dataclass(slots=True)
+class OwnShards:
+    """Of a node's device, as one round has found them."""
+
+    rows: dict[ShardName, PackRow]
+    """Shards that rows have there."""
+    there: set[ShardName]
+    """Files of shards..."""
+    marked: set[ShardName]
+    """...and those of them that were found damaged."""
+
+
+class _Lacking:
+    """Shards that are damaged or not there. Any thread; each change costs the same, however many
+    there are."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known = False
+        self._bytes_of: dict[ShardName, int] = {}
+        self._names: frozenset[ShardName] | None = None
+        """As they were asked for last; None: they have changed since."""
+        self.bytes = 0
+
+    def names(self) -> frozenset[ShardName] | None:
+        """None: there may be others."""
+        return self.seen() if self._known else None
+
+    def seen(self) -> frozenset[ShardName]:
+        with self._lock:
+            if self._names is None:
+                self._names = frozenset(self._bytes_of)
+            return self._names
+
+    def doubt(self) -> None:
+        """There may be others."""
+        self._known = False
+
+    def found(self, bytes_of: dict[ShardName, int]) -> None:
+        """These, and no others."""
+        with self._lock:
+            self._bytes_of, self._names, self._known = bytes_of, None, True
+            self.bytes = sum(bytes_of.values())
+
+    def add(self, name: ShardName, length: int) -> None:
+        with self._lock:
+            if name not in self._bytes_of:
+                self._bytes_of[name] = length
+                self.bytes += length
+                self._names = None
+
+    def discard(self, name: ShardName) -> None:
+        with self._lock:
+            if name in self._bytes_of:
+                self.bytes -= self._bytes_of.pop(name)
+                self._names = None
+
+
 class Upkeep:
-    """Of the device of `server`; `repair`, `files` and `tidy` on the thread of the rounds."""
+    """Of the device of `server`; on the thread of the rounds, but where it says otherwise."""
 
     def __init__(
         self,
@@ -51,52 +111,70 @@ class Upkeep:
         """Shards that come to this device just now."""
         self.work = Measured(monotonic)
         """Of shards that are to be made again."""
-        self.lacking: frozenset[ShardName] = frozenset()
-        """Shards that rows have here, and that are damaged or not there, as far as was seen."""
+        self._lacking = _Lacking()
         self._stray_since: dict[str, float] = {}
         self._verified: dict[ShardName, None] = {}
 
-    def repair(self, rows: Mapping[bytes, PackRow]) -> None:
-        """Shards that should be here: all must be there, and a few are read each time, past the
-        page cache, each once before any again."""
+    @property
+    def lacking(self) -> frozenset[ShardName] | None:
+        """Shards that rows have here, and that are damaged or not there, as far as was seen; None:
+        nobody has looked yet, or the device cannot be listed. Any thread."""
+        return self._lacking.names()
+
+    def look(self, rows: Mapping[bytes, PackRow]) -> OwnShards | None:
+        """Which shards should be here, and whether they are there: before anything of a round, as
+        others find chunks in stripes by what this node lacks. None: the device cannot be listed."""
         try:
-            there = set(self._server.names())
+            there = set(self._server.names())  # after the rows: a shard is there before its row
+            marked = self._server.marked()
+            for name in marked - there:
+                self._server.unmark(name)
         except OSError as error:
             self._notes.problems["device"] = str(error)
-            return
-        own = {
-            row.name(number): row
-            for row in rows.values()
-            for number, device in enumerate(row.shards)
-            if device == self._device and not row.removing
-        }
-        missing = [name for name in own if name not in there]
-        bad = dict.fromkeys([*missing, *(name for name in self.lacking if name in own)])
-        self._found(bad, own)
-        self._verified = {name: None for name in self._verified if name in own and name not in bad}
-        unread = [name for name in own if name not in bad and name not in self._verified]
+            self._lacking.doubt()
+            return None
+        own = OwnShards({}, there, marked & there)
+        for row in rows.values():
+            for number, device in enumerate(row.shards):
+                if device == self._device and not row.removing:
+                    own.rows[row.name(number)] = row
+        bad = {name: row.shard_bytes for name, row in own.rows.items() if name not in there}
+        for name in own.marked | self._lacking.seen():
+            if name in own.rows:
+                bad[name] = own.rows[name].shard_bytes
+        self._lacking.found(bad)
+        self.work.found(self._lacking.bytes)
+        return own
+
+    def repair(self, own: OwnShards) -> None:
+        """Make those again that are lacking. A few others are read each time, past the page cache,
+        each once before any again."""
+        bad = self.lacking or frozenset()
+        rows = own.rows
+        self._verified = {name: None for name in self._verified if name in rows and name not in bad}
+        unread = [name for name in rows if name not in bad and name not in self._verified]
         if not unread:
             self._verified = {}
-        for name in [*bad, *unread[:REPAIRS]]:
+        for name in [*(name for name in rows if name in bad), *unread[:REPAIRS]]:
             if self._should_stop():
                 return
             with self._notes.counted(name.pack_id, f"repair shard {name.number}"):
                 row = self._rows.of(name.pack_id, False)
                 if row is None or row.shards[name.number : name.number + 1] != (self._device,):
                     continue
-                if name in there and self._is_sound(name, row):
+                if name in own.there and self._is_sound(name, row):
                     self._verified[name] = None
                 else:
-                    bad[name] = None
-                    self._found(bad, own)
-                    self._build_again(name, row)
-                bad.pop(name, None)
-                self._found(bad, own)
-
-    def _found(self, bad: Collection[ShardName], own: Mapping[ShardName, PackRow]) -> None:
-        """These of its own shards are not what they should be."""
-        self.lacking = frozenset(bad)
-        self.work.found(sum(own[name].shard_bytes for name in bad))
+                    self._lacking.add(name, row.shard_bytes)
+                    self.work.found(self._lacking.bytes)
+                    if name in own.there and name not in own.marked:
+                        self._server.mark(name)
+                        own.marked.add(name)
+                    self._build_again(name, row, there=name in own.there)
+                if name in own.marked:
+                    self._server.unmark(name)
+                self._lacking.discard(name)
+                self.work.found(self._lacking.bytes)
 
     def _is_sound(self, name: ShardName, row: PackRow) -> bool:
         try:
@@ -109,11 +187,15 @@ class Upkeep:
             return False
         return True
 
-    def _build_again(self, name: ShardName, row: PackRow) -> None:
+    def _build_again(self, name: ShardName, row: PackRow, *, there: bool) -> None:
+        """Of others, and of what can be read of it where it is `there`: others may have damage in
+        other places, and then neither could be made again without it."""
         disks = [
             None if each is None or each == self._device else self._around.disk_of(each, False)
             for each in row.shards
         ]
+        if there:
+            disks[name.number] = self._server.disk
         self._server.check_room(row.shard_bytes)
         reader = StripeReader(row.pack_id, row.data, row.digest, disks)
         with contextlib.closing(reader):

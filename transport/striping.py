@@ -141,6 +141,10 @@ class Striper:
             lambda: home.striped,
             around.told,
             lambda device: around.disk_of(device, False) is not None,
+            around.devices,
+            lambda pack_id: self.rows.of(pack_id, True),
+            lambda: self.upkeep.lacking,
+            monotonic=monotonic,
         )
         self.upkeep = Upkeep(
             *(server, self.rows, self.reads, around, self.notes, pace.condemn_s),
@@ -178,8 +182,7 @@ class Striper:
 
     def uses(self, pack_id: bytes) -> bool:
         """Whether this node may find chunks in that stripe."""
-        stubs = self._home.stubs()
-        return self._home.striped.unreadable > 0 or any(each.pack_id == pack_id for each in stubs)
+        return self._home.striped.unreadable > 0 or self._home.stub_of(pack_id) is not None
 
     def hint(self, pack_id: bytes) -> None:
         """There is a new stripe."""
@@ -216,6 +219,7 @@ class Striper:
         self.rows.listed(rows, damaged)
         devices = self._around.devices()
         nodes = frozenset(self._around.nodes())
+        own = self.upkeep.look(rows)
         self.listed_at = self._monotonic()
         try:
             self.trust.ask()
@@ -231,7 +235,8 @@ class Striper:
             self.doing = "move"
             self._move_all(rows, devices)
             self.doing = "repair"
-            self.upkeep.repair(rows)
+            if own is not None:
+                self.upkeep.repair(own)
             if not damaged:
                 self.upkeep.tidy(strays, rows, self._home.stubs_by_pack().keys())
         finally:
@@ -240,7 +245,7 @@ class Striper:
 
     def _look(self, devices: DeviceMap) -> None:
         """Which stripes writes may find their chunks in from now on."""
-        self.trust.look(self.rows.all(), devices, self.upkeep.lacking)
+        self.trust.look(self.rows.all(), devices)
 
     # -- remove
 
@@ -276,7 +281,7 @@ class Striper:
 
     def _let_go(self, row: PackRow, devices: DeviceMap) -> None:
         """This node's own shard; and those of devices that are no more."""
-        if row.pack_id in self._home.stubs_by_pack():
+        if self._home.stub_of(row.pack_id) is not None:
             raise CorruptPack(
                 f"pack {row.pack_id.hex()}: its row says that nobody needs the stripe, and this "
                 "node finds chunks in it: shards stay; restore the row from a backup of etcd"

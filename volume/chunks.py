@@ -120,6 +120,11 @@ class ChunkStore:
         self._damaged = set(packs.rotten[:MAX_DAMAGED])
         self._lost: set[ChunkId] = set()
 
+    def begin_batch(self) -> None:
+        """What is put, or claimed, until the next call was acknowledged before this one: it does
+        not come to hang on a stripe that cannot be read any more (`volume.stripedpack`)."""
+        self.packs.striped.begin_batch()
+
     def put(self, data: Buffer, kind: int = KIND_DATA, *, codec: int | None = None) -> ChunkId:
         """Store `data` (up to MAX_CHUNK_SIZE; copied) unless it is known; return its id.
 
@@ -371,13 +376,17 @@ class ChunkStore:
         place = self.index.get(chunk_id)
         if place is None:
             return False
-        if chunk_id in self._damaged or self.packs.striped.doubts(place.pack):
+        if chunk_id in self._damaged or self.doubts(chunk_id, place):
             if place.pack in self.packs.striped:
                 self.packs.above(place.pack)
             return False  # what is acknowledged anew does not hang on what may be lost
         if self.watch is not None:
             self.watch((place,))
         return True
+
+    def doubts(self, chunk_id: ChunkId, place: Place) -> bool:
+        """Whether it is in a stripe that perhaps cannot be read, and nowhere else."""
+        return chunk_id not in self._pending and self.packs.striped.doubts(place.pack)
 
     def _read(self, chunk_id: ChunkId, place: Place, verify: bool) -> bytes:
         stored = self.packs.read(place, chunk_id)

@@ -227,6 +227,7 @@ class Destager:
 
     def _carry_out(self, current: _Round) -> _Results:
         """Steps 2 to 6. Whatever is raised, nothing has come of it."""
+        self._chunks.begin_batch()  # all that is frozen was acknowledged before
         try:
             results = self._build(current)
             fail_point("destage.built")

@@ -537,6 +537,7 @@ class Receiver:
         before = self._progress()
         forest = before.forest.copy()
         received = stored = 0
+        self._chunks.begin_batch()
         try:
             for piece in self._batch:
                 if piece.chunk is not None:
@@ -581,8 +582,10 @@ class Receiver:
         assert self._header is not None
         size = self._header.commit.chunk_size
         return [
-            place is not None and place.kind == KIND_DATA and place.raw_length == size
-            for place in self._chunks.claim(chunk_ids)
+            place is not None
+            and (place.kind, place.raw_length) == (KIND_DATA, size)
+            and not self._chunks.doubts(chunk_id, place)
+            for chunk_id, place in zip(chunk_ids, self._chunks.claim(chunk_ids), strict=True)
         ]
 
     def _finish(self) -> VolumeInfo:

@@ -150,6 +150,10 @@ class Adopted(NamedTuple):
     """Offset, lengths, codec and kind count; number and ordinal are given here."""
 
 
+Look = Callable[[StripedPack], bool]
+"""Whether a stripe can be read, as was seen since the look has begun. Any thread; it may wait."""
+
+
 class StripedPacks:
     """The stubs of a data directory. `add`, `unlink` on the writer's thread; else any thread."""
 
@@ -159,6 +163,13 @@ class StripedPacks:
         self.window = SharedWindow()
         self.trusted: frozenset[int] | None = None
         """Stubs whose stripes could be read when that was looked at last; None: nobody looks."""
+        self.looks: Callable[[], Look] | None = None
+        """Have it looked how stripes are now; it waits. None: what was seen last has to do."""
+        self._confirmed: dict[int, bool] = {}
+        """Of the batch, stubs that were asked for: whether they could be read."""
+        self._look: Look | None = None
+        """Of the batch, once one of its chunks was found in a stripe."""
+        self._batch = 0
         self._suspected: set[int] = set()
         self._all_suspected = False
         self._damaged: set[int] = set()
@@ -167,6 +178,7 @@ class StripedPacks:
         self._uuid = store_uuid
         self._lock = threading.Lock()
         self._packs: dict[int, StripedPack] = {}
+        self._by_pack: dict[bytes, dict[int, StripedPack]] = {}
         self._reserved = -1
         for name in disk.list(folder):
             stem, dot, suffix = name.partition(".")
@@ -188,10 +200,15 @@ class StripedPacks:
                 header = file.pread(HEADER_LENGTH, 0)
             finally:
                 file.close()
-            self._packs[number] = StripedPack.decode(header, number, self._uuid, path)
+            self._note(StripedPack.decode(header, number, self._uuid, path))
         except (CorruptPack, OSError) as error:
             self._damaged.add(number)
             log.error("striped pack cannot be used error=%s", error)
+
+    def _note(self, pack: StripedPack) -> None:
+        with self._lock:
+            self._packs[pack.number] = pack
+            self._by_pack.setdefault(pack.pack_id, {})[pack.number] = pack
 
     # -- what there is
 
@@ -203,12 +220,44 @@ class StripedPacks:
         """Stubs that are damaged."""
         return len(self._damaged)
 
+    def begin_batch(self) -> None:
+        """What is found in stripes from now on is for something that was acknowledged before: so
+        each is to be looked at once more, after this."""
+        with self._lock:
+            self._batch += 1
+            self._look = None
+            self._confirmed.clear()
+
     def doubts(self, number: int) -> bool:
-        """Whether it is a striped pack that perhaps cannot be read: nothing new is to need it."""
+        """Whether it is a striped pack that perhaps cannot be read: nothing new is to need it. The
+        first one of a batch waits for other nodes, and each for its row."""
         if number not in self:
             return False
+        if self.source is None:
+            return True
+        if self.trusted is None:
+            return False
+        return not (self._trusts(number) and self._confirms(number) and self._trusts(number))
+
+    def _trusts(self, number: int) -> bool:
         trusted = self.trusted
-        return self.source is None or (trusted is not None and number not in trusted)
+        return trusted is not None and number in trusted
+
+    def _confirms(self, number: int) -> bool:
+        """Whether it can be read, by a look that has begun since the batch has."""
+        pack, looks = self._packs.get(number), self.looks
+        if pack is None or looks is None:
+            return pack is not None
+        with self._lock:
+            batch, look, known = self._batch, self._look, self._confirmed.get(number)
+        if known is not None:
+            return known
+        look = look or looks()
+        found = look(pack)
+        with self._lock:
+            if batch == self._batch:
+                self._look, self._confirmed[number] = look, found
+        return found
 
     def begin_look(self) -> None:
         """It is being looked which can be read: what is suspected from now on stays so."""
@@ -232,6 +281,7 @@ class StripedPacks:
         with self._lock:
             found = () if self._all_suspected else numbers
             self.trusted = frozenset(found) - self._suspected
+        self.begin_batch()
 
     def distrust(self, number: int) -> None:
         """The entries of a stub cannot be read."""
@@ -239,6 +289,12 @@ class StripedPacks:
 
     def get(self, number: int) -> StripedPack | None:
         return self._packs.get(number)
+
+    def of_pack(self, pack_id: bytes) -> StripedPack | None:
+        """The stub of a stripe, the newest one."""
+        with self._lock:
+            found = self._by_pack.get(pack_id)
+            return None if found is None else found[max(found)]
 
     def all(self) -> list[StripedPack]:
         with self._lock:
@@ -302,8 +358,7 @@ class StripedPacks:
             file.close()
         self._disk.rename(path + ".new", path)
         self._disk.sync_dir(self._folder)
-        with self._lock:
-            self._packs[number] = pack
+        self._note(pack)
         return places
 
     def unlink(self, number: int) -> None:
@@ -314,7 +369,11 @@ class StripedPacks:
             if error.errno != errno.ENOENT:
                 raise
         with self._lock:
-            del self._packs[number]
+            pack = self._packs.pop(number)
+            same = self._by_pack[pack.pack_id]
+            del same[number]
+            if not same:
+                del self._by_pack[pack.pack_id]
 
     def _discard(self, path: str) -> None:
         try:

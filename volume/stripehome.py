@@ -55,6 +55,9 @@ class StripeHome:
         self._lock = threading.Lock()
         self._seen: dict[int, float] = {}
         """Sealed packs, and since when they were seen to be that."""
+        self._take_read_packs = read_packs
+        self._read_at: dict[int, float] = {}
+        """When packs were last seen to have been read."""
         self._asked_at = float("-inf")
 
     @property

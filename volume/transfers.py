@@ -149,7 +149,9 @@ class Transfers:
             yield found
 
     def lacking(self, chunk_ids: Sequence[ChunkId], chunk_size: int) -> list[ChunkId]:
-        """Those that a stream has to bring: they are not here, or are known to be damaged."""
+        """Those that a stream has to bring: they are not here, are known to be damaged, or are in a
+        stripe that perhaps cannot be read."""
+        self._chunks.begin_batch()
         return [
             chunk_id
             for chunk_id, place in zip(
@@ -160,6 +162,7 @@ class Transfers:
                 place.kind == KIND_NODE or (place.kind, place.raw_length) == (KIND_DATA, chunk_size)
             )
             or self._chunks.is_damaged(chunk_id)
+            or self._chunks.doubts(chunk_id, place)
         ]
 
     def chunk(self, chunk_id: ChunkId) -> bytes | None:

@@ -257,7 +257,7 @@ class LocalStripes:
     shards: int
     """On the node's own device."""
     shard_bytes: int
-    broken: int
+    broken: int | None
     """Of these, damaged or not there."""
     left: Mapping[str, int]
     """Bytes by work: convert, move, repair."""

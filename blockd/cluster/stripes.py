@@ -27,9 +27,9 @@ from transport.peer import messages as m
 from transport.peer.wire import Message
 from transport.remoteshards import NoAnswer, RemoteDevice, refusal
 from transport.sessions import Answer, Guest, Peer, Sessions, error
-from transport.shardfile import ShardName
 from transport.shardserver import ShardRequest, ShardServer
 from transport.stripestate import StripePace, Surroundings
+from transport.stripetally import Told, told_by
 from transport.striping import Striper
 from volume.disk import Disk, PosixDisk
 from volume.errors import VolumeError
@@ -140,6 +140,7 @@ class Stripes:
         self._sessions.serve(m.Stripes, lambda _, __, answer: answer(self.status.told()))
         self._sessions.watch(self._heard_of)
         self._home.striped.trusted = frozenset()  # before the first round has looked
+        self._home.striped.looks = self.striper.trust.begin
         self._home.striped.source = self.striper.reads
         self._thread.start()
 
@@ -219,13 +220,9 @@ class Stripes:
                 return True
         return False
 
-    def _lacking(self) -> dict[str, frozenset[ShardName]]:
+    def _lacking(self) -> Told:
         asked = {each.hex(): (each.hex(), m.Stripes()) for each in list(self._connected)}
-        return {
-            node: frozenset(ShardName(*each) for each in told.lacking)
-            for node, told in ask_all(self._sessions, asked, m.StripeStatus).items()
-            if not isinstance(told, str) and not told.more and told.listed_ms != m.NEVER_MS
-        }
+        return told_by(ask_all(self._sessions, asked, m.StripeStatus))
 
     def _rank(self) -> int:
         return sum(node.hex() < self._me for node in list(self._connected))

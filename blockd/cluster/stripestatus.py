@@ -16,15 +16,11 @@ from transport.devicemap import DeviceMap
 from transport.measured import Measured, time_left
 from transport.peer import messages as m
 from transport.sessions import Sessions
-from transport.shardfile import ShardName
 from transport.stripestate import StripeState
-from transport.stripetally import Count, Judge, Tally, tally
+from transport.stripetally import Count, Judge, Tally, Told, tally, told_by
 from transport.striping import Striper
 
 MAX_PROBLEMS: Final = 64  # in an answer
-
-Lacking = tuple[str, ShardName]
-"""Which node does not have what of its shards."""
 
 
 class StripeStatus:
@@ -47,10 +43,13 @@ class StripeStatus:
 
     def told(self) -> m.StripeStatus:
         striper, upkeep = self._striper, self._striper.upkeep
-        lacking = upkeep.lacking
-        listed_s = self._listed_s()
+        listed_s, lacking = self._listed_s(), upkeep.lacking
+        looked_ms = m.NEVER_MS
+        if listed_s is not None and lacking is not None:
+            looked_ms = min(round(listed_s * 1000), m.NEVER_MS - 1)
+        lacking = lacking or frozenset()
         return m.StripeStatus(
-            m.NEVER_MS if listed_s is None else min(round(listed_s * 1000), m.NEVER_MS - 1),
+            looked_ms,
             striper.doing,
             *_work(striper.converting),
             *_work(striper.coming),
@@ -61,15 +60,16 @@ class StripeStatus:
 
     def here(self) -> LocalStripes:
         striper, counters, reads = self._striper, self._striper.counters, self._striper.reads
-        use = striper.state.devices.get(striper.device)
-        heard = {(node, name) for node, names in striper.trust.told.items() for name in names}
-        states = {} if striper.listed_at is None else _states(self._tally(heard, self._connected()))
+        use, own = striper.state.devices.get(striper.device), striper.upkeep.lacking
+        heard, there = striper.trust.told, frozenset(self._connected())
+        told = {node: names for node, names in heard.items() if node in there}
+        states = {} if striper.listed_at is None else _states(self._tally(told))
         return LocalStripes(
             states=states,
             listed_s=self._listed_s(),
             shards=0 if use is None else use.shards,
             shard_bytes=0 if use is None else use.shard_bytes,
-            broken=len(striper.upkeep.lacking),
+            broken=None if own is None else len(own),
             left={
                 "convert": striper.converting.left,
                 "move": striper.coming.left,
@@ -104,8 +104,7 @@ class StripeStatus:
 
     def judge(self, answers: Mapping[str, m.StripeStatus | str]) -> Judge:
         """Of single rows."""
-        told = _told(answers)
-        return self._judge(_lacking(told), told)
+        return self._judge(told_by(answers))
 
     def shown(
         self, answers: Mapping[str, m.StripeStatus | str], names: Mapping[str, str]
@@ -116,8 +115,7 @@ class StripeStatus:
             for node in sorted(names, key=lambda each: names[each])
         )
         listed_s, state = self._listed_s(), self._striper.state
-        told = _told(answers)
-        found = None if listed_s is None else self._tally(_lacking(told), told)
+        found = None if listed_s is None else self._tally(told_by(answers))
         counts = {} if found is None else _states(found)
         broken = [each for each in nodes if each.broken]
         rebuilds = StripeCount(
@@ -154,25 +152,14 @@ class StripeStatus:
     def _listed_s(self) -> float | None:
         return self._striper.listed_age_s
 
-    def _tally(self, lacking: Iterable[Lacking], there: Iterable[str]) -> Tally:
-        return tally(self._striper.rows.all(), self._judge(lacking, there))
+    def _tally(self, told: Told) -> Tally:
+        return tally(self._striper.rows.all(), self._judge(told))
 
-    def _judge(self, lacking: Iterable[Lacking], there: Iterable[str]) -> Judge:
-        """`there`: nodes that answer for their devices."""
-        known = {self._me, *there}
-        own = {(self._me, name) for name in self._striper.upkeep.lacking}
-        return Judge(self._devices(), lambda device: device.node_id not in known, {*lacking, *own})
-
-
-def _told(answers: Mapping[str, m.StripeStatus | str]) -> dict[str, m.StripeStatus]:
-    """What a node lacks has to be known whole: else nobody can tell of its shards."""
-    return {
-        node: each for node, each in answers.items() if not isinstance(each, str) and not each.more
-    }
-
-
-def _lacking(told: Mapping[str, m.StripeStatus]) -> set[Lacking]:
-    return {(node, ShardName(*each)) for node, one in told.items() for each in one.lacking}
+    def _judge(self, told: Told) -> Judge:
+        """`told` by other nodes; of its own device this one need not be told."""
+        own = self._striper.upkeep.lacking
+        others = {node: names for node, names in told.items() if node != self._me}
+        return Judge(self._devices(), others if own is None else {**others, self._me: own})
 
 
 def _work(work: Measured) -> tuple[int, int]:

@@ -123,7 +123,8 @@ class StripeStatus(Message):
 
     TYPE = 56
     listed_ms: U32
-    """So long ago it read all rows; 2^32 - 1: never."""
+    """So long ago it read all rows, and looked which of its shards are there; 2^32 - 1: it has not,
+    since its start, or cannot: then nobody knows what it lacks."""
     doing: Annotated[str, Text(64)]
     """What it is at, "" if nothing."""
     cold: U64

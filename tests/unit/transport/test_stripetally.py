@@ -1,9 +1,12 @@
 """Stripes counted by how their shards are."""
 
+from collections.abc import Mapping
+
 from transport.devicemap import Device, DeviceMap
 from transport.packrow import PackRow
+from transport.peer import messages as m
 from transport.shardfile import ShardName
-from transport.stripetally import MAX_LOST, Count, Judge, State, tally
+from transport.stripetally import MAX_LOST, Count, Judge, State, tally, told_by
 
 IDS = [f"{number:032x}" for number in range(1, 6)]
 
@@ -25,8 +28,16 @@ def row(number: int = 1, **more: object) -> PackRow:
 
 
 def state(found: PackRow, *away: str, failed: tuple[str, ...] = (), lacking: int = 0) -> State:
-    names = [(IDS[number], found.name(number)) for number in range(lacking)]
-    return Judge(device_map(*failed), lambda device: device.node_id in away, names).state(found)
+    lacked = {IDS[number]: [found.name(number)] for number in range(lacking)}
+    return judge(lacked, *away, failed=failed).state(found)
+
+
+def judge(
+    lacked: Mapping[str, list[ShardName]] | None = None, *away: str, failed: tuple[str, ...] = ()
+) -> Judge:
+    """Every node says what it lacks, but for those that are away."""
+    told = {each: (lacked or {}).get(each, []) for each in IDS[:4] if each not in away}
+    return Judge(device_map(*failed), told)
 
 
 def test_a_stripe_is_as_good_as_its_shards() -> None:
@@ -51,15 +62,36 @@ def test_shards_that_their_node_lacks_are_gone_and_of_a_node_that_is_away_nobody
     assert state(row(), IDS[0], IDS[1], lacking=2) is State.UNREADABLE
 
 
+def test_a_device_that_cannot_be_reached_is_away_whatever_its_node_has_said() -> None:
+    told = {each: frozenset[ShardName]() for each in IDS[:4]}
+    found = Judge(device_map(), told, lambda device: device.device_id not in IDS[:2])
+    assert found.state(row()) is State.UNREADABLE
+
+
+def test_only_a_node_that_knows_all_that_it_lacks_has_said_so() -> None:
+    lacking = ((*row().name(0),),)
+
+    def status(listed_ms: int, *, more: int = 0) -> m.StripeStatus:
+        return m.StripeStatus(listed_ms, "", *(0,) * 6, lacking, more)
+
+    answers: dict[str, m.StripeStatus | str] = {
+        IDS[0]: status(5),
+        IDS[1]: status(m.NEVER_MS),
+        IDS[2]: status(5, more=1),
+        IDS[3]: "not connected",
+    }
+    assert told_by(answers) == {IDS[0]: {row().name(0)}}
+
+
 def test_a_shard_of_another_code_of_the_pack_is_not_meant() -> None:
     other = ShardName(row().pack_id, 3, 2, 0)
-    assert Judge(device_map(), lambda device: False, [(IDS[0], other)]).state(row()) is State.WHOLE
+    assert judge({IDS[0]: [other]}).state(row()) is State.WHOLE
 
 
 def test_what_a_node_says_of_a_shard_that_has_moved_away_is_nothing_of_where_it_is_now() -> None:
     found = row()
-    stale = [(IDS[3], found.name(0)), (IDS[3], found.name(1))]
-    assert Judge(device_map(), lambda device: False, stale).state(found) is State.WHOLE
+    stale = {IDS[3]: [found.name(0), found.name(1)]}
+    assert judge(stale).state(found) is State.WHOLE
 
 
 def test_all_are_counted_once() -> None:
@@ -72,7 +104,7 @@ def test_all_are_counted_once() -> None:
         row(6, shards=(IDS[0], IDS[1], None)),
         row(7, given_up=True),
     ]
-    found = tally(rows, Judge(device_map(), lambda device: False))
+    found = tally(rows, judge())
     assert {each: count.stripes for each, count in found.states.items()} == {
         State.WHOLE: 2,
         State.DEGRADED: 1,
@@ -86,5 +118,5 @@ def test_all_are_counted_once() -> None:
 
 def test_not_more_than_so_many_packs_are_named() -> None:
     rows = [row(number, shards=(None,) * 3) for number in range(200)]
-    found = tally(rows, Judge(device_map(), lambda device: False))
+    found = tally(rows, judge())
     assert (len(found.lost), found.states[State.LOST].stripes) == (MAX_LOST, 200)

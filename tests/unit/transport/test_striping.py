@@ -1,5 +1,6 @@
 """The round of a node, over three stores: who joins, converts, leaves, moves; crashes anywhere."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from tests.sim.simdisk import PowerCut
 from tests.stripe_nodes import COLD_S, CONDEMN_S, StripeCluster, StripeNode, content, striped
 from transport.packrecords import PackRecords
 from transport.packrow import PackRow
+from transport.shardfile import ShardFile
 from transport.shardserver import ShardServer
 from volume.layout import KIND_DATA
 from volume.stripedpack import StripeUnavailable
@@ -402,6 +404,24 @@ def test_damaged_and_lost_shards_are_made_again() -> None:
     assert node.striper.counters.repaired == 2
     assert sorted(node.server.names()) == sorted([first, second, third])
     cluster.away.add(cluster.nodes[1].id)
+    cluster.check()
+
+
+def test_damage_in_different_places_of_all_shards_is_mended() -> None:
+    cluster = striped()
+    row = min(cluster.all_rows(), key=lambda each: each.pack_id)
+    for at, node in enumerate(cluster.nodes):
+        name = next(each for each in node.server.names() if each.pack_id == row.pack_id)
+        file = node.disk.open(name.path)
+        offset = file.size() - row.shard_bytes + at * 4096 + 100
+        file.pwrite(bytes([file.pread(1, offset)[0] ^ 1]), offset)
+    cluster.rounds(2)
+    assert [node.striper.counters.repaired for node in cluster.nodes] == [1, 1, 1]
+    assert [node.striper.upkeep.lacking for node in cluster.nodes] == [frozenset()] * 3
+    for node in cluster.nodes:
+        for name in node.server.names():
+            with contextlib.closing(ShardFile(node.disk, name, uncached=True)) as shard:
+                shard.verify()
     cluster.check()
 
 

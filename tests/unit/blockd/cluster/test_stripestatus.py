@@ -1,5 +1,6 @@
 """What a node says of stripes, over three stores: true, and unknown where nobody knows (I10)."""
 
+import errno
 from typing import cast
 
 from blockd.api.cluster_types import StripeCount
@@ -7,6 +8,7 @@ from blockd.cluster.stripestatus import StripeStatus
 from tests.shard_nodes import over_the_wire
 from tests.stripe_nodes import COLD_S, StripeCluster, StripeNode, striped
 from transport.peer import messages as m
+from transport.shardfile import ShardName
 from transport.shardserver import ShardServer
 
 
@@ -41,6 +43,38 @@ def test_before_the_first_round_nothing_is_known() -> None:
     assert (found.all, found.lost, found.listed_s, found.well) == (None, None, None, False)
     assert [each.cold_bytes for each in found.nodes] == [None] * 3
     assert standing(cluster.nodes[0]).here().states == {}
+
+
+def test_of_a_node_that_has_not_looked_at_its_shards_nobody_can_tell() -> None:
+    cluster = striped()
+    for node in cluster.nodes[1:]:
+        node.crash()
+        assert told(node).listed_ms == m.NEVER_MS
+    found = standing(cluster.nodes[0]).shown(answers(cluster), names(cluster))
+    assert (found.unreadable, found.well) == (found.all, False)
+    assert [each.broken for each in found.nodes] == [0, None, None]
+    # Nor of one that does not list them: what it had read before counts for nothing.
+    node = cluster.nodes[1]
+    node.striper.round()
+    assert told(node).listed_ms == 0
+    node.server.names = dead  # type: ignore[method-assign]
+    node.striper.round()
+    assert told(node).listed_ms == m.NEVER_MS
+    assert standing(node).here().broken is None
+
+
+def dead() -> list[ShardName]:
+    raise OSError(errno.EIO, "the disk is dead")
+
+
+def test_metrics_count_a_node_as_away_that_has_not_said_how_its_shards_are() -> None:
+    cluster = striped()
+    cluster.nodes[2].crash()
+    cluster.nodes[0].striper.round()
+    assert standing(cluster.nodes[0]).here().states["degraded"].stripes == 3
+    cluster.nodes[2].striper.round()
+    cluster.nodes[0].striper.round()
+    assert standing(cluster.nodes[0]).here().states["whole"].stripes == 3
 
 
 def test_stripes_are_counted_and_all_is_well() -> None:
