@@ -1,7 +1,7 @@
 """A cluster of two nodes as its node tells of it, without sockets."""
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from blockd.api.cluster_types import (
@@ -87,11 +87,16 @@ class FakeStripeOrders:
     def lost(self) -> LostStripes:
         return self.shown
 
-    def give_up(self, packs: Iterable[str]) -> LostStripes:
+    def give_up(self, packs: Collection[str] | None, *, dry_run: bool = False) -> LostStripes:
         if self.error:
             raise self.error
-        self.ordered.append(("give up", *packs))
-        return self.shown
+        self.ordered.append(("would give up" if dry_run else "give up", packs))
+        named = [
+            each
+            for each in self.shown.stripes
+            if packs is None or any(each.pack.startswith(text) for text in packs)
+        ]
+        return replace(self.shown, stripes=tuple(named))
 
 
 class AloneSettings:

@@ -1,8 +1,8 @@
 """Rows of stripes that the MetaStore has lost, made again from what shards say of themselves.
 
 Each node tells which shards are on its device, by their headers, and of which stripes it has stubs
-(`listing`); `rebuild` makes rows of that. A row that is there stays as it is, whatever it says:
-rows are only made where there is none, by a transaction that fails otherwise.
+(`ShardListing`); `rebuild` makes rows of that. A row that is there stays as it is, whatever it
+says: rows are only made where there is none, by a transaction that fails otherwise.
 
     a stub somewhere, enough shards      a row, with the nodes that have a stub as its users
     a stub somewhere, too few shards     no row: it could not be read; again when more are there
@@ -13,7 +13,9 @@ counts as a user of everything, so that nothing that it needs is let go. Its nex
 that. So a crash, or running it twice, leaves rows that are true.
 """
 
-from collections.abc import Collection, Iterable
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Final
@@ -90,34 +92,80 @@ class Rebuilt:
     """Packs that somebody finds chunks in, and of which there are too few shards."""
 
 
-def listing(server: ShardServer, stubs: Iterable[bytes], after: bytes) -> m.ShardList:
-    """The shards of a device, and which of these stripes there are stubs of, behind a pack id: of
-    MAX_LISTED packs at most. OSError."""
-    names = sorted(name for name in server.names() if name.pack_id > after)
-    by_pack = {pack_id: list(found) for pack_id, found in groupby(names, lambda each: each.pack_id)}
-    own = {pack_id for pack_id in stubs if pack_id > after}
-    packs = sorted({*by_pack, *own})
-    told = packs[: m.MAX_LISTED]
-    shards = []
-    damaged = 0
-    for name in (each for pack_id in told for each in by_pack.get(pack_id, ())[: m.MAX_OF_PACK]):
-        facts = _facts(server, name)
-        if facts is None:
-            damaged += 1
-        else:
-            shards.append((*name, facts.pack_size, facts.shard_length, facts.digest))
-    return m.ShardList(
-        server.device,
-        tuple(shards),
-        damaged,
-        tuple(pack_id for pack_id in told if pack_id in own),
-        told[-1] if len(told) < len(packs) else FIRST,
-    )
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """What was there when the first page was asked for, in the order of pack ids."""
+
+    packs: list[bytes]
+    shards: dict[bytes, list[ShardName]]
+    stubs: frozenset[bytes]
+
+
+class ShardListing:
+    """What a node tells of its shards and stubs, in pages. Any thread.
+
+    Its folder is listed when somebody begins (`after` is FIRST, or a pack that this has not ended a
+    page with): the pages that follow are of that listing, so all of them together cost what there
+    is, not its square. What comes after the beginning may be missing, as it might be if each page
+    listed anew; what has gone since is left out. A listing is kept until its end is told, for the
+    latest who began; another one who is at work costs a listing for each of his pages."""
+
+    def __init__(self, server: ShardServer, stubs: Callable[[], Iterable[bytes]]) -> None:
+        self._server = server
+        self._stubs = stubs
+        self._lock = threading.Lock()
+        self._listed: _Listed | None = None
+        self._told: set[bytes] = set()
+        """Packs that its pages have ended with."""
+
+    def page(self, after: bytes) -> m.ShardList:
+        """Of MAX_LISTED packs behind `after`, at most. OSError."""
+        with self._lock:
+            listed = self._listed if after in self._told else None
+        if listed is None:
+            listed = self._list()
+        first = bisect_right(listed.packs, after)
+        told = listed.packs[first : first + m.MAX_LISTED]
+        last = first + len(told) == len(listed.packs)
+        with self._lock:
+            if after == FIRST:
+                self._listed, self._told = listed, set()
+            if listed is self._listed and last:
+                self._listed, self._told = None, set()
+            elif listed is self._listed:
+                self._told.add(told[-1])
+        return self._page(listed, told, FIRST if last else told[-1])
+
+    def _list(self) -> _Listed:
+        names = sorted(self._server.names())
+        by_pack = {id_: list(found) for id_, found in groupby(names, lambda each: each.pack_id)}
+        stubs = frozenset(self._stubs())
+        return _Listed(sorted({*by_pack, *stubs}), by_pack, stubs)
+
+    def _page(self, listed: _Listed, told: list[bytes], after: bytes) -> m.ShardList:
+        server = self._server
+        names = (each for pack in told for each in listed.shards.get(pack, ())[: m.MAX_OF_PACK])
+        shards = []
+        damaged = 0
+        for name in names:
+            try:
+                facts = _facts(server, name)
+            except FileNotFoundError:
+                continue
+            if facts is None:
+                damaged += 1
+            else:
+                shards.append((*name, facts.pack_size, facts.shard_length, facts.digest))
+        stubs = tuple(pack for pack in told if pack in listed.stubs)
+        return m.ShardList(server.device, tuple(shards), damaged, stubs, after)
 
 
 def _facts(server: ShardServer, name: ShardName) -> ShardFacts | None:
+    """FileNotFoundError."""
     try:
         shard = ShardFile(server.disk, name)
+    except FileNotFoundError:
+        raise
     except READ_ERRORS:
         return None
     try:

@@ -336,8 +336,9 @@ class Client:
     def lost_stripes(self) -> LostStripes:
         return from_json(LostStripes, self._call("GET", "/v1/cluster/stripes/lost"))
 
-    def give_up_stripes(self, packs: Sequence[str], *, everything: bool) -> LostStripes:
-        body = {"packs": list(packs), "everything": everything}
+    def give_up_stripes(self, packs: Sequence[str] | None, *, dry_run: bool = False) -> LostStripes:
+        """None: all that are lost."""
+        body = {"packs": "all" if packs is None else list(packs), "dry_run": dry_run}
         path = "/v1/cluster/stripes/give-up"
         return from_json(LostStripes, self._call("POST", path, body=body))
 

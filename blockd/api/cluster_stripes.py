@@ -1,7 +1,9 @@
 """/v1/cluster/stripes: rows that are made again, what is lost, and giving it up."""
 
+from typing import Annotated, Literal
+
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from blockd.api.cluster_types import LostStripes, RebuiltRows
 from blockd.api.node import Node, cluster_of
@@ -13,11 +15,20 @@ class RebuildRows(BaseModel):
     dry_run: bool = False
 
 
-class GiveUp(BaseModel):
-    """Ids of packs, or beginnings of them; `everything`: all stripes that are lost."""
+MAX_NAMED = 4096
 
-    packs: tuple[str, ...] = ()
-    everything: bool = False
+PackName = Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]
+PackNames = Annotated[tuple[PackName, ...], Field(min_length=1, max_length=MAX_NAMED)]
+
+
+class GiveUp(BaseModel):
+    """Ids of packs, or beginnings of them, or "all" stripes that are lost: one of these has to be
+    said. `dry_run`: only look, and say what would be given up."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    packs: PackNames | Literal["all"]
+    dry_run: bool = False
 
 
 def router(node: Node) -> APIRouter:
@@ -40,8 +51,7 @@ def router(node: Node) -> APIRouter:
         """What cannot be read of lost stripes is an I/O error from now on, and waited for no more;
         durable on return."""
         orders = cluster_of(node).stripe_orders
-        if not body.packs and not body.everything:
-            return LostStripes((), (), False)
-        return await long(orders.give_up, () if body.everything else body.packs)
+        packs = None if isinstance(body.packs, str) else body.packs
+        return await long(orders.give_up, packs, dry_run=body.dry_run)
 
     return routes

@@ -4,7 +4,7 @@
 `blockd.daemon.Daemon` satisfies `Node`; its calls are quick and belong to the event loop's thread.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Protocol
 
 from blockd.access.book import AccessBook
@@ -222,8 +222,8 @@ class StripeOrders(Protocol):
         """Make rows that etcd has lost again; `force`: although nodes are away."""
 
     def lost(self) -> LostStripes: ...
-    def give_up(self, packs: Iterable[str]) -> LostStripes:
-        """Those that are lost, by id; none: all. Durable on return."""
+    def give_up(self, packs: Collection[str] | None, *, dry_run: bool = False) -> LostStripes:
+        """Those that are lost, by id; None: all. Durable on return. `dry_run`: which would be."""
 
 
 class Settings(Protocol):

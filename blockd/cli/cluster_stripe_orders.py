@@ -41,7 +41,7 @@ def give_up(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All stripes that are lost.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Do it. Without it, what is lost is only shown.")
+        bool, typer.Option("--force", help="Do it. Without it, what would be is only shown.")
     ] = False,
     control: ControlOption = None,
     as_json: JsonOption = False,
@@ -55,10 +55,7 @@ def give_up(
     if bool(packs) == everything:
         raise UsageError("name packs, or --all")
     with connect(control, TIMEOUT_S) as client:
-        if force:
-            found = client.give_up_stripes(packs or (), everything=everything)
-        else:
-            found = client.lost_stripes()
+        found = client.give_up_stripes(None if everything else packs, dry_run=not force)
     _print(found, as_json=as_json)
     if not force:
         raise UsageError("nothing was given up: say --force if these shards do not come back")

@@ -15,7 +15,8 @@ whoever reads: an I/O error, pages that are lost for good in a chunk that is wri
 stays in the row, and in the status, until nobody finds chunks in the stripe any more.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -27,8 +28,9 @@ from transport.devicemap import DeviceMap
 from transport.errors import TransportError
 from transport.packrow import PackRow
 from transport.peer import messages as m
-from transport.striperebuild import FIRST, CannotRebuild, Found, listing, rebuild
-from transport.stripetally import State
+from transport.shardfile import ShardName
+from transport.striperebuild import FIRST, CannotRebuild, Found, ShardListing, rebuild
+from transport.stripetally import State, told_by
 from transport.striping import Striper
 from volume.scrub import Damage, Location
 from volume.stripehome import StripeHome
@@ -73,6 +75,9 @@ class StripeOrders:
         self._look = look
         self._locate = locate
         self._devices = devices
+        self._listing = ShardListing(
+            striper.server, lambda: [stub.pack_id for stub in home.stubs()]
+        )
 
     # -- rows
 
@@ -105,8 +110,7 @@ class StripeOrders:
 
     def list_shards(self, after: bytes) -> m.ShardList:
         """Those of this node, as another one is told."""
-        stubs = [stub.pack_id for stub in self._home.stubs()]
-        return listing(self._striper.server, stubs, after)
+        return self._listing.page(after)
 
     def _told(self, node: str, me: bool, found: Found) -> str | None:
         """Have a node tell all; what is wrong."""
@@ -129,25 +133,39 @@ class StripeOrders:
         answers = self._look(self._info())
         return self._shown(self._lost_rows(answers))
 
-    def give_up(self, packs: Iterable[str]) -> LostStripes:
-        """Give stripes up, by the ids of their packs or the beginnings of these; none: all that are
-        lost. Durable on return. CannotGiveUp: one of them is not lost; nothing was given up."""
+    def give_up(self, packs: Collection[str] | None, *, dry_run: bool = False) -> LostStripes:
+        """Give stripes up, by the ids of their packs or the beginnings of these; None: all that are
+        lost. Durable on return. With `dry_run` all is looked at, and nothing changed. What is
+        given back are those that were named, and no others. CannotGiveUp: one of them is not lost,
+        and nothing was given up; or a row changes just then: it says how many were."""
         answers = self._look(self._info())
         rows = self._lost_rows(answers)
-        lost = [(id_, each) for id_, each in rows.items() if each[1] is State.LOST]
-        chosen = [self._named(rows, text) for text in packs] or lost
-        for pack_id, (row, state) in chosen:
+        if packs is None:
+            chosen = {
+                id_: each
+                for id_, each in rows.items()
+                if each[1] is State.LOST and not each[0].given_up
+            }
+        else:
+            assert packs, "to name nothing is not to name all"
+            chosen = {id_: rows[id_] for id_ in map(partial(_named, sorted(rows)), packs)}
+        for pack_id, (row, state) in chosen.items():
             if state is not State.LOST and not row.given_up:
                 raise CannotGiveUp(
                     f"pack {pack_id.hex()}: is {state}, not lost: its shards may come back. Where "
                     "a device does not, say so first: blockd cluster device fail"
                 )
-        if checked := {pack_id for pack_id, (row, _) in chosen if not row.given_up}:
+        if checked := {pack_id for pack_id, (row, _) in chosen.items() if not row.given_up}:
             self._check_gone(checked, answers)
-        for _, (row, _) in chosen:
-            self._striper.rows.change(row, partial(_given_up, judged=row))
+        if dry_run:
+            return self._shown(chosen)
+        for count, (row, _) in enumerate(chosen.values()):
+            try:
+                self._striper.rows.change(row, partial(_given_up, judged=row))
+            except CannotGiveUp as error:
+                raise CannotGiveUp(f"{error}; {count} were given up before it") from error
         return self._shown(
-            {row.pack_id: (replace(row, given_up=True), s) for _, (row, s) in chosen}
+            {id_: (replace(row, given_up=True), state) for id_, (row, state) in chosen.items()}
         )
 
     def _check_gone(self, packs: Collection[bytes], answers: Answers) -> None:
@@ -164,20 +182,15 @@ class StripeOrders:
         nodes = {each.node for each in info.nodes} - problems.keys()
         unsure = sum(each.readable and each.node_id not in nodes for each in devices.values())
         unsure += len(problems.keys() - {each.node_id for each in devices.values()})
-        lacking = {
-            (node, *each)
-            for node, said in answers.items()
-            if not isinstance(said, str)
-            for each in said.lacking
-        }
+        told = told_by(answers)
         there: dict[tuple[bytes, int, bytes], set[int]] = {}
         for device_id, facts, number in found.shards:
             device = devices.get(device_id)
             if device is not None and not device.readable:
                 continue  # somebody has said that nothing of it counts
-            name = (facts.pack_id, facts.data, facts.parity, number)
+            name = ShardName(facts.pack_id, facts.data, facts.parity, number)
             if facts.pack_id in packs and (
-                device is None or (device.node_id, *name) not in lacking
+                device is None or name not in told.get(device.node_id, ())
             ):
                 there.setdefault((facts.pack_id, facts.data, facts.digest), set()).add(number)
         away = ", ".join(problems.values())
@@ -212,20 +225,9 @@ class StripeOrders:
                 found[known.pack_id] = (known, state)
         return found
 
-    @staticmethod
-    def _named(
-        rows: Mapping[bytes, tuple[PackRow, State]], text: str
-    ) -> tuple[bytes, tuple[PackRow, State]]:
-        found = [(id_, each) for id_, each in rows.items() if text and id_.hex().startswith(text)]
-        if len(found) != 1:
-            raise CannotGiveUp(
-                f"pack {text!r}: {len(found)} stripes that cannot be read are called so; `blockd "
-                "cluster stripes lost` shows their ids"
-            )
-        return found[0]
-
     def _shown(self, rows: Mapping[bytes, tuple[PackRow, State]]) -> LostStripes:
-        stubs = {stub.pack_id: stub for stub in self._home.stubs()}
+        stubs = self._home.stubs_by_pack()
+        names = {each.node: each.name for each in self._info().nodes}
         stripes, damages = [], []
         for pack_id, (row, state) in rows.items():
             if state is not State.LOST and not row.given_up:
@@ -237,7 +239,7 @@ class StripeOrders:
                 for chunk_id in chunks
                 if stub is not None
             ]
-            users = tuple(self._name(node) for node in row.users)
+            users = tuple(names.get(node, node) for node in row.users)
             stripes.append(
                 LostStripe(pack_id.hex(), row.size, str(state), row.given_up, len(chunks), users)
             )
@@ -246,9 +248,18 @@ class StripeOrders:
         ranges, more = _ranges(hits) if damages else ((), False)
         return LostStripes(tuple(stripes), ranges, more)
 
-    def _name(self, node: str) -> str:
-        names = {each.node: each.name for each in self._info().nodes}
-        return names.get(node, node)
+
+def _named(packs: Sequence[bytes], text: str) -> bytes:
+    """The one of `packs`, in order, whose id begins so. CannotGiveUp."""
+    first = bisect_left(packs, text, key=bytes.hex)
+    stop = bisect_left(packs, text + "g", key=bytes.hex)
+    if not text or stop - first != 1:
+        count = stop - first if text else len(packs)
+        raise CannotGiveUp(
+            f"pack {text!r}: {count} stripes that cannot be read are called so; `blockd cluster "
+            "stripes lost` shows their ids"
+        )
+    return packs[first]
 
 
 def _check_too_few(pack_id: bytes, needed: int, there: int, unsure: int, away: str) -> None:

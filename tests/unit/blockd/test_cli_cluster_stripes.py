@@ -1,7 +1,10 @@
 """`blockd cluster stripes ...` against a real control API."""
 
+from dataclasses import replace
+
 import pytest
 
+from blockd.api.client import ApiError, Client
 from blockd.api.cluster_types import LostRange, LostStripe, LostStripes, RebuiltRows
 from blockd.cli import exits
 from blockd.cluster.stripeorders import CannotGiveUp
@@ -60,12 +63,47 @@ def test_nothing_is_given_up_unless_that_is_forced(
     assert done.code == exits.USAGE
     assert "vm1@monday" in done.out
     assert "--force" in done.err
-    assert orders.ordered == []
     done = blockd("cluster", "stripes", "give-up", PACK, "--force")
     assert done.code == exits.OK
     assert done.out.endswith("gave up 1 stripe\n")
     blockd("cluster", "stripes", "give-up", "--all", "--force")
-    assert orders.ordered == [("give up", PACK), ("give up",)]
+    assert orders.ordered == [
+        ("would give up", (PACK,)),
+        ("give up", (PACK,)),
+        ("give up", None),
+    ]
+
+
+def test_what_would_be_given_up_is_what_was_named(orders: FakeStripeOrders, blockd: Blockd) -> None:
+    other = replace(LOST.stripes[0], pack="cd" * 32)
+    orders.shown = replace(LOST, stripes=(*LOST.stripes, other))
+    done = blockd("cluster", "stripes", "give-up", "cdcdcdcd", "--json")
+    assert done.code == exits.USAGE
+    assert [each["pack"] for each in done.json["stripes"]] == [other.pack]
+    done = blockd("cluster", "stripes", "give-up", "--all", "--json")
+    assert [each["pack"] for each in done.json["stripes"]] == [PACK, other.pack]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"packs": None},
+        {"packs": []},
+        {"packs": ""},
+        {"packs": ["all"]},
+        {"packs": ["abab"]},
+        {"packs": [PACK, "*"]},
+        {"packs": [PACK], "everything": True},
+    ],
+)
+def test_a_request_that_does_not_say_which_gives_nothing_up(
+    orders: FakeStripeOrders, node: FakeNode, body: dict[str, object]
+) -> None:
+    orders.shown = LOST
+    with Client(node.control) as client, pytest.raises(ApiError):
+        client._call("POST", "/v1/cluster/stripes/give-up", body=body)
+    assert orders.ordered == []
 
 
 def test_who_names_nothing_or_too_much_is_told(orders: FakeStripeOrders, blockd: Blockd) -> None:

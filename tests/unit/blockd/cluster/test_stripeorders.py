@@ -1,5 +1,7 @@
 """Rows made again, lost stripes named and given up, over three stores in this process."""
 
+import errno
+import random
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import cast
@@ -14,7 +16,9 @@ from tests.shard_nodes import over_the_wire
 from tests.stripe_nodes import CONDEMN_S, StripeCluster, StripeNode, content, striped
 from transport.packrow import PackRow, rows_from
 from transport.peer import messages as m
-from transport.striperebuild import CannotRebuild, ShardFacts
+from transport.shardfile import ShardName
+from transport.shardserver import ShardServer
+from transport.striperebuild import FIRST, CannotRebuild, ShardFacts, ShardListing
 from volume.layout import PAGE_SIZE, ChunkId
 from volume.scrub import Damage, Location, NamedRoot, locate
 from volume.stripedpack import StripeGivenUp, StripeUnavailable
@@ -251,6 +255,62 @@ def test_shards_are_listed_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None
     cluster.check()
 
 
+@pytest.mark.parametrize("count", [10, 40])
+def test_a_folder_is_listed_once_for_all_pages_and_each_shard_is_opened_once(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(m, "MAX_LISTED", 4)
+    server = ManyShards(count)
+    listing = ShardListing(cast(ShardServer, server), lambda: server.packs)
+    after, told, damaged = FIRST, list[bytes](), 0
+    while True:
+        page = listing.page(after)
+        told += page.stubs
+        damaged += page.damaged
+        after = page.next
+        if after == FIRST:
+            break
+    assert told == sorted(server.packs)
+    assert (server.listed, server.opened, damaged) == (1, count, count)
+
+
+def test_pages_are_of_one_listing_and_what_has_gone_since_is_not_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(m, "MAX_LISTED", 1)
+    cluster = striped()
+    node = cluster.nodes[0]
+    listing = ShardListing(node.server, lambda: [])
+    first = listing.page(FIRST)
+    for name in node.server.names():
+        node.server.remove(name.path)
+    second = listing.page(first.next)
+    assert (second.shards, second.damaged, second.next > first.next) == ((), 0, True)
+    assert listing.page(FIRST).next == FIRST  # who begins, begins with what is there
+    assert listing.page(first.next).next == FIRST  # so does who comes with another one's page
+
+
+class ManyShards:
+    """A device with one shard of each pack, none of which can be opened; it counts."""
+
+    def __init__(self, count: int) -> None:
+        self.device = bytes(16)
+        self.packs = [random.Random(number).randbytes(32) for number in range(count)]
+        self.listed = self.opened = 0
+
+    @property
+    def disk(self) -> "ManyShards":
+        return self
+
+    def names(self) -> list[ShardName]:
+        self.listed += 1
+        return [ShardName(pack, 2, 1, 0) for pack in self.packs]
+
+    def open(self, path: str, *, read_only: bool) -> None:
+        self.opened += 1
+        raise OSError(errno.EIO, path)
+
+
 # -- what is lost
 
 
@@ -303,7 +363,7 @@ def test_after_a_stripe_is_given_up_its_chunks_are_damage_and_nothing_waits() ->
     chunk_id = dict(node.ids())[some]
     with pytest.raises(StripeUnavailable):  # the log is kept for it
         node.store.salvage(chunk_id, 4096)
-    found = orders.give_up(())
+    found = orders.give_up(None)
     assert all(each.given_up for each in found.stripes)
     assert unreadable(node) == dict.fromkeys(bad, StripeGivenUp)
     data, pages = node.store.salvage(chunk_id, 4096)
@@ -325,7 +385,7 @@ def test_what_is_written_again_is_stored_anew() -> None:
     node = cluster.nodes[0]
     lose(cluster, *cluster.nodes[1:])
     bad = unreadable(node)
-    Orders(node).orders.give_up(())
+    Orders(node).orders.give_up(None)
     node.crash()  # nothing is remembered of what could not be read
     cluster.rounds(1)
     number = next(iter(bad))
@@ -335,13 +395,31 @@ def test_what_is_written_again_is_stored_anew() -> None:
     assert number not in unreadable(node)
 
 
+def test_what_would_be_given_up_is_what_was_named_and_no_other_is() -> None:
+    cluster = striped()
+    lose(cluster, *cluster.nodes[1:])
+    orders = Orders(cluster.nodes[0]).orders
+    first, *others = [row.pack_id.hex() for row in cluster.all_rows()]
+    dry = orders.give_up([first[:12]], dry_run=True)
+    assert [(each.pack, each.given_up) for each in dry.stripes] == [(first, False)]
+    assert {each.pack for each in dry.ranges} == {first}
+    assert not any(row.given_up for row in cluster.all_rows())
+    done = orders.give_up([first[:12], first])  # twice is once
+    assert [(each.pack, each.given_up) for each in done.stripes] == [(first, True)]
+    assert [row.pack_id.hex() for row in cluster.all_rows() if row.given_up] == [first]
+    dry = orders.give_up(None, dry_run=True)
+    assert {each.pack for each in dry.stripes} == set(others)
+    with pytest.raises(AssertionError):
+        orders.give_up(())
+
+
 def test_a_stripe_that_may_come_back_is_not_given_up() -> None:
     cluster = striped()
     node = cluster.nodes[0]
     cluster.away.update(each.id for each in cluster.nodes[1:])
     orders = Orders(node).orders
     pack = cluster.all_rows()[0].pack_id.hex()
-    assert orders.give_up(()).stripes == ()
+    assert orders.give_up(None).stripes == ()
     with pytest.raises(CannotGiveUp, match="device fail"):
         orders.give_up([pack[:12]])
     with pytest.raises(CannotGiveUp, match="0 stripes"):
@@ -355,7 +433,7 @@ def test_what_is_given_up_waits_all_the_same_for_a_shard_that_is_only_away() -> 
     node, second, third = cluster.nodes
     lose(cluster, second, third)
     orders = Orders(node).orders
-    orders.give_up(())
+    orders.give_up(None)
     lost = unreadable(node)
     cluster.away.add(node.id)  # the device of the one that is left
     reads = node.striper.reads
@@ -373,7 +451,7 @@ def test_a_stripe_that_was_given_up_and_is_back_is_read() -> None:
     node = cluster.nodes[0]
     before = cluster.map
     lose(cluster, *cluster.nodes[1:])
-    Orders(node).orders.give_up(())
+    Orders(node).orders.give_up(None)
     assert unreadable(node)
     cluster.map = before  # etcd went back, say
     cluster.away.clear()
@@ -397,10 +475,10 @@ def test_what_nodes_have_elsewhere_than_its_row_says_is_not_given_up(
     stale = replace(row, shards=(row.shards[0], *idle))
     assert cluster.rows.swap(row, stale)
     for each in cluster.nodes:
-        each.striper.upkeep.repair({row.pack_id: stale})
+        each.striper.upkeep.look({row.pack_id: stale})
     orders = Orders(node).orders
     assert row.pack_id.hex() in {each.pack for each in orders.lost().stripes}
-    for packs in ((), (row.pack_id.hex(),)):
+    for packs in (None, (row.pack_id.hex(),)):
         with pytest.raises(CannotGiveUp, match="rebuild-rows"):
             orders.give_up(packs)
     assert not any(each.given_up for each in cluster.all_rows())
@@ -421,10 +499,10 @@ def test_what_a_node_that_is_away_may_have_is_not_given_up() -> None:
     lose(cluster, second)
     assert len(orders.lost().stripes) == 3
     with pytest.raises(CannotGiveUp, match="n3"):
-        orders.give_up(())
+        orders.give_up(None)
     assert not any(each.given_up for each in cluster.all_rows())
     cluster.map = cluster.map.fail(third.id)
-    assert len(orders.give_up(()).stripes) == 3
+    assert len(orders.give_up(None).stripes) == 3
 
 
 def test_damaged_shards_do_not_keep_a_stripe_from_being_given_up() -> None:
@@ -434,8 +512,8 @@ def test_damaged_shards_do_not_keep_a_stripe_from_being_given_up() -> None:
     row = cluster.all_rows()[0]
     for each in cluster.nodes[1:]:
         name = next(n for n in each.server.names() if n.pack_id == row.pack_id)
-        each.striper.upkeep.lacking = frozenset({name})
-    found = Orders(node).orders.give_up(())
+        each.striper.upkeep._lacking.add(name, row.shard_bytes)
+    found = Orders(node).orders.give_up(None)
     assert [each.pack for each in found.stripes] == [row.pack_id.hex()]
 
 
