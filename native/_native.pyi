@@ -236,6 +236,10 @@ class PlaceTable:
     def stats(self) -> tuple[int, int, int, int, int]:
         """(entries, bytes, limit, hits, misses)"""
 
+    def take_read_packs(self) -> bytes:
+        """Of which packs clients have read chunks since the last call: a bit for each number modulo
+        65536, the lowest of a byte first."""
+
 def spliced_bytes() -> int:
     """Bytes of packs that have left by sockets without being copied, in this process."""
 

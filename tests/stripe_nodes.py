@@ -106,6 +106,8 @@ class StripeNode:
         self.pace = StripePace(True, COLD_S, CONDEMN_S, Level.HOST)
         self.swaps = 0
         self.cut_at_swap: int | None = None
+        self.reads: set[int] = set()
+        """Numbers of packs that clients read."""
         self.root: Root | None = None
         device = Device(self.id, self.id, "s", "r", f"h{number}", 1 << 40)
         cluster.map = cluster.map.add(device)
@@ -133,12 +135,15 @@ class StripeNode:
             Pace(condemn_s=0.0),
         )
         self.home = StripeHome(
-            self.store, self.collector, uuid, lambda call: call(), lambda: self.cluster.now
+            *(self.store, self.collector, uuid, lambda call: call(), lambda: self.cluster.now),
+            self.take_reads,
         )
         self.server = ShardServer(self.disk, uuid, 0)
         self.swaps = 0
         self.striper = self.make_striper()
         self.packs.striped.source = self.striper.reads
+        self.packs.striped.trusted = frozenset()  # as in the daemon: before its first round
+        self.packs.striped.looks = self.striper.trust.begin
 
     def make_striper(self) -> Striper:
         return Striper(

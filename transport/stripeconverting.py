@@ -67,7 +67,7 @@ class Converting:
     def convert_all(self, devices: DeviceMap, told_at: float) -> None:
         """`told_at`: when another node told of a new stripe last."""
         # Others may have the same.
-        self.work.found(self._home.cold_bytes(self._pace.cold_s))
+        self.work.found(self._home.cold_bytes(self._pace.cold_s, self._pace.unread_s))
         placement = Placement(devices, self._pace.level)
         code = code_for(placement.domain_count)
         if code is None:
@@ -79,7 +79,8 @@ class Converting:
         turn_s = self._around.rank() * TURN * self._pace.cold_s
         if self._monotonic() - told_at < turn_s:
             return
-        for number in self._home.cold(self._pace.cold_s + turn_s)[:CONVERSIONS]:
+        cold = self._home.cold(self._pace.cold_s + turn_s, self._pace.unread_s)
+        for number in cold[:CONVERSIONS]:
             if self._should_stop():
                 return
             with self._notes.counted(b"", f"convert pack {number:08x}"):

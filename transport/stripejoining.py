@@ -109,6 +109,9 @@ class Joining:
             like, entries = table_of(row, pack)
             wanted = self._home.known(entries)
             if bytes_of(wanted) >= MIN_JOIN * row.size:
+                if self._home.any_read(wanted, self._pace.unread_s):
+                    self._declined[row.pack_id] = now - DECLINED_S + self._pace.unread_s
+                    return False  # they stay here, where they are read at once
                 wanted = [each for each in wanted if is_whole(pack, like, each)]
             if bytes_of(wanted) < MIN_JOIN * row.size:
                 if len(self._declined) >= MAX_DECLINED:

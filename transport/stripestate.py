@@ -28,6 +28,9 @@ class StripePace:
     condemn_s: float = 3600.0
     """A stripe that nobody needs, and a file that no row names, stay for so long."""
     level: Level = Level.HOST
+    unread_s: float = 0.0
+    """A pack that clients have read within this time is not cold, and its chunks are not left to a
+    stripe."""
 
 
 @dataclass(slots=True)

@@ -374,6 +374,7 @@ class Store:
             *(self._chunks, self.upkeep.collector, meta.uuid),
             self.upkeep.submit,
             clock.monotonic,
+            self._table.take_read_packs,
         )
         self.chunk_repair = ChunkRepair(
             self._chunks, self.upkeep.scrubber, self.upkeep.submit, self.upkeep.forget_pack

@@ -1,10 +1,13 @@
 """What a store has to do with stripes: which of its packs are cold, and which stripes it finds
 chunks in. Knows nothing of who keeps the shards (`transport.striping`).
 
-A pack is cold when it was sealed `cold_s` ago, as far as this process knows: the time begins anew
-with each start. It is taken when at least MIN_LIVE of it was live at the last run of gc, so that
-garbage is not made a stripe; gc copies packs forward that are mostly dead, and what comes of that
-is taken later.
+A pack is cold when it was sealed `cold_s` ago, as far as this process knows, and no client has read
+a chunk of it for `unread_s`: both times begin anew with each start. What clients read is marked by
+the place table as it finds a chunk for them (`native/src/place_table.h`): 8 KiB, a bit for each
+pack number modulo 65536, so that of stores above 4 TiB two packs may share a bit, and both stay for
+the one that is read. Scrub, gc and destaging read past it. A cold pack is taken when at least
+MIN_LIVE of it was live at the last run of gc, so that garbage is not made a stripe; gc copies packs
+forward that are mostly dead, and what comes of that is taken later.
 """
 
 import threading
@@ -44,8 +47,10 @@ class StripeHome:
         store_uuid: bytes,
         submit: Callable[[Callable[[], int | None]], int | None],
         monotonic: Callable[[], float],
+        read_packs: Callable[[], bytes],
     ) -> None:
-        """`submit`: run a call between rounds and slices of gc."""
+        """`submit`: run a call between rounds and slices of gc. `read_packs`: as
+        `native.PlaceTable.take_read_packs`."""
         self.uuid = store_uuid
         self._chunks = chunks
         self._packs = chunks.packs
@@ -70,9 +75,12 @@ class StripeHome:
     def stubs_by_pack(self) -> dict[bytes, StripedPack]:
         return {stub.pack_id: stub for stub in self.striped.all()}
 
-    def cold(self, cold_s: float) -> list[int]:
+    def stub_of(self, pack_id: bytes) -> StripedPack | None:
+        return self.striped.of_pack(pack_id)
+
+    def cold(self, cold_s: float, unread_s: float) -> list[int]:
         """Numbers of cold packs, the oldest first."""
-        old, now = self._old(cold_s), self._monotonic()
+        old, now = self._old(cold_s, unread_s), self._monotonic()
         with self._lock:
             unknown = any(self._collector.live_share(number) is None for number in old)
             ask = unknown and now - self._asked_at >= cold_s
@@ -82,17 +90,44 @@ class StripeHome:
             self._collector.run_now()
         return sorted(number for number in old if self._worth_it(number))
 
-    def _old(self, cold_s: float) -> list[int]:
-        """Sealed packs that have been seen for so long."""
+    def _old(self, cold_s: float, unread_s: float) -> list[int]:
+        """Sealed packs that have been seen for so long, and that nobody reads."""
         sealed = self._packs.sealed()
+        self._note_reads(sealed)
         now = self._monotonic()
         with self._lock:
             self._seen = {number: self._seen.get(number, now) for number in sealed}
-            return [number for number, since in self._seen.items() if now - since >= cold_s]
+            old = [number for number, since in self._seen.items() if now - since >= cold_s]
+        return [number for number in old if not self.is_read(number, unread_s)]
 
-    def cold_bytes(self, cold_s: float) -> int:
+    def _note_reads(self, sealed: Collection[int]) -> None:
+        """What clients have read since the last time."""
+        now = self._monotonic()
+        with self._lock:
+            bits = self._take_read_packs()
+            count = 8 * len(bits)
+            self._read_at = {
+                number: at
+                for number in sealed
+                if (at := now if _has(bits, number % count) else self._read_at.get(number))
+                is not None
+            }
+
+    def is_read(self, number: int, unread_s: float) -> bool:
+        """Whether clients have read a chunk of a pack of this store within `unread_s`, as was seen
+        when cold packs were asked for last; 0: that does not count."""
+        at = self._read_at.get(number)
+        return at is not None and self._monotonic() - at < unread_s
+
+    def any_read(self, entries: Collection[Adopted], unread_s: float) -> bool:
+        """The same of packs of this store that have one of these chunks."""
+        places = self._chunks.index.get_many([each.chunk_id for each in entries])
+        packs = {place.pack for place in places if place is not None}
+        return any(self.is_read(number, unread_s) for number in packs)
+
+    def cold_bytes(self, cold_s: float, unread_s: float) -> int:
         """Of cold packs, and of those of which gc has not said yet whether they are worth it."""
-        old = self._old(cold_s)
+        old = self._old(cold_s, unread_s)
         unknown = [number for number in old if self._collector.live_share(number) is None]
         return sum(map(self.size, {*unknown, *filter(self._worth_it, old)}))
 
@@ -192,3 +227,7 @@ class StripeHome:
             return self._submit(call) is not None
         except (StoreClosing, StoreSealed):
             return False
+
+
+def _has(bits: bytes, number: int) -> bool:
+    return bool(bits[number // 8] >> number % 8 & 1)

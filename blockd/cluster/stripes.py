@@ -94,6 +94,9 @@ class Stripes:
             cold_s=cluster.cold_after_s,
             condemn_s=cluster.unused_after_s,
             level=Level(cluster.failure_domain.value),
+            unread_s=(
+                cluster.cold_after_s if cluster.cold_unread_s is None else cluster.cold_unread_s
+            ),
         )
         self._every_s = max(LEAST_S, min(MOST_S, pace.cold_s / 4, pace.condemn_s / 4))
         self.striper = Striper(

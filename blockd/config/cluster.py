@@ -61,7 +61,10 @@ class ClusterConfig:
     failure_domain: FailureDomain = FailureDomain.HOST
     """What is to fail alone. The same on all nodes."""
     cold_after_s: Days = 3600.0
-    """A pack is cold so long after it was sealed."""
+    """A pack is cold so long after it was sealed..."""
+    cold_unread_s: Annotated[float, Range(0.0, 366 * 86400.0)] | None = None
+    """...and after clients have read something of it last: what is read stays a copy. As
+    `cold_after_s` if nothing is said; 0: reads do not count."""
     unused_after_s: Days = 3600.0
     """A stripe that no node needs, and a shard that belongs to none, goes after so long."""
     replace_after: int = 600

@@ -188,11 +188,23 @@ struct bd_chunk_place *bd_table_get(struct bd_place_table *table, uint32_t volum
         place->used = 1;
         atomic_fetch_add(&place->references, 1);
         table->hits++;
+        if (place->pack != NULL && place->pack->number < BD_SHOWN_PACKS) {
+            uint32_t bit = place->pack->number % BD_READ_PACKS;
+            table->read_packs[bit / 8] |= (uint8_t)(1 << bit % 8);
+        }
     } else {
         table->misses++;
     }
     pthread_mutex_unlock(&table->lock);
     return place;
+}
+
+void bd_table_take_read_packs(struct bd_place_table *table, uint8_t bits[BD_READ_PACKS / 8])
+{
+    bd_lock(&table->lock);
+    memcpy(bits, table->read_packs, sizeof table->read_packs);
+    memset(table->read_packs, 0, sizeof table->read_packs);
+    pthread_mutex_unlock(&table->lock);
 }
 
 /* A failed growth is no fault: the chains only get longer. */

@@ -66,6 +66,11 @@ struct bd_chunk_place {
                           bytes */
 };
 
+/* Numbers of packs that are told apart when they are read; a power of two. */
+#define BD_READ_PACKS 65536
+/* From here on numbers are of memory that shows chunks of stripes (volume/stripedpack.py). */
+#define BD_SHOWN_PACKS 0xFFFF0000u
+
 struct bd_place_table {
     pthread_mutex_t lock;
     struct bd_chunk_place **buckets;
@@ -80,6 +85,7 @@ struct bd_place_table {
     struct bd_decoded *oldest;
     size_t decoded_bytes;   /* part of `bytes` */
     atomic_uint part_reads; /* of packed chunks that had to be decoded; wraps around */
+    uint8_t read_packs[BD_READ_PACKS / 8];
 };
 
 struct bd_place_table *bd_table_new(size_t limit);
@@ -117,6 +123,9 @@ void bd_decoded_release(struct bd_decoded *decoded);
 void bd_table_drop_range(struct bd_place_table *table, uint32_t volume, uint64_t first,
                          uint64_t end);
 void bd_table_drop_pack(struct bd_place_table *table, uint32_t number);
+/* Of which packs a chunk was asked for by `bd_table_get` since the last call: a bit for each number
+ * modulo BD_READ_PACKS, the lowest of a byte first. What no reader asks for counts for nothing. */
+void bd_table_take_read_packs(struct bd_place_table *table, uint8_t bits[BD_READ_PACKS / 8]);
 /* Forget everything, and be as small as a new one. */
 void bd_table_clear(struct bd_place_table *table);
 

@@ -116,6 +116,16 @@ static PyObject *table_stats(PyObject *self, PyObject *unused)
                          (unsigned long long)hits, (unsigned long long)misses);
 }
 
+static PyObject *table_take_read_packs(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    PyObject *bits = PyBytes_FromStringAndSize(NULL, BD_READ_PACKS / 8);
+    if (bits != NULL)
+        bd_table_take_read_packs(((bd_table_object *)self)->table,
+                                 (uint8_t *)PyBytes_AS_STRING(bits));
+    return bits;
+}
+
 /* spliced_bytes() -> int */
 static PyObject *spliced_bytes(PyObject *module, PyObject *unused)
 {
@@ -134,6 +144,7 @@ static PyMethodDef table_methods[] = {
     {"drop_pack", table_drop_pack, METH_VARARGS, NULL},
     {"drop_volume", table_drop_volume, METH_VARARGS, NULL},
     {"stats", table_stats, METH_NOARGS, NULL},
+    {"take_read_packs", table_take_read_packs, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

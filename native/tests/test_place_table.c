@@ -187,6 +187,43 @@ static void test_entries_in_use_outlive_their_removal(void)
     memory_file_destroy(&memory);
 }
 
+static void put_in_pack(struct bd_place_table *table, uint64_t index, struct memory_file *memory,
+                        uint32_t number)
+{
+    uint8_t checks[64] = {0};
+    struct bd_pack *pack = bd_pack_new(memory_file_open(memory), number);
+    CHECK_EQ(bd_table_put(table, 1, index, BD_CHUNK_RAW, pack, 100, CHUNK, checks, 64), 0);
+    bd_pack_release(pack);
+}
+
+static void test_packs_are_marked_by_who_reads_them(void)
+{
+    static uint8_t bits[BD_READ_PACKS / 8];
+    static const uint8_t nothing[BD_READ_PACKS / 8];
+    struct memory_file files[3];
+    for (int i = 0; i < 3; i++)
+        memory_file_init(&files[i], 4096, 0);
+    struct bd_place_table *table = bd_table_new(1 << 20);
+    put_in_pack(table, 0, &files[0], 3);
+    put_in_pack(table, 1, &files[1], BD_READ_PACKS + 12);
+    put_in_pack(table, 2, &files[2], BD_SHOWN_PACKS + 5);
+    put_hole(table, 1, 3);
+    bd_table_take_read_packs(table, bits);
+    CHECK(memcmp(bits, nothing, sizeof bits) == 0); /* to be put is not to be read */
+
+    CHECK(has(table, 1, 0) && has(table, 1, 1) && has(table, 1, 2) && has(table, 1, 3));
+    bd_table_take_read_packs(table, bits);
+    CHECK_EQ(bits[0], 1 << 3);
+    CHECK_EQ(bits[1], 1 << 4);
+    bits[0] = bits[1] = 0;
+    CHECK(memcmp(bits, nothing, sizeof bits) == 0);
+    bd_table_take_read_packs(table, bits);
+    CHECK(memcmp(bits, nothing, sizeof bits) == 0);
+    bd_table_free(table);
+    for (int i = 0; i < 3; i++)
+        memory_file_destroy(&files[i]);
+}
+
 static void test_a_cleared_table_is_as_small_as_a_new_one(void)
 {
     struct memory_file memory;
@@ -229,6 +266,7 @@ int main(void)
     test_an_entry_above_the_budget();
     test_drop_range();
     test_entries_in_use_outlive_their_removal();
+    test_packs_are_marked_by_who_reads_them();
     test_a_cleared_table_is_as_small_as_a_new_one();
     return 0;
 }

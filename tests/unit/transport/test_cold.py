@@ -3,7 +3,7 @@
 import pytest
 
 from tests.device_maps import device_id, even_map, pack_ids
-from transport.cold import COLD_AGE_S, IDLE_S, code_for, is_cold
+from transport.cold import code_for
 from transport.placement import Placement
 
 
@@ -23,9 +23,3 @@ def test_every_code_that_is_chosen_can_be_placed(hosts: int) -> None:
     code = code_for(placement.domain_count)
     assert code is not None
     assert len(placement.choose(pack_ids(1)[0], sum(code))) == sum(code)
-
-
-def test_packs_are_cold_when_they_are_old_and_nobody_reads_them() -> None:
-    assert is_cold(COLD_AGE_S, IDLE_S)
-    assert not is_cold(COLD_AGE_S - 1, IDLE_S)
-    assert not is_cold(COLD_AGE_S, IDLE_S - 1)

@@ -59,6 +59,50 @@ def test_packs_are_left_alone_unless_that_is_wanted() -> None:
     assert cluster.all_rows() == []
 
 
+def reading(cluster: StripeCluster) -> None:
+    """Packs that clients read are not left to stripes for so long."""
+    for node in cluster.nodes:
+        node.pace = replace(node.pace, unread_s=2 * COLD_S)
+        node.crash()
+    cluster.rounds(1)
+
+
+def test_a_pack_that_clients_read_stays_a_copy_until_they_have_stopped() -> None:
+    cluster = StripeCluster()
+    reading(cluster)
+    node = cluster.nodes[0]
+    read, *_ = node.packs.sealed()
+    before = node.own_bytes()
+    for _ in range(4):
+        node.reads = {read}
+        cluster.rounds(1, COLD_S)
+    assert read in node.packs.sealed()
+    cluster.check()
+    node.reads = set()
+    cluster.rounds(8, COLD_S)
+    assert read not in node.packs.sealed()
+    assert node.own_bytes() < before / 4
+    cluster.check()
+
+
+def test_what_a_node_reads_it_does_not_leave_to_the_stripes_of_others() -> None:
+    """They pack for themselves, and read nothing."""
+    cluster = StripeCluster()
+    reading(cluster)
+    node, *others = cluster.nodes
+    node.reads = set(node.packs.sealed())
+    before = node.own_bytes()
+    cluster.rounds(6, COLD_S)
+    assert cluster.all_rows()
+    assert node.own_bytes() == before
+    assert node.home.stubs() == []
+    assert all(each.own_bytes() < before / 4 for each in others)
+    node.reads = set()
+    cluster.rounds(8, COLD_S)
+    assert node.own_bytes() < before / 4
+    cluster.check()
+
+
 def test_who_does_not_want_stripes_keeps_its_copies_when_others_make_some() -> None:
     cluster = StripeCluster()
     third = cluster.nodes[2]

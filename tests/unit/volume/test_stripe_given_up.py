@@ -8,7 +8,7 @@ from tests.sim.store_rig import KIB, SMALL, StoreRig
 from tests.unit.volume.rig import chunk
 from volume.destager import RETRY_MAX_S
 from volume.layout import KIND_DATA
-from volume.stripedpack import Adopted, StripedPack, StripeGivenUp, StripeUnavailable
+from volume.stripedpack import Adopted, Look, StripedPack, StripeGivenUp, StripeUnavailable
 
 CHUNK = 4 * KIB
 COUNT = 8
@@ -118,6 +118,68 @@ def test_writes_find_their_chunks_in_a_stripe_that_can_be_read_and_in_no_other()
     striped.trusted, striped.source = None, None  # in no cluster any more
     assert not is_found(4)
     assert not striped.doubts(number + 100)
+
+
+def test_each_destage_round_looks_once_at_the_stripe_that_it_finds_chunks_in() -> None:
+    """After it has frozen what it stores: all of that was acknowledged before."""
+    rig, lost = in_a_stripe()
+    lost.error = None
+    striped = rig.store.stripe_home.striped
+    (number,) = striped.numbers()
+    striped.trusted = frozenset({number})
+    looked: list[int] = []  # bytes in the journal then
+    readable = True
+
+    def looks() -> Look:
+        looked.append(rig.store.status().journal_bytes)
+        return lambda stub: readable
+
+    striped.looks = looks
+    for at in (1, 2):
+        rig.write("a", at * CHUNK, chunk(at + 1))
+        rig.write("a", (at + 3) * CHUNK, chunk(at))
+        rig.store.destage()
+        assert len(looked) == at
+    readable = False
+    rig.write("a", 0, chunk(7))
+    rig.store.destage()
+    place = rig.store._chunks.place(blake3(chunk(7)).digest())
+    assert place is not None
+    assert (len(looked), place.pack > number) == (3, True)  # stored anew
+    rig.write("a", 0, b"n" * CHUNK)  # nothing of it is in a stripe
+    rig.store.destage()
+    assert len(looked) == 3
+
+
+def test_a_member_has_chunks_sent_that_it_has_in_a_stripe_that_cannot_be_read() -> None:
+    rig, _ = in_a_stripe()
+    striped = rig.store.stripe_home.striped
+    ids = [blake3(chunk(number)).digest() for number in range(COUNT)]
+    assert rig.store._transfers.lacking(ids, CHUNK) == []
+    striped.trusted = frozenset()
+    assert rig.store._transfers.lacking(ids, CHUNK) == ids
+
+
+def test_what_clients_read_is_not_cold() -> None:
+    rig = StoreRig(options=SMALL)
+    rig.store.create_volume("a", COUNT * CHUNK, block_size=512, chunk_size=CHUNK)
+    rig.tend()
+    rig.fill("a", 0, b"".join(map(chunk, range(COUNT))))
+    rig.settle()
+    rig.store._chunks.packs.seal()
+    home = rig.store.stripe_home
+    (number,) = rig.store._chunks.packs.sealed()
+    home.cold(0.0, 60.0)
+    assert not home.is_read(number, 60.0)
+    assert rig.read("a", CHUNK, 512) == chunk(1)[:512]
+    home.cold(0.0, 60.0)
+    assert home.is_read(number, 60.0)
+    assert not home.is_read(number, 0.0)
+    rig.clock.advance(59.0)
+    home.cold(0.0, 60.0)
+    assert home.is_read(number, 60.0)
+    rig.clock.advance(1.0)
+    assert not home.is_read(number, 60.0)
 
 
 def test_what_volumes_need_of_it_is_told_by_the_store() -> None:
