@@ -411,8 +411,10 @@ class VersionsLife:
         done = self.rig.store.versions.restore(volume.name, ref)
         assert done.restored_seq == seq, (ref, done)
         kept = self.rig.store.snapshots.get(volume.name, done.kept)
+        names = {name for name in volume.snapshots if self._names(volume, name, old)}
+        assert done.had_name == bool(names), f"{names} had the state before; {done}"
         if done.had_name:
-            assert volume.snapshots[done.kept].data == old.data
+            assert done.kept in names
         else:
             assert kept.seq == old.seq
             volume.snapshots[done.kept] = replace(old, pinned=kept.pinned)
@@ -420,6 +422,16 @@ class VersionsLife:
         self._flushed()
         self._check_seq(volume)
         self.model.check_head(self.rig, volume)
+
+    def _names(self, volume: VolumeModel, name: str, state: Snapshot) -> bool:
+        """Whether a snapshot is that state: it is after the same write, or both are in chunks, and
+        the same ones."""
+        snapshot = volume.snapshots[name]
+        if snapshot.seq == state.seq:
+            return True
+        version = self.rig.store._history.version
+        there = all(version(volume.number, each) for each in (snapshot.seq, state.seq))
+        return there and snapshot.data == state.data
 
     def set_policy(self, volume: VolumeModel, window_s: int, keep: str) -> None:
         policy = self.rig.store.versions.set_policy(volume.name, window_s=window_s, keep=keep)

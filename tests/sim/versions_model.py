@@ -371,9 +371,12 @@ class Model:
             volume.snapshots[name] = replace(before, pinned=extra[name].pinned)
         if info.epoch == volume.epoch:
             return
-        assert any(each.data == before.data for each in volume.snapshots.values()), (
-            f"{volume.name} was restored, but what was before it has no name"
-        )
+        in_chunks = rig.store._history.version
+        assert any(
+            each.seq == before.seq
+            or (each.data == before.data and in_chunks(volume.number, each.seq))
+            for each in volume.snapshots.values()
+        ), f"{volume.name} was restored, but what was before it has no name"
         self.add_restored(volume, info, pending.data, pending.time_ns)
         self.durable = len(self.log)
 
