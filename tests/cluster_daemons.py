@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockd.api.types import ClusterInfo
-from tests.daemon import PROGRAM, Daemon, run_blockd
+from tests.daemon import PROGRAM, STORE, Daemon, run_blockd
 from tests.etcd_cluster import EtcdCluster
 from tests.peer_nodes import until
 from tests.ports import free_port
 
 CONFIG = """\
 [store]
-short_percent = 0
 {store}
 [cluster]
 etcd = [{etcd}]
@@ -48,11 +47,11 @@ class Nodes:
         prefix: str,
         places: Mapping[str, Place] | None = None,
         *,
-        store: str = "",
+        store: str = STORE,
         cluster: str = "",
         options: Sequence[str] = (),
     ) -> None:
-        """`store`, `cluster`: more lines of these sections; `options`: of each daemon."""
+        """`store`, `cluster`: lines of these sections; `options`: of each daemon."""
         self._options = options
         self._settings = {"store": store, "cluster": cluster}
         self._folder = folder

@@ -27,14 +27,21 @@ STOP_S = 90.0  # the drain time and what it takes to close the store
 CLI_S = 120.0  # a transfer of a test's volume on a busy machine
 POLL_S = 0.05
 PROGRAM = (sys.executable, "-m", "blockd")
+JOURNAL_BYTES = 128 << 20
+STORE = f"""\
+short_percent = 0
+journal_limit = "{JOURNAL_BYTES >> 20}MiB"
+"""
+"""[store] of a daemon that has no settings of its own. Space is never short: how full the disk of a
+test machine is must not decide which versions stay. The journal has segments of 8 MiB: by default
+they have 64, and a new directory begins with four that are full of zeros and synced, which was most
+of what a start cost, and is nothing that a test looks at."""
 
 
 class Daemon:
     """`options` are those of `blockd serve`; `prefix` is a command that starts it in our place,
     `program` is blockd itself. Without these it is forked (`tests.forks`), in a run of pytest.
-
-    Without settings of its own, space is never short: how full the disk of a test machine is must
-    not decide which versions stay.
+    Without settings of its own it has `STORE`.
     """
 
     def __init__(
@@ -67,7 +74,7 @@ class Daemon:
         if "--config" in self.options or (self.data / "blockd.toml").exists():
             return ()
         config = self.data.with_name(self.data.name + ".toml")
-        config.write_text("[store]\nshort_percent = 0\n")
+        config.write_text(f"[store]\n{STORE}")
         return ("--config", str(config))
 
     def start(self) -> None:

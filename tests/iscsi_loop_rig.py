@@ -14,7 +14,7 @@ from typing import Any, Final
 import uvloop
 
 from blockd.access.book import Everybody
-from blockd.config import IscsiConfig, ServeConfig, parse_portal
+from blockd.config import IscsiConfig, ServeConfig, StoreConfig, parse_portal
 from blockd.iscsi import pdu
 from blockd.iscsi.connection import Connection
 from blockd.iscsi.targets import IQN_PREFIX
@@ -22,6 +22,7 @@ from blockd.iscsi_listener import IscsiListener
 from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
 from blockd.wiring import make_iscsi, open_store, open_targets
+from tests.daemon import JOURNAL_BYTES
 from tests.fake_cluster import FakePaths
 from tests.iscsi_initiator import ISID, NAME, Initiator, Pdu, World, parse
 from tests.served import TIMEOUT_S, OnLoop, loop_in_thread
@@ -49,7 +50,7 @@ class Server(OnLoop):
         """`mirrored`: other nodes have the volume, and the test says what (`replica`)."""
         super().__init__(loop)
         iscsi = IscsiConfig(listen=(parse_portal("127.0.0.1:0"),), keepalive_s=keepalive_s)
-        config = ServeConfig(data=folder, iscsi=iscsi)
+        config = ServeConfig(data=folder, iscsi=iscsi, store=StoreConfig(JOURNAL_BYTES))
         folder.mkdir(exist_ok=True)
         store = open_store(config, LoopScheduler(loop))
         assert isinstance(store, Store)

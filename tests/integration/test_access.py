@@ -9,7 +9,7 @@ import pytest
 
 from blockd.iscsi.targets import IQN_PREFIX
 from tests.clients import FindTool, finish_tool, run_libnbd, run_tool
-from tests.daemon import Daemon, StartDaemon
+from tests.daemon import STORE, Daemon, StartDaemon
 from tests.tls_fixtures import TlsFiles, make_tls_files
 
 MiB = 1 << 20
@@ -283,7 +283,7 @@ def test_a_group_may_use_the_control_socket(daemon: StartDaemon, tmp_path: Path)
     folder.mkdir(mode=0o755)
     config = tmp_path / "blockd.toml"
     group = os.getegid()
-    config.write_text(f'[control]\nsocket = "{folder}/c"\ngroup = "{group}"\n')
+    config.write_text(f'[control]\nsocket = "{folder}/c"\ngroup = "{group}"\n[store]\n{STORE}')
     server = daemon("--config", str(config))
     status = (folder / "c").stat()
     assert (status.st_mode & 0o777, status.st_gid) == (0o660, group)

@@ -32,10 +32,7 @@ BASE, AWAY, LONG, DUPLICATE = 16 * MIB, 8 * MIB, 64 * MIB, 64 * MIB  # AWAY < wi
 def nodes(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     with etcd_cluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 1) as etcd:
         folder = tmp_path_factory.mktemp("n")
-        made = Nodes(folder, etcd, folder.name)
-        for name in NAMES:
-            config = made.data(name) / "blockd.toml"
-            config.write_text(config.read_text().replace("short_percent = 0\n", STORE))
+        made = Nodes(folder, etcd, folder.name, store=STORE)
         try:
             up(made, *NAMES)
             made.daemons["n1"].run("cluster", "create", VOLUME, str(SIZE))

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests import daemon
 from tests.clients import FindTool
 from tests.cluster_daemons import Nodes, good, up
 from tests.etcd_cluster import EtcdCluster, etcd_cluster
@@ -30,7 +31,8 @@ MiB = 1 << 20
 NAMES = ("n1", "n2", "n3")
 SIZE = 24 * MiB
 RECIPES = recipes(Path(__file__).parents[2] / "docs" / "disaster-recovery.md")
-STORE = """\
+STORE = f"""\
+{daemon.STORE}
 pack_size = "1MiB"
 window = "1MiB"
 window_s = 0

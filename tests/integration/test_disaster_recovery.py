@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import FindTool, run_libnbd, run_tool, unavailable
+from tests.daemon import STORE
 from tests.docs.pages import Block
 from tests.mounts import Tools, mounted, small_disk
 from tests.recipes import Service, recipes, told
@@ -95,7 +96,7 @@ def data_folder() -> Iterator[Path]:
 def served(folder: Path, data: Path) -> Iterator[Site]:
     uid = SERVICE_UID if os.geteuid() == 0 else None
     service = Service(folder / "service", data, uid=uid)
-    (folder / "service" / "blockd.toml").write_text("[store]\nshort_percent = 0\n")
+    (folder / "service" / "blockd.toml").write_text(f"[store]\n{STORE}")
     copies = folder / "copies"
     data.mkdir(mode=0o700)
     if uid is not None:

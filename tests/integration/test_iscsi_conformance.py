@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import FindTool, finish_tool, run_tool
-from tests.daemon import StartDaemon
+from tests.daemon import STORE, StartDaemon
 
 SKIPS = Path(__file__).with_name("iscsi_test_cu_skips.txt")
 RESET = "Sanitize.Reset"
@@ -96,7 +96,7 @@ def test_a_sanitize_survives_every_kind_of_reset(
     """It has to take longer than they do, however slow the machine is: 32 s at this rate, where
     the tool takes 4 s and some, and then looks once a minute whether it is over."""
     (server := daemon("--iscsi", "127.0.0.1:0", start=False)).data.mkdir(parents=True)
-    (server.data / "blockd.toml").write_text('[iscsi]\nsanitize_rate = "8M"\n')
+    (server.data / "blockd.toml").write_text(f'[iscsi]\nsanitize_rate = "8M"\n[store]\n{STORE}')
     server.start()
     server.create("unit", 256 << 20, 512)
     found = run(client_tool("iscsi-test-cu"), f"ALL.{RESET}", server.iscsi_url("unit"))

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from blockd.api.limit_types import VolumeLimits
 from blockd.nbd import wire
 from tests.clients import FindTool, run_tool
-from tests.daemon import Daemon, StartDaemon
+from tests.daemon import STORE, Daemon, StartDaemon
 from tests.nbd_client import NbdClient, good_replies, in_transmission
 from tests.peer_nodes import until
 
@@ -34,7 +34,7 @@ SECONDS = 2
 @pytest.fixture(params=[2, 0], ids=["loop", "engines"])
 def server(request: pytest.FixtureRequest, daemon: StartDaemon, tmp_path: Path) -> Daemon:
     config = tmp_path / "limits.toml"
-    config.write_text(f"loop_threads = {request.param}\n[store]\nshort_percent = 0\n")
+    config.write_text(f"loop_threads = {request.param}\n[store]\n{STORE}")
     options = ("--volume", "demo=64M", "--volume", "other=64M", "--iscsi", "127.0.0.1:0")
     return daemon("--config", str(config), *options)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import FindTool, finish_tool, run_libnbd, run_tool
-from tests.daemon import Daemon
+from tests.daemon import STORE, Daemon
 from tests.tls_fixtures import TlsFiles, make_tls_files
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to begin with")
@@ -80,7 +80,7 @@ class Started:
         self.nbd, self.iscsi, self.metrics = root_only_ports(3)
         self.log = given(folder / "log") / "blockd.log"
         (folder / "blockd.toml").write_text(
-            f'[store]\nshort_percent = 0\n[log]\nfile = "{self.log}"\n[daemon]\nuser = "nobody"\n'
+            f'[store]\n{STORE}[log]\nfile = "{self.log}"\n[daemon]\nuser = "nobody"\n'
         )
         self.daemon = Daemon(
             folder / "data",

@@ -10,12 +10,13 @@ import pytest
 import uvloop
 
 from blockd.access.book import Everybody
-from blockd.config import ServeConfig, TcpAddress
+from blockd.config import ServeConfig, StoreConfig, TcpAddress
 from blockd.listener import NbdListener
 from blockd.nbd import wire
 from blockd.request_loop import RequestLoop
 from blockd.scheduler import LoopScheduler
 from blockd.wiring import open_store
+from tests.daemon import JOURNAL_BYTES
 from tests.fakes import FakePolicies
 from tests.nbd_client import NbdClient, in_transmission
 from tests.served import TIMEOUT_S, OnLoop, loop_in_thread
@@ -35,7 +36,8 @@ class Server(OnLoop):
         super().__init__(loop)
         self.folder = folder
         folder.mkdir()
-        store = open_store(ServeConfig(data=folder), LoopScheduler(loop))
+        config = ServeConfig(data=folder, store=StoreConfig(JOURNAL_BYTES))
+        store = open_store(config, LoopScheduler(loop))
         assert isinstance(store, Store)
         self.store = store
         for name in ("vol-a", "vol-b"):

@@ -10,8 +10,10 @@ import pytest
 from blockd.cli import exits
 from native import OP_READ, OP_WRITE, Request
 from tests.command import Blockd
+from tests.daemon import JOURNAL_BYTES
 from volume.errors import CorruptData, MetaLost, OldMeta, UnknownFormat
 from volume.metabackup import look_at
+from volume.options import StoreOptions
 from volume.store import Store
 
 DATA = os.urandom(1 << 16)
@@ -37,7 +39,7 @@ def read(store: Store, offset: int) -> bytes:
 def stored(tmp_path: Path) -> Path:
     """A data directory: a volume with a snapshot in packs, and writes in the journal."""
     path = tmp_path / "stored"
-    store = Store.open(path)
+    store = Store.open(path, StoreOptions(journal_limit=JOURNAL_BYTES))
     store.create_volume("vm1", 1 << 20)
     submit(store, Request(OP_WRITE, 0, len(DATA), DATA))
     store.snapshots.create("monday", ["vm1"])

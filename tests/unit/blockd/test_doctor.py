@@ -33,12 +33,14 @@ from blockd.doctor import FAIL, MODULES, OK, TOOLS, WARN, Finding, Machine, exam
 from blockd.toml_decode import ConfigError
 from native import OP_WRITE, Request
 from tests.command import Blockd
+from tests.daemon import JOURNAL_BYTES
 from volume import layout
 from volume.disk import SystemClock
 from volume.framing import framed
 from volume.kv import LmdbKeyValue
 from volume.layout import META_PREFIX_STATE
 from volume.meta import Meta
+from volume.options import StoreOptions
 from volume.store import META_MAP_BYTES, Store
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -411,7 +413,7 @@ def test_tls_files_that_serve_refuses_fail(data: Path, machine: Machine, tmp_pat
 def stored(tmp_path: Path) -> Path:
     """A data directory with a volume that has chunks in packs."""
     path = tmp_path / "stored"
-    store = Store.open(path)
+    store = Store.open(path, StoreOptions(journal_limit=JOURNAL_BYTES))
     store.create_volume("vm1", 1 << 20)
     volume = store.get("vm1")
     assert volume is not None

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from native import OP_WRITE, Request
+from tests.daemon import JOURNAL_BYTES
 from tests.synthetic import CHUNK, PACK_BYTES, fill_volume, memory, threadless
 from volume.options import StoreOptions
 from volume.volume import Volume
@@ -22,7 +23,7 @@ LIMIT = 8 * MiB
 
 
 def make_store(path: Path) -> None:
-    with threadless(path) as store:
+    with threadless(path, StoreOptions(journal_limit=JOURNAL_BYTES)) as store:
         store.create_volume("demo", COUNT * CHUNK)
         volume = store.get("demo")
         assert volume is not None

@@ -22,7 +22,9 @@ from blockd.scsi.task import (
 from blockd.scsi.unit import Identity, LogicalUnit
 from native import OP_WRITE, Request
 from tests import scsi_cdbs as cdbs
+from tests.daemon import JOURNAL_BYTES
 from tests.scsi_rig import FakeSurroundings, joined, nexus
+from volume.options import StoreOptions
 from volume.store import Store
 
 BLOCK = 4096
@@ -96,7 +98,7 @@ def carry_out(prepared: Prepared, data: bytes) -> Result:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    store = Store.open(tmp_path / "data")
+    store = Store.open(tmp_path / "data", StoreOptions(journal_limit=JOURNAL_BYTES))
     try:
         yield Host(store)
     finally:
