@@ -7,7 +7,7 @@ fails where BLOCKD_REQUIRE_CLIENTS is set (scripts/check sets it, so that nothin
 import importlib.util
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,17 @@ def libnbd() -> None:
 
 
 @pytest.fixture
-def data_dir(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Path]:
+def failed(request: pytest.FixtureRequest) -> Callable[[], bool]:
+    """Whether the test has failed so far."""
+    return lambda: request.node.stash.get(_FAILED, False)
+
+
+@pytest.fixture
+def data_dir(failed: Callable[[], bool], tmp_path_factory: Any) -> Iterator[Path]:
     """A data directory to be, with a path short enough for unix sockets; kept after a failure."""
     folder = tmp_path_factory.mktemp("d")
     yield folder / "data"
-    if not request.node.stash.get(_FAILED, False):
+    if not failed():
         shutil.rmtree(folder)
 
 

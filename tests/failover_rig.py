@@ -3,7 +3,7 @@
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +24,48 @@ def created(nodes: Nodes) -> Nodes:
     nodes.daemons["n1"].run("cluster", "create", VOLUME, str(BLOCK * BLOCKS))
     until(lambda: volume(nodes, "n1")["primary"] == "n1", "n1 serves it")
     return nodes
+
+
+class SharedNodes:
+    """The nodes of one test after the other: each finds them as `created` leaves them, but for the
+    epoch of the volume, and what their logs have said."""
+
+    def __init__(self, make: Callable[[], Nodes]) -> None:
+        """`make`: nodes that have no cluster yet."""
+        self._make = make
+        self._nodes: Nodes | None = None
+
+    def ready(self) -> Nodes:
+        nodes = self._nodes
+        try:
+            if nodes is None:
+                self._nodes = nodes = self._make()
+                created(nodes)
+            else:
+                _as_created(nodes)
+        except BaseException:
+            self.drop()
+            raise
+        return nodes
+
+    def drop(self) -> None:
+        """The next test has new ones."""
+        nodes, self._nodes = self._nodes, None
+        if nodes is not None:
+            nodes.close()
+
+
+def _as_created(nodes: Nodes) -> None:
+    for name in NAMES:
+        if not nodes.daemons[name].running:
+            nodes.start(name)
+    at, client = serving(nodes, *NAMES)
+    with client:
+        client.write(0, bytes(BLOCK * BLOCKS))
+    until(lambda: volume(nodes, at)["copies"] == len(NAMES), "all have all", SLOW_S)
+    if at != "n1":
+        nodes.daemons[at].run("volume", "move", VOLUME, "n1")
+        until(lambda: volume(nodes, "n1")["primary"] == "n1", "n1 serves it", SLOW_S)
 
 
 def volume(nodes: Nodes, at: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from tests.etcd_cluster import EtcdCluster, etcd_cluster
 from tests.peer_nodes import until
 from transport.keys import read_identity
 
+THREE = {"n1", "n2", "n3"}
+
 
 @pytest.fixture(scope="module")
 def etcd(client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
@@ -32,56 +34,77 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, etcd: EtcdCluster) -> Iterat
     made.close()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, etcd: EtcdCluster) -> Iterator[Nodes]:
+    folder = tmp_path_factory.mktemp("n")
+    nodes = Nodes(folder, etcd, folder.name)
+    try:
+        up(nodes, *sorted(THREE))
+        yield nodes
+    finally:
+        nodes.close()
+
+
+@pytest.fixture
+def three(made: Nodes) -> Nodes:
+    """n1, n2 and n3, which are connected; they are those of the test before."""
+    for name in sorted(THREE):
+        if not made.daemons[name].running:
+            made.start(name)
+    for name in sorted(THREE):
+        until(lambda name=name: made.connected(name) == THREE, f"{name} sees all")  # type: ignore[misc]
+    return made
+
+
 def table(nodes: Nodes, at: str) -> list[str]:
     """The rows of `blockd cluster show`."""
     lines = nodes.daemons[at].run("cluster", "show").decode().splitlines()
     return lines[lines.index("") + 2 :]
 
 
-def test_three_nodes_join_by_tokens_and_are_connected(nodes: Nodes) -> None:
-    up(nodes, "n1", "n2", "n3")
-    shown = nodes.daemons["n2"].run_json("cluster", "show")
+def test_three_nodes_join_by_tokens_and_are_connected(three: Nodes) -> None:
+    shown = three.daemons["n2"].run_json("cluster", "show")
     assert (shown["name"], shown["problem"]) == ("n2", "")
     assert all(each["reason"] == "" for each in shown["nodes"])
-    states = [line.split()[3] for line in table(nodes, "n2")]
+    states = [line.split()[3] for line in table(three, "n2")]
     assert states == ["connected", "this", "connected"]
     # Restarted, it finds the others by itself, and is found.
-    assert nodes.daemons["n3"].stop() == 0
-    until(lambda: nodes.connected("n1") == {"n1", "n2"}, "n3 is gone")
-    nodes.start("n3")
-    until(lambda: nodes.connected("n1") == {"n1", "n2", "n3"}, "n3 is back")
-    until(lambda: nodes.connected("n3") == {"n1", "n2", "n3"}, "n3 sees all")
+    assert three.daemons["n3"].stop() == 0
+    until(lambda: three.connected("n1") == {"n1", "n2"}, "n3 is gone")
+    three.start("n3")
+    until(lambda: three.connected("n1") == THREE, "n3 is back")
+    until(lambda: three.connected("n3") == THREE, "n3 sees all")
 
 
-def test_a_node_that_is_killed_is_shown_with_the_reason(nodes: Nodes) -> None:
-    up(nodes, "n1", "n2")
-    nodes.daemons["n2"].kill()
-    until(lambda: nodes.connected("n1") == {"n1"}, "n2 is gone")
-    gone = nodes.show("n1").nodes[1]
+def test_a_node_that_is_killed_is_shown_with_the_reason(three: Nodes) -> None:
+    three.daemons["n2"].kill()
+    until(lambda: three.connected("n1") == {"n1", "n3"}, "n2 is gone")
+    gone = three.show("n1").nodes[1]
     assert gone.reason
     assert not gone.asks_us
-    assert "not connected, does not ask us" in table(nodes, "n1")[1]
+    assert "not connected, does not ask us" in table(three, "n1")[1]
 
 
-def test_a_node_that_is_paused_is_noticed_and_comes_back(nodes: Nodes) -> None:
-    up(nodes, "n1", "n2")
-    os.kill(nodes.daemons["n2"].pid, signal.SIGSTOP)
+def test_a_node_that_is_paused_is_noticed_and_comes_back(three: Nodes) -> None:
+    os.kill(three.daemons["n2"].pid, signal.SIGSTOP)
     try:
-        until(lambda: nodes.connected("n1") == {"n1"}, "n2 is silent")
-        assert nodes.show("n1").nodes[1].reason.startswith(("silent", "lost", "no greeting"))
+        until(lambda: three.connected("n1") == {"n1", "n3"}, "n2 is silent")
+        assert three.show("n1").nodes[1].reason.startswith(("silent", "lost", "no greeting"))
     finally:
-        os.kill(nodes.daemons["n2"].pid, signal.SIGCONT)
+        os.kill(three.daemons["n2"].pid, signal.SIGCONT)
     for name in ("n1", "n2"):
-        until(lambda name=name: nodes.connected(name) == {"n1", "n2"}, "both")  # type: ignore[misc]
+        until(lambda name=name: three.connected(name) == THREE, "all")  # type: ignore[misc]
 
 
-def test_a_node_that_is_removed_is_cut_off(nodes: Nodes) -> None:
-    up(nodes, "n1", "n2")
-    nodes.daemons["n1"].run("cluster", "remove", "n2")
-    until(lambda: len(nodes.show("n1").nodes) == 1, "it is known no more")
-    until(lambda: "removed" in nodes.show("n2").problem, "it knows itself")
-    assert nodes.show("n2").nodes == ()
-    assert nodes.daemons["n2"].stop() == 0
+def test_a_node_that_is_removed_is_cut_off(three: Nodes) -> None:
+    good(three.join("n4", three.token("n1")))
+    n4 = three.start("n4")
+    until(lambda: three.connected("n1") == {*THREE, "n4"}, "it is there")
+    three.daemons["n1"].run("cluster", "remove", "n4")
+    until(lambda: len(three.show("n1").nodes) == 3, "it is known no more")
+    until(lambda: "removed" in three.show("n4").problem, "it knows itself")
+    assert three.show("n4").nodes == ()
+    assert n4.stop() == 0
 
 
 def test_a_port_that_is_taken_stops_the_start_and_is_named(nodes: Nodes) -> None:
@@ -93,25 +116,17 @@ def test_a_port_that_is_taken_stops_the_start_and_is_named(nodes: Nodes) -> None
     assert f"peer address {listen}: Address already in use" in done.stderr
 
 
-def test_sessions_go_on_without_etcd(
-    client_tool: FindTool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("n")
-    with etcd_cluster(client_tool("etcd"), tmp_path_factory.mktemp("etcd"), 1) as etcd:
-        nodes = Nodes(folder, etcd, "b")
-        try:
-            up(nodes, "n1", "n2")
-            both = {"n1", "n2"}
-            etcd.kill(0)
-            until(lambda: "etcd" in nodes.show("n1").problem, "it is noticed")
-            assert nodes.connected("n1") == both == nodes.connected("n2")
-            refused = nodes.daemons["n1"].finish("cluster", "token")
-            assert refused.returncode != 0
-            assert b"etcd" in refused.stderr
-            etcd.start(0)
-            until(lambda: nodes.show("n1").problem == "", "it is back")
-        finally:
-            nodes.close()
+def test_sessions_go_on_without_etcd(three: Nodes, etcd: EtcdCluster) -> None:
+    etcd.kill(0)
+    try:
+        until(lambda: "etcd" in three.show("n1").problem, "it is noticed")
+        assert three.connected("n1") == THREE == three.connected("n2")
+        refused = three.daemons["n1"].finish("cluster", "token")
+        assert refused.returncode != 0
+        assert b"etcd" in refused.stderr
+    finally:
+        etcd.start(0)
+    until(lambda: three.show("n1").problem == "", "it is back")
 
 
 # -- commands
