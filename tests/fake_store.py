@@ -14,6 +14,7 @@ from tests.fake_streams import FakeStreams
 from tests.fake_versions import NOW_NS, FakeSnapshots, FakeVersions
 from tests.fakes import MemoryDevice
 from volume import refs
+from volume.damage import Damage
 from volume.errors import (
     CorruptData,
     InvalidName,
@@ -25,6 +26,7 @@ from volume.errors import (
     VolumeHasSnapshots,
 )
 from volume.gc import GcReport, GcStatus
+from volume.locate import Location
 from volume.model import (
     MAX_VOLUME_SIZE,
     ReceiveInfo,
@@ -33,7 +35,7 @@ from volume.model import (
     StoreStatus,
     VolumeInfo,
 )
-from volume.scrub import Damage, Location, ScrubStatus
+from volume.scrub import ScrubStatus
 from volume.states import Damaged
 
 NO_SPACE_USED = SpaceReport((), (), 0, 0, 0, 0, 0)

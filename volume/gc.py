@@ -56,7 +56,8 @@ from typing import NamedTuple
 
 from volume.chunks import ChunkStore
 from volume.errors import CorruptData
-from volume.gcrun import Dropped, GcReport, Hooks, Root, Run, Weighed, ignore, never
+from volume.gcmodel import Dropped, GcReport, Hooks, Root, Weighed, ignore, never
+from volume.gcrun import Run
 from volume.manifest import Manifests
 from volume.marks import Condemned, Marks
 from volume.sites import rare

@@ -45,6 +45,7 @@ from volume.history import (
 from volume.kv import MemoryKeyValue
 from volume.laterkv import LaterKeyValue
 from volume.layout import ZERO_ID, ChunkId
+from volume.locate import NamedRoot, locate
 from volume.manifest import Manifests
 from volume.meta import Head, Meta, VolumeRecord, volume_put
 from volume.model import DEFAULT_CHUNK_SIZE
@@ -54,7 +55,6 @@ from volume.receive import KEY_PREFIX as RECEIVE_PREFIX
 from volume.recovery import SEGMENT_HEADER_BYTES
 from volume.referred import Tree, tree_put
 from volume.refs import check_volume_name, format_time
-from volume.scrub import NamedRoot, locate
 
 RECOVERED = "recovered-"
 _DROPPED = (

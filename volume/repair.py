@@ -26,12 +26,12 @@ from volume.index import ChunkIndex
 from volume.kv import LmdbKeyValue
 from volume.laterkv import LaterKeyValue
 from volume.layout import FAN_OUT, ZERO_ID
+from volume.locate import Location, NamedRoot, locate
 from volume.locking import DirectoryLock
 from volume.manifest import Manifests
 from volume.meta import Meta, VolumeRecord
 from volume.packs import Packs
 from volume.referred import Tree, rows
-from volume.scrub import Location, NamedRoot, locate
 from volume.sites import fail_point
 from volume.store import INDEX_MAP_BYTES, META_MAP_BYTES, read_boot_id
 

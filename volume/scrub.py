@@ -31,16 +31,16 @@ import logging
 import struct
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from volume import packfile
 from volume.chunks import ChunkStore, StoredChunk, unpacked
+from volume.damage import MAX_DAMAGE, Damage, Memory, described
 from volume.disk import Clock, File
 from volume.errors import CorruptData, CorruptPack, OutOfSpace, UnknownFormat
 from volume.index import Place
-from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, ZERO_ID, ChunkId
-from volume.manifest import Manifests
+from volume.layout import ChunkId
 from volume.marks import Marks
 from volume.sites import fail_point
 
@@ -49,61 +49,12 @@ log = logging.getLogger(__name__)
 READ_BYTES = 4 * 1024 * 1024  # at once
 LOOKUP_BATCH = 1024  # entries looked up in the index at once
 MANY_CHUNKS = 1 << 20  # in the index; it is looked through in 256 parts, or 65,536 beyond that
-MAX_DAMAGE = 1024  # remembered; 200 KiB of state
 PASS_SHARE = 0.8  # of the interval: the rest is for times when the machine is off
 BURST_BYTES = 2 * READ_BYTES  # may be read at once after a rest
 BUSY_SLICE_S = 0.02  # a slice while clients are at work
 BUSY_SHARE = 0.1  # of the time, for scrub, while clients are at work
 SAVE_EVERY_S = 60.0
-MAX_WHAT_BYTES = 200  # of a damage's description
 _NS = 1_000_000_000
-
-_STATE = struct.Struct("<B B Q Q Q I I I")
-"""version, whether somebody asked for the pass, its start and the end of the last one (ns, 0:
-none), bytes of it that are done, next pack, damage that was not remembered, count of damages."""
-_STATE_VERSION = 1
-_DAMAGE = struct.Struct("<I I B 32s H")
-"""pack, offset, flags, chunk id, length of the description (UTF-8 follows)."""
-_OF_CHUNK = 1
-_GONE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """Something that is stored and is not what it should be."""
-
-    pack: int
-    offset: int
-    """Of the entry in the pack; 0 when the pack as a whole is meant."""
-    chunk_id: ChunkId | None
-    what: str
-    gone: bool = False
-    """Not only a header or footer is damaged: none of the pack's chunks can be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where damage shows."""
-
-    name: str
-    """Of the root: a volume, or volume@version."""
-    chunk_id: ChunkId
-    offset: int | None
-    """Bytes in the volume; None: its commit, so that the version's history is damaged only."""
-    length: int
-    what: str
-
-
-class NamedRoot(NamedTuple):
-    """A tree that `locate` looks at."""
-
-    name: str
-    root: ChunkId
-    height: int
-    size: int
-    """Of the volume, bytes."""
-    chunk_size: int
-    commits: tuple[ChunkId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,67 +95,6 @@ class ScrubState(Protocol):
     def load(self) -> bytes | None: ...
     def save(self, state: bytes) -> None:
         """Durable on return. OutOfSpace, OSError."""
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What survives a restart."""
-
-    requested: bool = False
-    started_ns: int = 0
-    finished_ns: int = 0
-    scanned_bytes: int = 0
-    next_pack: int = 0
-    forgotten: int = 0
-    damages: list[Damage] = field(default_factory=list)
-
-    def encode(self) -> bytes:
-        parts = [
-            _STATE.pack(
-                _STATE_VERSION,
-                self.requested,
-                self.started_ns,
-                self.finished_ns,
-                self.scanned_bytes,
-                self.next_pack,
-                self.forgotten,
-                len(self.damages),
-            )
-        ]
-        for damage in self.damages:
-            what = damage.what.encode()[:MAX_WHAT_BYTES].decode(errors="ignore").encode()
-            flags = _OF_CHUNK * (damage.chunk_id is not None) | _GONE * damage.gone
-            chunk_id = damage.chunk_id or ZERO_ID
-            parts += [_DAMAGE.pack(damage.pack, damage.offset, flags, chunk_id, len(what)), what]
-        return b"".join(parts)
-
-    @classmethod
-    def decode(cls, data: bytes) -> "_Memory":
-        """ValueError when it is not what `encode` makes."""
-        if len(data) < _STATE.size or data[0] != _STATE_VERSION:
-            raise ValueError(f"{len(data)} bytes of version {data[:1].hex()}")
-        _, requested, *numbers, count = _STATE.unpack_from(data)
-        memory = cls(bool(requested), *numbers)
-        at = _STATE.size
-        for _ in range(min(count, MAX_DAMAGE)):
-            if at + _DAMAGE.size > len(data):
-                raise ValueError(f"ends within damage at byte {at}")
-            pack, offset, flags, chunk_id, length = _DAMAGE.unpack_from(data, at)
-            at += _DAMAGE.size
-            what = data[at : at + length].decode()
-            at += length
-            memory.damages.append(
-                Damage(
-                    pack,
-                    offset,
-                    chunk_id if flags & _OF_CHUNK else None,
-                    what,
-                    bool(flags & _GONE),
-                )
-            )
-        if at != len(data):
-            raise ValueError(f"is {len(data)} bytes long instead of {at}")
-        return memory
 
 
 class Scrubber:
@@ -363,15 +253,15 @@ class Scrubber:
 
     # -- passes
 
-    def _loaded(self) -> _Memory:
+    def _loaded(self) -> Memory:
         state = self._state.load()
         if state is None:
-            return _Memory()
+            return Memory()
         try:
-            return _Memory.decode(state)
+            return Memory.decode(state)
         except (ValueError, struct.error) as error:
             log.warning("scrub begins anew, its state cannot be read error=%s", error)
-            return _Memory()
+            return Memory()
 
     def _begun(self) -> Iterator[int] | None:
         """The pass that goes on, or that is due; `_lock` is held."""
@@ -590,121 +480,3 @@ class _Pages:
             self._start = offset
         at = offset - self._start
         return self._data[at : at + length]
-
-
-def described(damage: Damage) -> str:
-    """One line for logs and people."""
-    where = f"pack {damage.pack:08x}"
-    if damage.chunk_id is None:
-        return f"{where}: {damage.what}"
-    return f"chunk {damage.chunk_id.hex()} at offset {damage.offset} of {where}: {damage.what}"
-
-
-# -- who is hit
-
-
-def locate(
-    chunks: ChunkStore,
-    manifests: Manifests,
-    damages: Iterable[Damage],
-    roots: Iterable[NamedRoot],
-    *,
-    absent: bool = False,
-) -> Iterator[Location]:
-    """Which parts of which roots need a damaged chunk, root by root. Lazy, any thread.
-
-    Reads the trees; a subtree without any is looked at once, however many versions share it. A
-    node that cannot be read shows as all that is below it, whether scrub knew of it or not.
-    `absent`: what is in no pack is damage as well, which takes a lookup for each chunk."""
-    search = _Search(chunks, manifests, damages, absent)
-    for root in roots:
-        yield from search.run(root)
-
-
-class _Search:
-    def __init__(
-        self,
-        chunks: ChunkStore,
-        manifests: Manifests,
-        damages: Iterable[Damage],
-        absent: bool,
-    ) -> None:
-        self._index = chunks.index
-        self._manifests = manifests
-        self._absent = absent
-        self._by_id: dict[ChunkId, str] = {}
-        self._by_pack: dict[int, str] = {}
-        for damage in damages:
-            if damage.chunk_id is not None:
-                self._by_id[damage.chunk_id] = damage.what
-            elif damage.gone:  # a damaged header or footer alone hits nobody
-                self._by_pack[damage.pack] = damage.what
-        self._clean = Marks()
-
-    def run(self, root: NamedRoot) -> Iterator[Location]:
-        commits = [commit for commit in root.commits if commit != ZERO_ID]
-        for commit, what in zip(commits, self._damaged(commits), strict=True):
-            if what is not None:
-                yield Location(root.name, commit, None, 0, what)
-        if root.root != ZERO_ID:
-            (what,) = self._damaged([root.root])
-            yield from self._visit(root, root.root, root.height - 1, 0, what)
-
-    def _visit(
-        self, root: NamedRoot, node: ChunkId, level: int, first: int, what: str | None
-    ) -> Iterator[Location]:
-        """`first`: index of the first chunk below the node; `what`: is wrong with the node."""
-        slot = None if what is not None else self._index.slots([node])[0]
-        if slot is not None and self._clean.marked(slot):
-            return
-        ids = b""
-        if what is None:
-            try:
-                ids = self._manifests.node_ids(node, level)
-            except (CorruptData, OSError) as error:
-                what = str(error)
-        span = FAN_OUT**level
-        if what is not None:
-            yield from self._location(root, node, first, span * FAN_OUT, what)
-            return
-        hit = False
-        children = [
-            (at // CHUNK_ID_LENGTH, child)
-            for at in range(0, len(ids), CHUNK_ID_LENGTH)
-            if (child := ids[at : at + CHUNK_ID_LENGTH]) != ZERO_ID
-        ]
-        wrong = self._damaged([child for _, child in children])
-        for (number, child), damage in zip(children, wrong, strict=True):
-            start = first + number * span
-            if level == 0 and damage is not None:
-                hit = True
-                yield from self._location(root, child, start, 1, damage)
-            elif level > 0:
-                for location in self._visit(root, child, level - 1, start, damage):
-                    hit = True
-                    yield location
-        if not hit and slot is not None:
-            self._clean.mark(slot)
-
-    def _location(
-        self, root: NamedRoot, chunk_id: ChunkId, first: int, count: int, what: str
-    ) -> Iterator[Location]:
-        """The part that is within the volume: it may have shrunk."""
-        offset = first * root.chunk_size
-        length = min(count * root.chunk_size, root.size - offset)
-        if length > 0:
-            yield Location(root.name, chunk_id, offset, length, what)
-
-    def _damaged(self, chunk_ids: list[ChunkId]) -> list[str | None]:
-        """What is wrong with each."""
-        by_place = bool(self._by_pack) or self._absent
-        if not by_place and self._by_id.keys().isdisjoint(chunk_ids):
-            return [None] * len(chunk_ids)
-        wrong = [self._by_id.get(chunk_id) for chunk_id in chunk_ids]
-        if by_place:
-            for at, slot in enumerate(self._index.slots(chunk_ids)):
-                if slot is None:
-                    wrong[at] = wrong[at] or ("no pack has it" if self._absent else None)
-                else:
-                    wrong[at] = wrong[at] or self._by_pack.get(slot.pack)
-        return wrong

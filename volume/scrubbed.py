@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from volume.catalog import Catalog
 from volume.history import History
-from volume.scrub import NamedRoot
+from volume.locate import NamedRoot
 from volume.thinning import commits_of
 
 

@@ -33,6 +33,7 @@ from volume.changes import Changes, ChangeTracker, Look
 from volume.checkpoint import Checkpoint, first_checkpoint
 from volume.chunkrepair import ChunkRepair
 from volume.chunks import ChunkStore
+from volume.damage import Damage
 from volume.destager import Destager
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
 from volume.diskerror import seals
@@ -43,6 +44,7 @@ from volume.history import History, RoundRow, Settings, VersionRow, round_put, v
 from volume.index import ChunkIndex
 from volume.kv import KeyValue, LmdbKeyValue
 from volume.laterkv import LaterKeyValue
+from volume.locate import Location
 from volume.locking import DirectoryLock
 from volume.logreader import LogReader
 from volume.manifest import Manifests
@@ -72,7 +74,7 @@ from volume.replicas import Replicas
 from volume.replicastate import ReplicaParts
 from volume.rescue import Rescue
 from volume.scheduler import InlineScheduler, Scheduler
-from volume.scrub import Damage, Location, ScrubStatus
+from volume.scrub import ScrubStatus
 from volume.seal import Seal
 from volume.segments import SegmentPool
 from volume.sites import fail_point

@@ -34,6 +34,7 @@ from volume import gc, memory
 from volume.background import Worker
 from volume.backlog import delay_for
 from volume.builder import Lost
+from volume.damage import MAX_WHAT_BYTES, Damage
 from volume.diskerror import seals
 from volume.errors import (
     CorruptData,
@@ -46,7 +47,8 @@ from volume.errors import (
 from volume.history import VersionRow
 from volume.idle import Idle
 from volume.lmdbroom import NO_SPACE_ERRNOS
-from volume.scrub import MAX_WHAT_BYTES, Damage, Location, Scrubber, ScrubPace, locate
+from volume.locate import Location, locate
+from volume.scrub import Scrubber, ScrubPace
 from volume.scrubbed import KeptScrubState, named_roots
 from volume.segments import TRIM_RESERVE
 from volume.sites import rare

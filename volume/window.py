@@ -28,7 +28,7 @@ from collections.abc import Callable
 from native import Journal
 from volume.catalog import Catalog
 from volume.disk import Clock
-from volume.gcrun import Weighed
+from volume.gcmodel import Weighed
 from volume.history import History, RoundRow
 from volume.options import JournalGeometry
 from volume.past import PastVersions

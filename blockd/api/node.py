@@ -29,7 +29,9 @@ from blockd.device import Exports, LastingDevice
 from blockd.limits import RateLimits
 from blockd.paths import Paths
 from blockd.registry.targets import TargetRegistry
+from volume.damage import Damage
 from volume.gc import GcReport, GcStatus
+from volume.locate import Location
 from volume.metastore_records import Mode
 from volume.model import (
     DiffInfo,
@@ -44,7 +46,7 @@ from volume.model import (
     VersionLog,
     VolumeInfo,
 )
-from volume.scrub import Damage, Location, ScrubStatus
+from volume.scrub import ScrubStatus
 from volume.states import Damaged
 
 

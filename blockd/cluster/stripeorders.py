@@ -32,7 +32,8 @@ from transport.shardfile import ShardName
 from transport.striperebuild import FIRST, CannotRebuild, Found, ShardListing, rebuild
 from transport.stripetally import State, told_by
 from transport.striping import Striper
-from volume.scrub import Damage, Location
+from volume.damage import Damage
+from volume.locate import Location
 from volume.stripehome import StripeHome
 
 MAX_NAMED: Final = 64  # packs in an answer, of those that get no row

@@ -23,6 +23,7 @@ from tests.fuzz.unlogged import unlogged
 from tests.sim.simclock import SimClock
 from volume import layout, referred
 from volume.checkpoint import Checkpoint
+from volume.damage import Memory
 from volume.errors import CorruptData, NoSuchVolume, UnknownFormat
 from volume.framing import framed, text, unframed
 from volume.history import History, Settings
@@ -31,7 +32,6 @@ from volume.kv import MemoryKeyValue
 from volume.laterkv import LaterKeyValue
 from volume.meta import Meta, _volume_value
 from volume.receive import KEY_PREFIX, Receives
-from volume.scrub import _Memory
 
 FRAMED = 1
 MAX_ROWS = 64
@@ -151,7 +151,7 @@ def _alone(key: bytes, value: bytes) -> None:
             kept = pr_codec.decode_kept(sealed)
             assert pr_codec.encode_kept(kept) == sealed
         with contextlib.suppress(ValueError):
-            _Memory.decode(sealed)
+            Memory.decode(sealed)
     with contextlib.suppress(ValueError):
         limits = limit_types.decode(body)
         assert limit_types.decode(limit_types.encode(limits)) == limits

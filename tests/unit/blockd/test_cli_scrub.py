@@ -8,7 +8,8 @@ from blockd.cli import exits
 from tests.command import Blockd
 from tests.fake_node import FakeNode
 from tests.fake_versions import NOW_NS, SECOND_NS
-from volume.scrub import Damage, Location
+from volume.damage import Damage
+from volume.locate import Location
 
 MiB = 1 << 20
 CHUNK = bytes(range(32))

@@ -21,9 +21,10 @@ from volume.chunks import chunk_id_of
 from volume.errors import CorruptData, DirectoryLocked
 from volume.index import Place
 from volume.layout import ChunkId
+from volume.locate import locate
 from volume.options import StoreOptions
 from volume.repair import named_roots, rebuild_index
-from volume.scrub import Scrubber, locate
+from volume.scrub import Scrubber
 from volume.store import Store
 
 KIB = 1024

@@ -11,9 +11,11 @@ from tests.unit.volume.rig import Rig, chunk
 from volume import scrub
 from volume.chunks import chunk_id_of
 from volume.codecs import CODEC_LZ4
+from volume.damage import Damage
 from volume.disk import PosixDisk
 from volume.layout import KIND_COMMIT, ZERO_ID
-from volume.scrub import Damage, NamedRoot, Scrubber, ScrubPace, locate
+from volume.locate import NamedRoot, locate
+from volume.scrub import Scrubber, ScrubPace
 
 DAY_S = 24 * 3600.0
 CHUNK = 4096

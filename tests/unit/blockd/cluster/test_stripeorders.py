@@ -19,8 +19,9 @@ from transport.peer import messages as m
 from transport.shardfile import ShardName
 from transport.shardserver import ShardServer
 from transport.striperebuild import FIRST, CannotRebuild, ShardFacts, ShardListing
+from volume.damage import Damage
 from volume.layout import PAGE_SIZE, ChunkId
-from volume.scrub import Damage, Location, NamedRoot, locate
+from volume.locate import Location, NamedRoot, locate
 from volume.stripedpack import StripeGivenUp, StripeUnavailable
 
 CHUNKS = 40
