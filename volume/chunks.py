@@ -15,6 +15,7 @@ gc may move a chunk, or remove its pack, between a reader's look at the index an
 reader sees that as damage, looks again, and finds the new place; see MAX_LOOKS.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -118,7 +119,8 @@ class ChunkStore:
         """Told of all that is put or found to be there, once it is durable: gc's barrier."""
         self._pending: dict[ChunkId, Place] = {}
         self._damaged = set(packs.rotten[:MAX_DAMAGED])
-        self._lost: set[ChunkId] = set()
+        self._lost: dict[ChunkId, None] = {}  # noted last is last
+        self._lost_lock = threading.Lock()
 
     def begin_batch(self) -> None:
         """What is put, or claimed, until the next call was acknowledged before this one: it does
@@ -222,7 +224,7 @@ class ChunkStore:
             if self.watch is not None:
                 self.watch(self._pending.values())
             self._damaged.difference_update(self._pending)
-            self._lost.difference_update(self._pending)
+            self.forget_lost(self._pending)
             self._pending = {}
 
     def abandon(self) -> None:
@@ -358,17 +360,27 @@ class ChunkStore:
 
     def note_lost(self, chunk_id: ChunkId) -> None:
         """Something refers to a chunk that no pack has: its entry was damaged when a power cut had
-        the index made anew."""
-        if len(self._lost) < MAX_DAMAGED:
-            self._lost.add(chunk_id)
+        the index made anew. Of more than MAX_DAMAGED those that were noted last are kept."""
+        with self._lost_lock:
+            self._lost.pop(chunk_id, None)
+            self._lost[chunk_id] = None
+            if len(self._lost) > MAX_DAMAGED:
+                del self._lost[next(iter(self._lost))]
 
     def lost(self) -> list[ChunkId]:
-        """Chunks that were noted so, and were not stored anew since."""
-        return list(self._lost)
+        """Chunks that were noted so, and were not stored anew since: what repair may store, though
+        nothing of them is here."""
+        with self._lost_lock:
+            return list(self._lost)
 
-    def forget_lost(self) -> None:
-        """What is still needed will be noted again."""
-        self._lost.clear()
+    def is_lost(self, chunk_id: ChunkId) -> bool:
+        return chunk_id in self._lost
+
+    def forget_lost(self, chunk_ids: Iterable[ChunkId]) -> None:
+        """Nothing needs these any more, or they are stored anew."""
+        with self._lost_lock:
+            for each in chunk_ids:
+                self._lost.pop(each, None)
 
     def _known(self, chunk_id: ChunkId) -> bool:
         if chunk_id in self._pending:

@@ -85,7 +85,7 @@ class Run:
         self.work = self._work()
         """Items are bytes copied: 0, but after a batch of copies."""
         self._store = store
-        store.forget_lost()
+        self._lost = store.lost()
         self._index = store.index
         self._packs = store.packs
         self._manifests = manifests
@@ -131,6 +131,7 @@ class Run:
     def _work(self) -> Iterator[int]:
         yield from self._mark_everything()
         yield from self._to_the_sweep()
+        self._store.forget_lost(self._lost)  # all that is needed is there
         fail_point("gc.marked")
         numbers = self._candidates()
         fail_point("gc.condemned")

@@ -125,6 +125,37 @@ def test_a_chunk_that_gc_misses_is_repaired_and_gc_goes_on() -> None:
     assert ours.read("vm1") == DATA
 
 
+def test_what_a_read_misses_is_taken_though_gc_begins_and_ends_meanwhile() -> None:
+    (ours, ids), theirs = lost(filled(), 1), filled()
+    repair = ours.store.chunk_repair
+    assert ours.read_error("vm1", 2 * CHUNK, CHUNK)
+    offered = theirs.store.chunk_repair.give(ids, 1 << 20)
+    with pytest.raises(CorruptChunk):  # it misses the commit, and looks no further
+        ours.store.collect()
+    ours.store.upkeep.collector.run_now()
+    assert repair.take(ids, offered) == set(ids)
+    assert ours.read("vm1") == DATA
+
+
+def test_what_gc_finds_that_nothing_needs_any_more_is_not_asked_for_again() -> None:
+    rig = filled()
+    chunks = rig.store._chunks
+    chunks.note_lost(bytes(31) + b"x")
+    rig.store.collect(dry_run=True)
+    assert chunks.is_lost(bytes(31) + b"x"), "it has changed nothing"
+    rig.store.collect()
+    assert chunks.lost() == []
+
+
+def test_the_chunks_that_were_missed_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volume.chunks.MAX_DAMAGED", 2)
+    chunks = filled().store._chunks
+    names = [bytes(31) + bytes([number]) for number in range(3)]
+    for name in (names[0], names[1], names[0], names[2]):
+        chunks.note_lost(name)
+    assert chunks.lost() == [names[0], names[2]]
+
+
 def test_a_chunk_that_nothing_needs_is_not_taken_nor_asked_for() -> None:
     (ours, ids), theirs = lost(filled(), 1), filled()
     repair = ours.store.chunk_repair
