@@ -4,10 +4,15 @@ parts, then the row says that it can be opened.
 Until then its state is *sealing*, by the node that makes it, so that nobody opens it while one of
 its members is still without a part: such a member would never get one. After a crash or an error
 in between the same command goes on where it was, as long as nobody has opened the volume.
+
+A name is free again when the row of who had it says that it is deleted; its members let their parts
+go a moment later. A part that is in the way is looked after at once, and waited for, NAME_S at
+most: here as on other members (`ClusterVolumes`).
 """
 
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,6 +28,10 @@ from volume.refs import check_new_volume_name
 from volume.replicas import Replicas
 
 CREATE_S: Final = 30.0
+NAME_S: Final = 10.0
+"""For a part of a deleted volume of the same name to be let go. A member that has not heard of it
+reads the row within 5 s by itself; to let go takes a read of etcd and a sync."""
+NAME_LOOK_S: Final = 0.1  # between looks whether it is gone
 
 
 class CannotMake(VolumeError):
@@ -44,10 +53,16 @@ class Wanted:
 
 
 def make(
-    wanted: Wanted, me: str, sessions: Sessions, records: ClusterRecords, replicas: Replicas
+    wanted: Wanted,
+    me: str,
+    sessions: Sessions,
+    records: ClusterRecords,
+    replicas: Replicas,
+    in_the_way: Callable[[bytes], None] = lambda volume: None,
 ) -> VolumeGroup:
-    """On a thread that may wait; durable on all members on return. CannotMake, VolumeExists,
-    VolumeError, TransportError."""
+    """On a thread that may wait; durable on all members on return. `in_the_way`: see whether that
+    volume, which has a part here, is deleted. CannotMake, VolumeExists, VolumeError,
+    TransportError."""
     check_new_volume_name(wanted.name)
     found = _row(wanted, me, records)
     group = found.record
@@ -62,12 +77,34 @@ def make(
             f"volume {wanted.name} is not on all of its members yet ({'; '.join(problems)}); run "
             "the same command again when they can be reached"
         )
-    replicas.create(create.volume, wanted.name, *sizes, FIRST_EPOCH)
+    _make_here(create, replicas, in_the_way)
     closed = replace(group, state=GroupState.CLOSED)
     result = records.settle(records.change_volume(found, closed))
     if not isinstance(result, Done):
         raise CannotMake(f"volume {wanted.name}: its row was not changed: {result}; try again")
     return closed
+
+
+def _make_here(create: m.Create, replicas: Replicas, in_the_way: Callable[[bytes], None]) -> None:
+    """This node's own part. VolumeExists, VolumeError."""
+    sizes = (create.size, create.block_size, create.chunk_size)
+    until = time.monotonic() + NAME_S
+    while True:
+        try:
+            replicas.create(create.volume, create.name, *sizes, create.epoch)
+            return
+        except VolumeExists:
+            other = named_so(replicas, create)
+            if other is None or time.monotonic() >= until:
+                raise
+        in_the_way(other)
+        time.sleep(NAME_LOOK_S)
+
+
+def named_so(replicas: Replicas, create: m.Create) -> bytes | None:
+    """Another volume of several nodes whose part has the name here that a new one is to have."""
+    ids = [each.uuid for each in replicas if each.name == create.name]
+    return next((each for each in ids if each != create.volume), None)
 
 
 def _ask(sessions: Sessions, node: str, create: m.Create) -> str | None:

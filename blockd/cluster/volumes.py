@@ -30,7 +30,15 @@ from blockd.cluster.around import DaemonAround
 from blockd.cluster.domains import Domains
 from blockd.cluster.handing import HandOver
 from blockd.cluster.lags import local, told
-from blockd.cluster.making import CannotMake, Wanted, choose_members, make
+from blockd.cluster.making import (
+    NAME_LOOK_S,
+    NAME_S,
+    CannotMake,
+    Wanted,
+    choose_members,
+    make,
+    named_so,
+)
 from blockd.cluster.paths import VolumePaths
 from blockd.cluster.replacing import CannotReplace, Seen, call, resolve
 from blockd.cluster.status import Asking
@@ -202,7 +210,10 @@ class ClusterVolumes:
         return True
 
     def _make(self, wanted: Wanted) -> None:
-        group = make(wanted, self._me, self._sessions, self._records, self._replicas)
+        group = make(
+            *(wanted, self._me, self._sessions, self._records, self._replicas),
+            lambda other: self._sessions.post(partial(self._in_the_way, other)),
+        )
         volume = bytes.fromhex(group.volume_id)
         self._sessions.post(partial(self._look, volume))
         with self._opened:
@@ -408,19 +419,41 @@ class ClusterVolumes:
         else:
             self._create(message, answer)
 
-    def _create(self, message: m.Create, answer: Answer) -> None:
+    def _create(self, message: m.Create, answer: Answer, until: float | None = None) -> None:
+        if until is None:
+            until = self._around.clock() + NAME_S
         self._around.work(
             lambda: self._members.answer(message, self._around.clock()),
-            partial(self._created, message.volume, answer),
+            partial(self._created, message, answer, until),
         )
 
-    def _created(self, volume: bytes, answer: Answer, result: Message | Exception) -> None:
+    def _created(
+        self, message: m.Create, answer: Answer, until: float, result: Message | Exception
+    ) -> None:
         if isinstance(result, Exception):
             answer(error(m.Code.FAILED, str(result)))
             return
         if isinstance(result, m.Ack):
-            self._add(volume)
-        answer(result)
+            self._add(message.volume)
+        other = named_so(self._replicas, message) if isinstance(result, m.Error) else None
+        if other is None or self._around.clock() >= until:
+            answer(result)
+            return
+        self._in_the_way(other)
+        self._around.after(NAME_LOOK_S, lambda: self._create(message, answer, until))
+
+    def _in_the_way(self, volume: bytes) -> None:
+        """Another volume is to have the name of this part: if its row says that it is deleted, or
+        is not this node's any more, it is let go now."""
+        part = self._parts.get(volume)
+        if part is None:
+            return
+
+        def read(found: Stored[VolumeGroup] | Exception | None) -> None:
+            if isinstance(found, Stored) and self._parts.get(volume) is part:
+                part.noted(found)
+
+        self._around.ask_store(lambda: self._records.volume(volume.hex()), read)
 
     # -- what parts tell (transport.group.around.Clients)
 

@@ -13,12 +13,14 @@ from transport.errors import TransportError
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
 from transport.sessions import Sessions, waited
+from volume.errors import VolumeExists
 from volume.metastore import ClusterRecords
 from volume.metastore_records import GroupState, Mode
 
 ME, B, C = (bytes([number] * 16).hex() for number in (1, 2, 3))
 WANTED = Wanted("vm1", 1 << 20, 512, 4096, (ME, B, C), 2, Mode.MIRROR)
 ACK = Answered(1, m.Ack(1, 0, 0))
+OLD = b"o" * 16
 
 
 class Asked:
@@ -59,6 +61,36 @@ def test_a_member_that_has_not_answered_does_not_count(silent: Failed | Exceptio
     assert found is not None
     assert found.record.state is GroupState.SEALING
     assert make_with(rows, Asked(B=ACK, C=ACK)) is GroupState.CLOSED  # the same command again
+
+
+def test_a_part_of_a_deleted_volume_of_that_name_is_waited_for() -> None:
+    replicas = StoreRig().store.replicas
+    replicas.create(OLD, "vm1", 1 << 20, 512, 4096, 1)
+    looked = []
+
+    def in_the_way(volume: bytes) -> None:
+        looked.append(volume)
+        if len(looked) == 2:  # its row is read, then it is let go
+            replicas.remove(volume)
+
+    args = (WANTED, ME, cast(Sessions, Asked(B=ACK, C=ACK)), records(), replicas)
+    assert make(*args, in_the_way).state is GroupState.CLOSED
+    assert looked == [OLD, OLD]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_volume_of_that_name_that_stays_is_waited_for_no_longer_than_it_takes(
+    alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockd.cluster.making.NAME_S", 0.0)
+    rig = StoreRig()
+    if alone:
+        rig.store.create_volume("vm1", 1 << 20)
+    else:
+        rig.store.replicas.create(OLD, "vm1", 1 << 20, 512, 4096, 1)
+    args = (WANTED, ME, cast(Sessions, Asked(B=ACK, C=ACK)), records(), rig.store.replicas)
+    with pytest.raises(VolumeExists):
+        make(*args)
 
 
 def test_who_waits_for_sessions_that_are_stuck_is_told_so() -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from blockd.cluster.making import NAME_LOOK_S
 from blockd.cluster.paths import VolumePaths
 from blockd.cluster.volumes import ClusterVolumes
 from tests.metastore_twin import DictMetaStore
@@ -26,6 +27,11 @@ GROUP = VolumeGroup(
 )
 
 
+class Ring:
+    def cancel(self) -> None:
+        pass
+
+
 class Posted:
     """Sessions of which only this is used: calls for their thread, and handlers."""
 
@@ -40,8 +46,10 @@ class Posted:
     def watch(self, watcher: object) -> None:
         pass
 
-    def after(self, delay_s: float, call: object) -> object:
-        return None
+    def after(self, delay_s: float, call: Callable[[], None]) -> object:
+        if delay_s == NAME_LOOK_S:  # what a part has to do by itself is not waited for
+            self.calls.put(call)
+        return Ring()
 
     def watched(self, descriptor: int, call: object) -> object:
         return None
@@ -94,3 +102,40 @@ def test_a_call_that_the_row_does_not_bear_out_makes_no_part(
 
 def test_a_volume_that_is_being_made_has_no_place_in_doubt() -> None:
     assert asked_in(1, None) == m.Ack(1, 0, 0)
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_a_part_of_a_volume_of_that_name_is_let_go_when_its_row_says_that_it_is_deleted(
+    deleted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, without the next look at all rows; where it says nothing of the kind the new volume
+    is refused, after a while."""
+    if not deleted:
+        monkeypatch.setattr("blockd.cluster.volumes.NAME_S", 0.3)
+    records = ClusterRecords(DictMetaStore(), lambda: "e" * 32)
+    old = b"o" * 16
+    group = replace(
+        GROUP, volume_id=old.hex(), members=(A, B, ME), primary=A, coming=None, replaces=None
+    )
+    assert isinstance(records.commit(records.create_volume(group)), Done)
+    if deleted:
+        found = records.volume(old.hex())
+        assert found is not None
+        assert isinstance(records.commit(records.delete_volume(found)), Done)
+    sessions, store = Posted(), StoreRig().store
+    store.replicas.create(old, "vm1", 1 << 20, 512, 4096, 5)
+    volumes = ClusterVolumes(
+        *(ME, cast(Sessions, sessions), records, store.replicas, lambda: None),  # type: ignore[arg-type]
+        *(1 << 30, cast(VolumePaths, None)),
+    )
+    volumes.start()
+    answers: list[Message] = []
+    peer = Peer(bytes.fromhex(A), "a", bytes(32), ())
+    create = m.Create(VOLUME, 1, "vm1", 1 << 20, 512, 4096)
+    sessions.handlers[m.Create](peer, create, answers.append)
+    while not answers:
+        sessions.calls.get(timeout=30)()
+    volumes.close()
+    assert isinstance(answers[0], m.Ack if deleted else m.Error)
+    assert (store.replicas.get(old) is None) == deleted
+    assert (store.replicas.get(VOLUME) is not None) == deleted
