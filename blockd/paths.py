@@ -119,6 +119,12 @@ def mirrored(device: BlockDevice) -> bool:
     return bool(getattr(device, "mirrored", False))
 
 
+def went_back(device: BlockDevice) -> int:
+    """How often a volume that other nodes have as well became an earlier state, as the same
+    device."""
+    return int(getattr(device, "went_back", 0))
+
+
 def elsewhere(device: BlockDevice, paths: Paths) -> str | None:
     """Why a client that only one node can serve is not let in at this one, with the way out."""
     if not isinstance(device, MayBeElsewhere) or (why := device.elsewhere) is None:

@@ -576,6 +576,7 @@ class Catalog:
         volume.move_head(record)
         self._parts.table.drop_volume(record.number)
         volume.core.resize(row.size)
+        volume.went_back += 1
         self.protect(row)
 
     def rewind(

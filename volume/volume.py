@@ -78,6 +78,9 @@ class Volume:
         """Held while a write that has waited is appended, so that it is in its turn."""
         self.gate: Gate | None = None
         """Of a volume that other nodes have as well (`volume.replica`)."""
+        self.went_back = 0
+        """How often it became an earlier state here: what clients of then have cached is not its
+        any more. Beside clients here there may be some that only log in, and are served there."""
 
     @property
     def name(self) -> str:

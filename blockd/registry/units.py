@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from blockd.device import LastingDevice
 from blockd.iscsi.node import Node
 from blockd.iscsi.targets import Target
-from blockd.paths import ALONE, Paths, mirrored
+from blockd.paths import ALONE, Paths, mirrored, went_back
 from blockd.registry.steps import Background, DoWork
 from blockd.registry.ways import NodeGroups, UnitState
 from blockd.scsi import sanitize
@@ -81,6 +81,7 @@ class Units:
         self._kept = store.kept(PREFIX)
         self._forget_strangers()
         self._units: dict[LastingDevice, LogicalUnit] = {}
+        self._went_back: dict[LastingDevice, int] = {}
         self._node: Node | None = None
         self._work: DoWork | None = None
         self._background: Background | None = None
@@ -103,6 +104,7 @@ class Units:
             if self._ignore_isids:
                 unit.reservations.ignore_isids()
             self._units[device] = unit
+            self._went_back[device] = went_back(device)
             if self._node is not None:
                 self._node.watch([unit])
         return unit
@@ -114,6 +116,7 @@ class Units:
 
     def drop(self, device: LastingDevice) -> None:
         """Nobody is to find that unit again."""
+        self._went_back.pop(device, None)
         unit = self._units.pop(device, None)
         if unit is not None and self._node is not None:
             self._node.forget(unit)
@@ -127,13 +130,22 @@ class Units:
         """Forget the units of devices that are no more; whether there were any.
 
         A node that takes the state of a volume from others has it as another device then. Nobody
-        was served the one before, so that who was logged in to it may log in to that at once."""
+        was served the one before, so that who was logged in to it may log in to that at once. One
+        that other nodes have as well stays the same device when it goes back to a version: nobody
+        was attached at the node that serves it, but here initiators may be, for the day on which
+        this node does; they are to hear of it."""
         retired = [device for device in self._units if device.retired]
         for device in retired:
             unit = self._units[device]
             self.drop(device)
             if mirrored(device) and self._node is not None:
                 self._node.end_sessions_of(unit, "the volume was taken from other nodes anew")
+        for device, count in self._went_back.items():
+            if (now := went_back(device)) != count:
+                self._went_back[device] = now
+                if self._node is not None:
+                    why = "the volume went back to an earlier state"
+                    self._node.end_sessions_of(self._units[device], why)
         return bool(retired)
 
     def paths_changed(self) -> None:

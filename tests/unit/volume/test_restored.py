@@ -62,6 +62,7 @@ def test_members_go_back_with_the_primary_and_the_state_before_has_a_name() -> N
     deliver(primary, member)
     assert kept == "before-restore-3"
     for node in (primary, member):
+        assert node.replica.volume.went_back == 1, "front ends see that clients have to hear of it"
         assert node.names() == {"one": (2, False), kept: (4, False)}
         for _ in range(2):
             assert node.first_byte("vm1@one") == b"1"

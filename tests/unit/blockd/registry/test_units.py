@@ -87,6 +87,31 @@ def test_a_volume_that_was_put_back_has_another_unit_with_what_was_kept(store: F
     assert error.value.errno == errno.ESHUTDOWN
 
 
+def test_sessions_of_a_volume_that_went_back_as_the_same_device_end(store: FakeStore) -> None:
+    """As one does that other nodes have as well: this node does not serve it, and whoever is logged
+    in here would go on with what it has cached once it does."""
+    ended = []
+
+    class Sessions:
+        def watch(self, units: object) -> None:
+            pass
+
+        def end_sessions_of(self, unit: object, reason: str) -> None:
+            ended.append((unit, reason))
+
+    units = Units(store)
+    units.serve(Sessions(), lambda *_: None)  # type: ignore[arg-type]
+    volume = device(store)
+    unit = units.of(volume)
+    assert not units.drop_retired()
+    assert not ended
+    volume.went_back = 1  # type: ignore[attr-defined]
+    for _ in range(2):
+        assert not units.drop_retired()
+        assert ended == [(unit, "the volume went back to an earlier state")]
+    assert units.of(volume) is unit, "what it keeps is the volume's"
+
+
 def test_what_belongs_to_no_volume_is_forgotten_at_the_start(store: FakeStore) -> None:
     store.keep(f"{PREFIX}{'99' * 16}/{'99' * 16}/modes", b"{}")
     kept = Units(store).of(device(store)).surroundings
