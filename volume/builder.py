@@ -258,12 +258,7 @@ class TreeBuilder:
         """What is below the bytes that the frozen map has of a chunk; pages that are damaged, and
         not covered by the map as a whole, go to `damaged`, or the chunk to `awaited`."""
         size = given.chunk_size
-        found = given.core.frozen_referred(index)
-        if found is None:
-            chunk_id = self._resolver.chunk_id(given.base, index)
-        else:
-            seq, root, height, source = found
-            chunk_id = self._resolver.chunk_id(HeadState(root, height, seq), source)
+        chunk_id = self._resolver.below_frozen(given.core, given.base, index)
         if chunk_id == ZERO_ID:
             return bytes(size)
         try:

@@ -24,6 +24,7 @@ from typing import Final
 from volume.chunks import ChunkStore, StoredChunk, unpacked
 from volume.errors import VolumeError
 from volume.layout import KIND_DAMAGED, ChunkId
+from volume.remake import Found, Remake
 from volume.rescue import KEPT_BYTES, Rescue
 from volume.scrub import Scrubber
 from volume.stripedpack import StripeUnavailable
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 MAX_AT_ONCE: Final = 64
 """Chunks that one call asks for or stores: gc and rounds wait for that."""
 
-Found = tuple[ChunkId, StoredChunk]
+__all__ = ["MAX_AT_ONCE", "ChunkRepair", "Found"]
 
 
 class ChunkRepair:
@@ -45,8 +46,11 @@ class ChunkRepair:
         scrubber: Scrubber,
         submit: Callable[[Callable[[], int]], int],
         forget_pack: Callable[[int], None],
+        remake: Remake,
     ) -> None:
-        """`forget_pack`: readers are to look anew for what they have found in a pack."""
+        """`forget_pack`: readers are to look anew for what they have found in a pack. `remake`: for
+        chunks that no store has by their ids."""
+        self.remake = remake
         self._chunks = chunks
         self._scrubber = scrubber
         self._submit = submit
@@ -114,9 +118,10 @@ class ChunkRepair:
         """Store anew what was brought for reads, as `take`. VolumeError, OSError."""
         with self._brought_lock:
             found = list(self._brought.items())
-        known = self._chunks.lost()
         damaged = [
-            (each, chunk) for each, chunk in found if self._chunks.is_damaged(each) or each in known
+            (each, chunk)
+            for each, chunk in found
+            if self._chunks.is_damaged(each) or self._chunks.is_lost(each)
         ]
         whole = self.take({each for each, _ in damaged}, damaged) if damaged else set()
         with self._brought_lock:
@@ -129,7 +134,7 @@ class ChunkRepair:
         """Whether it is the chunk, and this store has use for it. Its bytes are kept for reads."""
         place = self._chunks.place(chunk_id)
         if place is None:
-            if chunk_id not in self._chunks.lost() or chunk.kind == KIND_DAMAGED:
+            if not self._chunks.is_lost(chunk_id) or chunk.kind == KIND_DAMAGED:
                 return False
         elif chunk.kind != place.kind:
             return False

@@ -156,6 +156,14 @@ class ChunkResolver:
         seq, root, height, source_index = found
         return self.chunk_id(HeadState(root, height, seq), source_index)
 
+    def below_frozen(self, core: VolumeCore | None, base: HeadState, index: int) -> ChunkId:
+        """The id of what is below the bytes that a frozen map over `base` has of chunk `index`."""
+        found = None if core is None else core.frozen_referred(index)
+        if found is None:
+            return self.chunk_id(base, index)
+        seq, root, height, source_index = found
+        return self.chunk_id(HeadState(root, height, seq), source_index)
+
     def _put(self, target: ReadTarget, head: HeadState, index: int, chunk_id: ChunkId) -> None:
         put = target.core.put_place
         if chunk_id == ZERO_ID:

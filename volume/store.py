@@ -70,6 +70,7 @@ from volume.receive import Receiver, Receives
 from volume.recovery import JournalRecovery
 from volume.referred import ReferredTrees
 from volume.refs import check_new_volume_name
+from volume.remake import Remake
 from volume.replicas import Replicas
 from volume.replicastate import ReplicaParts
 from volume.rescue import Rescue
@@ -379,7 +380,10 @@ class Store:
             self._table.take_read_packs,
         )
         self.chunk_repair = ChunkRepair(
-            self._chunks, self.upkeep.scrubber, self.upkeep.submit, self.upkeep.forget_pack
+            *(self._chunks, self.upkeep.scrubber, self.upkeep.submit, self.upkeep.forget_pack),
+            Remake(
+                *(self._chunks, self._manifests, resolver, self._catalog, history, self.versions),
+            ),
         )
         self._spaces = SpaceReporter(
             self._catalog,

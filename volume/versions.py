@@ -316,7 +316,8 @@ class Versions:
                 if self._seal.reason is None and not volume.deleted:
                     volume.core.revive()
                 raise
-        self._notes.confirm(volume, seq, f"its restore to {ref}", durable=True)
+        what = f"its restore to {ref} (nodes that have not kept that state are given it first)"
+        self._notes.confirm(volume, seq, what, durable=True)
         return RestoreInfo(self._catalog.info_of(volume), row.seq, kept, at is not None)
 
     def _go_back(

@@ -200,6 +200,7 @@ def clone(
 
     Neither needs the other afterwards: either may be deleted. In a cluster it is on the nodes that
     have VOL, and served here; when one of them cannot be reached, the same command goes on later.
+    `blockd volume replace-member` takes it to other nodes.
     """
     with connect(control) as client:
         info = client.clone_volume(source, name, alone=alone)

@@ -1,18 +1,20 @@
-"""Chunks that are known to be damaged here are fetched from other nodes, by their ids.
+"""Chunks that are known to be damaged here are fetched from other nodes.
 
 A volume's members destage by themselves and end with the same chunk ids, so each of them has what
-another one lacks. Every LOOK_S damage that is known is asked for, node after node, until it is
+another one lacks: it is asked for by its id. What nobody has so, since the others destaged at other
+moments, is asked for by where it belongs: they have the same bytes in the same state of the volume
+(volume/remake.py). Every LOOK_S damage that is known is asked for, node after node, until it is
 whole; what nobody could give is asked for again after AGAIN_S. Nothing is believed: a chunk is what
 its id says, or it is refused (volume/chunkrepair.py). What was fetched for a read already
 (blockd/cluster/readrepair.py) is stored first.
 
-GET is answered to nodes of the cluster only, on a thread that may wait, by chunks that were checked
-just before.
+GET and GET_AT are answered to nodes of the cluster only, on a thread that may wait, by chunks that
+were checked just before.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -26,6 +28,7 @@ from transport.sessions import Sessions
 from volume.chunkrepair import MAX_AT_ONCE, ChunkRepair, Found
 from volume.chunks import StoredChunk
 from volume.layout import ChunkId
+from volume.remake import MAX_STATES, SPOTS_OF_CHUNK, Spot
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +36,34 @@ LOOK_S: Final = 5.0
 AGAIN_S: Final = 60.0
 GET_S: Final = 10.0
 GET_BYTES: Final = 8 << 20
+GET_AT_S: Final = 30.0  # replays of MAX_STATES pieces of log
+MAX_BATCHES: Final = 4
+"""Of MAX_STATES states each, that one round asks for: the rest is for the next one."""
 
 
 def answer_get(repair: ChunkRepair, message: m.Get) -> Message:
     """Those of the chunks that are here. VolumeError, OSError: whether they are cannot be told."""
-    found = repair.give(message.ids, message.limit)
+    return _listed(repair.give(message.ids, message.limit))
+
+
+def answer_get_at(repair: ChunkRepair, message: m.GetAt) -> Message:
+    """Those of the chunks that can be made again here. VolumeError, OSError: whether that is so
+    cannot be told."""
+    spots = [Spot(*each) for each in message.spots]
+    return _listed(repair.remake.remade(spots, message.limit)[: m.MAX_CHUNKS])
+
+
+def _listed(found: Sequence[Found]) -> m.ChunkList:
     rows = tuple((each, chunk.kind, chunk.codec, chunk.raw_length) for each, chunk in found)
     return m.ChunkList(rows, tuple(chunk.stored for _, chunk in found))
+
+
+def offered(answer: m.ChunkList) -> list[Found]:
+    """Chunks as a node says that it has them: nothing of that is certain."""
+    return [
+        (ChunkId(chunk_id), StoredChunk(kind, codec, length, bytes(memoryview(data))))
+        for (chunk_id, kind, codec, length), data in zip(answer.chunks, answer.payload, strict=True)
+    ]
 
 
 class PeerRepair:
@@ -83,30 +107,78 @@ class PeerRepair:
         if not wanted:
             return count
         self._asked |= dict.fromkeys(wanted, now)
-        for node in self._info().nodes:
-            if node.me or not node.connected or self._rounds.stopping or not wanted:
-                continue
-            whole = self._repair.take(set(wanted), self._ask(node.node, wanted))
-            wanted = [each for each in wanted if each not in whole]
-            count += len(whole)
-        if wanted:
-            first = wanted[0].hex()
-            facts = {"count": len(wanted), "first": first}
+        nodes = [
+            bytes.fromhex(each.node)
+            for each in self._info().nodes
+            if each.connected and not each.me
+        ]
+        left = self._fetch(
+            nodes, set(wanted), lambda left: m.Get(GET_BYTES, tuple(sorted(left))), GET_S
+        )
+        if left and nodes:
+            left = self._fetch_states(nodes, left)
+        if left:
+            facts = {"count": len(left), "first": min(left).hex()}
             logger.error("damaged chunks that no node could give", extra=facts)
-        return count
+        return count + len(wanted) - len(left)
 
-    def _ask(self, node: str, wanted: list[ChunkId]) -> list[Found]:
+    def _fetch(
+        self,
+        nodes: Sequence[bytes],
+        wanted: set[ChunkId],
+        asking: Callable[[set[ChunkId]], m.Request],
+        timeout_s: float,
+    ) -> set[ChunkId]:
+        """Ask node after node, and store what they give; what is still wanted then."""
+        left = set(wanted)
+        for node in nodes:
+            if not left or self._rounds.stopping:
+                break
+            left -= self._repair.take(left, self._ask(node, asking(left), timeout_s))
+        return left
+
+    def _fetch_states(self, nodes: Sequence[bytes], wanted: set[ChunkId]) -> set[ChunkId]:
+        """The same of chunks that nobody has by their ids, of what volumes were at their places."""
+        able = self._sessions.result_of(
+            lambda: [each for each in nodes if self._sessions.features(each) & m.Feature.REMAKE]
+        )
+        left = set(wanted)
+        if not able:
+            return left
+        for spots in islice(_batches(self._repair.remake.spots(wanted)), MAX_BATCHES):
+
+            def asking(left: set[ChunkId], spots: Sequence[Spot] = spots) -> m.Request:
+                return m.GetAt(GET_BYTES, tuple(each for each in spots if each.chunk_id in left))
+
+            here = left & {each.chunk_id for each in spots}
+            left -= here - self._fetch(able, here, asking, GET_AT_S)
+        return left
+
+    def _ask(self, node: bytes, message: m.Request, timeout_s: float) -> list[Found]:
         """What a node offers; nothing where it does not answer."""
-        message = m.Get(GET_BYTES, tuple(wanted))
         try:
-            answer = outcome(self._sessions.ask_and_wait(bytes.fromhex(node), message, GET_S))
+            answer = outcome(self._sessions.ask_and_wait(node, message, timeout_s))
         except TransportError:
             return []
-        if not isinstance(answer, m.ChunkList):
-            return []
-        return [
-            (ChunkId(chunk_id), StoredChunk(kind, codec, length, bytes(memoryview(data))))
-            for (chunk_id, kind, codec, length), data in zip(
-                answer.chunks, answer.payload, strict=True
-            )
-        ]
+        return offered(answer) if isinstance(answer, m.ChunkList) else []
+
+
+def _batches(found: Mapping[ChunkId, Collection[Spot]]) -> Iterator[list[Spot]]:
+    """All of the spots, the newest of each chunk first, as much at a time as one request has."""
+    spots = [
+        spot
+        for rank in range(SPOTS_OF_CHUNK)
+        for each in found.values()
+        for spot in islice(each, rank, rank + 1)
+    ]
+    batch: list[Spot] = []
+    states: set[tuple[bytes, int]] = set()
+    for spot in spots:
+        state = (spot.volume, spot.seq)
+        if len(batch) >= m.MAX_SPOTS or (state not in states and len(states) >= MAX_STATES):
+            yield batch
+            batch, states = [], set()
+        batch.append(spot)
+        states.add(state)
+    if batch:
+        yield batch

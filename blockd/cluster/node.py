@@ -22,7 +22,7 @@ from blockd.access.rules import AccessList
 from blockd.api.cluster_types import Draining, LocalStripes
 from blockd.api.node import Store
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
-from blockd.cluster.chunkrepair import PeerRepair, answer_get
+from blockd.cluster.chunkrepair import PeerRepair, answer_get, answer_get_at
 from blockd.cluster.devices import Devices
 from blockd.cluster.draining import drained, draining
 from blockd.cluster.exports import advertised
@@ -123,6 +123,7 @@ class ClusterNode:
         sessions.serve(m.Status, lambda _, __, answer: self.later(self._status, answer))
         sessions.serve(m.Nodes, self._nodes)
         sessions.serve(m.Get, self._get)
+        sessions.serve(m.GetAt, self._get)
         sessions.serve(m.Join, self._join, guests=True)
         self.volumes.start()
         self.stripes.start()
@@ -301,9 +302,11 @@ class ClusterNode:
         )
 
     def _get(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
-        assert isinstance(message, m.Get)
-        get = message
-        self.later(lambda: answer_get(self._chunk_repair, get), answer)
+        match message:
+            case m.Get():
+                self.later(lambda: answer_get(self._chunk_repair, message), answer)
+            case m.GetAt():
+                self.later(lambda: answer_get_at(self._chunk_repair, message), answer)
 
     def _nodes(self, who: Peer | Guest, message: m.Request, answer: Answer) -> None:
         assert isinstance(message, m.Nodes)

@@ -6,14 +6,16 @@ from typing import Annotated, Final
 from typing_extensions import Buffer
 
 from transport.errors import BadMessage
-from transport.peer.fields import Int, Many, Raw
+from transport.peer.fields import MAX_SEQ, Int, Many, Raw
 from transport.peer.requests import U32, Epoch, Request, Uuid
 from transport.peer.wire import MAX_PAYLOAD_BYTES, Message
 from volume.layout import CHUNK_ID_LENGTH, KIND_NAMES
-from volume.model import MAX_CHUNK_SIZE
+from volume.model import MAX_CHUNK_SIZE, MAX_VOLUME_SIZE
+from volume.remake import MAX_STATES
 
 MAX_IDS: Final = 4096  # chunk ids in one HAVE or WANT: 64 bytes of reply for 256 MiB of volume
 MAX_CHUNKS: Final = 256  # in one message; each is a frame
+MAX_SPOTS: Final = 256  # in one GET_AT
 ChunkIds = Annotated[tuple[bytes, ...], Many((Raw(CHUNK_ID_LENGTH),), MAX_IDS)]
 Room = Annotated[int, Int(4, 1, MAX_PAYLOAD_BYTES)]
 
@@ -91,6 +93,32 @@ class Get(Request):
     @property
     def room(self) -> int:
         return self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class GetAt(Request):
+    """Chunks that no node has by their ids, of what volumes are in some state at their places."""
+
+    TYPE = 42
+    ANSWER = ChunkList
+    limit: Room
+    spots: Annotated[
+        tuple[tuple[bytes, int, int, bytes], ...],
+        Many(
+            (Raw(16), Int(8, 0, MAX_SEQ), Int(8, 0, MAX_VOLUME_SIZE), Raw(CHUNK_ID_LENGTH)),
+            MAX_SPOTS,
+        ),
+    ]
+    """Volume, seq of the state, offset in bytes, and id of each."""
+
+    @property
+    def room(self) -> int:
+        return self.limit
+
+    def check(self) -> None:
+        states = {(volume, seq) for volume, seq, _, _ in self.spots}
+        if len(states) > MAX_STATES:
+            raise BadMessage(f"GetAt: of {len(states)} states, where {MAX_STATES} may be asked of")
 
 
 def _check_chunks(

@@ -49,9 +49,11 @@ class Feature(enum.IntFlag):
     NONE = 0
     REFERENCES = 1
     """It takes APPEND_BRIEF."""
+    REMAKE = 2
+    """It answers GET_AT."""
 
 
-FEATURES: Final = Feature.REFERENCES
+FEATURES: Final = Feature.REFERENCES | Feature.REMAKE
 """Of this program."""
 
 

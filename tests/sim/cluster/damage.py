@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from blockd.cluster.chunkrepair import GET_BYTES, GET_S, LOOK_S
+from blockd.cluster.chunkrepair import GET_BYTES, GET_S, LOOK_S, offered
 from blockd.cluster.readrepair import ReadRepair
 from tests.sim.cluster.around import SimTimer
 from tests.sim.cluster.node import PIECE, Node, as_a_thread
@@ -24,7 +24,6 @@ from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
 from transport.sessions import Peer, PeerState
 from volume.chunkrepair import MAX_AT_ONCE
-from volume.chunks import StoredChunk
 from volume.layout import ChunkId
 from volume.packfile import ENTRY_HEADER_LENGTH
 from volume.rescue import WAIT_S
@@ -70,6 +69,9 @@ class Wire:
 
     def after(self, delay_s: float, call: Callable[[], None]) -> SimTimer:
         return self._node.after(delay_s, call)
+
+    def features(self, node: bytes) -> int:
+        return int(m.FEATURES)
 
 
 class Damage:
@@ -203,15 +205,10 @@ class Damage:
         answer = outcome(end)
         if not isinstance(answer, m.ChunkList):
             return set()
-        offered = [
-            (ChunkId(chunk_id), StoredChunk(kind, codec, length, bytes(memoryview(data))))
-            for (chunk_id, kind, codec, length), data in zip(
-                answer.chunks, answer.payload, strict=True
-            )
-        ]
+        found = offered(answer)
         whole: set[ChunkId] = set()
         store = node.store
-        as_a_thread(store, lambda: whole.update(store.chunk_repair.take(set(wanted), offered)))
+        as_a_thread(store, lambda: whole.update(store.chunk_repair.take(set(wanted), found)))
         if whole:
             self._world.note(f"{node.name[:4]} has {len(whole)} chunks again")
             self._world.count("repaired")

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from blockd.cluster.chunkrepair import answer_get
+from blockd.cluster.chunkrepair import answer_get, answer_get_at
 from native import OP_READ, Request
 from tests.sim.cluster.around import SimAround, SimTimer
 from tests.sim.cluster.clients import Session
@@ -387,6 +387,11 @@ class Node:
             try:
                 reply(answer_get(self.store.chunk_repair, message))
             except OSError as error:
+                reply(m.Error(m.Code.FAILED, 0, str(error)))
+        elif isinstance(message, m.GetAt):
+            try:
+                reply(answer_get_at(self.store.chunk_repair, message))
+            except (VolumeError, OSError) as error:
                 reply(m.Error(m.Code.FAILED, 0, str(error)))
         elif part is not None and getattr(message, "volume", b"") == part.uuid:
             part.asked(message, reply)

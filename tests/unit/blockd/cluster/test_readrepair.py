@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from blockd.cluster.chunkrepair import answer_get
+from blockd.cluster.chunkrepair import answer_get, answer_get_at
 from blockd.cluster.readrepair import ABREAST, LOOK_S, ReadRepair
 from tests.sim.store_rig import StoreRig
 from tests.unit.volume.test_chunkrepair import CHUNK, DATA, IDS, SIZE, filled
+from tests.unit.volume.test_remake import Apart
 from tests.unit.volume.test_rescue import flip, read
 from transport.errors import TransportError
 from transport.peer import messages as m
@@ -16,6 +17,7 @@ from transport.peer.caller import Answered, Failed
 from transport.sessions import Peer, PeerState
 from volume.chunks import StoredChunk
 from volume.destager import RETRY_MAX_S, RETRY_S
+from volume.layout import KIND_DAMAGED
 from volume.rescue import MAX_CHUNKS, WAIT_S
 from volume.stripedpack import StripeUnavailable
 
@@ -38,7 +40,8 @@ class Node:
     connected: bool = True
     slow: bool = False
     busy: bool = False
-    asked: list[tuple[m.Get, Then]] = field(default_factory=list)
+    features: int = int(m.FEATURES)
+    asked: list[tuple[m.Get | m.GetAt, Then]] = field(default_factory=list)
 
 
 class Wire:
@@ -81,10 +84,13 @@ class Wire:
     def ask(self, node: bytes, message: m.Request, timeout_s: float, then: Then) -> None:
         each = self.nodes[node]
         assert each.connected
-        assert isinstance(message, m.Get)
+        assert isinstance(message, m.Get | m.GetAt)
         if each.busy:
             raise TransportError("busy")
         each.asked.append((message, then))
+
+    def features(self, node: bytes) -> int:
+        return self.nodes[node].features
 
     def after(self, delay_s: float, call: Callable[[], None]) -> Ring:
         ring = Ring(self._rig.clock.monotonic() + delay_s, call)
@@ -106,7 +112,12 @@ class Wire:
         """To the first request that the node has not answered."""
         message, then = self.nodes[node].asked.pop(0)
         if isinstance(what, StoreRig):
-            answer = answer_get(what.store.chunk_repair, message)
+            repair = what.store.chunk_repair
+            answer = (
+                answer_get_at(repair, message)
+                if isinstance(message, m.GetAt)
+                else answer_get(repair, message)
+            )
             assert isinstance(answer, m.ChunkList)
             what = answer
         then(what if isinstance(what, Failed) else Answered(1, what))
@@ -371,3 +382,95 @@ def test_what_is_in_a_stripe_that_cannot_be_read_now_is_no_no(
     assert [each for each, _ in repair.give(IDS[2:5], 1 << 20)] == [IDS[2], IDS[4]]
     with pytest.raises(StripeUnavailable):
         answer_get(repair, m.Get(1 << 20, (IDS[3],)))
+
+
+def below_a_write(life: Apart, wire: Wire) -> bytes:
+    """Chunk 0 is damaged where a part of it has been written, no node has it by its id, and they
+    have been asked for it. What the volume is."""
+    expected = life.member.read_version(f"vm1@seq:{life.replica.held[0]}")
+    life.damage(0)
+    life.ours.store.destage()
+    for node in wire.nodes:
+        message, _ = wire.nodes[node].asked[0]
+        assert isinstance(message, m.Get)
+        wire.answer(node, life.member)
+    return expected
+
+
+def test_what_nobody_has_by_its_id_is_made_again_where_the_state_is_and_nothing_is_lost() -> None:
+    life = Apart()
+    wire = Wire(life.ours)
+    expected = below_a_write(life, wire)
+    wire.answer(NODES[0], NOTHING)  # it has no such state
+    wire.answer(NODES[1], life.member)
+    wire.pass_s(RETRY_S)
+    life.ours.store.destage()
+    assert life.ours.store.status().destage_held_up is None
+    assert life.ours.read_version(f"vm1@seq:{life.replica.held[0]}") == expected
+    assert life.source.replica.volume.record.head.seq == life.replica.held[0]
+
+
+def test_what_no_node_can_make_again_is_given_up() -> None:
+    life = Apart()
+    wire = Wire(life.ours)
+    wire.nodes[NODES[0]].features = 0  # of an older release
+    below_a_write(life, wire)
+    assert not wire.nodes[NODES[0]].asked
+    assert life.ours.store.status().destage_held_up
+    wire.answer(NODES[1], NOTHING)
+    wire.pass_s(LOOK_S)
+    wire.pass_s(RETRY_MAX_S)
+    life.ours.store.destage()
+    assert life.ours.store.status().destage_held_up is None
+    lost = life.chunk_id(0)
+    place = life.ours.store._chunks.place(lost)
+    assert place is not None
+    assert place.kind == KIND_DAMAGED
+
+
+def test_nothing_is_given_up_while_a_node_cannot_tell_whether_it_can_make_it() -> None:
+    life = Apart()
+    wire = Wire(life.ours)
+    expected = below_a_write(life, wire)
+    busy = m.Error(m.Code.FAILED, 0, "chunks are made again for another node just now")
+    for _ in range(20):
+        for node in NODES[:2]:
+            while wire.nodes[node].asked:
+                message, _ = wire.nodes[node].asked[0]
+                wire.answer(node, busy if isinstance(message, m.GetAt) else NOTHING)
+        wire.pass_s(RETRY_MAX_S)
+        life.ours.store.destage()
+    assert life.ours.store.status().destage_held_up
+    wire.pass_s(RETRY_MAX_S)
+    life.ours.store.destage()
+    for _ in range(4):
+        for node in NODES[:2]:
+            while wire.nodes[node].asked:
+                wire.answer(node, life.member)
+    wire.pass_s(RETRY_MAX_S)
+    life.ours.store.destage()
+    assert life.ours.read_version(f"vm1@seq:{life.replica.held[0]}") == expected
+
+
+def test_an_answer_that_cannot_be_looked_at_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = filled(), filled()
+    flip(ours, IDS[3])
+    wire = Wire(ours)
+    request, finished = read(ours, 0, SIZE)
+    repair = ours.store.chunk_repair
+    bring = repair.bring
+
+    def failing(chunk_id: bytes, chunk: StoredChunk) -> bool:
+        raise OSError(5, "the index cannot be read")
+
+    monkeypatch.setattr(repair, "bring", failing)
+    for node in NODES[:2]:
+        wire.answer(node, theirs)
+    monkeypatch.setattr(repair, "bring", bring)
+    assert finished == []
+    wire.pass_s(LOOK_S)
+    wire.answer(NODES[0], theirs)
+    assert finished == [request]
+    assert request.data == DATA
