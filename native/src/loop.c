@@ -81,6 +81,7 @@ struct bd_loop *bd_loop_new(unsigned workers, unsigned readers, unsigned pollers
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS); /* guard.h */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_mutex_init(&loop->lock, NULL);
     int error = 0;

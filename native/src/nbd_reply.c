@@ -2,6 +2,7 @@
 
 #include "big_endian.h"
 #include "blocks.h"
+#include "guard.h"
 #include "nbd_wire.h"
 
 enum { HOLE_BLOCK = 4096 }; /* alignment and least length of a hole */
@@ -158,16 +159,30 @@ void bd_nbd_put_header(struct bd_nbd_output *output, uint64_t cookie, uint64_t o
     push(output, header, taken);
 }
 
+struct search {
+    const struct bd_view_piece *piece;
+    size_t first; /* block in it */
+    bool found;
+};
+
+static void search_piece(void *argument)
+{
+    struct search *search = argument;
+    const struct bd_view_piece *piece = search->piece;
+    for (size_t at = search->first; at + HOLE_BLOCK <= piece->length && !search->found;
+         at += HOLE_BLOCK)
+        search->found = zero_block(piece->data + at);
+}
+
 bool bd_nbd_leaves_out(enum bd_nbd_replies kind, uint64_t offset, const struct bd_view *view)
 {
     if (kind == BD_NBD_SIMPLE)
         return false;
     for (unsigned i = 0; i < view->piece_count; i++) {
         const struct bd_view_piece *piece = &view->pieces[i];
-        for (size_t at = (size_t)(-offset % HOLE_BLOCK); at + HOLE_BLOCK <= piece->length;
-             at += HOLE_BLOCK)
-            if (zero_block(piece->data + at))
-                return true;
+        struct search search = {piece, (size_t)(-offset % HOLE_BLOCK), false};
+        if (!bd_guarded(piece->data, piece->length, search_piece, &search) || search.found)
+            return true; /* what cannot be looked at cannot be copied either, which is noticed */
         offset += piece->length;
     }
     return false;

@@ -280,20 +280,23 @@ static enum bd_waited wait_for_acks(struct nbd_client *client, const struct roun
     return bd_loop_wait(&client->base, &job, reads ? action->data : NULL);
 }
 
-/* Answer a READ whose bytes are in a view: as they are, or, where the reply has holes, copied. */
-static void answer_view(struct nbd_client *client, struct bd_nbd_output *output,
+/* Answer a READ whose bytes are in a view: as they are, or, where the reply has holes, copied.
+ * False: they are not to be had any more. */
+static bool answer_view(struct nbd_client *client, struct bd_nbd_output *output,
                         const struct request *request, const struct bd_action *action, int left,
                         struct bd_arena *arena)
 {
     size_t length = (size_t)request->length;
     if (bd_nbd_leaves_out(output->kind, request->offset, action->view)) {
-        bd_view_copy(action->view, action->data);
+        if (!bd_view_copy(action->view, action->data))
+            return false;
         bd_nbd_put_data(output, request->cookie, request->offset, action->data, length, left);
-        return;
+        return true;
     }
     bd_nbd_put_header(output, request->cookie, request->offset, length);
     bd_client_send_view(&client->base, output->pieces, output->count, arena, action->view);
     bd_nbd_output_init(output, output->kind);
+    return true;
 }
 
 /* Answer what is done, begin the jobs of what waits, mail what failed. The lock is held. */
@@ -315,14 +318,15 @@ static void answer(struct nbd_client *client, struct round *round, struct bd_are
             done = waited == BD_WAITED_PASSED;
         }
         if (done) {
-            bd_tally_count(&tally, op_of(request->command), request->length);
             if (action->view != NULL)
-                answer_view(client, &output, request, action, round->count - i, arena);
+                ours = answer_view(client, &output, request, action, round->count - i, arena);
             else if (action->kind == BD_ACTION_READ)
                 bd_nbd_put_data(&output, request->cookie, request->offset, action->data,
                                 (size_t)request->length, round->count - i);
             else
                 bd_nbd_put_done(&output, request->cookie, request->offset);
+            if (ours)
+                bd_tally_count(&tally, op_of(request->command), request->length);
         } else if (action->state == BD_ACTION_WAIT_SYNC) {
             ours = begin_job(client, round, request, true);
         } else if (action->state == BD_ACTION_WAIT_READ) {

@@ -13,6 +13,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "bytes.h"
+#include "crc32c.h"
+#include "guard.h"
 #include "sites.h"
 
 enum {
@@ -42,6 +45,7 @@ static struct {
     struct bd_mapping *oldest;
     uint64_t mapped;
     unsigned mapping_count;
+    unsigned users; /* threads that have clients */
 } shared = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static atomic_uint_fast64_t spliced;
@@ -248,6 +252,23 @@ void bd_view_idle(void)
     release_mappings(old);
 }
 
+void bd_view_enter(void)
+{
+    pthread_mutex_lock(&shared.lock);
+    shared.users++;
+    pthread_mutex_unlock(&shared.lock);
+}
+
+void bd_view_leave(void)
+{
+    pthread_mutex_lock(&shared.lock);
+    assert(shared.users > 0);
+    bool last = --shared.users == 0;
+    pthread_mutex_unlock(&shared.lock);
+    if (last)
+        bd_view_idle(); /* who has come since then opens and maps what it needs anew */
+}
+
 /* Views. */
 
 struct bd_view *bd_view_new(void)
@@ -292,14 +313,54 @@ bool bd_view_add(struct bd_view *view, const uint8_t *data, size_t length)
     return true;
 }
 
-void bd_view_copy(const struct bd_view *view, uint8_t *data)
+struct check {
+    const uint8_t *data;
+    size_t length;
+    const uint8_t *checks;
+    bool holds;
+};
+
+static void check_pages(void *argument)
+{
+    struct check *check = argument;
+    const uint8_t *expected = check->checks;
+    for (size_t at = 0; at < check->length; at += BD_PAGE, expected += 4) {
+        size_t rest = check->length - at;
+        if (bd_crc32c(0, check->data + at, rest < BD_PAGE ? rest : BD_PAGE) != bd_get32(expected))
+            return;
+    }
+    check->holds = true;
+}
+
+bool bd_view_holds(const uint8_t *data, size_t length, const uint8_t *checks)
+{
+    struct check check = {data, length, checks, false};
+    bool is_there = bd_guarded(data, length, check_pages, &check);
+    return is_there && (check.holds || bd_site_fires(BD_SITE_UNCHECKED_READ));
+}
+
+struct copy {
+    uint8_t *to;
+    const struct bd_view_piece *piece;
+};
+
+static void copy_piece(void *argument)
+{
+    const struct copy *copy = argument;
+    memcpy(copy->to, copy->piece->data, copy->piece->length);
+}
+
+bool bd_view_copy(const struct bd_view *view, uint8_t *data)
 {
     for (unsigned i = 0; i < view->piece_count; i++) {
         const struct bd_view_piece *piece = &view->pieces[i];
-        if (data != piece->data) /* what was copied lies where it belongs */
-            memcpy(data, piece->data, piece->length);
+        struct copy copy = {data, piece};
+        if (data != piece->data && /* what was copied lies where it belongs */
+            !bd_guarded(piece->data, piece->length, copy_piece, &copy))
+            return false;
         data += piece->length;
     }
+    return true;
 }
 
 bool bd_view_has_pins(const struct bd_view *view)

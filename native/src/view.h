@@ -18,19 +18,22 @@
  *
  * Verified before 2, a page could be taken back by the kernel, and read again, rotten, by 2.
  *
- * What would break it is somebody who changes the pages, or cuts the file, while a socket has them
- * (also after the peer has acknowledged them: over loopback its socket has the same pages until it
- * receives). Bytes of a pack that a place points at never change: packs are appended to, and
- * unlinked, which leaves pages as they are; what is cut off a tail was never synced, so no place
- * points there. Who adds punching of holes has to know that it zeroes parts of pages in place.
+ * A file that somebody cuts short meanwhile (nobody of ours does) shows no such page any more, to
+ * look at it is SIGBUS, and so 3 is done under guard.h: the read fails like any of damaged bytes.
+ *
+ * What would break it is somebody who changes the pages while a socket has them (also after the
+ * peer has acknowledged them: over loopback its socket has the same pages until it receives). Bytes
+ * of a pack that a place points at never change: packs are appended to, and unlinked, which leaves
+ * pages as they are; what is cut off a tail was never synced, so no place points there. Who adds
+ * punching of holes has to know that it zeroes parts of pages in place.
  *
  * Bounds: the pipes of a process (BD_VIEW_PIPES, and no more than a sixteenth of the file
  * descriptors), for each up to 2 MiB of pages that cannot be taken back while they are unsent; and
  * what is mapped, BD_VIEW_MAPPED or one pack, in at most BD_VIEW_MAPPINGS mappings (the kernel lets
  * a process have so many, and all else that it has is among them), which costs page tables (2 MiB a
  * GiB), not memory: it is page cache, though the process's resident size counts it. Where any of
- * that is refused, the read is copied as ever. A worker that has no clients any more, and a store
- * at rest, give all of it back. */
+ * that is refused, the read is copied as ever. When no worker has clients any more, and when a
+ * store is at rest, all of it is given back. */
 #ifndef BLOCKD_VIEW_H
 #define BLOCKD_VIEW_H
 
@@ -96,8 +99,13 @@ bool bd_view_add(struct bd_view *view, const uint8_t *data, size_t length);
 int bd_view_pin(struct bd_view *view, struct bd_pack *pack, uint64_t at, size_t length,
                 const uint8_t **data);
 
-/* Copy all its bytes, which are in memory. Not after any were sent. */
-void bd_view_copy(const struct bd_view *view, uint8_t *data);
+/* Whether pinned bytes are those that were written: one u32le checksum for each BD_PAGE of them, or
+ * less at the end, in `checks`. False too when somebody has cut the file short meanwhile. */
+bool bd_view_holds(const uint8_t *data, size_t length, const uint8_t *checks);
+
+/* Copy all its bytes, which are in memory. Not after any were sent. False: the file was cut short
+ * since they were verified. */
+bool bd_view_copy(const struct bd_view *view, uint8_t *data);
 
 /* Whether anything is pinned. */
 bool bd_view_has_pins(const struct bd_view *view);
@@ -112,6 +120,11 @@ uint64_t bd_view_spliced(void);
 
 /* Give back pipes and mappings that nobody uses now. */
 void bd_view_idle(void);
+
+/* A thread that sends views has clients from now on; or has none any more, and when it was the last
+ * of these threads, that is bd_view_idle. */
+void bd_view_enter(void);
+void bd_view_leave(void);
 
 /* The pack is about to be closed. */
 void bd_view_forget(struct bd_pack *pack);

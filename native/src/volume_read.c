@@ -409,12 +409,9 @@ static int view_step(const struct step *step, uint32_t chunk_size, struct bd_vie
     const uint8_t *bytes = NULL;
     int error =
         bd_view_pin(view, chunk->pack, chunk->data_offset + at, (size_t)step->length, &bytes);
-    for (uint64_t done = 0; done < step->length && error == 0; done += BD_PAGE) {
-        uint64_t rest = step->length - done;
-        uint32_t crc = bd_get32(chunk->payload + 4 * ((at + done) / BD_PAGE));
-        if (!holds(bytes + done, (size_t)(rest < BD_PAGE ? rest : BD_PAGE), crc))
-            error = -EIO;
-    }
+    const uint8_t *checks = chunk->payload + 4 * (at / BD_PAGE);
+    if (error == 0 && !bd_view_holds(bytes, (size_t)step->length, checks))
+        error = -EIO;
     return error;
 }
 

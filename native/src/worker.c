@@ -307,6 +307,8 @@ static void enter(struct bd_worker *worker, struct bd_client *client)
     client->next = worker->clients;
     if (worker->clients != NULL)
         worker->clients->previous = client;
+    else
+        bd_view_enter();
     worker->clients = client;
     client->registered = true;
     bd_client_arrived(client, client->input.end - client->input.start, bd_loop_monotonic_ns());
@@ -322,7 +324,7 @@ static void give_back_buffers(struct bd_worker *worker)
     worker->spare_capacity = 0;
     bd_arena_release(worker->arena);
     worker->arena = NULL;
-    bd_view_idle();
+    bd_view_leave();
 }
 
 /* The lock is held. The worker's reference is the caller's to release. */

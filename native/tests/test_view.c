@@ -13,6 +13,7 @@
 #include "bytes.h"
 #include "check.h"
 #include "crc32c.h"
+#include "nbd_reply.h"
 #include "nbd_serve.h"
 #include "nbd_requests.h"
 #include "nbd_wire.h"
@@ -70,7 +71,7 @@ static int new_file(void)
     return fd;
 }
 
-static void init(struct world *world, uint64_t seed)
+static void init_with(struct world *world, uint64_t seed, unsigned workers)
 {
     rig_init(&world->rig, SEGMENT, 4, VOLUME);
     world->bytes = malloc(VOLUME);
@@ -84,8 +85,13 @@ static void init(struct world *world, uint64_t seed)
     for (uint64_t index = 0; index < CHUNKS; index++)
         put_chunk(world, index);
     world->free_fd = lowest_free_descriptor();
-    world->loop = bd_loop_new(1, 1, 1);
+    world->loop = bd_loop_new(workers, 1, 1);
     CHECK(world->loop != NULL);
+}
+
+static void init(struct world *world, uint64_t seed)
+{
+    init_with(world, seed, 1);
 }
 
 static void end_loop(struct world *world)
@@ -281,6 +287,17 @@ static void a_client_that_does_not_read_keeps_a_bounded_part(void)
     destroy(&world);
 }
 
+/* The request goes to Python, which says what is wrong. */
+static void wait_for_mail(struct bd_client *client)
+{
+    for (bool mailed = false; !mailed;) {
+        pthread_mutex_lock(&client->lock);
+        mailed = client->mail_length == BD_NBD_REQUEST;
+        client->mail_length = 0;
+        pthread_mutex_unlock(&client->lock);
+    }
+}
+
 /* A page that is rotten is no reply: the request goes to Python, which says what is wrong. */
 static void damage_is_never_sent(void)
 {
@@ -295,18 +312,89 @@ static void damage_is_never_sent(void)
         uint64_t before = spliced(client);
         CHECK_EQ(pwrite(world.fd, &bad, 1, at), 1);
         ask(peer, chunk, 0, MIB);
-        for (bool mailed = false; !mailed;) {
-            pthread_mutex_lock(&client->lock);
-            mailed = client->mail_length == BD_NBD_REQUEST;
-            client->mail_length = 0;
-            pthread_mutex_unlock(&client->lock);
-        }
+        wait_for_mail(client);
         CHECK_EQ(spliced(client), before);
         CHECK_EQ(pwrite(world.fd, &good, 1, at), 1);
         ask(peer, chunk, 0, MIB);
         expect(&world, peer, chunk, 0, MIB); /* nothing was sent before it */
     }
     leave(client, peer);
+    destroy(&world);
+}
+
+/* Somebody cuts a pack short: before a read, or between its steps. */
+static void a_pack_that_is_cut_short_is_an_error_and_no_signal(void)
+{
+    struct world world;
+    int peer;
+    init(&world, 11);
+    struct bd_client *client = add_client(&world, true, &peer);
+    ask(peer, 1, 0, MIB);
+    expect(&world, peer, 1, 0, MIB); /* it is mapped from now on */
+
+    struct bd_view *view = bd_view_new();
+    uint8_t checks[4 * PAGES];
+    uint8_t *copy = malloc(RIG_CHUNK);
+    const uint8_t *data;
+    CHECK(copy != NULL);
+    bd_crc32c_pages(world.bytes, RIG_CHUNK, checks);
+    CHECK_EQ(bd_view_pin(view, world.pack, GAP, RIG_CHUNK, &data), 0);
+    CHECK(bd_view_holds(data, RIG_CHUNK, checks));
+    CHECK(!bd_nbd_leaves_out(BD_NBD_STRUCTURED, 0, view));
+    CHECK(bd_view_copy(view, copy));
+    CHECK_EQ(memcmp(copy, world.bytes, RIG_CHUNK), 0);
+
+    CHECK_EQ(ftruncate(world.fd, 2 * BD_PAGE), 0);
+    CHECK(!bd_view_holds(data, RIG_CHUNK, checks));
+    CHECK(bd_nbd_leaves_out(BD_NBD_STRUCTURED, 0, view)); /* which copying then finds out */
+    CHECK(!bd_view_copy(view, copy));
+    bd_view_release(view);
+    free(copy);
+
+    ask(peer, 2, 0, MIB);
+    wait_for_mail(client);
+    for (uint64_t index = 0; index < CHUNKS; index++)
+        put_chunk(&world, index);
+    ask(peer, 3, 0, MIB);
+    expect(&world, peer, 3, 0, MIB);
+    leave(client, peer);
+    destroy(&world);
+}
+
+static bool has_stopped(struct bd_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+    bool stopped = client->stopped;
+    pthread_mutex_unlock(&client->lock);
+    return stopped;
+}
+
+/* Only the last worker that has clients gives back what all of them use. */
+static void a_worker_without_clients_takes_nothing_from_others(void)
+{
+    struct world world;
+    int peers[2];
+    init_with(&world, 12, 2);
+    struct bd_client *stays = add_client(&world, true, &peers[0]);
+    struct bd_client *leaves = add_client(&world, true, &peers[1]);
+    CHECK(stays->worker != leaves->worker);
+    ask(peers[1], 1, 0, MIB);
+    expect(&world, peers[1], 1, 0, MIB);
+    ask(peers[0], 1, 0, MIB);
+    expect(&world, peers[0], 1, 0, MIB);
+    CHECK(world.pack->mapping != NULL);
+    close(peers[1]);
+    while (!has_stopped(leaves))
+        continue;
+    bd_client_release(leaves);
+    CHECK(world.pack->mapping != NULL);
+    close(peers[0]);
+    while (!has_stopped(stays))
+        continue;
+    bd_client_release(stays);
+    CHECK(world.pack->mapping == NULL);
+    end_loop(&world);
+    CHECK_EQ(lowest_free_descriptor(), world.free_fd);
     destroy(&world);
 }
 
@@ -490,6 +578,8 @@ int main(void)
         any_mix_is_answered_in_order(seed);
     a_client_that_does_not_read_keeps_a_bounded_part();
     damage_is_never_sent();
+    a_pack_that_is_cut_short_is_an_error_and_no_signal();
+    a_worker_without_clients_takes_nothing_from_others();
     without_pipes_it_is_copied();
     a_page_that_is_not_there_is_not_waited_for();
     a_pack_that_has_grown_is_mapped_anew();

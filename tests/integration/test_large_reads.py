@@ -116,3 +116,33 @@ def test_damage_is_an_error_and_no_bytes(tmp_path: Path, kind: str) -> None:
                 assert client.read(MIB, MIB) == server.content[MIB : 2 * MIB]
         finally:
             server.stop()
+
+
+def test_a_pack_that_is_cut_short_under_reads_is_an_error_and_no_signal(tmp_path: Path) -> None:
+    """Nobody but a person does that; to look at a page that is gone ends a process by SIGBUS."""
+    with loop_in_thread(uvloop.new_event_loop()) as loop:
+        server = AtRest(loop, tmp_path / "store")
+        try:
+            with server.client(server.looped, "vol-a", "structured") as client:
+                server.until_in_loop()
+                wanted = bytes(server.content[:MIB])
+                cookies = [client.send_request(wire.CMD_READ, 0, MIB) for _ in range(48)]
+                seen: dict[int, int] = {}
+                for number in range(48):
+                    if number == 8:
+                        for path in server.packs():
+                            os.truncate(path, BLOCK)
+                    reply = client.read_reply()
+                    seen[reply.cookie] = reply.error
+                    assert reply.error in (0, wire.EIO)
+                    if reply.error == 0 and number < 8:
+                        assert reply.data == wanted
+                assert sorted(seen) == sorted(cookies)
+                for at in (0, MIB):
+                    client.send_request(wire.CMD_READ, at, MIB)
+                    reply = client.read_reply()
+                    assert (reply.error, reply.data) == (wire.EIO, None)
+                client.write(0, b"new " * KIB)  # and goes on
+                assert client.read(0, BLOCK) == b"new " * KIB
+        finally:
+            server.stop()
