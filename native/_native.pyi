@@ -468,9 +468,9 @@ class VolumeCore:
         /,
     ) -> int:
         """Cache the places of many chunks of the tree of `generation`, in order: u64le index, id
-        (zeros: a hole) and row of the chunk index (zeros: none) of each. Reads and verifies their
-        entries in `packs` without the GIL. How many are done; it stops at one that is not as it
-        should be, whose pack is not given, or for which there is no memory."""
+        (zeros: a hole) and row of the chunk index (zeros: none) of each. The first read of each
+        chunk reads and verifies its entry in `packs`. How many are done; it stops at one whose row
+        is not as it should be, whose pack is not given, or for which there is no memory."""
 
     def hot_extents(self, offset: int, length: int, limit: int, /) -> list[tuple[int, int, int]]:
         """(start, length, kind) from `offset` on without a gap; kind is one of PLACE_*, or -1 where

@@ -375,10 +375,10 @@ class StoredPlace:
 
 def warm(
     chunks: Iterable[tuple[int, bytes, bytes]], packs: Mapping[int, bytes], chunk_size: int
-) -> list[StoredPlace]:
-    """The places of chunks (index, id, row of the chunk index), up to the first that is not as it
-    should be."""
-    found: list[StoredPlace] = []
+) -> list[StoredPlace | None]:
+    """The places of chunks (index, id, row of the chunk index), up to the first whose row is not as
+    it should be; None for one whose entry is not what the row says, which a read finds out."""
+    found: list[StoredPlace | None] = []
     for index, chunk_id, row in chunks:
         if chunk_id == bytes(32):
             found.append(StoredPlace(index))
@@ -391,9 +391,9 @@ def warm(
         length = -(-stored // 4096) * 4
         table = packs[pack][offset + 64 : offset + 64 + length]
         fields = (b"BENT", kind, codec, 0, pack, offset, raw, stored, chunk_id, crc32c(table))
-        if len(table) < length or header[:60] != struct.pack("<4sBBHIIII32sI", *fields):
-            break
-        if header[60:] != crc32c(header[:60]).to_bytes(4, "little"):
-            break
+        expected = struct.pack("<4sBBHIIII32sI", *fields)
+        if len(table) < length or header != expected + crc32c(expected).to_bytes(4, "little"):
+            found.append(None)
+            continue
         found.append(StoredPlace(index, pack, offset + 64 + length, codec, stored, table))
     return found

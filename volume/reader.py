@@ -193,7 +193,8 @@ class ChunkResolver:
         chunk_ids: Iterable[tuple[int, ChunkId]],
         go_on: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Cache the places of chunks of `head` (index, id) before they are asked for.
+        """Cache the places of chunks of `head` (index, id) before they are asked for. Packs are not
+        read for it, only the index: the first read of a chunk reads its entry, in C.
 
         At most WARM_CHUNKS; none after one that is not as it should be, which a read of it reports:
         what only saves time must not break a round. `go_on` is asked before each WARM_BATCH of

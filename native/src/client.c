@@ -148,8 +148,8 @@ static bool keep(struct bd_client *client, const uint8_t *data, size_t length,
     struct bd_unsent *unsent = malloc(sizeof *unsent);
     if (unsent == NULL)
         return false;
-    bool shared = arena != NULL && length >= COPY_BELOW && data >= arena->data &&
-                  data + length <= arena->data + arena->capacity;
+    bool shared = arena != NULL && (length >= COPY_BELOW || client->gathering) &&
+                  data >= arena->data && data + length <= arena->data + arena->capacity;
     if (shared) {
         atomic_fetch_add(&arena->refs, 1);
     } else {
@@ -194,7 +194,7 @@ void bd_client_send(struct bd_client *client, struct iovec *pieces, int count,
     if (client->cut || count == 0)
         return;
     size_t skip = 0;
-    if (client->first_unsent == NULL) {
+    if (client->first_unsent == NULL && !client->gathering) {
         ssize_t sent = send_pieces(client->fd, pieces, count, false);
         if (sent < 0) {
             bd_client_cut(client);
@@ -215,7 +215,7 @@ void bd_client_send(struct bd_client *client, struct iovec *pieces, int count,
         }
         skip = 0;
     }
-    if (client->first_unsent == NULL)
+    if (client->first_unsent == NULL || client->gathering)
         return;
     note_stall(client);
     if (was_empty)
@@ -307,6 +307,19 @@ void bd_client_send_view(struct bd_client *client, struct iovec *pieces, int cou
         bd_client_flush(client);
     else
         note_stall(client);
+}
+
+void bd_client_gather(struct bd_client *client)
+{
+    client->gathering = client->first_unsent == NULL; /* else all of it waits for the socket */
+}
+
+void bd_client_send_gathered(struct bd_client *client)
+{
+    bool gathered = client->gathering;
+    client->gathering = false;
+    if (gathered && client->first_unsent != NULL)
+        bd_client_flush(client);
 }
 
 void bd_client_mail(struct bd_client *client, const uint8_t *data, size_t length)

@@ -168,6 +168,7 @@ struct bd_client {
     bool told;      /* on the list of those that have news for Python */
     bool attention; /* on the worker's list of those to look at */
     bool registered;
+    bool gathering;  /* what is to be sent waits for more: bd_client_gather */
     uint32_t events; /* that epoll watches for */
     struct bd_unsent *first_unsent;
     struct bd_unsent *last_unsent;
@@ -210,6 +211,11 @@ void bd_client_send(struct bd_client *client, struct iovec *pieces, int count,
  * view for as long as any are unsent. */
 void bd_client_send_view(struct bd_client *client, struct iovec *pieces, int count,
                          struct bd_arena *arena, struct bd_view *view);
+
+/* Until bd_client_send_gathered nothing is sent, and what is to be sent is kept, as long as that is
+ * called with the lock still held: several replies go by one system call. */
+void bd_client_gather(struct bd_client *client);
+void bd_client_send_gathered(struct bd_client *client);
 
 /* Add a request's bytes to the mail for Python. Memory that runs out cuts the client. */
 void bd_client_mail(struct bd_client *client, const uint8_t *data, size_t length);

@@ -111,3 +111,9 @@ void bd_file_write_behind(struct bd_file *file, uint64_t offset, uint64_t length
     if (file->fd >= 0)
         (void)sync_file_range(file->fd, (off_t)offset, (off_t)length, SYNC_FILE_RANGE_WRITE);
 }
+
+void bd_file_read_ahead(struct bd_file *file, uint64_t offset, uint64_t length)
+{
+    if (file->fd >= 0)
+        (void)posix_fadvise(file->fd, (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
+}

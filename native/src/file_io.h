@@ -40,6 +40,9 @@ bool bd_file_is_plain(const struct bd_file *file);
 /* Let the kernel begin to write a range to the disk; promises nothing. */
 void bd_file_write_behind(struct bd_file *file, uint64_t offset, uint64_t length);
 
+/* Let the kernel begin to read a range into the page cache; promises nothing. */
+void bd_file_read_ahead(struct bd_file *file, uint64_t offset, uint64_t length);
+
 /* Read exactly `length` bytes: 0, -EAGAIN, -ENODATA at the end of the file, or -errno. */
 int bd_file_read_exact(struct bd_file *file, void *data, size_t length, uint64_t offset,
                        bool nowait);

@@ -1,5 +1,7 @@
 /* A client that asks for one thing at a time, and syncs: its flushes are synced by the thread that
- * serves it, instead of being handed over to the one that syncs for all.
+ * serves it, instead of being handed over to the one that syncs for all. And one that reads like
+ * that: what is not in memory is read by the thread that serves it, for the same reasons and with
+ * the same bounds.
  *
  * A database's log is such a client: a write, a flush, and nothing until both are answered. Handing
  * over wakes two threads, each of which takes as long as a fast disk takes to sync, and the worker
@@ -30,15 +32,16 @@
 #include <stdint.h>
 
 enum {
-    BD_LONE_ROW = 16,         /* single requests, before a flush is synced here */
-    BD_LONE_PAIRS = 8,        /* writes with a flush behind each, before one is synced ahead */
+    BD_LONE_ROW = 16,  /* single requests, before a flush is synced here, or a read waited for */
+    BD_LONE_PAIRS = 8, /* writes with a flush behind each, before one is synced ahead */
     BD_LONE_SMALL = 64 << 10, /* bytes of a write that make it a long one */
     BD_LONE_LONG_NS = 2000000,
     BD_LONE_PAUSE = 50, /* times what a long sync took */
 };
 
 struct bd_lone {
-    unsigned row;
+    unsigned row;   /* single writes and flushes */
+    unsigned reads; /* single reads */
     unsigned pairs;
     bool wrote; /* the last request was a write */
 };
@@ -46,6 +49,7 @@ struct bd_lone {
 enum bd_lone_kind {
     BD_LONE_WRITE, /* to be durable with a later flush */
     BD_LONE_FLUSH, /* or a write that is to be durable by itself */
+    BD_LONE_READ,
     BD_LONE_OTHER,
 };
 
@@ -53,17 +57,20 @@ enum bd_lone_kind {
 void bd_lone_served(struct bd_lone *lone, unsigned requests, enum bd_lone_kind kind,
                     uint64_t payload);
 
-/* More has come before the flush was answered. */
+/* More has come before the flush, or the read, was answered. */
 void bd_lone_interrupted(struct bd_lone *lone);
 
 /* Whether what has just been received may be synced here, if it is a flush. */
 bool bd_lone_syncs_here(const struct bd_lone *lone);
 
+/* Whether what has just been received may wait for the disk here, if it is a read. */
+bool bd_lone_reads_here(const struct bd_lone *lone);
+
 /* Whether what has just been served is to be synced ahead. */
 bool bd_lone_syncs_ahead(const struct bd_lone *lone);
 
-/* A sync here took so long, until now: when the next one may be, monotonic; 0: at once. Longer than
- * `long_ns` is long. */
+/* A sync or a read here took so long, until now: when the next one may be, monotonic; 0: at once.
+ * Longer than `long_ns` is long. */
 uint64_t bd_lone_again_ns(uint64_t took_ns, uint64_t long_ns, uint64_t now_ns);
 
 #endif

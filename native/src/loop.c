@@ -76,8 +76,8 @@ struct bd_loop *bd_loop_new(unsigned workers, unsigned readers, unsigned pollers
     if (loop == NULL)
         return NULL;
     loop->pollers = pollers;
-    loop->long_sync_ns = BD_LONE_LONG_NS;
-    /* Signals are for Python's threads. */
+    loop->long_wait_ns = BD_LONE_LONG_NS;
+    /* Signals are for Python's threads, but for the one that tells a thread of its own access. */
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
@@ -173,11 +173,11 @@ struct bd_client *bd_loop_news(struct bd_loop *loop)
     return client;
 }
 
-/* Whether it syncs on its own thread, and the disk may be stuck: a new client would be with it. The
- * loop's lock is held. */
+/* Whether it waits for the disk on its own thread, which may be stuck: a new client would be with
+ * it. The loop's lock is held. */
 static bool is_stuck(const struct bd_worker *worker, uint64_t now_ns)
 {
-    return worker->syncing_ns != 0 && now_ns - worker->syncing_ns > worker->loop->long_sync_ns;
+    return worker->waiting_ns != 0 && now_ns - worker->waiting_ns > worker->loop->long_wait_ns;
 }
 
 static bool is_better(const struct bd_worker *worker, const struct bd_worker *least,
@@ -190,7 +190,7 @@ static bool is_better(const struct bd_worker *worker, const struct bd_worker *le
 int bd_loop_add(struct bd_loop *loop, struct bd_client *client)
 {
     pthread_mutex_lock(&loop->lock);
-    uint64_t now_ns = bd_loop_monotonic_ns(); /* with the lock: none has begun to sync later */
+    uint64_t now_ns = bd_loop_monotonic_ns(); /* with the lock: none has begun to wait later */
     struct bd_worker *least = &loop->workers[0];
     for (unsigned i = 1; i < loop->worker_count; i++)
         if (is_better(&loop->workers[i], least, now_ns))
@@ -213,18 +213,18 @@ void bd_loop_left(struct bd_worker *worker)
     pthread_mutex_unlock(&worker->loop->lock);
 }
 
-bool bd_loop_may_sync(struct bd_worker *worker, uint64_t now_ns)
+bool bd_loop_may_wait(struct bd_worker *worker, uint64_t now_ns)
 {
     pthread_mutex_lock(&worker->loop->lock);
     bool alone = worker->count == 1;
-    worker->syncing_ns = alone ? now_ns : 0;
+    worker->waiting_ns = alone ? now_ns : 0;
     pthread_mutex_unlock(&worker->loop->lock);
     return alone;
 }
 
-void bd_loop_synced(struct bd_worker *worker)
+void bd_loop_waited(struct bd_worker *worker)
 {
     pthread_mutex_lock(&worker->loop->lock);
-    worker->syncing_ns = 0;
+    worker->waiting_ns = 0;
     pthread_mutex_unlock(&worker->loop->lock);
 }

@@ -22,6 +22,7 @@ enum {
     BD_MAX_READERS = 64,
 };
 
+struct bd_action;
 struct epoll_event;
 
 struct bd_worker {
@@ -40,7 +41,7 @@ struct bd_worker {
     uint64_t wake_ns; /* the earliest held_until_ns and due_ns of any client, or earlier */
     struct bd_poll poll;
     bool awake;             /* counted in loop->awake */
-    uint64_t sync_again_ns; /* monotonic: no sync on this thread before */
+    uint64_t wait_again_ns; /* monotonic: this thread waits for no disk before */
     struct {
         unsigned requests;
         uint64_t payload;
@@ -54,7 +55,7 @@ struct bd_worker {
     bool ending;
     /* Under the loop's lock: */
     unsigned count;      /* clients */
-    uint64_t syncing_ns; /* monotonic: since then it waits for the disk, on its own thread; or 0 */
+    uint64_t waiting_ns; /* monotonic: since then it waits for the disk, on its own thread; or 0 */
 };
 
 struct bd_loop {
@@ -64,7 +65,7 @@ struct bd_loop {
     int event; /* readable: there is news */
     unsigned pollers;
     atomic_uint awake;     /* workers that do not sleep */
-    uint64_t long_sync_ns; /* that no worker waits for again; only tests change it */
+    uint64_t long_wait_ns; /* that no worker waits for again; only tests change it */
 
     pthread_mutex_t lock; /* after a client's */
     struct bd_client *first_told;
@@ -102,9 +103,9 @@ void bd_worker_turned_to(struct bd_worker *worker, const struct bd_client *clien
 struct bd_jobs *bd_loop_jobs(struct bd_loop *loop);
 void bd_loop_left(struct bd_worker *worker);
 /* On the worker's thread, which is about to wait for the disk. False when it has more than one
- * client, those included that it has not heard of yet. Else bd_loop_synced has to follow. */
-bool bd_loop_may_sync(struct bd_worker *worker, uint64_t now_ns);
-void bd_loop_synced(struct bd_worker *worker);
+ * client, those included that it has not heard of yet. Else bd_loop_waited has to follow. */
+bool bd_loop_may_wait(struct bd_worker *worker, uint64_t now_ns);
+void bd_loop_waited(struct bd_worker *worker);
 
 /* The client's lock is held: what it waited for may have come. */
 void bd_loop_relieve(struct bd_client *client);
@@ -120,6 +121,11 @@ void bd_worker_served(struct bd_worker *worker, unsigned requests, uint64_t payl
  * is under way, others are served here, or it did not work; then a job is to see to it, and tells
  * what is wrong. */
 bool bd_worker_sync(struct bd_worker *worker, struct bd_client *client);
+
+/* Read what the action could not have without the disk, on the loop's thread. False: others are
+ * served here, or it did not work, and a job is to see to it. */
+bool bd_worker_read(struct bd_worker *worker, struct bd_client *client,
+                    const struct bd_action *action);
 
 /* Something was written: when the journal is nearly full, the client's next round has to wait. On
  * the loop's thread, without the lock. */

@@ -356,16 +356,23 @@ static enum bd_lone_kind lone_kind(const struct bd_action *action)
 {
     if (action->kind == BD_ACTION_FLUSH || (action->kind == BD_ACTION_WRITE && action->sync))
         return BD_LONE_FLUSH;
+    if (action->kind == BD_ACTION_READ)
+        return BD_LONE_READ;
     return action->kind == BD_ACTION_WRITE ? BD_LONE_WRITE : BD_LONE_OTHER;
 }
 
-/* A flush of a client that asks for nothing else meanwhile. */
-static void sync_here(struct nbd_client *client, struct bd_worker *worker, struct round *round)
+/* A flush or a read of a client that asks for nothing else meanwhile: wait for the disk. */
+static void wait_here(struct nbd_client *client, struct bd_worker *worker, struct round *round)
 {
     struct bd_action *action = &round->actions[0];
-    if (action->state != BD_ACTION_WAIT_SYNC || !bd_lone_syncs_here(&client->lone) ||
-        !bd_worker_sync(worker, &client->base))
+    bool done = false;
+    if (action->state == BD_ACTION_WAIT_SYNC && bd_lone_syncs_here(&client->lone))
+        done = bd_worker_sync(worker, &client->base);
+    else if (action->state == BD_ACTION_WAIT_READ && bd_lone_reads_here(&client->lone))
+        done = bd_worker_read(worker, &client->base, action);
+    if (!done)
         return;
+    action->status = 0;
     action->state = BD_ACTION_DONE;
     int arrived = 0;
     if (ioctl(client->base.fd, FIONREAD, &arrived) == 0 && arrived > 0)
@@ -392,7 +399,7 @@ static void execute(struct nbd_client *client, struct bd_worker *worker, struct 
                    round->payload);
     bool ours = base->volume->gate == NULL; /* else other nodes are waited for as well */
     if (ours)
-        sync_here(client, worker, round);
+        wait_here(client, worker, round);
     pthread_mutex_lock(&base->lock);
     answer(client, round, arena);
     pthread_mutex_unlock(&base->lock);

@@ -1,16 +1,19 @@
 #include "place_table.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "codec.h"
+#include "entry.h"
 #include "locks.h"
 #include "sites.h"
 #include "view.h"
 
 enum {
     FIRST_BUCKETS = 1024,
+    ENTRY_PAYLOAD = BD_CHUNK_ID + 1, /* and the kind */
     DECODED_SHARE = 4, /* decoded bytes get one such part of the budget: a lost place costs a walk
                           through manifest and index, lost decoded bytes only decoding again */
 };
@@ -26,9 +29,11 @@ static size_t payload_size(const struct bd_chunk_place *place)
     switch (place->kind) {
     case BD_CHUNK_RAW:
     case BD_CHUNK_PACKED:
-        return ((size_t)place->stored_length + 4095) / 4096 * 4;
+        return bd_entry_table_bytes(place->stored_length);
     case BD_CHUNK_DECODED:
         return place->length;
+    case BD_CHUNK_ENTRY:
+        return ENTRY_PAYLOAD;
     default:
         return 0;
     }
@@ -263,40 +268,54 @@ static void forget_some(struct bd_place_table *table, const struct bd_chunk_plac
     table->hand = (table->hand + 1) & (table->bucket_count - 1);
 }
 
-/* Put in a copy of `like`. */
-static int put_entry(struct bd_place_table *table, const struct bd_chunk_place *like,
-                     const uint8_t *payload, size_t payload_bytes)
+/* A copy of `like`, with one reference; NULL without memory. */
+static struct bd_chunk_place *new_place(struct bd_place_table *table,
+                                        const struct bd_chunk_place *like, const uint8_t *payload,
+                                        size_t payload_bytes)
 {
-    if (payload_size(like) != payload_bytes)
-        return -EINVAL;
     struct bd_chunk_place *place = malloc(sizeof *place + payload_bytes);
     if (place == NULL)
-        return -ENOMEM;
+        return NULL;
     *place = *like;
     place->used = 1;
-    place->linked = 1;
     atomic_init(&place->references, 1);
+    atomic_init(&place->part_read, atomic_load(&table->part_reads) - UINT32_MAX / 2); /* long ago */
     if (payload_bytes > 0)
         memcpy(place->payload, payload, payload_bytes);
     if (place->pack != NULL)
         atomic_fetch_add(&place->pack->references, 1);
+    return place;
+}
 
-    uint32_t volume = place->volume;
-    uint64_t index = place->index;
-    bd_lock(&table->lock);
-    atomic_init(&place->part_read, atomic_load(&table->part_reads) - UINT32_MAX / 2); /* long ago */
-    struct bd_chunk_place **link = find(table, volume, index);
+/* The reference is the table's from now on. What it had of the chunk goes. The lock is held. */
+static void link_place(struct bd_place_table *table, struct bd_chunk_place *place)
+{
+    place->linked = 1;
+    struct bd_chunk_place **link = find(table, place->volume, place->index);
     if (*link != NULL)
         unlink_entry(table, link);
     if (table->entry_count >= table->bucket_count)
         grow(table);
-    link = &table->buckets[bucket_of(table, volume, index)];
+    link = &table->buckets[bucket_of(table, place->volume, place->index)];
     place->next = *link;
     *link = place;
     table->bytes += entry_size(place);
     table->entry_count++;
     if (table->bytes > table->limit)
         evict(table);
+}
+
+/* Put in a copy of `like`. */
+static int put_place(struct bd_place_table *table, const struct bd_chunk_place *like,
+                     const uint8_t *payload, size_t payload_bytes)
+{
+    if (payload_size(like) != payload_bytes)
+        return -EINVAL;
+    struct bd_chunk_place *place = new_place(table, like, payload, payload_bytes);
+    if (place == NULL)
+        return -ENOMEM;
+    bd_lock(&table->lock);
+    link_place(table, place);
     if (bd_site_fires(BD_SITE_TABLE_FORGETS))
         forget_some(table, place);
     pthread_mutex_unlock(&table->lock);
@@ -316,7 +335,7 @@ int bd_table_put(struct bd_place_table *table, uint32_t volume, uint64_t index, 
                                   .data_offset = data_offset,
                                   .length = length,
                                   .stored_length = kind == BD_CHUNK_RAW ? length : 0};
-    return put_entry(table, &like, payload, payload_bytes);
+    return put_place(table, &like, payload, payload_bytes);
 }
 
 int bd_table_put_packed(struct bd_place_table *table, uint32_t volume, uint64_t index,
@@ -334,7 +353,62 @@ int bd_table_put_packed(struct bd_place_table *table, uint32_t volume, uint64_t 
                                   .data_offset = data_offset,
                                   .length = length,
                                   .stored_length = stored_length};
-    return put_entry(table, &like, checks, check_bytes);
+    return put_place(table, &like, checks, check_bytes);
+}
+
+int bd_table_put_entry(struct bd_place_table *table, uint32_t volume, uint64_t index,
+                       struct bd_pack *pack, uint64_t offset, uint32_t length, uint8_t codec,
+                       uint32_t stored_length, const uint8_t *id, uint8_t entry_kind)
+{
+    bool packed = codec != BD_CODEC_NONE;
+    if (pack == NULL || codec >= BD_CODEC_COUNT || stored_length == 0 || stored_length > length ||
+        packed != (stored_length < length) || (packed && length > BD_CODEC_MAX_RAW))
+        return -EINVAL;
+    struct bd_chunk_place like = {.index = index,
+                                  .volume = volume,
+                                  .kind = BD_CHUNK_ENTRY,
+                                  .codec = codec,
+                                  .pack = pack,
+                                  .data_offset = offset,
+                                  .length = length,
+                                  .stored_length = stored_length};
+    uint8_t payload[ENTRY_PAYLOAD];
+    memcpy(payload, id, BD_CHUNK_ID);
+    payload[BD_CHUNK_ID] = entry_kind;
+    return put_place(table, &like, payload, sizeof payload);
+}
+
+struct bd_chunk_place *bd_table_settle(struct bd_place_table *table, struct bd_chunk_place *entry,
+                                       const uint8_t *checks, size_t check_bytes)
+{
+    bool packed = entry->codec != BD_CODEC_NONE;
+    struct bd_chunk_place like = {.index = entry->index,
+                                  .volume = entry->volume,
+                                  .kind = packed ? BD_CHUNK_PACKED : BD_CHUNK_RAW,
+                                  .codec = entry->codec,
+                                  .pack = entry->pack,
+                                  .data_offset = entry->data_offset + BD_ENTRY_HEADER + check_bytes,
+                                  .length = entry->length,
+                                  .stored_length = entry->stored_length};
+    assert(payload_size(&like) == check_bytes);
+    struct bd_chunk_place *place = new_place(table, &like, checks, check_bytes);
+    if (place == NULL)
+        return NULL;
+    bd_lock(&table->lock);
+    if (entry->linked) {
+        atomic_fetch_add(&place->references, 1);
+        link_place(table, place);
+    }
+    pthread_mutex_unlock(&table->lock);
+    return place;
+}
+
+void bd_table_drop(struct bd_place_table *table, struct bd_chunk_place *place)
+{
+    bd_lock(&table->lock);
+    if (place->linked)
+        unlink_entry(table, find(table, place->volume, place->index));
+    pthread_mutex_unlock(&table->lock);
 }
 
 struct bd_decoded *bd_table_decoded(struct bd_place_table *table, struct bd_chunk_place *place)

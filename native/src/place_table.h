@@ -2,7 +2,8 @@
  *
  * A cache of what manifest and index say, so that reading destaged data costs no Python. An entry
  * is a hole, a chunk in a pack, raw or packed by a codec (with one checksum for each 4 KiB page of
- * the stored bytes), or the bytes themselves, given by the caller.
+ * the stored bytes, or before anybody has read those: entry.h), or the bytes themselves, given by
+ * the caller.
  *
  * A packed chunk that is read in small parts again and again keeps its decoded bytes for a while:
  * the least recently used go when they would take more than a quarter of the budget. The first part
@@ -25,7 +26,10 @@ enum bd_chunk_kind {
     BD_CHUNK_RAW,
     BD_CHUNK_DECODED,
     BD_CHUNK_PACKED,
+    BD_CHUNK_ENTRY, /* to become RAW or PACKED: entry.h */
 };
+
+enum { BD_CHUNK_ID = 32 };
 
 struct bd_mapping;
 
@@ -53,17 +57,18 @@ struct bd_chunk_place {
     uint32_t volume;
     uint8_t kind;
     uint8_t used;   /* since the eviction hand passed */
-    uint8_t codec;  /* PACKED: of codec.h */
+    uint8_t codec;  /* PACKED, ENTRY: of codec.h */
     uint8_t linked; /* the table has it; cleared when it is removed */
     atomic_uint references;
     atomic_uint part_read;      /* PACKED: the table's count of part reads at the last one */
-    struct bd_pack *pack;       /* RAW, PACKED */
-    uint64_t data_offset;       /* RAW, PACKED: of the first stored byte in the pack */
+    struct bd_pack *pack;       /* RAW, PACKED, ENTRY */
+    uint64_t data_offset;       /* in the pack; RAW, PACKED: of the first stored byte; ENTRY: of the
+                                   entry */
     uint32_t length;            /* bytes of the chunk */
-    uint32_t stored_length;     /* RAW, PACKED: bytes in the pack */
+    uint32_t stored_length;     /* RAW, PACKED, ENTRY: bytes in the pack */
     struct bd_decoded *decoded; /* PACKED; under the table's lock */
     uint8_t payload[]; /* RAW, PACKED: u32le checksums, one a page of stored bytes; DECODED: the
-                          bytes */
+                          bytes; ENTRY: the chunk's id and the kind of its entry */
 };
 
 /* Numbers of packs that are told apart when they are read; a power of two. */
@@ -105,6 +110,18 @@ int bd_table_put(struct bd_place_table *table, uint32_t volume, uint64_t index, 
 int bd_table_put_packed(struct bd_place_table *table, uint32_t volume, uint64_t index,
                         struct bd_pack *pack, uint64_t data_offset, uint32_t length, uint8_t codec,
                         uint32_t stored_length, const uint8_t *checks, size_t check_bytes);
+
+/* The same for an ENTRY at `offset` of the pack, of the kind `entry_kind`. Lengths that no chunk
+ * has are -EINVAL. */
+int bd_table_put_entry(struct bd_place_table *table, uint32_t volume, uint64_t index,
+                       struct bd_pack *pack, uint64_t offset, uint32_t length, uint8_t codec,
+                       uint32_t stored_length, const uint8_t *id, uint8_t entry_kind);
+/* A RAW or PACKED place in the stead of an ENTRY whose page table is `checks`; the table takes it
+ * if it still has the entry. With a reference for the caller. NULL without memory. */
+struct bd_chunk_place *bd_table_settle(struct bd_place_table *table, struct bd_chunk_place *entry,
+                                       const uint8_t *checks, size_t check_bytes);
+/* Forget one place, if the table still has it. */
+void bd_table_drop(struct bd_place_table *table, struct bd_chunk_place *place);
 
 /* A counted reference to the decoded bytes of a PACKED chunk, or NULL. */
 struct bd_decoded *bd_table_decoded(struct bd_place_table *table, struct bd_chunk_place *place);

@@ -8,6 +8,7 @@
 
 #include "bytes.h"
 #include "crc32c.h"
+#include "entry.h"
 #include "locks.h"
 #include "packed.h"
 #include "sites.h"
@@ -353,9 +354,70 @@ static uint64_t whole_packed(const struct plan *plan)
     return total;
 }
 
-static int run_plan(struct bd_volume *volume, const struct plan *plan, uint64_t offset,
-                    uint8_t *data, bool nowait, struct bd_read_fault *fault)
+/* Read the entries of chunks that nobody has read yet. 0, or as bd_entry_open. */
+static int open_entries(struct bd_place_table *table, struct plan *plan, bool nowait)
 {
+    int error = 0;
+    for (size_t i = 0; i < plan->count && error == 0; i++) {
+        struct bd_chunk_place *entry = plan->steps[i].chunk;
+        if (entry == NULL || entry->kind != BD_CHUNK_ENTRY)
+            continue;
+        error = bd_entry_open(table, entry, nowait, &plan->steps[i].chunk);
+        if (error == 0)
+            bd_chunk_place_release(entry);
+    }
+    return error;
+}
+
+/* Bytes of a pack that are next to each other. */
+struct run {
+    struct bd_file *file;
+    uint64_t start;
+    uint64_t end;
+};
+
+/* Let the kernel begin to read so much more, or, when it does not go on with `run`, that run. */
+static void read_ahead(struct run *run, struct bd_file *file, uint64_t start, uint64_t end)
+{
+    if (run->file == file && start >= run->start && start <= run->end + BD_PAGE) {
+        run->end = end > run->end ? end : run->end;
+        return;
+    }
+    if (run->file != NULL)
+        bd_file_read_ahead(run->file, run->start, run->end - run->start);
+    *run = (struct run){file, start, end};
+}
+
+/* The disk has to be waited for: let the kernel begin with all that the plan needs of packs, so
+ * that who waits for the first bytes does not wait for the others one after the other. */
+static void begin_reading(const struct plan *plan, uint32_t chunk_size)
+{
+    struct run run = {0};
+    for (size_t i = 0; i < plan->count; i++) {
+        const struct step *step = &plan->steps[i];
+        const struct bd_chunk_place *chunk = step->chunk;
+        if (chunk == NULL || chunk->pack == NULL)
+            continue;
+        struct bd_file *file = &chunk->pack->file;
+        uint64_t data = chunk->data_offset;
+        if (chunk->kind == BD_CHUNK_ENTRY) {
+            data += BD_ENTRY_HEADER + bd_entry_table_bytes(chunk->stored_length);
+            read_ahead(&run, file, chunk->data_offset, data);
+        }
+        uint64_t at = step->offset % chunk_size;
+        bool packed = chunk->stored_length < chunk->length;
+        read_ahead(&run, file, packed ? data : data + at,
+                   packed ? data + chunk->stored_length : data + at + step->length);
+    }
+    read_ahead(&run, NULL, 0, 0);
+}
+
+static int run_plan(struct bd_volume *volume, struct plan *plan, uint64_t offset, uint8_t *data,
+                    bool nowait, struct bd_read_fault *fault)
+{
+    int opened = open_entries(volume->table, plan, nowait);
+    if (opened < 0)
+        return opened;
     if (nowait && whole_packed(plan) > BD_PACKED_NOWAIT_MAX)
         return -EAGAIN;
     for (size_t i = 0; i < plan->count; i++) {
@@ -389,8 +451,11 @@ int bd_volume_read(struct bd_volume *volume, uint64_t offset, uint64_t length, u
 {
     struct plan plan;
     int error = plan_head(volume, &plan, offset, length);
-    if (error == 0)
+    bool is_found = error == 0;
+    if (is_found)
         error = run_plan(volume, &plan, offset, data, nowait, fault);
+    if (is_found && nowait && error == -EAGAIN)
+        begin_reading(&plan, volume->chunk_size);
     plan_release(&plan);
     return error;
 }
@@ -451,6 +516,9 @@ int bd_volume_view(struct bd_volume *volume, uint64_t offset, uint64_t length, u
     *out = NULL;
     struct plan plan;
     int error = plan_head(volume, &plan, offset, length);
+    bool is_found = error == 0;
+    if (is_found)
+        error = open_entries(volume->table, &plan, true);
     struct bd_view *view = NULL;
     if (error == 0 && raw_bytes(&plan) >= BD_VIEW_STEP)
         view = bd_view_new();
@@ -467,6 +535,8 @@ int bd_volume_view(struct bd_volume *volume, uint64_t offset, uint64_t length, u
     } else if (error == 0) {
         error = run_plan(volume, &plan, offset, data, true, fault);
     }
+    if (is_found && error == -EAGAIN)
+        begin_reading(&plan, volume->chunk_size);
     plan_release(&plan);
     return error;
 }

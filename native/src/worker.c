@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "batch.h"
 #include "lone.h"
 #include "loop.h"
 #include "view.h"
@@ -48,20 +49,44 @@ void bd_worker_slow_down(struct bd_client *client)
         client->held_until_ns = until_ns;
 }
 
-bool bd_worker_sync(struct bd_worker *worker, struct bd_client *client)
+/* Whether this thread may wait for the disk, for that client; since when in *start. If so, end_wait
+ * has to follow. */
+static bool begin_wait(struct bd_worker *worker, const struct bd_client *client, uint64_t *start)
 {
     if (worker->clients != client || client->next != NULL)
         return false;
-    uint64_t start = bd_loop_monotonic_ns();
-    if (start < worker->sync_again_ns || !bd_loop_may_sync(worker, start))
+    *start = bd_loop_monotonic_ns();
+    return *start >= worker->wait_again_ns && bd_loop_may_wait(worker, *start);
+}
+
+static void end_wait(struct bd_worker *worker, uint64_t start)
+{
+    bd_loop_waited(worker);
+    uint64_t now = bd_loop_monotonic_ns();
+    worker->wait_again_ns = bd_lone_again_ns(now - start, worker->loop->long_wait_ns, now);
+}
+
+bool bd_worker_sync(struct bd_worker *worker, struct bd_client *client)
+{
+    uint64_t start;
+    if (!begin_wait(worker, client, &start))
         return false;
     int error = bd_journal_try_sync(client->volume->journal);
-    bd_loop_synced(worker);
-    if (error < 0)
+    end_wait(worker, start);
+    return error == 0;
+}
+
+bool bd_worker_read(struct bd_worker *worker, struct bd_client *client,
+                    const struct bd_action *action)
+{
+    uint64_t start;
+    struct bd_read_fault fault;
+    if (!begin_wait(worker, client, &start))
         return false;
-    uint64_t now = bd_loop_monotonic_ns();
-    worker->sync_again_ns = bd_lone_again_ns(now - start, worker->loop->long_sync_ns, now);
-    return true;
+    int error =
+        bd_volume_read(client->volume, action->offset, action->length, action->data, false, &fault);
+    end_wait(worker, start);
+    return error == 0;
 }
 
 void bd_loop_attend(struct bd_client *client)

@@ -66,6 +66,33 @@ static void test_two_flushes_in_a_row_are_no_pair(void)
     CHECK(bd_lone_syncs_here(&lone));
 }
 
+static void read_alone(struct bd_lone *lone, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        bd_lone_served(lone, 1, BD_LONE_READ, LENGTH);
+}
+
+static void test_reads_that_come_alone_wait_here(void)
+{
+    struct bd_lone lone = {0};
+    read_alone(&lone, BD_LONE_ROW - 1);
+    CHECK(!bd_lone_reads_here(&lone));
+    read_alone(&lone, 2);
+    CHECK(bd_lone_reads_here(&lone));
+    CHECK(!bd_lone_syncs_here(&lone));
+    bd_lone_served(&lone, 1, BD_LONE_WRITE, LENGTH);
+    CHECK(!bd_lone_reads_here(&lone));
+    read_alone(&lone, BD_LONE_ROW);
+    bd_lone_served(&lone, 2, BD_LONE_READ, 2 * LENGTH);
+    CHECK(!bd_lone_reads_here(&lone));
+    read_alone(&lone, BD_LONE_ROW);
+    bd_lone_served(&lone, 1, BD_LONE_READ, BD_LONE_SMALL + 1);
+    CHECK(!bd_lone_reads_here(&lone));
+    read_alone(&lone, BD_LONE_ROW);
+    bd_lone_interrupted(&lone);
+    CHECK(!bd_lone_reads_here(&lone));
+}
+
 static void test_whoever_has_more_under_way_is_not_kept_waiting(void)
 {
     struct bd_lone two = settled();
@@ -97,6 +124,7 @@ int main(void)
     test_a_write_is_synced_ahead_when_each_had_a_flush();
     test_a_write_without_its_flush_ends_syncing_ahead();
     test_two_flushes_in_a_row_are_no_pair();
+    test_reads_that_come_alone_wait_here();
     test_whoever_has_more_under_way_is_not_kept_waiting();
     test_a_slow_disk_is_waited_for_by_another_thread();
     return 0;

@@ -59,7 +59,7 @@ static void begin_with(struct served *served, unsigned workers)
     }
     served->loop = bd_loop_new(workers, 1, 1);
     CHECK(served->loop != NULL);
-    served->loop->long_sync_ns = UINT64_MAX; /* however busy the machine is */
+    served->loop->long_wait_ns = UINT64_MAX; /* however busy the machine is */
     add_client(served);
 }
 
@@ -212,7 +212,7 @@ static void test_new_clients_do_not_come_to_a_thread_that_waits_for_a_stuck_disk
     pthread_mutex_lock(&served.disk);
     write_one(&served, 0);
     wait_for_syncs(&served, here + 1); /* ahead; and there it stays */
-    served.loop->long_sync_ns = 0;
+    served.loop->long_wait_ns = 0;
     for (int client = 2; client < 4; client++) { /* and the first worker has one client only */
         add_client(&served);
         ask(&served, client, BD_NBD_CMD_READ);
