@@ -132,3 +132,19 @@ def test_node_reboot_copies_only_the_delta(nodes: Nodes) -> None:
     stderr = nodes.daemons["n3"].stderr
     until(lambda: "damaged chunk fetched" in stderr(), "it came from another", SLOW_S)
     until(lambda: "damaged chunk stored anew" in stderr(), "it is whole again", SLOW_S)
+
+    # So is one of a state that only this node has brought into chunks: they make it again.
+    whole, part = rng.randbytes(64 << 10), rng.randbytes(BLOCK)
+    at = 768 * MIB
+    settled(nodes, *NAMES)
+    seq = 1 + nodes.daemons["n3"].run_json("volume", "show", VOLUME)["seq"]
+    with attached(nodes, "n3", timeout_s=SLOW_S) as client:
+        client.write(at, whole)
+        client.write(at, part)
+    nodes.daemons["n3"].run("volume", "clone", f"{VOLUME}@seq:{seq}", "between", "--alone")
+    flip_a_bit(nodes.data("n3") / "packs", whole[:512])
+    with NbdClient(nodes.daemons["n3"].host_port, timeout_s=SLOW_S) as client:
+        client.greet()
+        client.go("between")
+        assert client.read(at, len(whole)) == whole
+    assert sent(nodes)["get_at"] > 0
