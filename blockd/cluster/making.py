@@ -3,7 +3,8 @@ parts, then the row says that it can be opened.
 
 Until then its state is *sealing*, by the node that makes it, so that nobody opens it while one of
 its members is still without a part: such a member would never get one. After a crash or an error
-in between the same command goes on where it was, as long as nobody has opened the volume.
+in between the same command goes on where it was, as long as nobody has opened the volume; where it
+is to be on other nodes by then, what was begun is deleted, and it is made anew.
 
 A name is free again when the row of who had it says that it is deleted; its members let their parts
 go a moment later. A part that is in the way is looked after at once, and waited for, NAME_S at
@@ -125,7 +126,9 @@ def _row(wanted: Wanted, me: str, records: ClusterRecords) -> Stored[VolumeGroup
         as_wanted = (len(wanted.members), wanted.write_quorum, wanted.mode)
         if begun != (FIRST_EPOCH, GroupState.SEALING, me) or as_before != as_wanted:
             raise VolumeExists(wanted.name)
-        return found
+        if set(found.record.members) == set(wanted.members):
+            return found
+        _give_up(found, records)
     group = VolumeGroup(
         *(uuid.uuid4().hex, wanted.name, FIRST_EPOCH, me, wanted.members, len(wanted.members)),
         *(wanted.write_quorum, wanted.mode, None, "main", GroupState.SEALING),
@@ -138,6 +141,17 @@ def _row(wanted: Wanted, me: str, records: ClusterRecords) -> Stored[VolumeGroup
     made = records.stored(VolumeGroup, result.rows[0])
     assert made is not None
     return made
+
+
+def _give_up(found: Stored[VolumeGroup], records: ClusterRecords) -> None:
+    """A volume that this node began to make, and that is to be on other nodes now: one of them may
+    never be reached again. Nobody has opened it, as its row says, which guards this. CannotMake."""
+    result = records.settle(records.delete_volume(found))
+    if not isinstance(result, Done):
+        raise CannotMake(
+            f"volume {found.record.name}: it was begun on other nodes, and its row was not "
+            f"changed: {result}; try again"
+        )
 
 
 def choose_members(me: str, connected: Sequence[str], replicas: int) -> tuple[str, ...]:

@@ -445,7 +445,7 @@ class ClusterVolumes:
     def _in_the_way(self, volume: bytes) -> None:
         """Another volume is to have the name of this part: if its row says that it is deleted, or
         is not this node's any more, it is let go now."""
-        part = self._parts.get(volume)
+        part = self._add(volume)
         if part is None:
             return
 

@@ -2,6 +2,7 @@
 
 import uuid
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -17,7 +18,7 @@ from volume.errors import VolumeExists
 from volume.metastore import ClusterRecords
 from volume.metastore_records import GroupState, Mode
 
-ME, B, C = (bytes([number] * 16).hex() for number in (1, 2, 3))
+ME, B, C, D = (bytes([number] * 16).hex() for number in (1, 2, 3, 4))
 WANTED = Wanted("vm1", 1 << 20, 512, 4096, (ME, B, C), 2, Mode.MIRROR)
 ACK = Answered(1, m.Ack(1, 0, 0))
 OLD = b"o" * 16
@@ -61,6 +62,24 @@ def test_a_member_that_has_not_answered_does_not_count(silent: Failed | Exceptio
     assert found is not None
     assert found.record.state is GroupState.SEALING
     assert make_with(rows, Asked(B=ACK, C=ACK)) is GroupState.CLOSED  # the same command again
+
+
+def test_one_that_is_to_be_on_other_nodes_by_now_is_made_anew() -> None:
+    """The one that could not be reached may never come back."""
+    rows = records()
+    with pytest.raises(CannotMake):
+        make_with(rows, Asked(B=ACK, C=TransportError("no way there")))
+    begun = rows.volume_named("vm1")
+    assert begun is not None
+    wanted = replace(WANTED, members=(ME, B, D))
+    made = make(wanted, ME, cast(Sessions, Asked(B=ACK, C=ACK)), rows, StoreRig().store.replicas)
+    assert made.members == (ME, B, D)
+    old = rows.volume(begun.record.volume_id)
+    assert old is not None
+    assert old.record.state is GroupState.DELETED
+    assert set(old.record.leaving) == {ME, B, C}, "who has a part of it lets it go"
+    with pytest.raises(VolumeExists):  # nothing of one that was made is given up
+        make(WANTED, ME, cast(Sessions, Asked(B=ACK, C=ACK)), rows, StoreRig().store.replicas)
 
 
 def test_a_part_of_a_deleted_volume_of_that_name_is_waited_for() -> None:
