@@ -149,10 +149,10 @@ def _format(data: Path) -> Finding:
 def _meta(data: Path, rebuild: str) -> Finding:
     """Format and seal as `meta/` has them; LMDB lets us read beside a running daemon."""
     try:
+        from volume.datadir import META_MAP_BYTES
         from volume.disk import SystemClock
         from volume.kv import LmdbKeyValue
         from volume.meta import Meta
-        from volume.store import META_MAP_BYTES
     except ImportError:
         return Finding("format", WARN, "unread: the native extension does not load", "see below")
     try:

@@ -9,11 +9,11 @@ from pathlib import Path
 from blockd.access import kept
 from blockd.api import limit_types
 from blockd.findings import FAIL, OK, WARN, Finding
+from volume.datadir import META_MAP_BYTES
 from volume.disk import SystemClock
 from volume.kv import LmdbKeyValue
 from volume.meta import Meta
 from volume.states import states
-from volume.store import META_MAP_BYTES
 
 
 def rows(meta: Path) -> list[Finding]:

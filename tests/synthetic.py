@@ -19,6 +19,7 @@ from native import is_zero
 from volume.chunks import ChunkStore
 from volume.codecs import CODEC_LZ4, CODEC_NONE
 from volume.commits import get_commit, put_commit
+from volume.datadir import read_boot_id
 from volume.disk import PosixDisk, PosixFile, SystemClock
 from volume.index import MAX_BATCH, ChunkIndex, Place
 from volume.kv import KeyValue, LmdbKeyValue
@@ -29,7 +30,7 @@ from volume.meta import Meta
 from volume.options import StoreOptions
 from volume.packs import Packs
 from volume.scheduler import InlineScheduler
-from volume.store import Store, read_boot_id
+from volume.store import Store
 
 CHUNK = 65536
 PAGE = 4096

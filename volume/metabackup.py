@@ -22,6 +22,7 @@ import lmdb
 
 from volume import layout
 from volume.checkpoint import Checkpoint
+from volume.datadir import META_MAP_BYTES
 from volume.disk import SystemClock
 from volume.errors import CorruptData, OutOfSpace, UnknownFormat
 from volume.framing import framed, unframed, unpacked
@@ -75,8 +76,6 @@ def copied_offline(path: Path) -> IO[bytes]:
     """As `copied`, of a data directory that nobody serves. FileNotFoundError, DirectoryLocked."""
     if not (path / "meta" / "data.mdb").is_file():
         raise FileNotFoundError(2, "no data directory of blockd", str(path))
-    from volume.store import META_MAP_BYTES  # the store knows this module
-
     with contextlib.ExitStack() as stack:
         stack.callback(DirectoryLock(path).release)
         kv = LmdbKeyValue(path / "meta", synced=True, map_size=META_MAP_BYTES)

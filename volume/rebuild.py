@@ -23,6 +23,7 @@ from pathlib import Path
 from volume import layout, packfile
 from volume.chunks import ChunkStore
 from volume.commits import Commit, get_commit
+from volume.datadir import INDEX_MAP_BYTES, META_MAP_BYTES, holds_data, read_boot_id
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
 from volume.errors import CorruptData, UnknownFormat, VolumeError
 from volume.framing import framed
@@ -35,7 +36,6 @@ from volume.metabackup import items_of
 from volume.packs import Packs
 from volume.rebuildlog import ScannedLog, scan
 from volume.rebuildplan import Plan, Planner, Progress
-from volume.store import INDEX_MAP_BYTES, META_MAP_BYTES, holds_data, read_boot_id
 
 log = logging.getLogger(__name__)
 

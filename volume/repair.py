@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volume.chunks import ChunkStore
+from volume.datadir import INDEX_MAP_BYTES, META_MAP_BYTES, read_boot_id
 from volume.disk import PosixDisk, SystemClock
 from volume.errors import CorruptData, UnknownFormat
 from volume.history import History, Settings
@@ -33,7 +34,6 @@ from volume.meta import Meta, VolumeRecord
 from volume.packs import Packs
 from volume.referred import Tree, rows
 from volume.sites import fail_point
-from volume.store import INDEX_MAP_BYTES, META_MAP_BYTES, read_boot_id
 
 log = logging.getLogger(__name__)
 

@@ -17,31 +17,27 @@ marked clean, lock released. A crash anywhere in between is what recovery is for
 
 import contextlib
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeVar
 
 from native import Journal, PlaceTable
-from volume import codecs, layout, retention
+from volume import codecs, retention
 from volume.backlog import WriteBacklog
 from volume.builder import Doubts, TreeBuilder
 from volume.catalog import Catalog, Machinery
 from volume.changes import Changes, ChangeTracker, Look
-from volume.checkpoint import Checkpoint, first_checkpoint
 from volume.chunkrepair import ChunkRepair
 from volume.chunks import ChunkStore
 from volume.damage import Damage
+from volume.datadir import META_MAP_BYTES, holds_data, open_index, read_boot_id
 from volume.destager import Destager
 from volume.disk import Clock, Disk, PosixDisk, SystemClock
 from volume.diskerror import seals
-from volume.errors import CorruptData, DirectoryLocked, JournalFull, MetaLost, StoreSealed
+from volume.errors import JournalFull, MetaLost, StoreSealed
 from volume.flusher import Flusher
 from volume.gc import GcReport, GcStatus
-from volume.history import History, RoundRow, Settings, VersionRow, round_put, versions_put
-from volume.index import ChunkIndex
+from volume.history import History, Settings
 from volume.kv import KeyValue, LmdbKeyValue
 from volume.laterkv import LaterKeyValue
 from volume.locate import Location
@@ -60,14 +56,12 @@ from volume.model import (
     VolumeInfo,
 )
 from volume.noted import Notes
+from volume.opening import Opening, find_checkpoint, note_first_versions, open_packs
 from volume.options import StoreOptions, journal_geometry, window_segments
-from volume.packs import Packs
 from volume.past import OpenVersions, PastVersions, PastVolume
-from volume.points import decode as decode_point
 from volume.ranges import RangeCloner
 from volume.reader import ChunkResolver, Reader
 from volume.receive import Receiver, Receives
-from volume.recovery import JournalRecovery
 from volume.referred import ReferredTrees
 from volume.refs import check_new_volume_name
 from volume.remake import Remake
@@ -83,6 +77,7 @@ from volume.snapshots import Snapshots
 from volume.space import SpaceGuard
 from volume.spacereport import SpaceReporter
 from volume.states import Damaged
+from volume.storestatus import StoreFacts
 from volume.stripehome import StripeHome
 from volume.transfers import Transfers
 from volume.upkeep import Upkeep
@@ -94,8 +89,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-META_MAP_BYTES = 16 * 1024 * 1024
-INDEX_MAP_BYTES = 256 * 1024 * 1024
 JOURNAL_RETRIES = 3  # of a control operation that finds the journal full
 
 
@@ -145,23 +138,13 @@ class Store:
             lock.release()
             raise MetaLost(str(path))  # before an empty one is made
 
-        def open_index(fresh: bool) -> KeyValue:
-            if fresh:
-                shutil.rmtree(path / "index", ignore_errors=True)
-            try:
-                return LmdbKeyValue(path / "index", synced=False, map_size=INDEX_MAP_BYTES)
-            except CorruptData as error:
-                log.warning("the index cannot be opened, it is made anew error=%s", error)
-                shutil.rmtree(path / "index")
-                return LmdbKeyValue(path / "index", synced=False, map_size=INDEX_MAP_BYTES)
-
         try:
             meta_kv = LmdbKeyValue(path / "meta", synced=True, map_size=META_MAP_BYTES)
             store = cls(
                 PosixDisk(path),
                 SystemClock(),
                 meta_kv,
-                open_index,
+                lambda fresh: open_index(path, fresh=fresh),
                 scheduler or InlineScheduler(),
                 options or StoreOptions(),
                 path=str(path),
@@ -183,7 +166,7 @@ class Store:
         self._meta = meta = Meta(kv, clock)
         if meta.sealed_reason is not None:
             raise StoreSealed(meta.sealed_reason)
-        checkpoint = self._checkpoint()
+        checkpoint = find_checkpoint(meta, options, self._disk)
         epoch = meta.begin_epoch()
         fail_point("open.epoch")
         self._history = history = History(
@@ -194,8 +177,12 @@ class Store:
                 codecs.number(options.compression),
             ),
         )
-        self._note_first_versions(checkpoint)
-        packs, self._index = self._open_packs(open_index)
+        note_first_versions(meta, history, checkpoint, clock.now_ns())
+        packs, self._index = open_packs(
+            *(meta, self._disk, self._boot_id, options.pack_bytes),
+            open_index,
+            self._closers,
+        )
         self._chunks = ChunkStore(
             *(packs, self._index),
             codec=codecs.number(options.compression),
@@ -264,7 +251,20 @@ class Store:
             dropped=lambda: self.upkeep.dropped(),
         )
         self._referred = referred = ReferredTrees(kv)
-        self._recover(checkpoint)
+        Opening(
+            self._disk,
+            clock,
+            self._journal,
+            self._pool,
+            meta,
+            kv,
+            history,
+            self._catalog,
+            self._notes,
+            referred,
+            self._seal,
+            options.accept_journal_loss,
+        ).run(checkpoint)
         self._space = SpaceGuard(
             self._disk,
             self._journal,
@@ -395,132 +395,26 @@ class Store:
             checkpoint.segment_bytes,
             self.upkeep,
         )
+        self._facts = StoreFacts(
+            self.path,
+            self._disk,
+            clock,
+            meta,
+            self._journal,
+            self._geometry,
+            self._pool,
+            self._table,
+            self._chunks,
+            self._manifests,
+            self._catalog,
+            self._destager,
+            self._space,
+            self._seal,
+            self.upkeep,
+        )
         if self._journal.state()[3] == 0:
             self._pool.tend()  # the first segment of a new store
         self.upkeep.refresh_space()
-
-    def _note_first_versions(self, checkpoint: Checkpoint) -> None:
-        """What a directory of an older release lacks: a round at its checkpoint, and a version for
-        the head of each volume."""
-        puts: dict[bytes, bytes] = {}
-        now_ns = self._clock.now_ns()
-        if next(self._history.rounds(), None) is None:
-            puts |= round_put(
-                RoundRow(
-                    *(checkpoint.lsn, checkpoint.sequence, checkpoint.position, checkpoint.chain),
-                    now_ns,
-                )
-            )
-        for record in self._meta.volumes():
-            if self._history.base(record.number) is None:
-                head = record.head
-                row = VersionRow(
-                    *(record.number, head.seq, record.epoch, checkpoint.lsn - 1, now_ns),
-                    *(record.size, 0, head.commit, head.root, head.height),
-                )
-                puts |= versions_put([row])
-        if puts:
-            self._meta.put_rows(puts)
-
-    def _checkpoint(self) -> Checkpoint:
-        if self._meta.checkpoint is not None:
-            return Checkpoint.decode(self._meta.checkpoint)
-        geometry = journal_geometry(self.options, self._disk.total_bytes(), None)
-        checkpoint = first_checkpoint(geometry.segment_bytes)
-        self._meta.move_heads({}, checkpoint.encode())
-        return checkpoint
-
-    def _open_packs(self, open_index: Callable[[bool], KeyValue]) -> tuple[Packs, ChunkIndex]:
-        """Each is opened with the other's help: an index that is trusted tells which entries of an
-        unsealed pack were durable, and one that is not is made anew of the packs."""
-        trusted = self._meta.index_trusted(self._boot_id)
-        kv = open_index(not trusted)
-        self._closers.append(kv.close)
-        if trusted and not index_left(kv):
-            log.warning("the index is gone, although it was closed cleanly")
-            trusted = False  # what is trusted is that what was left is whole
-        index = ChunkIndex(kv, self._meta.uuid)
-        packs = Packs(
-            self._disk,
-            self._meta.uuid,
-            pack_bytes=self.options.pack_bytes,
-            index=index if trusted else None,
-        )
-        self._closers.append(packs.close)
-        if not trusted and packs.numbers():
-            log.info("index not trusted, as after a power cut: rebuilt from packs")
-            index.rebuild(packs, lambda done, total: _log_rebuild(done, total))
-            fail_point("open.index-rebuilt")
-        self._meta.mark_index_open(self._boot_id)
-        return packs, index
-
-    def _recover(self, checkpoint: Checkpoint) -> None:
-        recovery = JournalRecovery(
-            self._disk,
-            self._clock,
-            self._journal,
-            self._pool,
-            self._meta.uuid,
-            checkpoint,
-            list(self._history.rounds()),
-            node_epoch=self._meta.node_epoch,
-            known={record.number: record for record in self._meta.volumes()},
-            next_volume=self._meta.next_number,
-            accept_loss=self.options.accept_journal_loss,
-        )
-        volumes = self._catalog.all()
-        recovered = recovery.run({volume.record.number: volume.core for volume in volumes})
-        if recovered.checkpoint is not None:
-            self._meta.move_heads({}, recovered.checkpoint.encode())
-        if recovered.lost:
-            self._forget_lost(recovered.checkpoint or checkpoint, recovered.lsn)
-        self._catalog.unrecorded |= {volume.record.number for volume in volumes} - recovered.heads
-        fail_point("open.replayed")
-        self._seal.sync_journal()  # what was replayed is durable before anything is served
-        next_lsn, sequence, *_ = self._journal.cut()
-        hot = any(volume.core.state()[4] for volume in volumes)
-        self._referred.replayed(next_lsn - 1 if hot else checkpoint.lsn - 1, sequence)
-        known = self._meta_kv.points_lsn
-        for lsn, number, seq, payload in recovered.points:
-            if lsn > known and number:
-                self._notes.replay(number, seq, lsn, payload)
-            elif lsn > known:
-                self._catalog.replay_point(decode_point(lsn, payload))
-        self._meta_kv.flush()
-
-    def _forget_lost(self, checkpoint: Checkpoint, next_lsn: int) -> None:
-        """Flushed records are gone for good, and with them what was named in them."""
-        for volume in self._catalog.all():
-            rows = self._history.points_of(volume.record.number)
-            lost = [row for row in rows if row.lsn >= next_lsn]
-            seqs = {row.seq for row in lost}
-            names = [
-                snapshot
-                for snapshot in self._history.snapshots(volume.record.number)
-                if snapshot.seq in seqs
-            ]
-            for snapshot in names:
-                log.error(
-                    "snapshot lost with the journal snapshot=%s@%s", volume.name, snapshot.name
-                )
-            self._history.drop_snapshots(names)
-            self._history.drop_points(lost)
-            self._meta.put_rows(  # in chunks before the checkpoint got there: that is kept
-                versions_put(
-                    replace(row, lsn=next_lsn - 1)
-                    for row in self._history.versions(volume.record.number)
-                    if row.lsn >= next_lsn
-                )
-            )
-        rounds = list(self._history.rounds())
-        self._history.put_round(
-            RoundRow(
-                *(checkpoint.lsn, checkpoint.sequence, checkpoint.position, checkpoint.chain),
-                self._clock.now_ns(),
-            )
-        )
-        self._history.drop_rounds(row for row in rounds if row.lsn > checkpoint.lsn)
-        self._meta_kv.reset_points(min(self._meta_kv.points_lsn, next_lsn - 1))
 
     def _start(self) -> None:
         self._flusher.start()
@@ -674,60 +568,10 @@ class Store:
     # -- state
 
     def status(self) -> StoreStatus:
-        lsn, synced_lsn, *_ = self._journal.state()
-        _, cache_bytes, cache_limit, _, _ = self._table.stats()
-        packs = self._chunks.packs
-        state, reason = "ok", None
-        if self._seal.reason is not None:
-            state, reason = "sealed", self._seal.reason
-        elif self._space.full:
-            state, reason = "full", "the disk has no room for more than what is written already"
-        hot_since, held_up = self.upkeep.hot_since, self._destager.held_up
-        checkpoint = Checkpoint.decode(self._meta.checkpoint or b"")
-        return StoreStatus(
-            path=self.path,
-            uuid=self._meta.uuid.hex(),
-            state=state,
-            reason=reason,
-            node_epoch=self._meta.node_epoch,
-            volume_count=len(self._catalog),
-            lsn=lsn,
-            synced_lsn=synced_lsn,
-            checkpoint_lsn=checkpoint.lsn - 1,
-            journal_bytes=self.upkeep.journal_bytes(),
-            journal_limit=self._geometry.limit + self._pool.lent * self._geometry.segment_bytes,
-            hot_bytes=self.upkeep.hot_bytes(),
-            oldest_hot_age_s=(
-                0.0 if hot_since is None else round(self._clock.monotonic() - hot_since, 3)
-            ),
-            pack_count=packs.pack_count,
-            pack_bytes=packs.total_bytes,
-            cache_bytes=cache_bytes,
-            cache_limit=cache_limit,
-            disk_free_bytes=self._space.free_bytes,
-            disk_total_bytes=self._disk.total_bytes(),
-            space_left_bytes=self._space.left_bytes,
-            space_short_bytes=self._space.short_bytes,
-            destage_held_up="; ".join(map(str, held_up)) or None,
-        )
+        return self._facts.status()
 
     def counters(self) -> StoreCounters:
-        _, _, _, place_hits, place_misses = self._table.stats()
-        chunks, nodes = self._chunks.counters, self._manifests.cache
-        return StoreCounters(
-            destage_rounds=self._destager.rounds,
-            chunk_bytes=chunks.put_bytes,
-            zero_bytes=chunks.zero_bytes,
-            duplicate_bytes=chunks.duplicate_bytes,
-            new_bytes=chunks.stored_raw_bytes,
-            stored_bytes=chunks.stored_bytes,
-            place_hits=place_hits,
-            place_misses=place_misses,
-            node_hits=nodes.hits,
-            node_misses=nodes.misses,
-            repaired_reads=self._chunks.rescue.counters.answered,
-            unrepaired_reads=self._chunks.rescue.counters.failed,
-        )
+        return self._facts.counters()
 
     def close(self) -> None:
         """Finish what was submitted, leave everything durable, unlock. Idempotent."""
@@ -762,47 +606,3 @@ class Store:
         while self._closers:
             with contextlib.suppress(OSError):
                 self._closers.pop()()
-
-
-def index_left(kv: KeyValue) -> bool:
-    """Whether an index was written there, ever."""
-    return kv.get(layout.INDEX_KEY_FORMAT) is not None
-
-
-def holds_data(disk: Disk) -> bool:
-    """Whether there is a pack or a segment of the journal, of whatever store."""
-    for folder, suffix in (("packs", ".pack"), ("journal", ".seg")):
-        with contextlib.suppress(FileNotFoundError):
-            if any(name.endswith(suffix) for name in disk.list(folder)):
-                return True
-    return False
-
-
-def read_boot_id() -> str:
-    """Names this boot of the machine: what the page cache holds is gone when it changes."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"unknown-{os.getpid()}"  # never the same again: the index is rebuilt
-
-
-def unseal(path: Path) -> None:
-    """Take the mark away that a failed sync left. DirectoryLocked when a daemon runs."""
-    if not (path / "meta").is_dir():
-        raise FileNotFoundError(2, "no data directory of blockd", str(path))
-    lock = DirectoryLock(path)
-    try:
-        kv = LmdbKeyValue(path / "meta", synced=True, map_size=META_MAP_BYTES)
-        try:
-            Meta(kv, SystemClock()).unseal()
-        finally:
-            kv.close()
-    finally:
-        lock.release()
-
-
-def _log_rebuild(done: int, total: int) -> None:
-    if done % 64 == 0 or done == total:
-        log.info("index rebuild packs=%d/%d", done, total)
-
-
-__all__ = ["DirectoryLocked", "Store", "StoreOptions", "read_boot_id", "unseal"]

@@ -133,7 +133,7 @@ def _daemon(places: list[Path]) -> "Finding":
 def _unseal(data: Path | None, as_json: bool) -> None:
     if data is None:
         raise UsageError("doctor --unseal: name the data directory with --data DIR")
-    from volume.store import unseal
+    from volume.datadir import unseal
 
     unseal(data)
     if as_json:

@@ -24,12 +24,12 @@ from tests.storm.life import HEALED, QUIET_BYTES, Life, Scene
 from tests.storm.points import REPAIR, START, STOP, WAYS, Way
 from tests.storm.writer import Mismatch
 from volume import sites
+from volume.datadir import META_MAP_BYTES
 from volume.disk import SystemClock
 from volume.kv import LmdbKeyValue
 from volume.meta import Meta
 from volume.repair import rebuild_index
 from volume.segments import READY_TARGET
-from volume.store import META_MAP_BYTES
 
 PATIENCE_S = 60.0  # a point is reached in a second or two; a busy machine takes longer
 DEATH_S = 10.0  # between the first error of a client and the end of the process

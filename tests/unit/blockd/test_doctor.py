@@ -35,13 +35,14 @@ from native import OP_WRITE, Request
 from tests.command import Blockd
 from tests.daemon import JOURNAL_BYTES
 from volume import layout
+from volume.datadir import META_MAP_BYTES
 from volume.disk import SystemClock
 from volume.framing import framed
 from volume.kv import LmdbKeyValue
 from volume.layout import META_PREFIX_STATE
 from volume.meta import Meta
 from volume.options import StoreOptions
-from volume.store import META_MAP_BYTES, Store
+from volume.store import Store
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 DAEMON = 54322  # a user, of whom this machine has none
