@@ -10,12 +10,10 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from native import OP_UNMAP, Journal, PlaceTable, Request, VolumeCore
+from native import OP_UNMAP, Request, VolumeCore
 from volume import codecs
-from volume.backlog import WriteBacklog
-from volume.disk import Clock
 from volume.errors import (
     InvalidSize,
     JournalFull,
@@ -28,20 +26,10 @@ from volume.errors import (
     VolumeReplicated,
     WouldWait,
 )
-from volume.flusher import Flusher
 from volume.headrecord import described
-from volume.history import (
-    History,
-    Settings,
-    SnapshotRow,
-    VersionRow,
-    point_key,
-    points_put,
-    settings_put,
-    snapshots_put,
-    version_key,
-    versions_put,
-)
+from volume.heads import Heads, Machinery
+from volume.history import History
+from volume.historyrows import Settings, SnapshotRow, VersionRow, settings_put, versions_put
 from volume.meta import Head, Meta, VolumeRecord
 from volume.model import (
     BLOCK_SIZES,
@@ -53,29 +41,12 @@ from volume.model import (
     VolumeInfo,
 )
 from volume.points import PointRecord, encode_tail
-from volume.reader import Reader
 from volume.refs import check_new_volume_name
-from volume.scheduler import Scheduler
 from volume.seal import Seal
 from volume.sites import fail_point
-from volume.volume import CloneRange, Compare, Volume
+from volume.volume import Volume
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Machinery:
-    """What every volume works with."""
-
-    journal: Journal
-    table: PlaceTable
-    clock: Clock
-    scheduler: Scheduler
-    reader: Reader
-    flusher: Flusher
-    backlog: WriteBacklog
-    compare: Compare
-    clone_range: CloneRange
 
 
 Rows = Mapping[bytes, bytes]
@@ -100,7 +71,7 @@ class Catalog:
         self._meta = meta
         self._history = history
         self._seal = seal
-        self._going = going
+        self.going = going
         self.protect: Callable[[VersionRow], bool] = lambda _row: True
         """Told of a version whose tree has just become a head: gc may be about to give it up
         (`volume.gc`). Set by `volume.upkeep`."""
@@ -111,6 +82,7 @@ class Catalog:
         self.attached: Callable[[], None] = lambda: None
         """Told that a volume has got its first client. Set by `volume.upkeep`."""
         self._volumes = {record.name: self._make(record) for record in meta.volumes()}
+        self.heads = Heads(self, machinery, meta, history, seal)
 
     def _make(self, record: VolumeRecord) -> Volume:
         parts = self._parts
@@ -130,6 +102,12 @@ class Catalog:
             clone_range=parts.clone_range,
             attached=lambda: self.attached(),
         )
+
+    def succeed(self, record: VolumeRecord) -> Volume:
+        """Another device takes the place of the one with that name. The lock is held."""
+        successor = self._make(record)
+        self._volumes = {**self._volumes, record.name: successor}
+        return successor
 
     # -- looking
 
@@ -265,7 +243,7 @@ class Catalog:
                 rows=rows,
             )
             fail_point("volume.create.after")
-            self._append_head(record)
+            self.append_head(record)
             volume = self._make(record)
             if more is not None:
                 self.replicated.add(record.number)
@@ -273,7 +251,7 @@ class Catalog:
             log.info("volume created volume=%s size=%d", name, size)
             return self.info_of(volume)
 
-    def _append_head(self, record: VolumeRecord, *, gone: bool = False) -> None:
+    def append_head(self, record: VolumeRecord, *, gone: bool = False) -> None:
         """Tell the journal as well what `meta/` has been told; see `volume.headrecord`.
 
         The change is made: what keeps the copy from being written is told to nobody but the log.
@@ -296,7 +274,7 @@ class Catalog:
                 self.unrecorded.discard(number)
                 record = self._meta.numbered(number)
                 if record is not None and self._seal.reason is None:
-                    self._append_head(record)
+                    self.append_head(record)
             if number in self.unrecorded:
                 return  # still no segment
 
@@ -307,7 +285,7 @@ class Catalog:
         ESHUTDOWN."""
         with self.lock:
             self._seal.check()
-            volume = self._alone(name, "delete")
+            volume = self.alone(name, "delete")
             number = volume.record.number
             if volume.clients and not force:
                 raise VolumeBusy(name, volume.clients)
@@ -329,12 +307,12 @@ class Catalog:
             fail_point("volume.delete.before")
             gone = self._meta.delete(name, [*self._history.keys_of(number), *rows])
             fail_point("volume.delete.after")
-            self._append_head(gone, gone=True)
+            self.append_head(gone, gone=True)
             self._history.forgotten(number)
             volume.deleted = True
             volume.core.retire()
             self._volumes = {key: kept for key, kept in self._volumes.items() if key != name}
-        self._going(number)
+        self.going(number)
         self._parts.table.drop_volume(number)
         log.info("volume deleted volume=%s", name)
 
@@ -342,7 +320,7 @@ class Catalog:
         """Give a volume another name; durable on return. Attached clients notice nothing."""
         with self.lock:
             self._seal.check()
-            return self._rename(self._alone(name, "rename"), new_name)
+            return self._rename(self.alone(name, "rename"), new_name)
 
     def rename_replica(self, volume: Volume, new_name: str) -> None:
         """As `rename`, of a node's part of a volume that has that name on all of them."""
@@ -355,7 +333,7 @@ class Catalog:
         check_new_volume_name(new_name)
         with self.naming:
             volume.record = self._meta.rename(name, new_name)
-            self._append_head(volume.record)
+            self.append_head(volume.record)
             others = {key: kept for key, kept in self._volumes.items() if key != name}
             self._volumes = {**others, new_name: volume}
         log.info("volume renamed volume=%s new_name=%s", name, new_name)
@@ -369,7 +347,7 @@ class Catalog:
         unmaps what comes or goes makes the next version another one."""
         with self.lock:
             self._seal.check()
-            volume = self._alone(name, "resize")
+            volume = self.alone(name, "resize")
             record = volume.record
             check_sizes(size, record.block_size, record.chunk_size)
             if size < record.size and not force:
@@ -385,7 +363,7 @@ class Catalog:
             fail_point("resize.unmapped")
             volume.record = self._meta.resize(name, size)
             fail_point("resize.stored")
-            self._append_head(volume.record)
+            self.append_head(volume.record)
             volume.core.resize(size)
             log.info("volume resized volume=%s size=%d", name, size)
             return self.info_of(volume)
@@ -401,7 +379,7 @@ class Catalog:
             raise StoreSealed(f"unmap failed with errno {request.error}")
         self._seal.sync_journal()
 
-    def _alone(self, name: str, what: str) -> Volume:
+    def alone(self, name: str, what: str) -> Volume:
         """The volume, unless other nodes have it as well: they would differ from here on."""
         volume = self.named(name)
         if volume.record.number in self.replicated:
@@ -507,137 +485,6 @@ class Catalog:
                     )
                 )
         history.note_later(points, snapshots, point.lsn)
-
-    def replace_head(
-        self, volume: Volume, row: VersionRow, keep: Callable[[], str | None] | None = None
-    ) -> VolumeInfo:
-        """Make `row`, which is in chunks, the head of `volume`; durable on return, all or nothing.
-
-        What it was becomes a version, with the name that `keep` gives, asked when nothing is
-        written any more; None: it needs none. Clients of the volume get ESHUTDOWN from here on:
-        what they have in their caches is not the volume's any more. The lock is held."""
-        self._alone(volume.name, "restore")
-        self._seal.sync_journal()  # most of it, while clients still write
-        with self.naming:
-            return self._replace_head(volume, row, keep)
-
-    def _replace_head(
-        self, volume: Volume, row: VersionRow, keep: Callable[[], str | None] | None
-    ) -> VolumeInfo:
-        record = volume.record
-        number = record.number
-        volume.core.retire()  # no write is acknowledged from here on
-        fail_point("restore.retired")
-        try:
-            now_ns = self._parts.clock.now_ns()
-            (next_lsn, *_), (seq,) = self._parts.journal.point([volume.core])
-            self._seal.sync_journal()
-            fail_point("restore.synced")
-            old = VersionRow(number, seq, record.epoch, next_lsn - 1, now_ns, record.size)
-            points = [] if self._history.version(number, seq) else [old]
-            kept = None if keep is None else keep()
-            names = [] if kept is None else [SnapshotRow(number, kept, seq, now_ns)]
-            head = Head(row.commit, row.root, row.height, seq + 1)
-            new = VersionRow(
-                *(number, seq + 1, record.epoch + 1, next_lsn - 1, now_ns, row.size, 0),
-                *(row.commit, row.root, row.height),
-            )
-            put = {**points_put(points), **snapshots_put(names), **versions_put([new])}
-            record = self._meta.replace_head(record.name, head, row.size, put)
-            fail_point("restore.replaced")
-            self._append_head(record)  # before any record of the new epoch
-        except BaseException:
-            volume.core.revive()
-            raise
-        volume.deleted = True
-        self._parts.table.drop_volume(number)
-        successor = self._make(record)
-        self._volumes = {**self._volumes, record.name: successor}
-        self._history.noted(points, names)
-        self.protect(row)
-        log.info("volume has another head volume=%s from_seq=%d kept=%s", record.name, seq, kept)
-        return self.info_of(successor)
-
-    def go_back(self, volume: Volume, row: VersionRow, seq: int, lsn: int) -> None:
-        """Record `seq` of a volume that other nodes have as well, `lsn` of the journal, which is
-        synced, has made it what `row` is, a version in chunks of it or of another volume: that
-        becomes its head, and a version of its own. Durable on return, all or nothing. Nothing is
-        hot in it but what came behind that record. Both locks are held."""
-        record = volume.record
-        head = Head(row.commit, row.root, row.height, seq)
-        new = VersionRow(
-            *(record.number, seq, record.epoch, lsn, self._parts.clock.now_ns(), row.size, 0),
-            *(row.commit, row.root, row.height),
-        )
-        puts = versions_put([new])
-        record = self._meta.replace_head(record.name, head, row.size, puts, epoch=record.epoch)
-        fail_point("restore.replaced")
-        self._append_head(record)
-        volume.move_head(record)
-        self._parts.table.drop_volume(record.number)
-        volume.core.resize(row.size)
-        volume.went_back += 1
-        self.protect(row)
-
-    def rewind(
-        self,
-        volume: Volume,
-        row: VersionRow,
-        epoch: int,
-        rows: Mapping[bytes, bytes],
-        keep: int | None = None,
-        named: list[SnapshotRow] | None = None,
-    ) -> Volume:
-        """Make `row`, which is in chunks, the head of `volume`, as if there never had been records
-        behind it: the next one gets the next seq. Durable on return, all or nothing, with `rows`.
-        The volume as it is from here on.
-
-        `epoch`: above that of all records that are undone, so that no replay takes them for those
-        that follow; versions of them go, and names of these. No round is under way or stands.
-        `keep`: versions up to that seq stay; from there on the log does not lead to `row`.
-        `named`: all names that there are from here on; their versions are there, or in `rows`."""
-        with self.lock, self.naming:
-            self._seal.check()
-            record = volume.record
-            number = record.number
-            last = row.seq if keep is None else keep
-            gone = [each for each in self._history.newest(number) if each.seq > last]
-            points = {each.seq for each in self._history.points_of(number) if each.seq > last}
-            names = self._history.undo_of(number, last)
-            if named is not None:
-                names = self._history.naming_of(number, named, last, row.seq)
-            for name in names.gone:
-                log.warning(
-                    "snapshot that other nodes do not have is gone snapshot=%s@%s",
-                    *(record.name, name.name),
-                )
-            volume.core.retire()
-            try:
-                self._seal.sync_journal()
-                head = Head(row.commit, row.root, row.height, row.seq)
-                record = self._meta.replace_head(
-                    *(record.name, head, row.size),
-                    {**versions_put([replace(row, epoch=epoch)]), **names.puts, **rows},
-                    epoch=epoch,
-                    deletes=[
-                        *(version_key(number, each.seq) for each in gone if each.seq != row.seq),
-                        *(point_key(number, seq) for seq in points),
-                        *names.deletes,
-                    ],
-                )
-                self._append_head(record)  # before any record of the new epoch
-            except BaseException:
-                volume.core.revive()
-                raise
-            volume.undone = volume.deleted = True
-            self._going(number)
-            self._parts.table.drop_volume(number)
-            successor = self._make(record)
-            self._volumes = {**self._volumes, record.name: successor}
-            self._history.undone(number, points, names)
-            self.protect(row)
-            log.info("records undone volume=%s seq=%d epoch=%d", record.name, row.seq, epoch)
-            return successor
 
     def info_of(self, volume: Volume) -> VolumeInfo:
         """What a person sees of a volume."""

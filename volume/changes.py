@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from native import VolumeCore
 from volume.diff import Side, changed_extents
 from volume.errors import CorruptData
-from volume.history import VersionRow
+from volume.historyrows import VersionRow
 from volume.manifest import Manifests
 
 CHANGED = 1  # flag of an extent

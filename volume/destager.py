@@ -53,7 +53,8 @@ from volume.commits import Commit, put_commit
 from volume.disk import Clock
 from volume.errors import ChunkAwaited, CorruptData, NoSuchVersion, VolumeError
 from volume.headrecord import SITE, WRITER, described, payload
-from volume.history import History, RoundRow, VersionRow, point_key, round_put, versions_put
+from volume.history import History
+from volume.historyrows import RoundRow, VersionRow, point_key, round_put, versions_put
 from volume.layout import ZERO_ID, ChunkId
 from volume.meta import Head, Meta, VolumeRecord
 from volume.past import PastVersions

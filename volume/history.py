@@ -30,72 +30,44 @@ Threads: reads from any; changes under the store's control lock, new names under
 import heapq
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from volume import layout, memory
-from volume.framing import corrupt_value, framed, text, unframed, unpacked, unpacked_key
+from volume.framing import unframed, unpacked_key
+from volume.historyrows import (
+    RoundRow,
+    Settings,
+    SnapshotRow,
+    VersionRow,
+    created_ns,
+    dropped_key,
+    dropped_of,
+    dropped_row,
+    point_key,
+    points_put,
+    round_key,
+    round_put,
+    round_row,
+    settings_key,
+    settings_of,
+    settings_put,
+    snapshot_key,
+    snapshot_row,
+    snapshot_value,
+    snapshots_put,
+    state_key,
+    state_put,
+    version_key,
+    version_of,
+    version_row,
+)
 from volume.laterkv import LaterKeyValue
-from volume.layout import ZERO_ID, ChunkId
 from volume.states import Damaged, states
 
-MAX_KEEP_LENGTH = 64  # bytes of a policy's text
 _U32 = layout.META_NUMBER_KEY
 _LAST_SEQ = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class VersionRow:
-    """A version of a volume. `commit`, `root` and `height` say nothing while it is a point."""
-
-    number: int
-    """Of the volume."""
-    seq: int
-    epoch: int
-    lsn: int
-    """Of the last record of the journal, of whatever volume, that is before it."""
-    time_ns: int
-    size: int
-    """Of the volume, bytes."""
-    changed_bytes: int = 0
-    commit: ChunkId = ZERO_ID
-    """ZERO_ID in an empty volume."""
-    root: ChunkId = ZERO_ID
-    height: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotRow:
-    number: int
-    name: str
-    seq: int
-    created_ns: int
-    pinned: bool = False
-    scheduled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RoundRow:
-    """A position of the log; `lsn` is the next record's."""
-
-    lsn: int
-    sequence: int
-    position: int
-    chain: int
-    time_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What can be set for a volume beside its size."""
-
-    window_s: int
-    keep: str
-    codec: int
-    schedule_s: int = 0
-    schedule_keep: str = ""
-    schedule_next_ns: int = 0
 
 
 class NameFilter:
@@ -124,6 +96,35 @@ class NameFilter:
         return mixed & mask, mixed >> self._BITS & mask
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """See `History.undo_of`."""
+
+    gone: tuple[SnapshotRow, ...]
+    back: tuple[SnapshotRow, ...]
+    keys: tuple[bytes, ...]
+    """Of `dropped` rows that are not to be kept."""
+    left: tuple[int, ...]
+    """Seqs of those that are."""
+    missing: int
+    """So many of `back` are not there at all now."""
+    hidden: tuple[tuple[int, SnapshotRow], ...] = ()
+    """`dropped` rows that come: the seq, and what the snapshot was before it."""
+
+    @property
+    def puts(self) -> dict[bytes, bytes]:
+        rows = {
+            dropped_key(row.number, at, row.name): snapshot_value(row) for at, row in self.hidden
+        }
+        return {**snapshots_put(self.back), **rows}
+
+    @property
+    def deletes(self) -> list[bytes]:
+        names = {row.name for row in self.back}
+        gone = [snapshot_key(row.number, row.name) for row in self.gone if row.name not in names]
+        return [*gone, *self.keys]
+
+
 class History:
     """The tables of one data directory. Errors of every method: those of `KeyValue`."""
 
@@ -142,10 +143,10 @@ class History:
         self.dropped: dict[int, int] = {}
         """Volume number -> the newest seq of its `dropped` rows."""
         for key, _ in kv.items(layout.META_PREFIX_DROPPED):
-            number, seq, _ = _dropped_of(key)
+            number, seq, _ = dropped_of(key)
             self.dropped[number] = max(seq, self.dropped.get(number, 0))
         self.points: set[tuple[int, int]] = {
-            _version_of(layout.META_PREFIX_POINT, key)
+            version_of(layout.META_PREFIX_POINT, key)
             for key, _ in kv.items(layout.META_PREFIX_POINT)
         }
         """(volume number, seq) of every point: work for the next round. Any thread may add to it
@@ -258,7 +259,7 @@ class History:
     def snapshot(self, number: int, name: str) -> SnapshotRow | None:
         key = snapshot_key(number, name)
         value = self._kv.get(key)
-        return None if value is None else _snapshot_row(key, value)
+        return None if value is None else snapshot_row(key, value)
 
     def has_snapshot(self, number: int, name: str) -> bool:
         """Whether there is one of that name. Quick when there is none, and mostly without giving up
@@ -277,8 +278,8 @@ class History:
 
         Looks at all of these, but makes rows of `count` only."""
         items = self._kv.items(snapshot_key(number, prefix))
-        newest = heapq.nlargest(count, items, key=_created_ns)
-        return [_snapshot_row(*item) for item in newest]
+        newest = heapq.nlargest(count, items, key=created_ns)
+        return [snapshot_row(*item) for item in newest]
 
     def names_seq(self, number: int, seq: int) -> bool:
         """Whether a snapshot names that version, or did before one was dropped that may come back.
@@ -300,7 +301,7 @@ class History:
     def hide(self, old: SnapshotRow, seq: int, new: SnapshotRow | None, lsn: int) -> None:
         """Record `seq` of the volume, which is durable as record `lsn` of the journal, has made
         `new` of a snapshot, or nothing: until `settled` it can be had back."""
-        put = {dropped_key(old.number, seq, old.name): _snapshot_value(old)}
+        put = {dropped_key(old.number, seq, old.name): snapshot_value(old)}
         # First: thinning, which looks at names and then at these, must not miss it in both.
         self.dropped[old.number] = max(seq, self.dropped.get(old.number, 0))
         if new is None:
@@ -314,7 +315,7 @@ class History:
         if number not in self.dropped:
             return []
         return [
-            (_dropped_of(key)[1], _dropped_row(key, value))
+            (dropped_of(key)[1], dropped_row(key, value))
             for key, value in self._kv.items(layout.META_PREFIX_DROPPED + _U32.pack(number))
         ]
 
@@ -337,7 +338,7 @@ class History:
         """The newest round whose cut is not after the record `lsn`."""
         prefix = layout.META_PREFIX_ROUND
         found = self._kv.floor(prefix, prefix + layout.META_ROUND_KEY.pack(lsn))
-        return None if found is None else _round_row(*found)
+        return None if found is None else round_row(*found)
 
     def round_at(self, time_ns: int) -> RoundRow | None:
         """The newest round that is not after that time."""
@@ -351,7 +352,7 @@ class History:
     def rounds(self) -> Iterator[RoundRow]:
         """All rounds, oldest first."""
         for item in self._kv.items(layout.META_PREFIX_ROUND):
-            yield _round_row(*item)
+            yield round_row(*item)
 
     def put_round(self, row: RoundRow) -> None:
         self._kv.update(round_put(row))
@@ -364,7 +365,7 @@ class History:
     def settings(self, number: int) -> Settings:
         key = settings_key(number)
         value = self._kv.get(key)
-        return self._defaults if value is None else _settings(key, value)
+        return self._defaults if value is None else settings_of(key, value)
 
     def put_settings(self, number: int, settings: Settings) -> None:
         self._kv.update(settings_put(number, settings))
@@ -372,7 +373,7 @@ class History:
     def with_schedule(self) -> Iterator[tuple[int, Settings]]:
         """(volume number, settings) of every volume with scheduled snapshots."""
         for key, value in self._kv.items(layout.META_PREFIX_SETTINGS):
-            settings = _settings(key, value)
+            settings = settings_of(key, value)
             if settings.schedule_s:
                 (number,) = unpacked_key(_U32, layout.META_PREFIX_SETTINGS, key)
                 yield number, settings
@@ -420,7 +421,7 @@ class History:
         self.dropped.pop(number, None)
         self.points.difference_update([point for point in list(self.points) if point[0] == number])
 
-    def undo_of(self, number: int, last: int) -> "Undo":
+    def undo_of(self, number: int, last: int) -> Undo:
         """What becomes of a volume's names when its records behind seq `last` are undone."""
         gone = [row for row in self.snapshots(number) if row.seq > last]
         dropped = self.dropped_rows(number)
@@ -436,7 +437,7 @@ class History:
             sum(self.snapshot(number, name) is None for name in back),
         )
 
-    def naming_of(self, number: int, names: Collection[SnapshotRow], keep: int, seq: int) -> "Undo":
+    def naming_of(self, number: int, names: Collection[SnapshotRow], keep: int, seq: int) -> Undo:
         """As `undo_of`, where these are all the names that there are to be at record `seq`. States
         up to `keep` stay, and can be gone back to: so can what their names were there."""
         wanted = {row.name: row for row in names}
@@ -453,7 +454,7 @@ class History:
             hidden,
         )
 
-    def undone(self, number: int, seqs: Collection[int], names: "Undo") -> None:
+    def undone(self, number: int, seqs: Collection[int], names: Undo) -> None:
         """Points of a volume with these seqs are gone, and names are what `undo_of` said."""
         self.points.difference_update((number, seq) for seq in seqs)
         for row in names.back:
@@ -471,208 +472,18 @@ class History:
     def _get_row(self, prefix: bytes, number: int, seq: int) -> VersionRow | None:
         key = prefix + layout.META_VERSION_KEY.pack(number, seq)
         value = self._kv.get(key)
-        return None if value is None else _version_row(prefix, key, value)
+        return None if value is None else version_row(prefix, key, value)
 
     def _floor(self, prefix: bytes, number: int, seq: int) -> VersionRow | None:
         found = self._kv.floor(
             prefix + _U32.pack(number), prefix + layout.META_VERSION_KEY.pack(number, seq)
         )
-        return None if found is None else _version_row(prefix, *found)
+        return None if found is None else version_row(prefix, *found)
 
     def _rows(self, prefix: bytes, number: int) -> Iterator[VersionRow]:
         for item in self._kv.items(prefix + _U32.pack(number)):
-            yield _version_row(prefix, *item)
+            yield version_row(prefix, *item)
 
     def _snapshots(self, prefix: bytes) -> Iterator[SnapshotRow]:
         for item in self._kv.items(prefix):
-            yield _snapshot_row(*item)
-
-
-@dataclass(frozen=True, slots=True)
-class Undo:
-    """See `History.undo_of`."""
-
-    gone: tuple[SnapshotRow, ...]
-    back: tuple[SnapshotRow, ...]
-    keys: tuple[bytes, ...]
-    """Of `dropped` rows that are not to be kept."""
-    left: tuple[int, ...]
-    """Seqs of those that are."""
-    missing: int
-    """So many of `back` are not there at all now."""
-    hidden: tuple[tuple[int, SnapshotRow], ...] = ()
-    """`dropped` rows that come: the seq, and what the snapshot was before it."""
-
-    @property
-    def puts(self) -> dict[bytes, bytes]:
-        rows = {
-            dropped_key(row.number, at, row.name): _snapshot_value(row) for at, row in self.hidden
-        }
-        return {**snapshots_put(self.back), **rows}
-
-    @property
-    def deletes(self) -> list[bytes]:
-        names = {row.name for row in self.back}
-        gone = [snapshot_key(row.number, row.name) for row in self.gone if row.name not in names]
-        return [*gone, *self.keys]
-
-
-# -- keys and values, for transactions
-
-
-def version_key(number: int, seq: int) -> bytes:
-    return layout.META_PREFIX_VERSION + layout.META_VERSION_KEY.pack(number, seq)
-
-
-def point_key(number: int, seq: int) -> bytes:
-    return layout.META_PREFIX_POINT + layout.META_VERSION_KEY.pack(number, seq)
-
-
-def snapshot_key(number: int, name: str) -> bytes:
-    return layout.META_PREFIX_SNAPSHOT + _U32.pack(number) + name.encode()
-
-
-def dropped_key(number: int, seq: int, name: str) -> bytes:
-    return layout.META_PREFIX_DROPPED + layout.META_VERSION_KEY.pack(number, seq) + name.encode()
-
-
-def round_key(lsn: int) -> bytes:
-    return layout.META_PREFIX_ROUND + layout.META_ROUND_KEY.pack(lsn)
-
-
-def settings_key(number: int) -> bytes:
-    return layout.META_PREFIX_SETTINGS + _U32.pack(number)
-
-
-def versions_put(rows: Iterable[VersionRow]) -> dict[bytes, bytes]:
-    return {version_key(row.number, row.seq): _version_value(row) for row in rows}
-
-
-def points_put(rows: Iterable[VersionRow]) -> dict[bytes, bytes]:
-    return {point_key(row.number, row.seq): _version_value(row) for row in rows}
-
-
-def snapshots_put(rows: Iterable[SnapshotRow]) -> dict[bytes, bytes]:
-    puts = {}
-    for row in rows:
-        puts[snapshot_key(row.number, row.name)] = _snapshot_value(row)
-    return puts
-
-
-def _snapshot_value(row: SnapshotRow) -> bytes:
-    flags = layout.SNAPSHOT_PINNED * row.pinned | layout.SNAPSHOT_SCHEDULED * row.scheduled
-    return framed(layout.META_SNAPSHOT_ROW.pack(row.seq, row.created_ns, flags))
-
-
-def state_key(name: str) -> bytes:
-    return layout.META_PREFIX_STATE + name.encode()
-
-
-def state_put(name: str, state: bytes) -> Mapping[bytes, bytes]:
-    return {state_key(name): framed(state)}
-
-
-def round_put(row: RoundRow) -> Mapping[bytes, bytes]:
-    value = layout.META_ROUND_ROW.pack(row.sequence, row.position, row.chain, row.time_ns)
-    return {round_key(row.lsn): framed(value)}
-
-
-def settings_put(number: int, settings: Settings) -> Mapping[bytes, bytes]:
-    keep, schedule_keep = settings.keep.encode(), settings.schedule_keep.encode()
-    assert max(len(keep), len(schedule_keep)) <= MAX_KEEP_LENGTH
-    fixed = layout.META_SETTINGS_ROW.pack(
-        settings.window_s,
-        settings.schedule_s,
-        settings.schedule_next_ns,
-        settings.codec,
-        len(keep),
-        len(schedule_keep),
-    )
-    return {settings_key(number): framed(fixed + keep + schedule_keep)}
-
-
-def _version_value(row: VersionRow) -> bytes:
-    return framed(
-        layout.META_VERSION_ROW.pack(
-            row.epoch,
-            row.lsn,
-            row.time_ns,
-            row.commit,
-            row.root,
-            row.height,
-            row.size,
-            row.changed_bytes,
-        )
-    )
-
-
-def _version_row(prefix: bytes, key: bytes, value: bytes) -> VersionRow:
-    epoch, lsn, time_ns, commit, root, height, size, changed = unpacked(
-        layout.META_VERSION_ROW, key, unframed(key, value)
-    )
-    number, seq = _version_of(prefix, key)
-    return VersionRow(number, seq, epoch, lsn, time_ns, size, changed, commit, root, height)
-
-
-def _version_of(prefix: bytes, key: bytes) -> tuple[int, int]:
-    """The volume number and seq that the key of a version row or a point says."""
-    number, seq = unpacked_key(layout.META_VERSION_KEY, prefix, key)
-    return number, seq
-
-
-def _snapshot_row(key: bytes, value: bytes) -> SnapshotRow:
-    seq, created_ns, flags = unpacked(layout.META_SNAPSHOT_ROW, key, unframed(key, value))
-    name_at = len(layout.META_PREFIX_SNAPSHOT) + _U32.size
-    (number,) = unpacked_key(_U32, layout.META_PREFIX_SNAPSHOT, key[:name_at])
-    return SnapshotRow(
-        number,
-        text(key, key[name_at:]),
-        seq,
-        created_ns,
-        bool(flags & layout.SNAPSHOT_PINNED),
-        bool(flags & layout.SNAPSHOT_SCHEDULED),
-    )
-
-
-def _dropped_of(key: bytes) -> tuple[int, int, str]:
-    """Volume number, seq and name that the key of a `dropped` row says."""
-    prefix = layout.META_PREFIX_DROPPED
-    name_at = len(prefix) + layout.META_VERSION_KEY.size
-    number, seq = unpacked_key(layout.META_VERSION_KEY, prefix, key[:name_at])
-    return number, seq, text(key, key[name_at:])
-
-
-def _dropped_row(key: bytes, value: bytes) -> SnapshotRow:
-    number, _, name = _dropped_of(key)
-    return _snapshot_row(snapshot_key(number, name), value)
-
-
-def _created_ns(item: tuple[bytes, bytes]) -> int:
-    """Of a snapshot's row."""
-    created_ns: int = unpacked(layout.META_SNAPSHOT_ROW, item[0], unframed(*item))[1]
-    return created_ns
-
-
-def _round_row(key: bytes, value: bytes) -> RoundRow:
-    fields = unpacked(layout.META_ROUND_ROW, key, unframed(key, value))
-    (lsn,) = unpacked_key(layout.META_ROUND_KEY, layout.META_PREFIX_ROUND, key)
-    return RoundRow(lsn, *fields)
-
-
-def _settings(key: bytes, value: bytes) -> Settings:
-    body = unframed(key, value)
-    fixed = layout.META_SETTINGS_ROW
-    if len(body) < fixed.size:
-        corrupt_value("meta", key, f"is {len(body)} bytes long")
-    window_s, schedule_s, next_ns, codec, keep_length, other_length = fixed.unpack_from(body)
-    if len(body) != fixed.size + keep_length + other_length:
-        corrupt_value("meta", key, f"is {len(body)} bytes long")
-    texts = body[fixed.size :]
-    return Settings(
-        window_s,
-        text(key, texts[:keep_length]),
-        codec,
-        schedule_s,
-        text(key, texts[keep_length:]),
-        next_ns,
-    )
+            yield snapshot_row(*item)

@@ -18,7 +18,7 @@ from typing_extensions import Buffer
 
 from native import Journal, VolumeCore
 from volume.errors import CorruptJournal, UnknownFormat
-from volume.history import RoundRow
+from volume.historyrows import RoundRow
 from volume.recovery import SEGMENT_HEADER_BYTES
 from volume.segments import LogSegment, SegmentPool, segment_path
 

@@ -17,7 +17,8 @@ from typing_extensions import Buffer
 
 from volume import layout
 from volume.errors import InvalidName
-from volume.history import History, SnapshotRow
+from volume.history import History
+from volume.historyrows import SnapshotRow
 from volume.layout import ChunkId
 from volume.manifest import MAX_HEIGHT
 from volume.model import MAX_VOLUME_SIZE

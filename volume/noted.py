@@ -60,7 +60,8 @@ from volume.errors import (
     VolumeBusy,
     VolumeError,
 )
-from volume.history import History, SnapshotRow, VersionRow
+from volume.history import History
+from volume.historyrows import SnapshotRow, VersionRow
 from volume.meta import Meta
 from volume.notes import Kind, Note, Source, decode
 from volume.seal import Seal
@@ -375,7 +376,7 @@ class Notes:
             self._seal.close(OSError(EIO, what))
             raise CorruptJournal(what)
         try:
-            self._catalog.go_back(volume, row, seq, lsn)
+            self._catalog.heads.go_back(volume, row, seq, lsn)
         except (VolumeError, OSError) as error:  # the record stands: a start does what it says
             why = f"volume {volume.name}: the version it goes back to is not kept, {error}"
             self._seal.close(OSError(ENOSPC, why))

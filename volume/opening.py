@@ -14,7 +14,8 @@ from volume.catalog import Catalog
 from volume.checkpoint import Checkpoint, first_checkpoint
 from volume.datadir import index_left
 from volume.disk import Clock, Disk
-from volume.history import History, RoundRow, VersionRow, round_put, versions_put
+from volume.history import History
+from volume.historyrows import RoundRow, VersionRow, round_put, versions_put
 from volume.index import ChunkIndex
 from volume.kv import KeyValue
 from volume.laterkv import LaterKeyValue

@@ -32,7 +32,8 @@ from volume.changes import Changes, hot_ranges
 from volume.diff import Side
 from volume.disk import Clock
 from volume.errors import CorruptJournal, NoSuchVersion, VersionsBusy
-from volume.history import History, RoundRow, VersionRow
+from volume.history import History
+from volume.historyrows import RoundRow, VersionRow
 from volume.logreader import LogEnd, LogReader, LogRecord
 from volume.meta import VolumeRecord
 from volume.model import MAX_VOLUME_SIZE

@@ -26,7 +26,7 @@ from native import Journal, VolumeCore
 from volume.catalog import Catalog
 from volume.disk import Clock
 from volume.errors import JournalFull, NoSuchVersion
-from volume.history import VersionRow
+from volume.historyrows import VersionRow
 from volume.layout import FAN_OUT
 from volume.manifest import Manifests
 from volume.meta import VolumeRecord

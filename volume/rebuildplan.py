@@ -30,8 +30,8 @@ from volume.commits import Commit
 from volume.disk import Clock
 from volume.errors import CorruptData, InvalidName
 from volume.framing import framed
-from volume.history import (
-    History,
+from volume.history import History
+from volume.historyrows import (
     RoundRow,
     Settings,
     SnapshotRow,

@@ -30,7 +30,7 @@ from native import Journal, VolumeCore, decode_segment_header
 from volume.checkpoint import Checkpoint
 from volume.disk import Clock, Disk, File
 from volume.errors import CorruptJournal, OldMeta, UnknownFormat
-from volume.history import RoundRow
+from volume.historyrows import RoundRow
 from volume.meta import VolumeRecord
 from volume.segments import LogSegment, SegmentPool, open_segments, segment_path
 from volume.warmpages import warm

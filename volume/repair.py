@@ -22,7 +22,8 @@ from volume.chunks import ChunkStore
 from volume.datadir import INDEX_MAP_BYTES, META_MAP_BYTES, read_boot_id
 from volume.disk import PosixDisk, SystemClock
 from volume.errors import CorruptData, UnknownFormat
-from volume.history import History, Settings
+from volume.history import History
+from volume.historyrows import Settings
 from volume.index import ChunkIndex
 from volume.kv import LmdbKeyValue
 from volume.laterkv import LaterKeyValue

@@ -54,7 +54,7 @@ from volume.errors import (
     StoreSealed,
 )
 from volume.gate import Gate
-from volume.history import VersionRow, state_key, state_put
+from volume.historyrows import VersionRow, state_key, state_put
 from volume.layout import ChunkId
 from volume.replicacopy import Heard, Step
 from volume.replicarow import Row, row_name
@@ -403,7 +403,7 @@ class Replica:
         state = self._state
         state.check_rounds()
         put = state_put(row_name(state.uuid), row.encode())
-        state.follow(state.parts.catalog.rewind(state.volume, version, floor, put), row)
+        state.follow(state.parts.catalog.heads.rewind(state.volume, version, floor, put), row)
 
     @contextmanager
     def _settled(self, seq: int) -> Iterator[VersionRow]:

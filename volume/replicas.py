@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from native import Syncer
 from volume.errors import ReplicaError, VolumeExists
-from volume.history import state_put
+from volume.historyrows import state_put
 from volume.replica import Replica
 from volume.replicarow import ROW_PREFIX, Row, row_name
 from volume.replicastate import MAX_VOLUME_EPOCH, ReplicaParts

@@ -24,7 +24,8 @@ from volume.errors import (
     VolumeError,
     WouldWait,
 )
-from volume.history import History, Settings, SnapshotRow, VersionRow
+from volume.history import History
+from volume.historyrows import Settings, SnapshotRow, VersionRow
 from volume.model import ScheduleInfo, SnapshotInfo
 from volume.noted import MAX_GROUP, Notes
 from volume.seal import Seal

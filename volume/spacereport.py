@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from volume.catalog import Catalog
 from volume.chunks import ChunkStore
 from volume.gc import Root
-from volume.history import History, VersionRow
+from volume.history import History
+from volume.historyrows import VersionRow
 from volume.layout import ZERO_ID
 from volume.manifest import Manifests
 from volume.model import SpaceReport

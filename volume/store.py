@@ -25,7 +25,7 @@ from native import Journal, PlaceTable
 from volume import codecs, retention
 from volume.backlog import WriteBacklog
 from volume.builder import Doubts, TreeBuilder
-from volume.catalog import Catalog, Machinery
+from volume.catalog import Catalog
 from volume.changes import Changes, ChangeTracker, Look
 from volume.chunkrepair import ChunkRepair
 from volume.chunks import ChunkStore
@@ -37,7 +37,9 @@ from volume.diskerror import seals
 from volume.errors import JournalFull, MetaLost, StoreSealed
 from volume.flusher import Flusher
 from volume.gc import GcReport, GcStatus
-from volume.history import History, Settings
+from volume.heads import Machinery
+from volume.history import History
+from volume.historyrows import Settings
 from volume.kv import KeyValue, LmdbKeyValue
 from volume.laterkv import LaterKeyValue
 from volume.locate import Location

@@ -17,7 +17,8 @@ from volume import gc, retention
 from volume.catalog import Catalog
 from volume.changes import ChangeTracker
 from volume.disk import Clock
-from volume.history import History, RoundRow, VersionRow
+from volume.history import History
+from volume.historyrows import RoundRow, VersionRow
 from volume.layout import ZERO_ID, ChunkId
 from volume.past import OpenVersions
 from volume.receive import Receives

@@ -13,7 +13,8 @@ from volume.chunks import ChunkStore
 from volume.commits import Commit
 from volume.disk import Clock
 from volume.errors import NoSuchVersion, VolumeBusy, VolumeExists
-from volume.history import History, VersionRow
+from volume.history import History
+from volume.historyrows import VersionRow
 from volume.layout import KIND_DATA, KIND_NODE, ZERO_ID, ChunkId
 from volume.manifest import Manifests
 from volume.model import ReceiveInfo, VolumeInfo
@@ -75,7 +76,7 @@ class Landing:
         if name not in self._catalog.names():
             return self._catalog.receive(name, commit.block_size, commit.chunk_size, row)
         with self._catalog.lock:
-            return self._catalog.replace_head(self._catalog.named(name), row)
+            return self._catalog.heads.replace(self._catalog.named(name), row)
 
 
 class Transfers:

@@ -44,7 +44,7 @@ from volume.errors import (
     StoreSealed,
     VolumeError,
 )
-from volume.history import VersionRow
+from volume.historyrows import VersionRow
 from volume.idle import Idle
 from volume.lmdbroom import NO_SPACE_ERRNOS
 from volume.locate import Location, locate

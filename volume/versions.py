@@ -26,7 +26,8 @@ from volume.errors import (
     VolumeBusy,
     VolumeError,
 )
-from volume.history import History, VersionRow
+from volume.history import History
+from volume.historyrows import VersionRow
 from volume.layout import ChunkId
 from volume.logreader import LogRecord
 from volume.manifest import Manifests
@@ -298,7 +299,7 @@ class Versions:
                 name, at = self._kept(found)
                 return name if at is None else None
 
-            info = self._catalog.replace_head(found, row, keep)
+            info = self._catalog.heads.replace(found, row, keep)
         return RestoreInfo(info, row.seq, name, at is not None)
 
     def _restore_mirrored(self, volume: Volume, ref: Ref, force: bool) -> RestoreInfo:

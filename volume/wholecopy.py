@@ -13,7 +13,7 @@ from typing_extensions import Buffer
 
 from volume import namedstates
 from volume.errors import OtherRecords, ReplicaError
-from volume.history import SnapshotRow, VersionRow, state_put, versions_put
+from volume.historyrows import SnapshotRow, VersionRow, state_put, versions_put
 from volume.layout import ChunkId
 from volume.namedstates import NamedState
 from volume.replicacopy import Copies, Heard, Step, Target
@@ -162,7 +162,7 @@ class WholeCopy:
         )
         versions, names = self._named(states, version, keep)
         put = {**versions_put(versions), **state_put(row_name(state.uuid), row.encode())}
-        volume = parts.catalog.rewind(state.volume, version, epoch, put, keep, names)
+        volume = parts.catalog.heads.rewind(state.volume, version, epoch, put, keep, names)
         state.follow(volume, row)
         log.info("all of the volume came from another node volume=%s seq=%d", state.name, seq)
 

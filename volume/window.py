@@ -29,7 +29,8 @@ from native import Journal
 from volume.catalog import Catalog
 from volume.disk import Clock
 from volume.gcmodel import Weighed
-from volume.history import History, RoundRow
+from volume.history import History
+from volume.historyrows import RoundRow
 from volume.options import JournalGeometry
 from volume.past import PastVersions
 from volume.referred import ReferredTrees

@@ -31,7 +31,7 @@ from tests.sim.simdisk import SimDisk
 from volume import layout, notes, points
 from volume.checkpoint import Checkpoint
 from volume.errors import CorruptJournal, OldMeta, UnknownFormat
-from volume.history import RoundRow
+from volume.historyrows import RoundRow
 from volume.logreader import LogEnd, LogReader
 from volume.options import JournalGeometry
 from volume.recovery import LAST_SEQUENCE, SEGMENT_HEADER_BYTES, JournalRecovery, Recovered

@@ -26,7 +26,8 @@ from volume.checkpoint import Checkpoint
 from volume.damage import Memory
 from volume.errors import CorruptData, NoSuchVolume, UnknownFormat
 from volume.framing import framed, text, unframed
-from volume.history import History, Settings
+from volume.history import History
+from volume.historyrows import Settings
 from volume.index import ChunkIndex
 from volume.kv import MemoryKeyValue
 from volume.laterkv import LaterKeyValue

@@ -24,7 +24,7 @@ from tests.sim.store_rig import read_device
 from tests.sim.world.stamps import Violation
 from volume.disk import SECTOR_SIZE
 from volume.errors import NotPrimary, VolumeError
-from volume.history import VersionRow
+from volume.historyrows import VersionRow
 
 SMALLEST, LARGEST = 20 * 1024, 56 * 1024
 """Bytes; worlds begin with less than the largest, and clients know nothing of what is beyond."""

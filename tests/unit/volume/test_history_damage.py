@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from volume import history, layout
+from volume import historyrows, layout
 from volume.errors import CorruptData
 from volume.framing import framed
-from volume.history import History, RoundRow, Settings, SnapshotRow, VersionRow
+from volume.history import History
+from volume.historyrows import RoundRow, Settings, SnapshotRow, VersionRow
 from volume.kv import MemoryKeyValue
 from volume.laterkv import LaterKeyValue
 
@@ -95,18 +96,18 @@ def test_a_snapshot_that_changed_after_the_start_is_refused_among_the_newest() -
 
 
 def test_no_round_is_looked_for_before_record_0() -> None:
-    assert opened(dict(history.round_put(RoundRow(0, 1, 0, 0, 9)))).round_at(8) is None
+    assert opened(dict(historyrows.round_put(RoundRow(0, 1, 0, 0, 9)))).round_at(8) is None
 
 
 def test_sound_rows_are_read() -> None:
     version, name = VersionRow(1, 5, 1, 5, 7, 4096), SnapshotRow(1, "näme", 5, 7)
     kept = Settings(60, "60m", 1, 3600, "24h", 7)
     rows = {
-        **history.versions_put([version]),
-        **history.points_put([version]),
-        **history.snapshots_put([name]),
-        **history.round_put(RoundRow(1, 2, 3, 4, 5)),
-        **history.settings_put(1, kept),
+        **historyrows.versions_put([version]),
+        **historyrows.points_put([version]),
+        **historyrows.snapshots_put([name]),
+        **historyrows.round_put(RoundRow(1, 2, 3, 4, 5)),
+        **historyrows.settings_put(1, kept),
     }
     found = opened(rows)
     assert (list(found.versions(1)), found.points) == ([version], {(1, 5)})

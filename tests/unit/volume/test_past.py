@@ -185,7 +185,7 @@ def test_a_write_just_before_a_restore_takes_no_name_from_the_state_that_has_it(
     rig.store.snapshots.create("mine", ["v"])
     seal, written = rig.store._seal, list[int]()
     sync = seal.sync_journal
-    replace_head = rig.store._catalog.replace_head
+    replace_head = rig.store._catalog.heads.replace
 
     def late() -> None:
         if not written:
@@ -196,7 +196,7 @@ def test_a_write_just_before_a_restore_takes_no_name_from_the_state_that_has_it(
         monkeypatch.setattr(seal, "sync_journal", late)
         return replace_head(*args)
 
-    monkeypatch.setattr(rig.store._catalog, "replace_head", replacing)
+    monkeypatch.setattr(rig.store._catalog.heads, "replace", replacing)
     done = rig.store.versions.restore("v", f"seq:{seq}")
     assert (done.kept, done.had_name) == (f"before-restore-{written[0]}", False)
     assert rig.read_version("v@mine")[:1] == b"b"

@@ -196,7 +196,7 @@ def test_numbers_are_not_given_again() -> None:
 def test_writes_of_a_volume_that_nothing_names_are_kept_and_said_to_be_less() -> None:
     rig = opened()
     rig.flush("v")
-    rig.store._catalog._append_head = lambda *_args, **_words: None  # type: ignore[method-assign]
+    rig.store._catalog.append_head = lambda *_args, **_words: None  # type: ignore[method-assign]
     rig.store.create_volume("older", SIZE)  # as a release did that wrote no HEAD record
     block(rig, "older", 1, b"o")
     again, report = rebuilt(rig)

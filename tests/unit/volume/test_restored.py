@@ -24,7 +24,7 @@ from volume.errors import (
     SnapshotExists,
     VolumeBusy,
 )
-from volume.history import VersionRow
+from volume.historyrows import VersionRow
 from volume.meta import Meta, VolumeRecord
 from volume.notes import Kind, Note, Source, decode
 from volume.refs import copy_name
@@ -139,7 +139,7 @@ def crash_at(site: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("volume.noted.fail_point", crash)
-        patch.setattr("volume.catalog.fail_point", crash)
+        patch.setattr("volume.heads.fail_point", crash)
         with pytest.raises(PowerCut):
             yield
 

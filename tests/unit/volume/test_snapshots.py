@@ -5,7 +5,7 @@ import pytest
 from tests.sim.store_rig import KIB, StoreRig
 from volume import snapshots
 from volume.errors import NoSuchVolume
-from volume.history import VersionRow
+from volume.historyrows import VersionRow
 from volume.model import SnapshotInfo
 
 

@@ -8,7 +8,7 @@ from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig, read_device
 from tests.unit.volume.rig import chunk
 from volume.errors import NoSuchVersion
 from volume.gc import GcReport, Root, Weighed
-from volume.history import RoundRow, SnapshotRow
+from volume.historyrows import RoundRow, SnapshotRow
 
 CHUNK = 4 * KIB
 CHUNKS = 8

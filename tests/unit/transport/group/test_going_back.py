@@ -189,7 +189,7 @@ def test_a_crash_at_any_step_loses_nothing(
     dying.rig.store._notes._apply = noted  # type: ignore[method-assign]
     dying.answer = answered  # type: ignore[method-assign]
     monkeypatch.setattr("volume.noted.fail_point", die)
-    monkeypatch.setattr("volume.catalog.fail_point", die)
+    monkeypatch.setattr("volume.heads.fail_point", die)
     before = made.seq
     try:
         made.restore(to, "before")
