@@ -4,7 +4,7 @@ Records go into the journal as the bytes that they are. A NOTE among them is don
 one is looked at (`volume.noted`); a RESTORE once the state that it names is in chunks here.
 """
 
-from errno import EAGAIN, EBADMSG, EFBIG, EINVAL, ENOMSG, ENOSPC, EPROTO, ESTALE
+from errno import EAGAIN, EBADMSG, EBUSY, EFBIG, EINVAL, ENOMSG, ENOSPC, EPROTO, ESTALE
 from os import strerror
 from typing import Final
 
@@ -67,6 +67,10 @@ class Appending:
                 raise BadRecords(state.name, strerror(error))
             if error == ESTALE:  # what was undone here was of that epoch
                 raise OtherRecords(state.name, f"epoch {written} does not go on here")
+            if error == EBUSY:  # it is stuck, on damage
+                raise ReplicaError(
+                    f"volume {state.name}: it cannot go back while it is not destaged"
+                )
             if error in _NOT_NOW:
                 state.parts.starving()
                 if seq <= have and state.is_damaged and state.has_all_names:
@@ -119,10 +123,6 @@ class Appending:
 
         def take() -> tuple[int, int]:
             state.check_rounds()
-            if state.volume.core.state()[6]:  # it is stuck, on damage
-                raise ReplicaError(
-                    f"volume {state.name}: it cannot go back while it is not destaged"
-                )
             return parts.notes.take(state.volume, written, data, told)
 
         with parts.versions.settled(f"{names[0]}@{ref}"):

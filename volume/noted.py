@@ -167,7 +167,7 @@ class Notes:
 
         VolumeBusy, NotPrimary, JournalFull, CannotRestore, SnapshotExists: nothing has changed."""
         with self._locked():
-            if volume.deleted or volume.core.state()[6]:
+            if volume.deleted or volume.frozen:
                 raise CannotRestore(
                     volume.name,
                     "what was written to it before is not in chunks yet; try again, and see "

@@ -239,7 +239,7 @@ class ReplicaState:
     @property
     def is_damaged(self) -> bool:
         """Whether damage has kept the volume from being destaged for so long that it will stay."""
-        if not self.volume.core.state()[6]:
+        if not self.volume.frozen:
             return False  # nothing is frozen: it is another object now, perhaps
         parts, number = self.parts, self.volume.record.number
         longest = parts.clock.monotonic() - PATIENCE_S

@@ -151,6 +151,11 @@ class Volume:
         return self.core.state()[0]
 
     @property
+    def frozen(self) -> bool:
+        """Whether a destage round has some of what is hot, and is not through with it."""
+        return self.core.state()[6]
+
+    @property
     def has_clients(self) -> bool:
         return bool(self._clients)
 

@@ -53,15 +53,20 @@ static int check_all(uint32_t epoch, const uint8_t *bytes, size_t length, uint64
     return 0;
 }
 
-static bool is_within(const struct bd_volume *volume, const struct bd_record *record,
-                      const uint8_t *payload)
+/* Whether the volume can be what the record makes of it. 0 or -errno. The journal's lock is held.
+ */
+static int fits_volume(const struct bd_volume *volume, const struct bd_record *record,
+                       const uint8_t *payload)
 {
     if (record->op == BD_RECORD_NOTE) {
         struct bd_note note;
-        return bd_note_decode(payload, record->length, &note) == 0 &&
-               note.size_before == volume->size;
+        if (bd_note_decode(payload, record->length, &note) < 0 || note.size_before != volume->size)
+            return -EINVAL;
+        /* What is frozen is of the state before it, and would be read over the version. */
+        return note.kind == BD_NOTE_RESTORE && volume->frozen != NULL ? -EBUSY : 0;
     }
-    return record->offset <= volume->size && record->length <= volume->size - record->offset;
+    bool within = record->offset <= volume->size && record->length <= volume->size - record->offset;
+    return within ? 0 : -EINVAL;
 }
 
 /* The journal's lock is held. *failed: what the commit of a group set, if it did. */
@@ -73,8 +78,9 @@ static int append(struct bd_volume *volume, const uint8_t *bytes, const struct b
         return 0;
     if (found->seq != newest + 1)
         return -ERANGE;
-    if (!is_within(volume, found, bytes + BD_RECORD_HEADER))
-        return -EINVAL;
+    int error = fits_volume(volume, found, bytes + BD_RECORD_HEADER);
+    if (error < 0)
+        return error;
     struct bd_record record = {.op = found->op, .offset = found->offset, .length = found->length};
     const uint8_t *payload = bd_record_has_payload(found->op) ? bytes + BD_RECORD_HEADER : NULL;
     return bd_journal_add(volume->journal, volume, record, payload, now_ns, failed);
@@ -117,7 +123,11 @@ int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *by
 {
     uint64_t first;
     uint64_t last;
-    int error = check_all(epoch, bytes, length, &first, &last);
+    /* First what costs nothing: who was superseded goes on sending for a while. It is looked at
+     * again under the lock. */
+    int error = __atomic_load_n(&volume->epoch, __ATOMIC_RELAXED) != epoch ? -ESTALE : 0;
+    if (error == 0)
+        error = check_all(epoch, bytes, length, &first, &last);
     bd_lock(&volume->journal->lock);
     if (error == 0)
         error = append_all(volume, epoch, bytes, length, now_ns, notes, note);
@@ -129,7 +139,7 @@ int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *by
 void bd_member_take_plain(struct bd_volume *volume, uint64_t epoch)
 {
     bd_lock(&volume->journal->lock);
-    volume->plain.epoch = epoch;
+    __atomic_store_n(&volume->plain.epoch, epoch, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&volume->journal->lock);
 }
 
@@ -155,6 +165,7 @@ bool bd_member_append_plain(struct bd_volume *volume, const struct bd_member_pla
     uint64_t first;
     uint64_t last;
     if (asked->epoch == 0 || asked->written > UINT32_MAX || length == 0 ||
+        asked->epoch != __atomic_load_n(&volume->plain.epoch, __ATOMIC_RELAXED) ||
         check_all((uint32_t)asked->written, bytes, length, &first, &last) < 0 ||
         first != asked->first || last != asked->last)
         return false;
@@ -176,6 +187,6 @@ bool bd_member_append_plain(struct bd_volume *volume, const struct bd_member_pla
 void bd_member_begin(struct bd_volume *volume, uint32_t epoch)
 {
     bd_lock(&volume->journal->lock); /* no group is gathered while nobody has it */
-    volume->epoch = epoch;
+    __atomic_store_n(&volume->epoch, epoch, __ATOMIC_RELAXED); /* the lock is not taken to peek */
     pthread_mutex_unlock(&volume->journal->lock);
 }

@@ -27,8 +27,9 @@ struct bd_member_note {
  * *seq: the volume's newest record on return, also after an error: records before the one that
  * could not be appended are in. 0; -EBADMSG (malformed, or a checksum fails), -EPROTO (of a kind
  * that members do not take, as REFER), -ESTALE (another epoch), -ERANGE (a gap: *seq says what the
- * volume has), -EINVAL (past the volume's end), -ESHUTDOWN (retired), -EAGAIN (no segment is
- * ready), -ENOSPC, -EFBIG (segments are too small here), -EIO. */
+ * volume has), -EINVAL (past the volume's end), -EBUSY (a RESTORE, while a round is under way with
+ * what is hot), -ESHUTDOWN (retired), -EAGAIN (no segment is ready), -ENOSPC, -EFBIG (segments are
+ * too small here), -EIO. */
 int bd_member_append(struct bd_volume *volume, uint32_t epoch, const uint8_t *bytes, size_t length,
                      uint64_t now_ns, bool notes, uint64_t *seq, struct bd_member_note *note);
 
