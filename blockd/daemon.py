@@ -47,7 +47,7 @@ from blockd.config import PortalAddress, ServeConfig, TcpAddress, TlsChoice, che
 from blockd.control import HttpSide, bound
 from blockd.device import Exports
 from blockd.limits import RateLimits
-from blockd.loop_calls import LoopCall
+from blockd.loop_calls import LoopCall, post
 from blockd.paths import Paths
 from blockd.ready import Ready, announced_in
 from blockd.registry.targets import TargetRegistry
@@ -376,7 +376,7 @@ class Daemon:
             yield None
             return
         loop = asyncio.get_running_loop()
-        cut = partial(_post, loop, self._cut_off)
+        cut = partial(post, loop, self._cut_off)
         node.cut_with(cut)
         self.store.versions.cut_with(cut)
         node.lists_with(partial(_take, loop, self.access))
@@ -490,14 +490,6 @@ class Daemon:
             logger.warning("settings need a restart", extra={"changed": ",".join(changed)})
         self._config = kept
         logger.info("reloaded", extra={"level": config.log.level})
-
-
-def _post(
-    loop: asyncio.AbstractEventLoop, call: Callable[[str, str], None], volume: str, why: str
-) -> None:
-    """Call on the loop; nothing happens when that has ended."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(call, volume, why)
 
 
 def _take(

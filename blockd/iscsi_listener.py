@@ -173,11 +173,11 @@ class IscsiListener(ClientListener[IscsiProtocol]):
         await self._workers.close()
 
     def _tick(self) -> None:
+        self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         now_s = time.monotonic()
         for client in list(self._clients):
             client.tick(now_s)
         self._targets.tick(now_s)
-        self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def sessions(self) -> list[SessionInfo]:
         """Who is logged in, in order of login."""

@@ -149,10 +149,17 @@ class Units:
         return bool(retired)
 
     def paths_changed(self) -> None:
-        """Tell initiators whose units have become better or worse to reach."""
+        """Tell initiators whose units have become better or worse to reach. What fails with one
+        unit is raised when all have looked: sessions of the others are called back all the same."""
+        failed: list[Exception] = []
         for unit in list(self._units.values()):
-            if unit.port_groups is not None:
-                unit.look_around()
+            try:
+                if unit.port_groups is not None:
+                    unit.look_around()
+            except Exception as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def find(self, identifier: bytes) -> LogicalUnit | None:
         """The unit with that NAA designator, among all volumes and the versions in use."""

@@ -51,15 +51,18 @@ def test_a_loop_that_does_not_come_to_it_is_an_error() -> None:
     assert errors
 
 
-def test_a_call_that_fails_keeps_nobody_waiting() -> None:
+@pytest.mark.parametrize(
+    "error", [ValueError("broken"), RuntimeError("broken"), OSError(5, "broken")]
+)
+def test_who_relies_on_a_call_that_fails_is_told_so(error: Exception) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda *_: None)
 
         def fail() -> None:
-            raise ValueError
+            raise error
 
-        await asyncio.to_thread(LoopCall(loop, fail).settle)
+        with pytest.raises(OSError, match="broken"):
+            await asyncio.to_thread(LoopCall(loop, fail).settle)
 
     asyncio.run(run())
 

@@ -54,6 +54,25 @@ def test_a_version_that_is_in_use_is_found_as_well(store: FakeStore) -> None:
     assert units.find(naa(version.uuid)) is None
 
 
+def test_a_unit_that_cannot_look_around_keeps_no_other_from_it(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create_volume("vm2", MiB)
+    units, looked = Units(store), []
+    for name in ("vm1", "vm2"):
+        unit = units.of(device(store, name))
+        monkeypatch.setattr(unit.surroundings, "port_groups", lambda: object())
+
+        def look(name: str = name) -> None:
+            looked.append(name)
+            raise ValueError(name)
+
+        monkeypatch.setattr(unit, "look_around", look)
+    with pytest.raises(ValueError, match="vm1"):
+        units.paths_changed()
+    assert looked == ["vm1", "vm2"]
+
+
 def test_what_a_unit_keeps_is_there_after_a_restart(store: FakeStore) -> None:
     Units(store).of(device(store)).surroundings.save("k", b"v")
     surroundings = Units(store).of(device(store)).surroundings
