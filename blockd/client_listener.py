@@ -1,6 +1,7 @@
 """Accepts clients of one protocol on TCP and unix sockets, and stops in order.
 
-    start   adopt sockets that systemd bound, bind the configured ones, serve each
+    bind    adopt sockets that systemd bound, bind the configured ones; who connects waits
+    start   serve each
     accept  tune the socket, count the client, give it an engine (`blockd.client_protocol` runs it)
     stop    close the listening sockets -> every client finishes what is in flight, and closes
             -> after `drain_s` whoever is left is cut
@@ -65,7 +66,6 @@ class ClientListener(Generic[P]):
         than the write buffer's bound of them wait; 0 lets it stay, see `blockd.client_protocol`.
         `request_loop` runs for longer than this listener. `accounts` and `rate_limits` are
         shared by listeners.
-        `request_loop` runs for longer than this listener. `accounts` are shared by listeners.
         `bind` gives the sockets for an address of `tcp`.
         """
         self.limiter = LogLimiter(logging.getLogger(type(self).__module__))
@@ -80,6 +80,7 @@ class ClientListener(Generic[P]):
         self._adopted = list(adopted)
         self._bind_tcp = bind
         self._max_connections = max_connections
+        self._sockets: list[socket.socket] = []  # that nobody serves yet
         self._servers: list[asyncio.Server] = []
         self._unix_listener: UnixListener | None = None
         self._addresses: list[str] = []
@@ -112,29 +113,51 @@ class ClientListener(Generic[P]):
 
     # Life.
 
+    async def bind(self) -> None:
+        """Have all sockets listen, or none and raise ListenError: who connects waits in the queue
+        until `start`. Before that `unbind` closes them."""
+        assert not self._sockets, "it is bound"
+        self._sockets, self._adopted = self._adopted, []
+        try:
+            for address in self._tcp:
+                self._sockets += await self._bind(address)
+            if self._unix is not None:
+                self._unix_listener = UnixListener(self._unix, self._unix_mode)
+                self._sockets.append(self._unix_listener.sock)
+        except BaseException:
+            self.unbind()
+            raise
+
     async def start(self) -> None:
-        """Listen on everything, or on nothing and raise ListenError."""
+        """Serve everybody who connects; `bind` before that, if it was not done."""
+        if not self._sockets:
+            await self.bind()
         loop = asyncio.get_running_loop()
         self._empty.set()
         self.limiter.report_with(loop.call_later)
-        sockets, self._adopted = self._adopted, []
         try:
-            for address in self._tcp:
-                sockets += await self._bind(address)
-            if self._unix is not None:
-                self._unix_listener = UnixListener(self._unix, self._unix_mode)
-                sockets.append(self._unix_listener.sock)
-            self._addresses = [bound_name(sock) for sock in sockets]
+            self._addresses = [bound_name(sock) for sock in self._sockets]
             self._bound()
-            while sockets:
-                self._servers.append(await self._serve(loop, sockets[0]))
-                sockets.pop(0)  # it belongs to its server now
+            while self._sockets:
+                self._servers.append(await self._serve(loop, self._sockets[0]))
+                self._sockets.pop(0)  # it belongs to its server now
         except BaseException:
-            for sock in sockets:
-                sock.close()
-            self._close_servers()
+            self.unbind()
             raise
         self._trim()
+
+    def unbind(self) -> None:
+        """Let go of all sockets; who is served stays. Idempotent."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+        self._addresses = []
+        if self._unix_listener is not None:
+            self._unix_listener.remove()
+            self._unix_listener = None
 
     async def _bind(self, address: TcpAddress) -> list[socket.socket]:
         return await self._bind_tcp(address, self.protocol_name)
@@ -158,7 +181,7 @@ class ClientListener(Generic[P]):
         self._stopping = True
         if self._trim_timer is not None:
             self._trim_timer.cancel()
-        self._close_servers()
+        self.unbind()
         for client in list(self._clients):
             client.drain()
         if not await self._emptied(drain_s):
@@ -187,15 +210,6 @@ class ClientListener(Generic[P]):
 
     async def _emptied(self, timeout_s: float) -> bool:
         return await _comes(self._empty, timeout_s)
-
-    def _close_servers(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-        self._addresses = []
-        if self._unix_listener is not None:
-            self._unix_listener.remove()
-            self._unix_listener = None
 
     # What a connection needs (`blockd.client_protocol.Host`).
 

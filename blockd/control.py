@@ -49,7 +49,9 @@ class HttpSide:
             await server.start()
 
     async def stop(self) -> None:
-        for server in reversed(self._servers):
+        """Idempotent."""
+        servers, self._servers = self._servers, []
+        for server in reversed(servers):
             await server.stop()
         for sock in (each for sockets in self._sockets.values() for each in sockets):
             sock.close()

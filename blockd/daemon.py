@@ -1,8 +1,9 @@
 """Composition root: store, listeners and control API on one uvloop, from start to drain.
 
     start   open the store (recovers) -> create missing volumes -> access lists -> targets
-            -> cluster, if it is in one -> socket of the control API -> NBD and iSCSI
+            -> all sockets listen -> cluster, if it is in one -> NBD and iSCSI
             -> control API (`blockd.control`) -> ready
+            (a node that cannot have its addresses takes no volume over from others)
     stop    volumes that other nodes have as well are handed over to these
             -> NBD and iSCSI stop taking clients and drain, together -> control API
             -> peers are told good-bye -> the request loop ends -> the store closes (checkpoint)
@@ -72,7 +73,13 @@ class AnyListener(Protocol):
     def addresses(self) -> list[str]: ...
     @property
     def client_count(self) -> int: ...
+    async def bind(self) -> None:
+        """Have its sockets listen; who connects waits. ListenError."""
+
     async def start(self) -> None: ...
+    def unbind(self) -> None:
+        """Close the sockets. Idempotent."""
+
     async def stop(self, drain_s: float) -> None:
         """Take no more clients, finish what is in flight, close; callable again to hurry."""
 
@@ -261,13 +268,10 @@ class Daemon:
             self._cutting.add(cutting)
             cutting.add_done_callback(self._cutting.discard)
 
-    def _follow_paths(self) -> None:
+    def _follow(self, paths: Paths) -> None:
         """Front ends know how volumes are reached that several nodes have."""
         assert self._listener is not None
         assert self._iscsi is not None
-        if self._cluster is None:
-            return
-        paths = self._cluster.paths
         self._listener.follow(paths)
         self._iscsi.follow(paths)
 
@@ -291,15 +295,16 @@ class Daemon:
             loop = await stack.enter_async_context(self._request_loop())
             self._accounts = Accounts(self.store)
             self._rate_limits = await asyncio.to_thread(RateLimits, self.store)
-            self._cluster = await stack.enter_async_context(self._clustered())
             shared = loop, self._accounts, self._rate_limits
             self._listener = parts.make_listener(config, self.store, access, passed.nbd, *shared)
             self._iscsi = parts.make_iscsi(config, self._targets, access, passed.iscsi, *shared)
             access.watch(self._listener.bar)
             access.watch(self._iscsi.bar)
-            self._follow_paths()
             http = bound(config, passed.control, parts.bind)
             self._http = await stack.enter_async_context(http)
+            await stack.enter_async_context(_bound([self._listener, self._iscsi]))
+            self._cluster = await stack.enter_async_context(self._clustered())
+            stack.push_async_callback(self._http.stop)
             await stack.enter_async_context(self._listening([self._listener, self._iscsi]))
             if self._cluster is not None:
                 self._cluster.advertise(self._listener.addresses, self._iscsi.portals)
@@ -376,12 +381,16 @@ class Daemon:
             yield None
             return
         loop = asyncio.get_running_loop()
-        cut = partial(post, loop, self._cut_off)
+
+        def cut(volume: str, why: str) -> None:
+            post(loop, self._cut_off, volume, why)
+
         node.cut_with(cut)
         self.store.versions.cut_with(cut)
         node.lists_with(partial(_take, loop, self.access))
         node.limits_with(self.rate_limits)
         self.access.share_by(node.share)
+        self._follow(node.paths)
         try:
             await asyncio.to_thread(node.start)
             yield node
@@ -510,6 +519,18 @@ def _take(
 
     with contextlib.suppress(RuntimeError):  # the loop has ended
         asyncio.run_coroutine_threadsafe(take(), loop)
+
+
+@contextlib.asynccontextmanager
+async def _bound(listeners: Sequence[AnyListener]) -> AsyncIterator[None]:
+    """The sockets of `listeners`, as long as the block runs."""
+    try:
+        for listener in listeners:
+            await listener.bind()
+        yield
+    finally:
+        for listener in listeners:
+            listener.unbind()
 
 
 async def _stop(listeners: Sequence[AnyListener], drain_s: float) -> None:

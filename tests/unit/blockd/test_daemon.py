@@ -21,6 +21,7 @@ from blockd import daemon, logs, systemd, wiring
 from blockd.access.book import Everybody
 from blockd.api.client import Client
 from blockd.api.iscsi_types import SessionInfo
+from blockd.api.node import Store
 from blockd.api.types import ConnectionInfo
 from blockd.certificates import Certificate
 from blockd.config import (
@@ -36,7 +37,7 @@ from blockd.config import (
     TlsConfig,
 )
 from blockd.control import HttpSide
-from blockd.daemon import Daemon, Parts
+from blockd.daemon import ClusterNode, Daemon, Parts
 from blockd.iscsi.targets import Credentials
 from blockd.nbd.access import ExportPolicy
 from blockd.paths import Paths
@@ -59,11 +60,20 @@ class ScriptedListener:
         self.events = events
         self.addresses: list[str] = []
         self.stays_until_hurried = False
+        self.bind_error: Exception | None = None
         self.start_error: Exception | None = None
         self.reload_error: Exception | None = None
         self.tls: list[Certificate] = []
         self.looks = 0
         self._hurried = asyncio.Event()
+
+    async def bind(self) -> None:
+        if self.bind_error:
+            raise self.bind_error
+        self.events.append("listener bound")
+
+    def unbind(self) -> None:
+        self.events.append("listener released")
 
     async def start(self) -> None:
         if self.start_error:
@@ -110,6 +120,12 @@ class ScriptedIscsi(ScriptedListener):
     def __init__(self, events: list[str], config: ServeConfig) -> None:
         super().__init__(events)
         self.portals = [(str(each.address), 1) for each in config.iscsi.listen]
+
+    async def bind(self) -> None:
+        pass
+
+    def unbind(self) -> None:
+        pass
 
     async def start(self) -> None:
         self.addresses = [address for address, _ in self.portals]
@@ -162,7 +178,7 @@ class Stage:
             open_targets=wiring.open_targets,
             make_listener=self._listen,
             make_iscsi=self._listen_iscsi,
-            make_cluster=wiring.make_cluster,
+            make_cluster=self._join,
             reload=lambda: self.reloaded,
             announce=announce,
             ready_file=self.ready_file,
@@ -179,6 +195,10 @@ class Stage:
         if self.open_error:
             raise self.open_error
         return self.store
+
+    def _join(self, config: ServeConfig, store: Store, version: str) -> ClusterNode | None:
+        self.events.append("cluster")
+        return wiring.make_cluster(config, store, version)
 
     def _listen_iscsi(self, config: ServeConfig, *parts: object) -> ScriptedIscsi:
         iscsi = ScriptedIscsi(self.events, config)
@@ -274,7 +294,7 @@ def test_volumes_are_served_before_the_control_api_is_loaded(
 
     monkeypatch.setattr(HttpSide, "start", started)
     stage.run()
-    assert stage.events[:2] == ["listener started", "control API"]
+    assert stage.events[2:4] == ["listener started", "control API"]
 
 
 def test_a_start_loads_what_serves_volumes_first() -> None:
@@ -289,7 +309,10 @@ def test_a_start_loads_what_serves_volumes_first() -> None:
 
 def test_a_stop_drains_closes_the_store_and_leaves_no_socket(stage: Stage) -> None:
     stage.run()
-    assert stage.events == ["listener started", "listener stopping in 10.0"]
+    assert stage.events == [
+        *("listener bound", "cluster", "listener started", "listener stopping in 10.0"),
+        "listener released",
+    ]
     assert stage.store.closed
     assert not stage.config.control_socket.exists()
 
@@ -309,7 +332,7 @@ def test_a_second_signal_cuts_the_drain_short(stage: Stage, number: signal.Signa
 
     stage.prepare = stay
     stage.run(lambda: stage.signal(number))
-    assert stage.events[1:] == ["listener stopping in 10.0", "listener stopping in 0.0"]
+    assert stage.events[3:5] == ["listener stopping in 10.0", "listener stopping in 0.0"]
     assert stage.store.closed
 
 
@@ -323,6 +346,24 @@ def test_a_listener_that_cannot_start_closes_the_store(stage: Stage) -> None:
     assert stage.store.closed
     assert stage.ready == []
     assert not stage.config.control_socket.exists()
+
+
+def test_no_volume_is_taken_over_where_clients_cannot_connect(stage: Stage) -> None:
+    def refuse(listener: ScriptedListener) -> None:
+        listener.bind_error = ListenError("nbd address 127.0.0.1:1: in use")
+
+    stage.prepare = refuse
+    with pytest.raises(ListenError):
+        stage.run()
+    assert "cluster" not in stage.events
+
+
+def test_no_volume_is_taken_over_by_a_node_that_cannot_be_controlled(stage: Stage) -> None:
+    stage.config.data.mkdir()
+    stage.config.control_socket.write_text("precious")
+    with pytest.raises(ListenError):
+        stage.run()
+    assert "cluster" not in stage.events
 
 
 def test_a_locked_directory_is_passed_on(stage: Stage) -> None:
@@ -400,7 +441,7 @@ def test_hangup_names_what_needs_a_restart(stage: Stage, capfd: pytest.CaptureFi
     stage.reloaded = replace(stage.config, drain_s=1.0, volumes={"x": GiB})
     stage.run(on_hangup(stage))
     assert "settings need a restart changed=drain_s,volumes" in capfd.readouterr().err
-    assert stage.events[-1] == "listener stopping in 10.0"
+    assert stage.events[-2:] == ["listener stopping in 10.0", "listener released"]
 
 
 def test_a_bad_file_at_hangup_changes_nothing(
@@ -421,7 +462,7 @@ def test_unusable_tls_files_at_hangup_keep_the_daemon_up(
     stage.prepare = refuse
     stage.run(on_hangup(stage))
     assert "reload failed, the old settings stay" in caplog.messages
-    assert stage.events[-1] == "listener stopping in 10.0"
+    assert stage.events[-2:] == ["listener stopping in 10.0", "listener released"]
 
 
 def test_systemd_is_told(stage: Stage, socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,14 +527,17 @@ def test_a_portal_that_cannot_be_bound_stops_what_had_begun(stage: Stage) -> Non
     stage.config = replace(stage.config, iscsi=IscsiConfig(listen=(PORTAL,)))
     with pytest.raises(ListenError):
         stage.run()
-    assert stage.events == ["listener started", "listener stopping in 10.0"]
+    assert stage.events == [
+        *("listener bound", "cluster", "listener started", "listener stopping in 10.0"),
+        "listener released",
+    ]
 
 
 def test_portals_are_told_and_drained_with_the_listener(stage: Stage) -> None:
     stage.config = replace(stage.config, iscsi=IscsiConfig(listen=(PORTAL,)))
     stage.run()
     assert stage.ready[0].iscsi == ("127.0.0.1:3260",)
-    assert stage.events[1:] == ["listener stopping in 10.0", "iscsi stopping in 10.0"]
+    assert stage.events[3:5] == ["listener stopping in 10.0", "iscsi stopping in 10.0"]
 
 
 def test_targets_are_those_that_were_kept(stage: Stage) -> None:
