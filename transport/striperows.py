@@ -2,14 +2,11 @@
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final
 
 from transport.packrecords import PackRecords, has_record
 from transport.packrow import PackRow
 from volume.errors import CorruptPack
-
-TRIES: Final = 8
-"""Of a swap that somebody else's swap came before."""
+from volume.metastore import TRIES
 
 
 class KnownRows:

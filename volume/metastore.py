@@ -111,6 +111,8 @@ class Unavailable:
 Outcome = Done | Lost | Unknown | Unavailable
 
 
+TRIES: Final = 8
+"""Of a change to a record, while others come first or answers are lost."""
 SETTLE_TRIES: Final = 5
 """Of a transaction whose outcome is not known."""
 
@@ -186,13 +188,17 @@ class ClusterRecords:
         return self.store.commit(transaction.changes)
 
     def settle(self, transaction: Transaction, tries: int = SETTLE_TRIES) -> Outcome:
-        """Commit, so many times while the answer is lost; `Unknown` when it still is then."""
+        """Commit, so many times while the answer is lost; `Unknown` when it still is then, also
+        where the last tries did not get as far as being sent."""
+        lost: Unknown | None = None
         outcome: Outcome = Unknown("not tried")
         for _ in range(tries):
             outcome = self.commit(transaction)
-            if not isinstance(outcome, Unknown):
-                break
-        return outcome
+            if isinstance(outcome, Unknown):
+                lost = outcome
+            elif lost is None or not isinstance(outcome, Unavailable):
+                return outcome
+        return lost or outcome
 
     # -- reading
 

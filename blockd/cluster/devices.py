@@ -25,12 +25,11 @@ from transport.shardfile import FOLDER, prepare
 from transport.stripestate import DeviceUse, StripeState
 from volume.disk import Disk
 from volume.errors import CorruptData, VolumeError
-from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable
+from volume.metastore import TRIES, ClusterRecords, Done, Lost, MetaStoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 ID_FILE: Final = f"{FOLDER}/device"
-TRIES: Final = 8  # of a change that somebody else's change came before
 _NOTHING: Final = DeviceUse(0, 0, 0, 0)
 _ID = re.compile(rb"[0-9a-f]{32}\n")
 

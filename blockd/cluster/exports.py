@@ -16,13 +16,12 @@ from blockd.config.addresses import TcpAddress
 from blockd.config.cluster import ClusterConfig
 from blockd.paths import MAX_LOCAL_TAG, MAX_NODES
 from volume.errors import VolumeError
-from volume.metastore import ClusterRecords, Done, Stored
+from volume.metastore import TRIES, ClusterRecords, Done, Stored
 from volume.metastore_records import MAX_ADDRESS_CHARS, MAX_ADDRESSES, CorruptRecord, Fields
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _ADDRESS: Final = re.compile(rf"[!-~]{{1,{MAX_ADDRESS_CHARS}}}:[0-9]{{1,5}}")
 _PORTAL: Final = re.compile(rf"[!-~]{{1,{MAX_ADDRESS_CHARS}}}:[0-9]{{1,5}},[0-9]{{1,3}}")
-TRIES: Final = 8  # to write the row, while answers are lost or other nodes write it
 
 
 class NoNumberLeft(VolumeError):

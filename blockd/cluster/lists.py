@@ -13,13 +13,12 @@ from blockd.access import kept
 from blockd.access.book import Take, revision
 from blockd.access.rules import AccessChanged, AccessList
 from blockd.cluster.rounds import Rounds
-from volume.metastore import ClusterRecords, Done, MetaStoreUnavailable, Stored
+from volume.metastore import TRIES, ClusterRecords, Done, MetaStoreUnavailable, Stored
 from volume.metastore_records import AccessRecord, CorruptRecord
 from volume.replicas import Replicas
 
 LOOK_S: Final = 5.0  # as for nodes (blockd.cluster.membership)
 PAGE: Final = 16  # rows at a time: a list of 256 rules is up to 64 KiB
-TRIES: Final = 8  # to write a row, while answers are lost or others write it
 
 
 class SharedLists:

@@ -18,10 +18,18 @@ from typing import Final, Protocol
 
 from blockd.api.limit_types import LimitsStatus, VolumeLimits, decode, encode
 from blockd.api.volume_settings import Change, VolumeSettings
-from blockd.cluster.lists import LOOK_S, PAGE, TRIES
+from blockd.cluster.lists import LOOK_S, PAGE
 from blockd.cluster.rounds import Rounds
 from volume.errors import InvalidName, NotPrimary, StoreSealed, VolumeError, VolumeExists
-from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Row, Stored
+from volume.metastore import (
+    TRIES,
+    ClusterRecords,
+    Done,
+    Lost,
+    MetaStoreUnavailable,
+    Row,
+    Stored,
+)
 from volume.metastore_records import CorruptRecord, SettingsRecord
 from volume.model import HistoryPolicy, ScheduleInfo
 from volume.refs import check_new_volume_name, check_volume_name

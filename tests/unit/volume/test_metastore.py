@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -23,8 +23,11 @@ from volume.metastore import (
     EpochGoesBack,
     Lost,
     MetaStore,
+    Outcome,
     Row,
     Stored,
+    Unavailable,
+    Unknown,
 )
 from volume.metastore_embedded import EmbeddedMetaStore
 from volume.metastore_records import (
@@ -333,3 +336,17 @@ def test_embedded_rows_survive_reopening_and_revisions_go_on(tmp_path: Path) -> 
     assert reopened.read("a") == row
     assert put(reopened, "a", b"2").revision > row.revision
     kv.close()
+
+
+def test_an_answer_that_was_lost_is_not_taken_for_a_request_that_was_not_sent() -> None:
+    class Leaving(DictMetaStore):
+        """Loses its first answer, and is gone then."""
+
+        answers: Iterator[Outcome] = iter((Unknown("lost"), *[Unavailable("gone")] * 2))
+
+        def commit(self, changes: Sequence[Change]) -> Outcome:
+            return next(self.answers)
+
+    records = ClusterRecords(Leaving(), lambda: "0" * 32)
+    change = records.put(None, ReservationsRecord(VOLUME, 1, ""))
+    assert records.settle(change, 3) == Unknown("lost")

@@ -4,14 +4,14 @@ import itertools
 
 import pytest
 
-from blockd.cluster.devices import ID_FILE, TRIES, CorruptDevice, Devices, own_id
+from blockd.cluster.devices import ID_FILE, CorruptDevice, Devices, own_id
 from blockd.config.cluster import ClusterConfig
 from tests.metastore_twin import DictMetaStore
 from tests.sim.crash import CrashPlanner
 from tests.sim.simdisk import SimDisk
 from transport.devicemap import DeviceState, WrongMap
 from transport.stripestate import DeviceUse, StripeState
-from volume.metastore import ClusterRecords, MetaStoreUnavailable
+from volume.metastore import TRIES, ClusterRecords, MetaStoreUnavailable
 from volume.metastore_records import ClusterRecord
 
 NAMES = {f"{number:032x}": f"n{number}" for number in range(1, 5)}
