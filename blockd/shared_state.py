@@ -8,6 +8,7 @@ anything that is not.
 `blockd.cluster.reservations` has it, for the SCSI units of a volume (`blockd.scsi`).
 """
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -48,11 +49,25 @@ class SharedState(Protocol):
         """Replace what is kept by what `apply` makes of it; durable on return, and not `known` yet.
         `term` 0 is for a node that does not serve the volume. What `apply` raises changes nothing;
         it may be called again, for what somebody else has put there meanwhile. Waits. OSError: it
-        is not known whether it happened; `NotServing`: it did not, and will not."""
+        did not happen; `NotServing`: nor will it; `Unsettled`: it may have, or may yet."""
 
 
 class NotServing(OSError):
     """The term is over: another node serves the volume, or is about to."""
+
+
+class Unsettled(OSError):
+    """A change whose answer was lost. Whoever knows of a later revision than `revision` knows
+    whether it has happened; the node that serves the volume sees to it that there is one."""
+
+    def __init__(self, text: str, revision: int, value: bytes, result: object) -> None:
+        super().__init__(errno.EIO, text)
+        self.revision = revision
+        """That it would have replaced."""
+        self.value = value
+        """What is kept, if it has happened."""
+        self.result = result
+        """What `apply` gave for that."""
 
 
 def ready(state: SharedState) -> bool:

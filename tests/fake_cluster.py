@@ -16,7 +16,7 @@ from blockd.api.cluster_types import (
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.api.volume_settings import Change
 from blockd.paths import Way, WayState
-from blockd.shared_state import Held, NotServing, T
+from blockd.shared_state import Held, NotServing, T, Unsettled
 from tests.fake_volumes import FakeVolumes
 
 N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
@@ -117,6 +117,8 @@ class FakeShared:
         self.kept = [Held(0, 1, b"")] if kept is None else kept
         """One thing: what is kept now."""
         self.fails = False
+        self.loses: bool | None = None
+        """The answer to the next change is lost; True: it happens all the same."""
         self.known: Held | None = None
         self.term = 0
         if term:
@@ -128,6 +130,10 @@ class FakeShared:
 
     def move_away(self) -> None:
         self.term = 0
+
+    def settle(self) -> None:
+        """It is known what is kept, whatever answers were lost."""
+        self.note(self.change(self.term, lambda value: (value, None))[0])
 
     def note(self, held: Held) -> None:
         if self.known is None or held.revision > self.known.revision:
@@ -143,7 +149,11 @@ class FakeShared:
         if term and (old.term > term or self.term != term):
             raise NotServing(errno.ESHUTDOWN, "another node serves it")
         value, result = apply(old.value)
-        self.kept[0] = Held(max(old.term, term), old.revision + 1, value)
+        loses, self.loses = self.loses, None
+        if loses is not False:
+            self.kept[0] = Held(max(old.term, term), old.revision + 1, value)
+        if loses is not None:
+            raise Unsettled("the answer was lost", old.revision, value, result)
         return self.kept[0], result
 
 

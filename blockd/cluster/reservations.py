@@ -16,6 +16,10 @@ that a change may have come into whose answer was lost, is read every `LOOK_S` b
 serves the volume: initiators may have registered at another node. While the MetaStore is silent
 what is known holds, and changes fail; nobody takes over then either.
 
+A change whose answer is lost may have happened, or may happen yet, as its request may be anywhere
+(`Unsettled`). The next look therefore writes the row once more as it is, where nobody else has: by
+its new revision the guard of a request that is still on its way fails, and what is read is final.
+
 Any thread; what waits says so.
 """
 
@@ -29,13 +33,23 @@ from typing import Final
 
 from blockd.cluster.lists import LOOK_S
 from blockd.cluster.rounds import Rounds
-from blockd.shared_state import Held, NotServing, T
+from blockd.shared_state import Held, NotServing, T, Unsettled
 from volume.errors import VolumeError
-from volume.metastore import ClusterRecords, Done, Lost, MetaStoreUnavailable, Stored
+from volume.metastore import (
+    TRIES,
+    ClusterRecords,
+    Done,
+    Lost,
+    MetaStoreUnavailable,
+    Outcome,
+    Stored,
+    Transaction,
+    Unavailable,
+    Unknown,
+)
 from volume.metastore_records import CorruptRecord, ReservationsRecord
 
 CLAIM_S: Final = 1.0  # the unit serves nobody meanwhile
-TRIES: Final = 8  # to change a row, while answers are lost or others change it
 
 
 class SharedReservations:
@@ -114,8 +128,8 @@ class VolumeState:
         self._volume = volume.hex()
         self._term = 0
         self._known: Held | None = None
-        self._unsure = False
-        """Whether a change of this node has happened that it does not know of."""
+        self._unsure: int | None = None
+        """The revision that a change of this node may have replaced, whose answer was lost."""
         self._lock = threading.Lock()
 
     @property
@@ -133,6 +147,8 @@ class VolumeState:
         with self._lock:
             if self._known is None or held.revision > self._known.revision:
                 self._known = held
+            if self._unsure is not None and held.revision > self._unsure:
+                self._unsure = None
 
     def claim(self) -> bool:
         """Claim the row, if that is due; whether it was. Waits. OSError."""
@@ -145,15 +161,13 @@ class VolumeState:
     def refresh(self) -> bool:
         """Read the row, if something may be in it and this node serves the volume; whether anything
         else is known now. Waits. OSError."""
-        before = self._known
-        if not self._term or before is None or not (before.value or self._unsure):
+        before, term, unsure = self._known, self._term, self._unsure
+        if not term or before is None or not (before.value or unsure is not None):
             return False
-        self._unsure = False  # before: another change may be lost meanwhile
-        try:
-            self.note(self.read())
-        except OSError:
-            self._unsure = True
-            raise
+        held = self.read()
+        if unsure is not None and held.revision <= unsure:
+            held, _ = self.change(term, lambda value: (value, None), always=True)
+        self.note(held)
         return self._known is not before
 
     def read(self) -> Held:
@@ -162,13 +176,18 @@ class VolumeState:
         except VolumeError as error:
             raise OSError(errno.EIO, str(error)) from error
 
-    def change(self, term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+    def change(
+        self, term: int, apply: Callable[[bytes], tuple[bytes, T]], *, always: bool = False
+    ) -> tuple[Held, T]:
+        """`always`: the row is written also where nothing in it is to be another."""
         try:
-            return self._change(term, apply)
+            return self._change(term, apply, always=always)
         except VolumeError as error:
             raise OSError(errno.EIO, str(error)) from error
 
-    def _change(self, term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+    def _change(
+        self, term: int, apply: Callable[[bytes], tuple[bytes, T]], *, always: bool
+    ) -> tuple[Held, T]:
         old = self._records.reservations(self._volume)
         for _ in range(TRIES):
             held = _held(old)
@@ -180,24 +199,51 @@ class VolumeState:
             value, result = apply(held.value)
             known = 0 if self._known is None else self._known.revision
             claimed = not term or term == held.term
-            if old is not None and value == held.value and claimed and held.revision >= known:
+            same = old is not None and value == held.value and claimed
+            if same and held.revision >= known and not always:
                 return held, result
             text = base64.b64encode(value).decode()
             new = ReservationsRecord(self._volume, max(term, held.term), text)
-            outcome = self._records.settle(self._records.put(old, new), TRIES)
+            outcome, doubtful = self._put(self._records.put(old, new))
             if isinstance(outcome, Done):
                 return _held(self._records.stored(ReservationsRecord, outcome.rows[0])), result
+            if doubtful:
+                self._note_doubt(held.revision)
+                why = "others changed them since" if isinstance(outcome, Lost) else outcome.reason
+                raise Unsettled(
+                    f"reservations of volume {self._volume}: the metastore could not be told "
+                    f"({why}); look whether they are as they should be, and try again",
+                    *(held.revision, value, result),
+                )
             if not isinstance(outcome, Lost):
-                self._unsure = True
                 raise MetaStoreUnavailable(
                     f"reservations of volume {self._volume}: the metastore could not be told "
-                    f"({outcome.reason}); look whether they are as they should be, and try again"
+                    f"({outcome.reason}); nothing was changed, try again"
                 )
             old = self._records.stored(ReservationsRecord, outcome.rows[0])
         raise MetaStoreUnavailable(
             f"reservations of volume {self._volume}: others changed them {TRIES} times meanwhile; "
             "try again"
         )
+
+    def _put(self, transaction: Transaction) -> tuple[Outcome, bool]:
+        """The outcome; and, of another than `Done`, whether it may have happened all the same: by a
+        try whose answer was lost, and be undone by somebody else's change by now."""
+        doubtful = False
+        outcome: Outcome = Unknown("not tried")
+        for _ in range(TRIES):
+            outcome = self._records.commit(transaction)
+            if isinstance(outcome, Unknown):
+                doubtful = True
+            elif not (doubtful and isinstance(outcome, Unavailable)):
+                break
+        return outcome, doubtful
+
+    def _note_doubt(self, revision: int) -> None:
+        with self._lock:
+            known = 0 if self._known is None else self._known.revision
+            if revision >= known and (self._unsure is None or revision > self._unsure):
+                self._unsure = revision
 
 
 def _held(stored: Stored[ReservationsRecord] | None) -> Held:

@@ -40,7 +40,7 @@ from blockd.scsi.cdb import Opcode, Prepare, u16, u32
 from blockd.scsi.nexus import Nexus
 from blockd.scsi.persistent import Access, Notice, Persistent
 from blockd.scsi.pr_codec import DamagedState, Registrant
-from blockd.scsi.sense import CheckCondition, ReservationConflict
+from blockd.scsi.sense import CheckCondition, ReservationConflict, Sense
 from blockd.scsi.task import CHECK_CONDITION, Await, Prepared, Result, Steps, Work
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ PREEMPT_AND_ABORT: Final = 5
 REGISTER_AND_IGNORE: Final = 6
 REGISTER_AND_MOVE: Final = 7
 
-_NEEDS: Final = {"allowed": Access.NONE, "read": Access.READ, "write": Access.FULL}
+NEEDS: Final = {"allowed": Access.NONE, "read": Access.READ, "write": Access.FULL}
 """By `Opcode.reservation`."""
 
 _ALLOWED_WHEN_RESERVED: Final = frozenset(
@@ -139,7 +139,7 @@ class Reservations:
                 raise ReservationConflict
         elif self._persistent.reservation is None:
             self._nothing_reserved()
-        elif self._access_of(nexus) < _NEEDS[opcode.reservation] and not _harmless(cdb):
+        elif self._access_of(nexus) < NEEDS[opcode.reservation] and not harmless(cdb):
             raise ReservationConflict
 
     def _nothing_reserved(self) -> None:
@@ -249,19 +249,25 @@ class Reservations:
 
     def _tell(self, notices: list[Notice]) -> list[Nexus]:
         """Establish unit attentions; the nexuses whose registrations were preempted."""
+        told = self._meant(notices)
+        for nexus, what in told:
+            self._unit.attention(what, to=nexus)
+        return _preempted(told)
+
+    def _preempted(self, notices: list[Notice]) -> list[Nexus]:
+        """The nexuses whose registrations are preempted where these notices are given."""
+        return _preempted(self._meant(notices))
+
+    def _meant(self, notices: list[Notice]) -> list[tuple[Nexus, Sense]]:
+        """Which nexus each notice is for."""
         if not notices:
             return []
-        unit = self._unit
-        preempted: list[Nexus] = []
-        for nexus in unit.nexuses:
-            single = self._single(nexus)
-            for who, what in notices:
-                if not who.overlaps(single):
-                    continue
-                unit.attention(what, to=nexus)
-                if what is sense.REGISTRATIONS_PREEMPTED:
-                    preempted.append(nexus)
-        return preempted
+        return [
+            (nexus, what)
+            for nexus in self._unit.nexuses
+            for who, what in notices
+            if who.overlaps(self._single(nexus))
+        ]
 
     def _keep_and_abort(self, value: bytes | None, preempted: list[Nexus]) -> Steps:
         """PREEMPT AND ABORT is over when nothing that the preempted sent can be written any more:
@@ -287,6 +293,10 @@ class Reservations:
             log.error("reservations not kept volume=%s error=%s", name, error)
             return Result(CHECK_CONDITION, sense=sense.INTERNAL_FAILURE)
         return Result()
+
+
+def _preempted(told: list[tuple[Nexus, Sense]]) -> list[Nexus]:
+    return [nexus for nexus, what in told if what is sense.REGISTRATIONS_PREEMPTED]
 
 
 def act(state: Persistent, own: Registrant, cdb: bytes, data: bytes) -> list[Notice]:
@@ -355,10 +365,10 @@ def _allowed_when_reserved(cdb: bytes) -> bool:
     """Under RESERVE of somebody else (SPC-2 5.5.1)."""
     if cdb[0] == 0x9E and cdb[1] & 0x1F != _READ_CAPACITY_16:
         return False
-    return cdb[0] in _ALLOWED_WHEN_RESERVED or _harmless(cdb)
+    return cdb[0] in _ALLOWED_WHEN_RESERVED or harmless(cdb)
 
 
-def _harmless(cdb: bytes) -> bool:
+def harmless(cdb: bytes) -> bool:
     """Commands that are allowed with certain fields only: START STOP UNIT that starts, PREVENT
     ALLOW MEDIUM REMOVAL that allows (SPC-4 table 65, SBC-3 table 6)."""
     if cdb[0] == 0x1B:

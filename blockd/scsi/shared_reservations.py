@@ -17,8 +17,14 @@ So a crash, of this node or of all of them, leaves
 A node that does not serve the volume takes REGISTER and REGISTER AND IGNORE EXISTING KEY, since
 initiators register each of their paths: the serving node hears of that with its next look at what
 is kept (seconds), and before any service action. All others are for the node that has commands to
-keep out. When what is kept cannot be reached, or changed, the command ends with HARDWARE ERROR, and
-may have happened, as with any disk; commands that are no service actions go on.
+keep out. When what is kept cannot be reached, or changed, the command ends with HARDWARE ERROR;
+commands that are no service actions go on.
+
+Such a command may have happened all the same, when the answer to it was lost. Until that is known,
+soon after what is kept can be reached again, nobody goes by the more generous of the two: whoever
+it may have shut out is told to come again (02/04/0A), and what PREEMPT AND ABORT may have aborted
+is aborted, before the command ends. So whoever then finds, through whichever node, that it has
+happened can rely on it. Where it has not, those whose commands are gone are told so (06/2F/00).
 
 Registrations name the target port that they came through, as everywhere, and each node has its own
 ports: those of other paths are other registrations, unless ALL_TG_PT is set.
@@ -29,28 +35,33 @@ Kept state, big-endian: version, 1 (1), whether the last registration said APTPL
 
 import logging
 import struct
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from blockd.scsi import alua, pr_codec, sense
 from blockd.scsi.cdb import Opcode, u16
 from blockd.scsi.nexus import Nexus
-from blockd.scsi.persistent import Notice, Persistent
+from blockd.scsi.persistent import Access, Notice, Persistent
 from blockd.scsi.pr_codec import DamagedState, Kept, Registrant
 from blockd.scsi.reservations import (
+    NEEDS,
     PREEMPT_AND_ABORT,
     REGISTER,
     REGISTER_AND_IGNORE,
     Reservations,
     act,
+    harmless,
 )
 from blockd.scsi.sense import CheckCondition
 from blockd.scsi.task import CHECK_CONDITION, Prepared, Result, Steps, Work
-from blockd.shared_state import Held, NotServing, SharedState, ready
+from blockd.shared_state import Held, NotServing, SharedState, Unsettled, ready
 
 if TYPE_CHECKING:
     from blockd.scsi.unit import LogicalUnit
 
 log = logging.getLogger(__name__)
+
+MAX_DOUBTS: Final = 16  # lost answers until the metastore has to be heard again
 
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">B?I")
@@ -73,10 +84,21 @@ def decode(value: bytes) -> Persistent:
     return state
 
 
+@dataclass(slots=True)
+class _Doubt:
+    """A service action that may have happened: what is kept is another revision then."""
+
+    revision: int
+    state: Persistent
+    """That it may have led to."""
+    cleared: list[Nexus] = field(default_factory=list)
+    """Whose commands were aborted for it."""
+
+
 class SharedReservations(Reservations):
     """See the module's text. All calls come from one thread."""
 
-    __slots__ = ("_revision", "_seen", "_shared", "_term")
+    __slots__ = ("_doubts", "_revision", "_seen", "_shared", "_term")
 
     def __init__(self, unit: "LogicalUnit", shared: SharedState) -> None:
         self._shared = shared
@@ -84,6 +106,7 @@ class SharedReservations(Reservations):
         """That was seen last."""
         self._seen: Held | None = None
         self._revision = 0
+        self._doubts: list[_Doubt] = []
         super().__init__(unit)
         self.look()
 
@@ -106,6 +129,16 @@ class SharedReservations(Reservations):
         self._seen = held
         if held.revision > self._revision:
             self._adopt(held)
+        if self._doubts:
+            self._settle(held.revision)
+
+    def _settle(self, revision: int) -> None:
+        """What is known by now is of that revision."""
+        settled = [doubt for doubt in self._doubts if revision > doubt.revision]
+        self._doubts = [doubt for doubt in self._doubts if revision <= doubt.revision]
+        for nexus in (nexus for doubt in settled for nexus in doubt.cleared):
+            if self._persistent.find(self._single(nexus)) is not None:
+                self._unit.attention(sense.COMMANDS_CLEARED, to=nexus)
 
     def _adopt(self, held: Held) -> None:
         self._revision = held.revision
@@ -153,10 +186,21 @@ class SharedReservations(Reservations):
         if not ready(self._shared) and not alua.without_medium(opcode):
             raise CheckCondition(sense.ACCESS_TRANSITION)
         self._check(nexus, opcode, cdb)
+        if self._doubted(nexus, NEEDS[opcode.reservation]) and not harmless(cdb):
+            raise CheckCondition(sense.ACCESS_TRANSITION)
 
     def open_to(self, nexus: Nexus) -> bool:
         self.look()
-        return ready(self._shared) and super().open_to(nexus)
+        return (
+            ready(self._shared) and super().open_to(nexus) and not self._doubted(nexus, Access.FULL)
+        )
+
+    def _doubted(self, nexus: Nexus, needs: Access) -> bool:
+        """Whether a service action that may have happened has taken that from a nexus."""
+        if not self._doubts:
+            return False
+        single = self._single(nexus)
+        return any(doubt.state.access(single) < needs for doubt in self._doubts)
 
     # -- PERSISTENT RESERVE IN and OUT
 
@@ -186,6 +230,9 @@ class SharedReservations(Reservations):
             REGISTER_AND_IGNORE,
         ):  # since its CDB was looked at
             raise CheckCondition(sense.ACCESS_TRANSITION)
+        self.look()
+        if len(self._doubts) >= MAX_DOUBTS:
+            return Result(CHECK_CONDITION, sense=sense.INTERNAL_FAILURE)
         try:
             held, notices = yield Work(
                 lambda: self._shared.change(
@@ -198,6 +245,8 @@ class SharedReservations(Reservations):
             raise CheckCondition(sense.MANUAL_INTERVENTION) from None
         except OSError as error:
             self._log_trouble(error)
+            if isinstance(error, Unsettled):
+                yield from self._doubt(error, abort=cdb[1] & 0x1F == PREEMPT_AND_ABORT)
             return Result(CHECK_CONDITION, sense=sense.INTERNAL_FAILURE)
         preempted = self._install(held, notices)
         if cdb[1] & 0x1F == PREEMPT_AND_ABORT and preempted:
@@ -222,6 +271,20 @@ class SharedReservations(Reservations):
         preempted = self._tell(notices)
         self.look()
         return preempted
+
+    def _doubt(self, error: Unsettled, *, abort: bool) -> Steps:
+        """It may have happened."""
+        doubt = _Doubt(error.revision, self._decoded(error.value))
+        self._doubts.append(doubt)
+        self._changed()  # nobody goes on by what was known before
+        if abort:
+            notices: list[Notice] = error.result  # type: ignore[assignment] # of `_applied`
+            preempted = self._preempted(notices)
+            doubt.cleared = preempted
+            if preempted:
+                yield self._aborting(preempted)
+        self.look()  # it is known by now, perhaps
+        return Result()
 
     def _log_trouble(self, error: OSError) -> None:
         name = self._unit.identity.name

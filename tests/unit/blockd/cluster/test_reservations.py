@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from blockd.cluster.lists import LOOK_S
-from blockd.cluster.reservations import TRIES, SharedReservations, VolumeState
-from blockd.shared_state import NotServing, ready
+from blockd.cluster.reservations import SharedReservations, VolumeState
+from blockd.shared_state import NotServing, Unsettled, ready
 from tests.metastore_twin import DictMetaStore
 from volume.metastore import (
+    TRIES,
     Change,
     ClusterRecords,
+    Lost,
     MetaStoreUnavailable,
     Outcome,
     Row,
+    Unavailable,
     Unknown,
 )
 from volume.metastore_records import ReservationsRecord
@@ -24,13 +27,17 @@ KEY = ReservationsRecord.prefix + UUID.hex()
 
 
 class Etcd(DictMetaStore):
-    """Loses the next `unknown` answers, made or not; `meanwhile` is called before the next commit;
-    silent while `down`."""
+    """Loses the next `unknown` answers, made or not; `meanwhile` is called before the next commit,
+    `behind` after one whose answer is lost, which is `lost`; silent while `down`; nothing is sent
+    while it `refuses`."""
 
     unknown = 0
     happens = True
     down = False
     meanwhile: Callable[[], object] | None = None
+    behind: Callable[[], object] | None = None
+    lost: Sequence[Change] = ()
+    refuses = False
 
     def read(self, key: str) -> Row | None:
         if self.down:
@@ -41,10 +48,16 @@ class Etcd(DictMetaStore):
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()
+        if self.refuses:
+            return Unavailable("nobody answers")
         if self.unknown:
             self.unknown -= 1
             if self.happens:
                 super().commit(changes)
+            self.lost = changes
+            behind, self.behind = self.behind, None
+            if behind is not None:
+                behind()
             return Unknown("the answer was lost")
         return super().commit(changes)
 
@@ -200,6 +213,74 @@ def test_a_first_change_whose_answer_was_lost_is_found_at_the_next_look(etcd: Et
     one.all.step()
     assert one.state.known is not None
     assert one.state.known.value == b"a"
+
+
+def test_a_request_that_is_still_on_its_way_when_the_row_is_read_comes_to_nothing(
+    etcd: Etcd,
+) -> None:
+    one = Node(etcd)
+    one.serve(1)
+    etcd.unknown, etcd.happens = TRIES, False
+    with pytest.raises(Unsettled) as told:
+        one.put(b"late")
+    late = etcd.lost
+    one.all.step()
+    one.now += LOOK_S
+    one.all.step()
+    known = one.state.known
+    assert known is not None
+    assert known.revision > told.value.revision
+    assert known.value == b""
+    assert isinstance(etcd.commit(late), Lost)
+    one.now += LOOK_S
+    etcd.down = True
+    one.all.step()  # an empty row is not read again
+
+
+def test_a_change_that_happened_and_was_changed_by_another_is_not_made_twice(etcd: Etcd) -> None:
+    one, two = Node(etcd), Node(etcd)
+    one.serve(1)
+    etcd.unknown = 1
+    etcd.behind = lambda: two.put(b"two", 0)
+    applied = []
+
+    def apply(old: bytes) -> tuple[bytes, int]:
+        applied.append(old)
+        return b"one", 7
+
+    with pytest.raises(Unsettled, match="others changed them since") as told:
+        one.state.change(1, apply)
+    assert applied == [b""]
+    assert (told.value.value, told.value.result) == (b"one", 7)
+    one.now += LOOK_S
+    one.all.step()
+    known = one.state.known
+    assert known is not None
+    assert (known.term, known.value) == (1, b"two")
+
+
+def test_an_answer_that_was_lost_once_stays_so_while_nobody_answers(etcd: Etcd) -> None:
+    one = Node(etcd)
+    one.serve(1)
+    etcd.unknown = 1
+    etcd.behind = lambda: setattr(etcd, "refuses", True)
+    with pytest.raises(Unsettled):
+        one.put(b"state")
+    etcd.refuses = False
+    one.now += LOOK_S
+    one.all.step()
+    known = one.state.known
+    assert known is not None
+    assert known.value == b"state"
+
+
+def test_a_change_that_was_never_sent_leaves_no_doubt(etcd: Etcd) -> None:
+    one = Node(etcd)
+    one.serve(1)
+    etcd.refuses = True
+    with pytest.raises(OSError, match="nothing was changed") as told:
+        one.put(b"state")
+    assert not isinstance(told.value, Unsettled)
 
 
 @pytest.mark.parametrize("state", ["?", "YQ", "YQ==YQ=="])

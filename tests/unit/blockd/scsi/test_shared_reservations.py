@@ -6,10 +6,11 @@ import pytest
 
 from blockd.scsi import sense
 from blockd.scsi.alua import Access, PortGroup
+from blockd.scsi.nexus import Nexus
 from blockd.scsi.persistent import Persistent
 from blockd.scsi.pr_codec import DamagedState, Registrant, Reservation
-from blockd.scsi.reservations import PREEMPT_AND_ABORT, REGISTER
-from blockd.scsi.shared_reservations import decode, encode
+from blockd.scsi.reservations import PREEMPT, PREEMPT_AND_ABORT, REGISTER
+from blockd.scsi.shared_reservations import MAX_DOUBTS, decode, encode
 from blockd.scsi.task import CHECK_CONDITION, GOOD, RESERVATION_CONFLICT, Result
 from blockd.shared_state import Held, ready
 from tests.fake_cluster import FakeShared
@@ -229,6 +230,78 @@ def test_without_the_metastore_reservations_hold_and_do_not_change(cluster: Clus
     assert one.a.keys() == [1]
     cluster.two.state.fails = True
     assert cluster.two.rig.run(in_cdb(0), nexus=cluster.two.a.nexus).sense == sense.INTERNAL_FAILURE
+
+
+def preempt_and_lose(one: Node, *, happens: bool, action: int = PREEMPT_AND_ABORT) -> list[Nexus]:
+    """a preempts b, which has the reservation; whose commands are aborted."""
+    for host in (one.a, one.b):
+        host.register(ALL_PORTS)
+    one.b.reserve(WERO)
+    aborted: list[Nexus] = []
+
+    def abort(nexus: Nexus, _: object) -> bool:
+        aborted.append(nexus)
+        return True
+
+    one.rig.unit.aborting.append(abort)
+    one.state.loses = happens
+    assert one.a.preempt(one.b.key, WERO, action).sense == sense.INTERNAL_FAILURE
+    return aborted
+
+
+@pytest.mark.parametrize("happens", [True, False])
+def test_a_preempt_and_abort_whose_answer_is_lost_aborts_before_it_ends(
+    cluster: Cluster, happens: bool
+) -> None:
+    one = cluster.one
+    assert preempt_and_lose(one, happens=happens) == [one.b.nexus]
+
+
+@pytest.mark.parametrize("action", [PREEMPT, PREEMPT_AND_ABORT])
+@pytest.mark.parametrize("happens", [True, False])
+def test_whom_a_lost_answer_may_have_shut_out_waits_until_that_is_known(
+    cluster: Cluster, happens: bool, action: int
+) -> None:
+    one = cluster.one
+    aborted = preempt_and_lose(one, happens=happens, action=action)
+    assert one.b.run(WRITE, BLOCK_OF_DATA).sense == sense.ACCESS_TRANSITION
+    assert not one.rig.unit.ordinary(one.b.nexus)
+    assert one.b.run(READ).status == GOOD
+    assert one.a.run(WRITE, BLOCK_OF_DATA).status == GOOD
+    one.rig.unit.look_around()
+    assert one.b.run(WRITE, BLOCK_OF_DATA).sense == sense.ACCESS_TRANSITION, "nothing was heard"
+    one.state.settle()
+    one.rig.unit.look_around()
+    if happens:
+        assert codes(one.rig.fault(READ, nexus=one.b.nexus)) == codes(sense.REGISTRATIONS_PREEMPTED)
+    elif aborted:
+        assert codes(one.rig.fault(READ, nexus=one.b.nexus)) == codes(sense.COMMANDS_CLEARED)
+    assert conflicts(one.b.run(WRITE, BLOCK_OF_DATA)) is happens
+
+
+def test_a_lost_answer_lets_nobody_in_that_was_out(cluster: Cluster) -> None:
+    one = cluster.one
+    one.a.register(ALL_PORTS)
+    one.a.reserve(WERO)
+    one.state.loses = False
+    assert one.a.release(WERO).sense == sense.INTERNAL_FAILURE
+    assert conflicts(one.b.run(WRITE, BLOCK_OF_DATA))
+    assert one.a.run(WRITE, BLOCK_OF_DATA).status == GOOD
+    assert one.a.release(WERO).status == GOOD
+    assert one.b.run(WRITE, BLOCK_OF_DATA).status == GOOD
+
+
+def test_lost_answers_are_remembered_up_to_a_bound(cluster: Cluster) -> None:
+    one = cluster.one
+    one.a.register(ALL_PORTS)
+    for _ in range(MAX_DOUBTS):
+        one.state.loses = False
+        assert one.a.reserve(WERO).sense == sense.INTERNAL_FAILURE
+    one.state.loses = None
+    assert one.a.reserve(WERO).sense == sense.INTERNAL_FAILURE
+    assert one.a.reservation() is None
+    one.state.settle()
+    assert one.a.reserve(WERO).status == GOOD
 
 
 def test_a_service_action_that_fails_changes_nothing(cluster: Cluster) -> None:
