@@ -43,7 +43,7 @@ class HttpSide:
 
     async def start(self, node: "Node", version: str) -> None:
         """Returns when requests are answered. Once only."""
-        with without_gc():
+        with loaded_for_good():
             self._servers = await asyncio.to_thread(_servers, node, version, self._sockets)
         for server in self._servers:
             await server.start()
@@ -58,7 +58,7 @@ class HttpSide:
 
 
 @contextlib.contextmanager
-def without_gc() -> Iterator[None]:
+def loaded_for_good() -> Iterator[None]:
     """What is loaded in the block stays for good: the collector neither looks at it meanwhile, a
     tenth of the time that loading takes, nor ever after, when clients would wait for that."""
     gc.disable()

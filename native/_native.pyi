@@ -218,6 +218,8 @@ PLACE_ZERO: Final = 1
 PLACE_REFER: Final = 2
 REFERRED: Final = 1 << 62
 """Flag of a chunk's index: not the chunk of the volume's tree, but what a REFER record names."""
+PEER_AT_ONCE: Final = 1 << 18
+"""Bytes of records that `answer_append` takes at once (native/src/peer.h)."""
 TAP_MIN_BUFFER: Final = (1 << 20) + 128
 """Bytes: a buffer of this size takes any record."""
 

@@ -117,13 +117,13 @@ class Appending:
         NoSuchVersion: it is not here, so all of the volume has to be sent."""
         state = self._state
         parts, ref = state.parts, f"seq:{told.up_to}"
-        names = [each.name for each in parts.catalog.all() if each.uuid == source.volume]
-        if not names:
+        origin = parts.catalog.of_uuid(source.volume)
+        if origin is None:
             raise NoSuchVersion(state.name, ref, f"volume {source.volume.hex()} is not here")
 
         def take() -> tuple[int, int]:
             state.check_rounds()
             return parts.notes.take(state.volume, written, data, told)
 
-        with parts.versions.settled(f"{names[0]}@{ref}"):
+        with parts.versions.settled(f"{origin.name}@{ref}"):
             return parts.between_rounds(take)

@@ -136,6 +136,11 @@ class Catalog:
             raise NoSuchVolume(name)
         return volume
 
+    def of_uuid(self, uuid: bytes) -> Volume | None:
+        """The volume with that uuid, whatever it is called now."""
+        found = (each for each in self._volumes.values() if each.uuid == uuid)
+        return next(found, None)
+
     def is_replicated(self, volume: Volume) -> bool:
         """Whether other nodes have it as well."""
         return volume.record.number in self.replicated

@@ -349,17 +349,12 @@ class Notes:
 
     def state_of(self, source: Source, seq: int, size: int) -> VersionRow | None:
         """The version in chunks that a RESTORE names; None: it is not here, or another one is."""
-        for volume in self._catalog.unlocked():
-            if volume.record.uuid != source.volume:
-                continue
-            row = self._history.version(volume.record.number, seq)
-            if row is not None and (row.root, row.height, row.size) == (
-                source.root,
-                source.height,
-                size,
-            ):
-                return row
-        return None
+        volume = self._catalog.of_uuid(source.volume)
+        if volume is None:
+            return None
+        row = self._history.version(volume.record.number, seq)
+        wanted = (source.root, source.height, size)
+        return row if row is not None and (row.root, row.height, row.size) == wanted else None
 
     def _restore(self, volume: Volume, note: Note, seq: int, lsn: int) -> None:
         if volume.record.head.seq >= seq:

@@ -73,6 +73,18 @@ class ClusterVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class Lag:
+    """How far another member is behind; None where nobody can tell."""
+
+    name: str
+    behind_bytes: int | None
+    behind_s: float | None
+    """Since when it lacks the first of these."""
+    left_s: float | None
+    """Until it has caught up."""
+
+
+@dataclass(frozen=True, slots=True)
 class LocalVolume:
     """A volume of the cluster at one of its members, without asking the others."""
 
@@ -85,9 +97,7 @@ class LocalVolume:
     """...and how many members there are; 0 where it is not the primary."""
     behind: tuple[tuple[str, int], ...]
     """By name of each other member, how many records it lacks; empty likewise."""
-    lags: tuple[tuple[str, int | None, float | None, float | None], ...] = ()
-    """By name of each other member: bytes of these, since when the first of them was written, and
-    until when it has caught up; None where nobody can tell."""
+    lags: tuple[Lag, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from blockd.sizes import format_size
 
 COLUMNS = ("DEVICE", "NODE", "PLACE", "WEIGHT", "STATE", "SHARDS", "BYTES", "LEAVING")
 POLL_S = 1.0
-ID_DIGITS = 12
+DEVICE_DIGITS = 12
 
 app = typer.Typer(no_args_is_help=True, help="What a device of the cluster is used for.")
 
@@ -156,7 +156,7 @@ def _print(found: DeviceList, *, as_json: bool) -> None:
 def _row(each: DeviceInfo) -> tuple[str, ...]:
     leaving = f"{each.leaving} ({format_size(each.leaving_bytes)})" if each.leaving else "-"
     return (
-        *(each.device[:ID_DIGITS], each.node, f"{each.site}/{each.rack}/{each.host}"),
+        *(each.device[:DEVICE_DIGITS], each.node, f"{each.site}/{each.rack}/{each.host}"),
         *(format_size(each.weight), each.state, str(each.shards), format_size(each.shard_bytes)),
         leaving,
     )

@@ -8,13 +8,12 @@ import typer
 from blockd.api.cluster_types import LostRange, LostStripe, LostStripes
 from blockd.cli.exits import DAMAGED, FAILED
 from blockd.cli.options import ControlOption, JsonOption, UsageError, connect
-from blockd.cli.output import counted, print_fields, print_json, print_table
+from blockd.cli.output import ID_DIGITS, counted, print_fields, print_json, print_table
 from blockd.sizes import format_size
 
 TIMEOUT_S = 3600.0  # every node is asked for all of its shards, and lost stripes are read
 STRIPE_COLUMNS = ("PACK", "SIZE", "STATE", "CHUNKS LOST HERE", "NEEDED BY")
 RANGE_COLUMNS = ("VOLUME", "OFFSET", "LENGTH", "PACK")
-ID_DIGITS = 16
 
 app = typer.Typer(no_args_is_help=True, help="Stripes that are lost, or whose rows are.")
 

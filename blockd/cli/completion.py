@@ -12,11 +12,11 @@ from collections.abc import Callable, MutableMapping
 
 import typer
 
+from blockd.cli.entry import COMPLETION
 from blockd.cli.options import COMPLETION_TIMEOUT_S, complete_volume, connect
 
 MAX_COMPLETIONS = 1000  # snapshots: more than that nobody reads, and shells get slow
 
-_VARIABLE = "_BLOCKD_COMPLETE"  # set by the script that `blockd --install-completion` writes
 _BREAKS = frozenset("@:")  # of those of bash, what a version has
 
 
@@ -48,7 +48,7 @@ def complete_snapshot_name(context: typer.Context, incomplete: str) -> list[str]
 
 
 def in_bash(environ: MutableMapping[str, str]) -> bool:
-    return environ.get(_VARIABLE) == "complete_bash" and "COMP_WORDS" in environ
+    return environ.get(COMPLETION) == "complete_bash" and "COMP_WORDS" in environ
 
 
 def complete_for_bash(run: Callable[[], object], environ: MutableMapping[str, str]) -> None:

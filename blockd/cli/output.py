@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MAX_FITTED_ROWS = 1000  # on a terminal; longer tables are printed as into a pipe
+ID_DIGITS = 16  # of the 64 of a chunk or a pack: enough to find it in the log
 Row = Sequence[str]
 
 

@@ -11,13 +11,12 @@ from blockd.api.client import Client
 from blockd.api.types import DamageInfo, DamageLocations, ScrubInfo
 from blockd.cli.exits import DAMAGED
 from blockd.cli.options import ControlOption, JsonOption, connect
-from blockd.cli.output import print_fields, print_json, print_table
+from blockd.cli.output import ID_DIGITS, print_fields, print_json, print_table
 from blockd.cli.progress import POLL_S, bar
 from blockd.cli.times import age, now_ns, seconds_time
 from blockd.sizes import exact_size, format_size
 
 MAX_SHOWN = 40  # rows of each table; --json has all
-ID_DIGITS = 16  # of a chunk's 64: enough to find it in the log
 
 app = typer.Typer(short_help="Check everything that is stored; runs by itself.")
 

@@ -164,9 +164,9 @@ def _run(
             from blockd.cluster.identity import node_identity
 
             node_identity(settings)  # or else a store would be made in what is to be no node
-        from blockd.control import without_gc
+        from blockd.control import loaded_for_good
 
-        with without_gc():
+        with loaded_for_good():
             from blockd import daemon, logs, wiring
 
         logs.setup(settings.log)

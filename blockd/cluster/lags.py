@@ -6,7 +6,7 @@ It counts what a member has not acknowledged, so also one that does not answer i
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from blockd.api.cluster_types import CopyInfo, LocalVolume
+from blockd.api.cluster_types import CopyInfo, Lag, LocalVolume
 from transport.group.link import State
 from transport.group.part import PartStatus
 from transport.peer import messages as m
@@ -65,7 +65,7 @@ def local(part: PartStatus, names: Mapping[str, str]) -> LocalVolume:
         copies=0 if first is None else 1 + in_step,
         wanted=sum(each.counts for each in part.members),
         behind=tuple((name, max(0, part.received - each.received)) for name, each in shown),
-        lags=tuple((name, e.behind_bytes, e.behind_s, e.left_s) for name, e in shown),
+        lags=tuple(Lag(name, e.behind_bytes, e.behind_s, e.left_s) for name, e in shown),
     )
 
 

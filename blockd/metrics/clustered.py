@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from blockd.api.cluster_types import LocalStripes, StripeCount
+from blockd.api.cluster_types import Lag, LocalStripes, StripeCount
 from blockd.api.types import PeerInfo
 from blockd.metrics.definition import Definition, Sample, by_volume, gauge
 from blockd.metrics.facts import Facts
@@ -46,8 +46,8 @@ def _states(facts: Facts, value: Callable[[StripeCount], int]) -> list[Sample]:
     return [((state,), float(value(each))) for state, each in states.items()]
 
 
-def _lags(facts: Facts, at: int) -> list[Sample]:
-    found = [(v.name, each[0], each[at]) for v in facts.shared for each in v.lags]
+def _lags(facts: Facts, value: Callable[[Lag], float | None]) -> list[Sample]:
+    found = [(v.name, each.name, value(each)) for v in facts.shared for each in v.lags]
     return [((volume, peer), float(n)) for volume, peer, n in found if n is not None]
 
 
@@ -109,21 +109,21 @@ DEFINITIONS: Final = (
         "volume_copy_behind_bytes",
         "gauge",
         "Bytes of these; absent where nobody can tell.",
-        lambda f: _lags(f, 1),
+        lambda f: _lags(f, lambda each: each.behind_bytes),
         ("volume", "peer"),
     ),
     Definition(
         "volume_copy_behind_seconds",
         "gauge",
         "Since the first of these was written; absent where nobody can tell.",
-        lambda f: _lags(f, 2),
+        lambda f: _lags(f, lambda each: each.behind_s),
         ("volume", "peer"),
     ),
     Definition(
         "volume_copy_left_seconds",
         "gauge",
         "Until a member has caught up, as it goes now; absent where nobody can tell.",
-        lambda f: _lags(f, 3),
+        lambda f: _lags(f, lambda each: each.left_s),
         ("volume", "peer"),
     ),
     # -- stripes

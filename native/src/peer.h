@@ -14,7 +14,8 @@ enum {
     BD_PEER_VOLUME = 16,
     BD_PEER_APPEND_BYTES = BD_PEER_HEADER + 49,
     BD_PEER_ACK_BYTES = BD_PEER_HEADER + 24,
-    BD_PEER_AT_ONCE = 256 << 10, /* of records; as transport/group/member.py's AT_ONCE_BYTES */
+    BD_PEER_AT_ONCE = 256 << 10, /* bytes of records: as long as that takes to check and to copy,
+                                    nothing else is heard of any node */
 };
 
 /* The two sides of a session, as the receiver of a message has them. */

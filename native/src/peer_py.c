@@ -80,5 +80,7 @@ static PyMethodDef functions[] = {
 
 int bd_peer_register(PyObject *module)
 {
+    if (PyModule_AddIntConstant(module, "PEER_AT_ONCE", BD_PEER_AT_ONCE) < 0)
+        return -1;
     return PyModule_AddFunctions(module, functions);
 }

@@ -32,7 +32,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from native import VolumeCore
+from native import PEER_AT_ONCE, VolumeCore
 from transport.group.chain import Chain
 from transport.group.lease import Quiet
 from transport.group.references import whole
@@ -75,8 +75,7 @@ ASKED_OF_MEMBERS: Final = (
 _MAX_QUIET_MS: Final = (1 << 32) - 1
 _MAX_TEXT: Final = 512  # characters of an error
 NANOSECONDS: Final = 1_000_000_000
-AT_ONCE_BYTES: Final = 256 << 10
-"""Of records: as long as that takes to check and to copy, nothing else is heard of any node."""
+AT_ONCE_BYTES: Final = PEER_AT_ONCE
 
 
 class Left(enum.Enum):

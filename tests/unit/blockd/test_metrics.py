@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from blockd.api.cluster_types import LocalVolume
+from blockd.api.cluster_types import Lag, LocalVolume
 from blockd.api.limit_types import VolumeLimits
 from blockd.certificates import Certificate
 from blockd.config import MetricsConfig, ServeConfig, TcpAddress, check
@@ -21,7 +21,7 @@ from tests.fake_cluster import INFO, N2, FakeCluster
 from tests.fake_node import FakeNode, raw_client, serving
 
 MS = 1_000_000
-LOCAL = LocalVolume("vm1", True, 2, 3, (("n2", 0), ("n3", 17)), (("n3", 9, 1.0, 2.0),))
+LOCAL = LocalVolume("vm1", True, 2, 3, (("n2", 0), ("n3", 17)), (Lag("n3", 9, 1.0, 2.0),))
 CERTIFICATE = Certificate("server", Path("/etc/cert.pem"), datetime(2026, 12, 1, tzinfo=UTC))
 
 
@@ -119,7 +119,7 @@ def test_copies_are_told_by_the_primary_and_who_serves_by_all_members(node: Fake
 
 def test_how_far_members_are_behind_is_told_where_somebody_knows(node: FakeNode) -> None:
     node.cluster = cluster = FakeCluster()
-    lags = (("n2", 0, 0.0, 0.0), ("n3", 4096, 12.5, None), ("n4", None, None, None))
+    lags = (Lag("n2", 0, 0.0, 0.0), Lag("n3", 4096, 12.5, None), Lag("n4", None, None, None))
     cluster.volumes.local = [replace(LOCAL, lags=lags)]
     found = samples(scrape(node).text)
     n3, n4 = ((("peer", name), ("volume", "vm1")) for name in ("n3", "n4"))
