@@ -11,7 +11,7 @@ anything that is not.
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -28,25 +28,38 @@ class Held:
     """b"" until somebody has put something there."""
 
 
+class Now(NamedTuple):
+    """What a node knows at some moment."""
+
+    term: int
+    """In which it serves the volume; 0: it does not."""
+    known: Held | None
+    """As it was when its term began, or later."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it serves the volume and knows what is kept."""
+        return self.known is not None and self.known.term == self.term != 0
+
+
+NOTHING: Final = Now(0, None)
+
+
 class SharedState(Protocol):
     """Of one volume."""
 
     @property
-    def term(self) -> int:
-        """In which this node serves the volume; 0: it does not. Quick."""
-
-    @property
-    def known(self) -> Held | None:
-        """What this node knows, as it was when its term began or later. Quick."""
+    def now(self) -> Now:
+        """Quick."""
 
     def note(self, held: Held) -> None:
-        """That is `known` now, unless something newer is. Quick."""
+        """That is known now, unless something newer is. Quick."""
 
     def read(self) -> Held:
         """What is kept now. Waits. OSError: not known."""
 
     def change(self, term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
-        """Replace what is kept by what `apply` makes of it; durable on return, and not `known` yet.
+        """Replace what is kept by what `apply` makes of it; durable on return, and not known yet.
         `term` 0 is for a node that does not serve the volume. What `apply` raises changes nothing;
         it may be called again, for what somebody else has put there meanwhile. Waits. OSError: it
         did not happen; `NotServing`: nor will it; `Unsettled`: it may have, or may yet."""
@@ -72,5 +85,4 @@ class Unsettled(OSError):
 
 def ready(state: SharedState) -> bool:
     """Whether this node serves the volume and knows what is kept. Quick."""
-    known, term = state.known, state.term
-    return known is not None and known.term == term != 0
+    return state.now.ready

@@ -16,7 +16,7 @@ from blockd.api.cluster_types import (
 from blockd.api.types import ClusterInfo, PeerInfo, TokenInfo
 from blockd.api.volume_settings import Change
 from blockd.paths import Way, WayState
-from blockd.shared_state import Held, NotServing, T, Unsettled
+from blockd.shared_state import Held, NotServing, Now, T, Unsettled
 from tests.fake_volumes import FakeVolumes
 
 N1 = PeerInfo("1" * 32, "n1", ("10.0.0.1:10811",), True, True, 61.0, "", False, False, 0)
@@ -123,6 +123,10 @@ class FakeShared:
         self.term = 0
         if term:
             self.serve(term)
+
+    @property
+    def now(self) -> Now:
+        return Now(self.term, self.known)
 
     def serve(self, term: int) -> None:
         self.term = term

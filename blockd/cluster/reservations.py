@@ -33,7 +33,7 @@ from typing import Final
 
 from blockd.cluster.lists import LOOK_S
 from blockd.cluster.rounds import Rounds
-from blockd.shared_state import Held, NotServing, T, Unsettled
+from blockd.shared_state import Held, NotServing, Now, T, Unsettled
 from volume.errors import VolumeError
 from volume.metastore import (
     TRIES,
@@ -139,6 +139,10 @@ class VolumeState:
     @property
     def known(self) -> Held | None:
         return self._known
+
+    @property
+    def now(self) -> Now:
+        return Now(self._term, self._known)
 
     def begin(self, term: int) -> None:
         self._term = term

@@ -9,7 +9,7 @@ from blockd.device import BlockDevice, LastingDevice, MayBeElsewhere
 from blockd.iscsi.targets import Portal
 from blockd.paths import Paths, Way, WayState, mirrored
 from blockd.scsi.alua import Access, PortGroup
-from blockd.shared_state import Held, SharedState, T, ready
+from blockd.shared_state import NOTHING, Held, Now, SharedState, T, ready
 
 _ACCESS: Final = {
     WayState.SERVING: Access.OPTIMIZED,
@@ -67,16 +67,14 @@ class UnitState:
         return self._known.paths.shared(self._volume)
 
     @property
-    def term(self) -> int:
-        return 0 if self._state is None else self._state.term
-
-    @property
-    def known(self) -> Held | None:
-        return None if self._state is None else self._state.known
+    def now(self) -> Now:
+        state = self._state
+        return NOTHING if state is None else state.now
 
     def note(self, held: Held) -> None:
-        if self._state is not None:
-            self._state.note(held)
+        state = self._state
+        if state is not None:
+            state.note(held)
 
     def read(self) -> Held:
         return self._there().read()

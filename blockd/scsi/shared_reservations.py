@@ -120,12 +120,19 @@ class SharedReservations(Reservations):
 
     def look(self) -> None:
         """Notice that this node serves the volume anew, and what is known by now."""
-        if self._shared.term != self._term:
-            self._term = self._shared.term
+        self._look()
+
+    def _look(self) -> bool:
+        """The same; whether it serves the volume and knows what is kept."""
+        now = self._shared.now
+        if now.term != self._term:
+            self._term = now.term
             self._changed()  # nobody goes on by what was known in another term
-        held = self._shared.known
-        if held is None or held is self._seen:
-            return
+        if now.known is not None and now.known is not self._seen:
+            self._see(now.known)
+        return now.ready
+
+    def _see(self, held: Held) -> None:
         self._seen = held
         if held.revision > self._revision:
             self._adopt(held)
@@ -182,18 +189,15 @@ class SharedReservations(Reservations):
     # -- what they allow
 
     def check(self, nexus: Nexus, opcode: Opcode, cdb: bytes) -> None:
-        self.look()
-        if not ready(self._shared) and not alua.without_medium(opcode):
+        if not self._look() and not alua.without_medium(opcode):
             raise CheckCondition(sense.ACCESS_TRANSITION)
         self._check(nexus, opcode, cdb)
         if self._doubted(nexus, NEEDS[opcode.reservation]) and not harmless(cdb):
             raise CheckCondition(sense.ACCESS_TRANSITION)
 
     def open_to(self, nexus: Nexus) -> bool:
-        self.look()
-        return (
-            ready(self._shared) and super().open_to(nexus) and not self._doubted(nexus, Access.FULL)
-        )
+        served = self._look()
+        return served and super().open_to(nexus) and not self._doubted(nexus, Access.FULL)
 
     def _doubted(self, nexus: Nexus, needs: Access) -> bool:
         """Whether a service action that may have happened has taken that from a nexus."""
@@ -224,7 +228,7 @@ class SharedReservations(Reservations):
 
     def out(self, nexus: Nexus, cdb: bytes, data: bytes) -> Steps:
         own = self._single(nexus)
-        term = self._shared.term
+        term = self._shared.now.term
         if not term and cdb[1] & 0x1F not in (
             REGISTER,
             REGISTER_AND_IGNORE,
@@ -283,7 +287,9 @@ class SharedReservations(Reservations):
             doubt.cleared = preempted
             if preempted:
                 yield self._aborting(preempted)
-        self.look()  # it is known by now, perhaps
+        self.look()
+        if self._seen is not None:  # it is known by now, perhaps
+            self._settle(self._seen.revision)
         return Result()
 
     def _log_trouble(self, error: OSError) -> None:

@@ -1,5 +1,6 @@
 """Reservations of a volume that two nodes have: a takeover leaves them as they are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +13,7 @@ from blockd.scsi.pr_codec import DamagedState, Registrant, Reservation
 from blockd.scsi.reservations import PREEMPT, PREEMPT_AND_ABORT, REGISTER
 from blockd.scsi.shared_reservations import MAX_DOUBTS, decode, encode
 from blockd.scsi.task import CHECK_CONDITION, GOOD, RESERVATION_CONFLICT, Result
-from blockd.shared_state import Held, ready
+from blockd.shared_state import Held, Now, T, Unsettled, ready
 from tests.fake_cluster import FakeShared
 from tests.pr_client import (
     ALL_PORTS,
@@ -311,6 +312,42 @@ def test_a_service_action_that_fails_changes_nothing(cluster: Cluster) -> None:
     assert conflicts(one.b.reserve(WERO))
     assert one.a.out(REGISTER, out_list(1, 2)[:20]).status == CHECK_CONDITION
     assert cluster.kept[0] == before
+
+
+def test_what_became_of_a_lost_answer_may_be_known_before_it_is_missed(cluster: Cluster) -> None:
+    one = cluster.one
+    one.a.register(ALL_PORTS)
+    read = one.state.change
+
+    def change(term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+        try:
+            return read(term, apply)
+        except Unsettled:
+            one.state.settle()  # another thread looks
+            one.rig.unit.look_around()
+            raise
+
+    one.state.change = change  # type: ignore[method-assign]
+    one.state.loses = True
+    assert one.a.reserve(1).sense == sense.INTERNAL_FAILURE
+    assert one.a.run(WRITE, BLOCK_OF_DATA).status == GOOD
+    assert conflicts(one.b.run(WRITE, BLOCK_OF_DATA))
+
+
+def test_a_command_asks_only_a_few_times_what_is_known(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def now(state: FakeShared) -> Now:
+        nonlocal asked
+        asked += 1
+        return Now(state.term, state.known)
+
+    cluster.one.a.run(READ)
+    monkeypatch.setattr(FakeShared, "now", property(now))
+    assert cluster.one.a.run(READ).status == GOOD
+    assert asked <= 4
 
 
 def test_the_generation_goes_on(cluster: Cluster) -> None:
