@@ -1,91 +1,28 @@
 """What a primary does at once, what it leaves to threads that may wait, and when it looks again."""
 
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
-
 import pytest
 
 from native import OP_WRITE, Request
+from tests.around_rig import Around
 from tests.group_rig import OPTIONS, SIZE, TAP_BYTES, VOLUME
 from tests.sim.store_rig import StoreRig
 from transport.group.acks import NodeId
-from transport.group.around import synced
 from transport.group.chain import Chain
 from transport.group.leading import EXPIRE_S, Leading
 from transport.group.link import GroupPolicy, Lag, Send
 from transport.group.primary import COPYING
 from transport.peer import messages as m
-from transport.peer.caller import Answered, Failed
+from transport.peer.caller import Answered
 from volume.layout import ZERO_ID
 from volume.metastore_records import GroupState, Mode, VolumeGroup
 from volume.replica import Replica
 from volume.replicacopy import Based
-
-T = TypeVar("T")
 
 NODES = tuple(NodeId(digit * 32) for digit in "abc")
 
 
 def ignore(*_: object) -> None:
     pass
-
-
-class Watched:
-    def cancel(self) -> None:
-        pass
-
-
-@dataclass
-class Around:
-    """Everything is kept, and done when a test says so."""
-
-    now: float = 1.0
-    asked: deque[tuple[bytes, m.Request, Callable[[Answered | Failed], None]]] = field(
-        default_factory=deque
-    )
-    timers: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
-    works: deque[Callable[[], None]] = field(default_factory=deque)
-    taps: list[Callable[[], None]] = field(default_factory=list)
-
-    def ask(
-        self,
-        node: bytes,
-        message: m.Request,
-        timeout_s: float,
-        then: Callable[[Answered | Failed], None],
-    ) -> None:
-        self.asked.append((node, message, then))
-
-    def features(self, node: bytes) -> int:
-        return 0
-
-    def after(self, delay_s: float, call: Callable[[], None]) -> Watched:
-        self.timers.append((delay_s, call))
-        return Watched()
-
-    def post(self, call: Callable[[], None]) -> None:
-        raise AssertionError("nothing is posted")
-
-    def clock(self) -> float:
-        return self.now
-
-    def random(self) -> float:
-        return 0.5
-
-    def work(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
-        self.works.append(lambda: then(call()))
-
-    def sync(self, replica: Replica, then: Callable[[int | Exception], None]) -> None:
-        self.work(lambda: synced(replica), then)
-
-    def ask_store(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
-        raise AssertionError("nobody asks the MetaStore")
-
-    def watch_tap(self, descriptor: int, call: Callable[[], None]) -> Watched:
-        self.taps.append(call)
-        return Watched()
 
 
 class Served:

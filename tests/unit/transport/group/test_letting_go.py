@@ -1,71 +1,19 @@
 """A part that is being let go: what was asked before, and what comes meanwhile."""
 
-from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import cast
 
+from tests.around_rig import Around
 from tests.group_rig import OPTIONS, SIZE, VOLUME
 from tests.sim.store_rig import StoreRig
 from tests.unit.volume.test_replica import Source
 from transport.group.acks import NodeId
-from transport.group.around import Clients, synced
+from transport.group.around import Clients
 from transport.group.member import Members
 from transport.group.part import Part
 from transport.peer import messages as m
-from transport.peer.caller import Answered, Failed
 from transport.peer.wire import Message
 from volume.metastore import ClusterRecords, Row, Stored
 from volume.metastore_records import GroupState, Mode, VolumeGroup
-from volume.replica import Replica
-
-T = TypeVar("T")
-
-
-class Timer:
-    def cancel(self) -> None:
-        pass
-
-
-class Around:
-    """Nothing ends before it is called from `waits`."""
-
-    def __init__(self) -> None:
-        self.waits: list[Callable[[], None]] = []
-
-    def ask(
-        self,
-        node: bytes,
-        message: m.Request,
-        timeout_s: float,
-        then: Callable[[Answered | Failed], None],
-    ) -> None:
-        raise AssertionError("nobody is asked")
-
-    def features(self, node: bytes) -> int:
-        return 0
-
-    def after(self, delay_s: float, call: Callable[[], None]) -> Timer:
-        return Timer()
-
-    def post(self, call: Callable[[], None]) -> None:
-        raise AssertionError("nothing is posted")
-
-    def clock(self) -> float:
-        return 100.0
-
-    def random(self) -> float:
-        return 0.5
-
-    def work(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
-        self.waits.append(lambda: then(call()))
-
-    def sync(self, replica: Replica, then: Callable[[int | Exception], None]) -> None:
-        self.work(lambda: synced(replica), then)
-
-    def ask_store(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
-        pass
-
-    def watch_tap(self, descriptor: int, call: Callable[[], None]) -> Timer:
-        raise AssertionError("this node does not serve")
 
 
 def append(first: int, last: int, data: bytes, *, sync: bool) -> m.Append:
@@ -73,7 +21,7 @@ def append(first: int, last: int, data: bytes, *, sync: bool) -> m.Append:
 
 
 def test_a_sync_that_ends_while_the_part_is_let_go_has_nothing_answered_any_more() -> None:
-    rig, source, around = StoreRig(options=OPTIONS), Source(), Around()
+    rig, source, around = StoreRig(options=OPTIONS), Source(), Around(100.0)
     source.begin(1)
     members = Members(rig.store.replicas, 100.0)
     members.answer(m.Create(VOLUME, 1, "vm1", SIZE, 512, 4096), 100.0)
@@ -84,8 +32,8 @@ def test_a_sync_that_ends_while_the_part_is_let_go_has_nothing_answered_any_more
     part = Part(around, member, nobody, NodeId("a"), cast("Clients", None))
     answers: list[Message] = []
     part.asked(append(1, 1, source.records(1), sync=False), answers.append)
-    for _ in range(len(around.waits)):  # it begins the epoch
-        around.waits.pop(0)()
+    for _ in range(len(around.works)):  # it begins the epoch
+        around.works.popleft()()
     part.asked(append(2, 2, source.records(1), sync=False), answers.append)
     part.asked(append(3, 3, source.records(1), sync=True), answers.append)
     assert answers == [m.Ack(1, 1, 0), m.Ack(1, 2, 0)]
@@ -97,7 +45,7 @@ def test_a_sync_that_ends_while_the_part_is_let_go_has_nothing_answered_any_more
     )
     part._leave(Stored(group, Row("", b"", 1)))
     assert part.withdrawn
-    around.waits.pop()()
+    around.works.pop()()
     assert not members.cores  # what comes with every write would be taken without the part
     assert isinstance(answers[-1], m.Error)
     assert answers[-1].code == m.Code.BUSY
