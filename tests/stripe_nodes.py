@@ -52,6 +52,8 @@ class StripeCluster:
         self.rows = PackRecords(self.records)
         self.map = DeviceMap(0, {})
         self.away: set[str] = set()
+        self.not_there: set[str] = set()
+        """Devices whose nodes are there with another one."""
         self.nodes = [StripeNode(self, number) for number in range(count)]
         for node in self.nodes:
             node.fill()
@@ -225,6 +227,8 @@ class StripeNode:
     def disk_of(self, device: str, writing: bool) -> Disk | None:
         found = self.cluster.map.devices.get(device)
         if found is None or not found.readable or device in self.cluster.away:
+            return None
+        if device in self.cluster.not_there:
             return None
         if device == self.id:
             return self.disk

@@ -15,6 +15,9 @@ for each part that is read. A node that is not connected is an OSError at once, 
 
 import errno
 import os
+import threading
+import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from typing_extensions import Buffer
@@ -27,6 +30,10 @@ from volume.disk import File
 FIRST_BYTES: Final = 64 << 10
 """Of the first GET: header and page table of a shard of 60 MiB."""
 NEW: Final = ".new"
+NO_SHARD: Final = ShardName(bytes(32), 1, 1, 0)
+"""That no pack has."""
+AGAIN_S: Final = 5.0
+"""Before a node is asked again for a device that it does not have."""
 
 
 class AskShards(Protocol):
@@ -178,3 +185,55 @@ class _Shard(_Remote):
             offset += wanted
             length -= wanted
         return b"".join(parts)
+
+
+class DevicesThere:
+    """Whether nodes have the devices that the map says are theirs. A node whose disk was replaced
+    by an empty one has another device, and tells of the shards of that one; what was on the old one
+    it has not. So it is asked for a shard that cannot be, of the device that is meant: UNKNOWN says
+    that the device is there. Any thread that may wait."""
+
+    def __init__(
+        self, ask: AskShards, timeout_s: float, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ask = ask
+        self._timeout_s = timeout_s
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._sessions: dict[bytes, int] = {}
+        """How many of a node have ended."""
+        self._there: set[tuple[bytes, bytes]] = set()
+        self._not_there: dict[tuple[bytes, bytes], float] = {}
+        """Until when that is believed: it may have been an error of the disk."""
+
+    def has(self, node: bytes, device: bytes) -> bool:
+        key = (node, device)
+        with self._lock:
+            session = self._sessions.get(node, 0)
+            if key in self._there:
+                return True
+            if self._monotonic() < self._not_there.get(key, float("-inf")):
+                return False
+        try:
+            self._ask(node, m.GetShard(device, *NO_SHARD, 0, 1, 0), self._timeout_s)
+            found = True
+        except FileNotFoundError:
+            found = True
+        except NoAnswer:
+            return False
+        except OSError:
+            found = False
+        with self._lock:
+            if session == self._sessions.get(node, 0):
+                if found:
+                    self._there.add(key)
+                else:
+                    self._not_there[key] = self._monotonic() + AGAIN_S
+        return found
+
+    def forget(self, node: bytes) -> None:
+        """Its session has ended: it may come back with another device."""
+        with self._lock:
+            self._sessions[node] = self._sessions.get(node, 0) + 1
+            self._there = {each for each in self._there if each[0] != node}
+            self._not_there = {key: at for key, at in self._not_there.items() if key[0] != node}

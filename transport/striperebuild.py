@@ -63,9 +63,12 @@ class Found:
     """By pack, which nodes have one."""
     damaged: int = 0
     """Files of shards that cannot be used."""
+    devices: set[str] = field(default_factory=set)
+    """That were told of."""
 
     def add(self, node: str, told: m.ShardList) -> None:
         device = told.device.hex()
+        self.devices.add(device)
         for pack_id, data, parity, number, size, length, digest in told.shards:
             facts = ShardFacts(pack_id, size, data, parity, length, digest)
             if number < facts.width and size and length:
@@ -79,6 +82,7 @@ class Found:
         for pack_id, nodes in other.stubs.items():
             self.stubs.setdefault(pack_id, set()).update(nodes)
         self.damaged += other.damaged
+        self.devices |= other.devices
 
 
 @dataclass(slots=True)

@@ -156,7 +156,7 @@ class StripeOrders:
                     f"pack {pack_id.hex()}: is {state}, not lost: its shards may come back. Where "
                     "a device does not, say so first: blockd cluster device fail"
                 )
-        if checked := {pack_id for pack_id, (row, _) in chosen.items() if not row.given_up}:
+        if checked := {id_: row.data for id_, (row, _) in chosen.items() if not row.given_up}:
             self._check_gone(checked, answers)
         if dry_run:
             return self._shown(chosen)
@@ -169,8 +169,9 @@ class StripeOrders:
             {id_: (replace(row, given_up=True), state) for id_, (row, state) in chosen.items()}
         )
 
-    def _check_gone(self, packs: Collection[bytes], answers: Answers) -> None:
-        """CannotGiveUp: nodes have, or may have, shards that one can be read of."""
+    def _check_gone(self, packs: Mapping[bytes, int], answers: Answers) -> None:
+        """CannotGiveUp: nodes have, or may have, shards that one can be read of. `packs`: how many
+        that takes, by their rows."""
         devices = self._devices().devices
         found, problems = Found(), {}
         info = self._info()
@@ -180,21 +181,27 @@ class StripeOrders:
                 problem = self._told_of(packs, node.node, node.me, found)
             if problem is not None:
                 problems[node.node] = f"{node.name} ({problem})"
-        nodes = {each.node for each in info.nodes} - problems.keys()
-        unsure = sum(each.readable and each.node_id not in nodes for each in devices.values())
-        unsure += len(problems.keys() - {each.node_id for each in devices.values()})
+        names = {each.node: each.name for each in info.nodes}
+        unsure = len(problems.keys() - {each.node_id for each in devices.values()})
+        for each in devices.values():
+            if each.readable and each.device_id not in found.devices:
+                unsure += 1
+                name = names.get(each.node_id, each.node_id)
+                problems.setdefault(each.node_id, f"{name} (device {each.device_id} is not there)")
         told = told_by(answers)
         there: dict[tuple[bytes, int, bytes], set[int]] = {}
         for device_id, facts, number in found.shards:
             device = devices.get(device_id)
             if device is not None and not device.readable:
                 continue  # somebody has said that nothing of it counts
-            name = ShardName(facts.pack_id, facts.data, facts.parity, number)
+            shard = ShardName(facts.pack_id, facts.data, facts.parity, number)
             if facts.pack_id in packs and (
-                device is None or name not in told.get(device.node_id, ())
+                device is None or shard not in told.get(device.node_id, ())
             ):
                 there.setdefault((facts.pack_id, facts.data, facts.digest), set()).add(number)
         away = ", ".join(problems.values())
+        for pack_id, data in packs.items():
+            _check_too_few(pack_id, data, 0, unsure, away)
         for (pack_id, data, _), numbers in there.items():
             _check_too_few(pack_id, data, len(numbers), unsure, away)
 

@@ -25,7 +25,7 @@ from transport.packrecords import PackRecords
 from transport.peer import caller
 from transport.peer import messages as m
 from transport.peer.wire import Message
-from transport.remoteshards import NoAnswer, RemoteDevice, refusal
+from transport.remoteshards import DevicesThere, NoAnswer, RemoteDevice, refusal
 from transport.sessions import Answer, Guest, Peer, Sessions, error
 from transport.shardserver import ShardRequest, ShardServer
 from transport.stripestate import StripePace, Surroundings
@@ -77,6 +77,7 @@ class Stripes:
         self.server = ShardServer(disk, bytes.fromhex(device), reserve)
         self._names: dict[str, str] = {self._me: identity.name}
         self._connected: set[bytes] = set()
+        self._there = DevicesThere(self._ask, READ_S)
         self._stopping = threading.Event()
         self._wake = threading.Event()
         cluster = config.cluster
@@ -121,6 +122,7 @@ class Stripes:
             lambda: self.devices.known,
             self._me,
             lambda: [each.hex() for each in list(self._connected)],
+            lambda device: self._disk_of(device, False) is not None,
         )
         self.orders = StripeOrders(
             self.striper,
@@ -200,7 +202,7 @@ class Stripes:
         if device_id == self.devices.device_id:
             return self.server.disk
         node = bytes.fromhex(device.node_id)
-        if node not in self._connected:
+        if node not in self._connected or not self._there.has(node, bytes.fromhex(device_id)):
             return None
         timeout_s = WRITE_S if writing else READ_S
         return RemoteDevice(self._ask, node, bytes.fromhex(device_id), timeout_s)
@@ -269,6 +271,7 @@ class Stripes:
             self._names = {**self._names, peer.node.hex(): peer.name}
         elif isinstance(event, caller.Down):
             self._connected.discard(peer.node)
+            self._there.forget(peer.node)
             self.striper.trust.node_gone()
             self._wake.set()
 

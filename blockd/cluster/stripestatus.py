@@ -32,12 +32,15 @@ class StripeStatus:
         devices: Callable[[], DeviceMap],
         me: str,
         connected: Callable[[], Iterable[str]],
+        reachable: Callable[[str], bool],
     ) -> None:
-        """`devices`: as they were read last. `connected`: ids of nodes that can be asked."""
+        """`devices`: as they were read last. `connected`: ids of nodes that can be asked.
+        `reachable`: a device, just now, which is not the same: its node may have another one."""
         self._striper = striper
         self._devices = devices
         self._me = me
         self._connected = connected
+        self._reachable = reachable
 
     # -- what this node tells
 
@@ -159,7 +162,11 @@ class StripeStatus:
         """`told` by other nodes; of its own device this one need not be told."""
         own = self._striper.upkeep.lacking
         others = {node: names for node, names in told.items() if node != self._me}
-        return Judge(self._devices(), others if own is None else {**others, self._me: own})
+        return Judge(
+            self._devices(),
+            others if own is None else {**others, self._me: own},
+            lambda device: self._reachable(device.device_id),
+        )
 
 
 def _work(work: Measured) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from tests.stripe_rig import Bytes, StripeRig, make_pack
 from transport import stripes
 from transport.packrow import PackRow
 from transport.peer import messages as m
+from transport.remoteshards import AGAIN_S, DevicesThere
 from transport.shardfile import CorruptShard, ShardFile, Stripe
 from transport.shardserver import MAX_FILE_BYTES, MAX_UNFINISHED, ShardServer
 from transport.stripereads import MAX_OPEN, RETRY_S, StripeReads
@@ -314,3 +315,36 @@ def test_what_a_shard_has_wrong_is_decoded_from_the_others() -> None:
     assert reading.reads.counters.degraded > 0
     with pytest.raises(CorruptShard):
         ShardFile(server.disk, name).verify()
+
+
+# -- which device a node has
+
+
+def test_a_node_is_asked_once_for_each_device_until_its_session_ends() -> None:
+    nodes = ShardNodes(StripeRig(2).devices)
+    there = DevicesThere(nodes.ask, 1.0)
+    node, device = bytes.fromhex(device_id(1)), bytes.fromhex(device_id(1))
+    assert [there.has(node, device) for _ in range(3)] == [True] * 3
+    assert len(nodes.asked) == 1
+    there.forget(node)
+    nodes.servers[1].device = bytes.fromhex(device_id(7))  # it came back with another disk
+    assert not there.has(node, device)
+    assert there.has(node, bytes.fromhex(device_id(7)))
+
+
+def test_that_a_device_is_not_there_is_asked_again_and_no_answer_proves_nothing() -> None:
+    nodes = ShardNodes(StripeRig(2).devices)
+    now = 0.0
+    there = DevicesThere(nodes.ask, 1.0, lambda: now)
+    node, device = bytes.fromhex(device_id(1)), bytes.fromhex(device_id(1))
+    nodes.away.add(1)
+    assert not there.has(node, device)
+    nodes.away.clear()
+    assert there.has(node, device)
+    other = bytes.fromhex(device_id(0))
+    assert [there.has(node, other) for _ in range(3)] == [False] * 3
+    asked = len(nodes.asked)
+    now += AGAIN_S
+    nodes.servers[1].device = other
+    assert there.has(node, other)
+    assert len(nodes.asked) == asked + 1

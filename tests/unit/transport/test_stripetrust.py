@@ -173,6 +173,11 @@ def cut_off(cluster: StripeCluster, pack_id: bytes) -> None:
     cluster.away.update(each.id for each in cluster.nodes[1:])
 
 
+def replace_disks(cluster: StripeCluster, pack_id: bytes) -> None:
+    """By empty ones, of which their nodes lack nothing."""
+    cluster.not_there.update(each.id for each in cluster.nodes[1:])
+
+
 def lose_etcd(cluster: StripeCluster, pack_id: bytes) -> None:
     def read(key: str) -> None:
         raise MetaStoreUnavailable("no quorum")
@@ -181,7 +186,8 @@ def lose_etcd(cluster: StripeCluster, pack_id: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "befalls", [give_up, begin_to_remove, fail_devices, lose_files, cut_off, lose_etcd]
+    "befalls",
+    [give_up, begin_to_remove, fail_devices, lose_files, replace_disks, cut_off, lose_etcd],
 )
 def test_what_befalls_a_stripe_between_two_rounds_is_seen_before_a_write_hangs_on_it(
     befalls: Callable[[StripeCluster, bytes], None],

@@ -42,6 +42,7 @@ class Orders:
             lambda: self.cluster.map,
             node.id,
             lambda: [each.id for each in self.cluster.nodes],
+            lambda device: node.disk_of(device, False) is not None,
         )
 
     def orders_of(self, node: StripeNode) -> StripeOrders:
@@ -504,6 +505,30 @@ def test_what_a_node_that_is_away_may_have_is_not_given_up() -> None:
     assert not any(each.given_up for each in cluster.all_rows())
     cluster.map = cluster.map.fail(third.id)
     assert len(orders.give_up(None).stripes) == 3
+
+
+def test_what_may_be_on_disks_that_were_taken_out_is_not_given_up() -> None:
+    """Their nodes are there with empty ones, and the row, of an older state of etcd, names devices
+    that have failed since."""
+    cluster = striped(5)
+    node = cluster.nodes[0]
+    row = cluster.all_rows()[0]
+    holders = [each for each in cluster.nodes if each.id in row.shards]
+    idle = [each.id for each in cluster.nodes if each.id not in row.shards]
+    assert cluster.rows.swap(row, replace(row, shards=(*idle, None)))
+    for device in idle:
+        cluster.map = cluster.map.fail(device)
+    for each in holders:
+        cluster.not_there.add(each.id)
+        each.server.device = bytes([each.number + 100]) * 16
+        for name in each.server.names():
+            each.server.remove(name.path)
+    orders = Orders(node).orders
+    with pytest.raises(CannotGiveUp, match="is not there"):
+        orders.give_up([row.pack_id.hex()])
+    for each in holders:
+        cluster.map = cluster.map.fail(each.id)
+    assert len(orders.give_up([row.pack_id.hex()]).stripes) == 1
 
 
 def test_damaged_shards_do_not_keep_a_stripe_from_being_given_up() -> None:

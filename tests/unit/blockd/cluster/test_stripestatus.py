@@ -19,6 +19,7 @@ def standing(node: StripeNode) -> StripeStatus:
         lambda: cluster.map,
         node.id,
         lambda: [each.id for each in cluster.nodes if each.id not in cluster.away],
+        lambda device: node.disk_of(device, False) is not None,
     )
 
 
@@ -105,6 +106,18 @@ def test_with_a_node_away_stripes_are_degraded_and_what_it_has_to_do_is_unknown(
     assert (found.unreadable, found.lost) == (found.all, found.given_up)
     states = standing(cluster.nodes[0]).here().states
     assert states["unreadable"] == found.all
+
+
+def test_a_device_that_its_node_does_not_have_any_more_is_away_whatever_the_node_says() -> None:
+    """Its disk was replaced by an empty one: of that it lacks nothing."""
+    cluster = striped()
+    cluster.not_there.add(cluster.nodes[2].id)
+    found = standing(cluster.nodes[0]).shown(answers(cluster), names(cluster))
+    assert (found.degraded, found.well) == (found.all, False)
+    assert standing(cluster.nodes[0]).here().states["degraded"] == found.all
+    cluster.not_there.add(cluster.nodes[1].id)
+    found = standing(cluster.nodes[0]).shown(answers(cluster), names(cluster))
+    assert found.unreadable == found.all
 
 
 def test_what_another_node_lacks_on_its_device_is_known_here() -> None:
