@@ -123,6 +123,10 @@ if __name__ == "__main__":
         import upkeep
 
         upkeep.main(sys.argv[2:], PAGE)
+    elif sys.argv[1:2] == ["turns"]:
+        import turns
+
+        turns.main(sys.argv[2:])
     elif sys.argv[1:2] == ["restart"]:
         import restart
 

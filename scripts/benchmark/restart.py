@@ -18,14 +18,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from report import machine, write
+from servers import cpu_s
 
-from tests.daemon import Daemon
+from tests.daemon import PROGRAM, Daemon
 from tests.nbd_client import NbdClient
 
 BEGIN = "<!-- scripts/bench restart: from here -->"
@@ -70,8 +71,10 @@ def first_reply(address: Address) -> float:
             return moment
 
 
-def restarted(server: Daemon, address: Address, how: signal.Signals, written: int) -> float:
-    """Seconds without service."""
+def restarted(
+    server: Daemon, address: Address, how: signal.Signals, written: int
+) -> tuple[float, float]:
+    """Seconds without service, and CPU seconds of the new process up to its first reply."""
     if written:
         fill(address, written)
     client = attached(address)
@@ -83,7 +86,7 @@ def restarted(server: Daemon, address: Address, how: signal.Signals, written: in
     with ThreadPoolExecutor(1) as client_thread:
         served = client_thread.submit(first_reply, address)
         server.start()
-        return served.result() - last
+        return served.result() - last, cpu_s(server.pid)
 
 
 def main(argv: Sequence[str], page: Path) -> None:
@@ -97,7 +100,7 @@ def main(argv: Sequence[str], page: Path) -> None:
         for name, written in (("idle", 0), ("busy", options.busy_mib << 20)):
             seconds = []
             for number in range(options.rounds):
-                seconds.append(one(how, written))
+                seconds.append(one(how, written)[0])
                 print(f"{how.name} {name}: round {number + 1}: {seconds[-1]:.3f} s", flush=True)
             rows.append(
                 f"| {how.name}, {name} | {statistics.median(seconds):.2f} "
@@ -117,7 +120,13 @@ def main(argv: Sequence[str], page: Path) -> None:
         write(page, lines, begin=BEGIN, end=END)
 
 
-def one(how: signal.Signals, written: int) -> float:
+def one(
+    how: signal.Signals,
+    written: int,
+    program: Sequence[str] = PROGRAM,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[float, float]:
+    """As `restarted`, of a new daemon: this checkout's, or another one's."""
     with (
         tempfile.TemporaryDirectory() as folder,
         socket.create_server(("127.0.0.1", 0)) as listening,
@@ -126,6 +135,8 @@ def one(how: signal.Signals, written: int) -> float:
             Path(folder) / "data",
             ("--volume", f"demo={VOLUME}"),
             listen=(),
+            program=program,
+            environ=environ,
             prefix=(sys.executable, "-c", LAUNCHER, str(listening.fileno())),
             pass_fds=(listening.fileno(),),
         )
