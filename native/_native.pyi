@@ -270,6 +270,17 @@ class Journal:
     def add_ready(self, slot: int, file: object, /) -> None: ...
     def adopt(self, slot: int, file: object, sequence: int, /) -> None: ...
     def recycle(self, slot: int, /) -> None: ...
+    def withdraw(self, slot: int, /) -> bool:
+        """Take a ready segment back, so that it is not begun until `recycle`; whether that was
+        possible: it is not ready any more, or the only one beyond the reserve."""
+
+    def move_on(self) -> None:
+        """The next record begins a segment, if one is ready beyond the reserve."""
+
+    def queue(self) -> tuple[int | None, list[int]]:
+        """Slots of the segment that is written, and of those that are ready, the next one first
+        (256 at the most)."""
+
     def remove(self, slot: int, /) -> None: ...
     def sync(self) -> int:
         """Make all that was appended before the call durable; returns the lsn reached. Blocks

@@ -3,7 +3,8 @@
 A segment is written once with zeros and synced before its first use, so that later syncs of it
 move data only, never file-system metadata. Only while segments are used up faster than that is
 worth it (`HURRIED_S`) they are allocated without being written: long streams of writes would
-otherwise write everything twice, and syncs are rare in them.
+otherwise write everything twice, and syncs are rare in them. When the stream is over, those that
+it has left are written (`volume.baresegments`).
 
 A segment that the checkpoint has passed is *held* for a while: the any-write window, from which
 every write can be restored. It is read seldom, so its pages are there for what is written next
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from native import Journal, decode_segment_header
+from volume.baresegments import BareSegments, write_zeros
 from volume.disk import Clock, Disk, File
 from volume.errors import CorruptJournal
 from volume.options import JournalGeometry
@@ -41,7 +43,6 @@ HURRIED_READY = 6  # the same while segments are used up quickly
 HURRIED_S = 0.5  # a segment is used up in less than this
 TRIM_RESERVE = 1  # ready segments that only records without payload may begin
 MAX_SLOTS = 65536  # the native journal's BD_MAX_SLOTS
-_ZEROS = bytes(1024 * 1024)
 _NO_PIN = 1 << 64  # above every sequence
 
 
@@ -102,10 +103,11 @@ class SegmentPool:
         self._held: list[_Held] = []  # by sequence
         self._pins: Counter[int] = Counter()
         self._warm = WarmPages(warm_limit(geometry.segment_bytes))
-        self._bare_count = 0  # segments ready that have no pages in memory yet
+        self._bare = BareSegments(journal, geometry.segment_bytes, self._make_way)
         self._sequence = 0  # of the segment that was written when one was begun last
         self._looked_at = clock.monotonic()
-        self._hurried = False
+        self.hurried = False
+        """Segments are being used up quickly."""
         self.lent = 0
         """Segments that the journal may have beyond its limit (`volume.upkeep`)."""
 
@@ -297,16 +299,16 @@ class SegmentPool:
     @property
     def _ready_target(self) -> int:
         """Segments that are to be ready, the one for trims included."""
-        return (HURRIED_READY if self._hurried else READY_TARGET) + TRIM_RESERVE
+        return (HURRIED_READY if self.hurried else READY_TARGET) + TRIM_RESERVE
 
     def tend(self) -> bool:
-        """Make one segment if one is wanted; whether one was made."""
+        """Make one segment if one is wanted; whether one was made, or written."""
         ready = self._journal.state()[3]
         self._watch_pace()
         with self._lock:
             self._warm.tend(self._clock.monotonic())
         if ready >= self._ready_target or not self.can_grow():
-            return False
+            return self._bare.tend(self._files, self._clock.monotonic())
         self._make()
         return True
 
@@ -315,20 +317,18 @@ class SegmentPool:
         now, sequence = self._clock.monotonic(), self._journal.cut()[1]
         passed_s = now - self._looked_at
         if sequence == self._sequence:
-            self._hurried = self._hurried and passed_s < HURRIED_S
+            self.hurried = self.hurried and passed_s < HURRIED_S
         elif passed_s > 0.0:
-            self._hurried = passed_s < HURRIED_S * (sequence - self._sequence)
-            self._make_way(sequence - self._sequence)
+            self.hurried = passed_s < HURRIED_S * (sequence - self._sequence)
             self._sequence, self._looked_at = sequence, now
+            # Those that were allocated only take their pages now: free memory that waits, for as
+            # long as other segments are ready, is given back to the host.
+            for _ in range(self._bare.begun()):
+                self._make_way()
 
-    def _make_way(self, begun_count: int) -> None:
-        """So many segments were begun. Those that were allocated only take their pages now: free
-        memory that waits, for as long as other segments are ready, is given back to the host."""
-        count = min(begun_count, self._bare_count)
-        self._bare_count -= count
+    def _make_way(self) -> None:
         with self._lock:
-            for _ in range(count):
-                self._warm.make_way(self._clock.monotonic())
+            self._warm.make_way(self._clock.monotonic())
 
     def close(self) -> None:
         with self._lock:
@@ -343,13 +343,10 @@ class SegmentPool:
         file = self._disk.open(path, create=True)
         try:
             size = self._geometry.segment_bytes
-            if self._hurried and _allocate(file, size):
-                self._bare_count += 1
-            else:
-                with self._lock:
-                    self._warm.make_way(self._clock.monotonic())
-                for offset in range(0, size, len(_ZEROS)):
-                    file.pwrite(_ZEROS[: min(len(_ZEROS), size - offset)], offset)
+            bare = self.hurried and _allocate(file, size)
+            if not bare:
+                self._make_way()
+                write_zeros(file, 0, size)
             fail_point("segment.prepare.zeroed")
             file.sync()
             self._disk.sync_dir(FOLDER)
@@ -361,6 +358,8 @@ class SegmentPool:
             raise
         self.add(slot, file)
         self._journal.add_ready(slot, file.native())
+        if bare:
+            self._bare.add(slot)
 
 
 def _allocate(file: File, size: int) -> bool:

@@ -247,6 +247,7 @@ static bool wants_mark(const struct bd_journal *journal, uint64_t now_ns)
 {
     return journal->group.count == 0 && (journal->marked_lsn != journal->synced_lsn ||
                                          now_ns - journal->marked_ns >= mark_interval_ns);
+    journal->move_on = false;
 }
 
 uint64_t bd_journal_part(const struct bd_journal *journal, uint64_t offset, uint64_t length)
@@ -313,7 +314,8 @@ int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct 
     uint32_t pieces = record.op == BD_RECORD_WRITE ? bd_pieces_of(record.offset, record.length) : 0;
     uint64_t needed = bd_record_footprint(&record) + (mark ? BD_RECORD_HEADER : 0);
     bool early = !journal->midway && group->count == 0 && journal->position > BD_SEGMENT_HEADER &&
-                 journal->ready_count > journal->reserve && bd_site_fires(BD_SITE_ROTATE_EARLY);
+                 journal->ready_count > journal->reserve &&
+                 (journal->move_on || bd_site_fires(BD_SITE_ROTATE_EARLY));
     if (!fits(journal, needed, pieces) || early) {
         error = bd_journal_commit(journal);
         if (error < 0)

@@ -69,6 +69,12 @@ static void push_ready(struct bd_journal *journal, struct bd_segment *segment)
 }
 
 static struct bd_segment *new_segment(uint32_t slot, struct bd_file file)
+/* Slot of the ready segment that is `number` places behind the next one. */
+static uint32_t ready_at(const struct bd_journal *journal, uint32_t number)
+{
+    return journal->ready[(journal->ready_head + number) % BD_MAX_SLOTS];
+}
+
 {
     struct bd_segment *segment = calloc(1, sizeof *segment);
     if (segment != NULL) {
@@ -145,6 +151,34 @@ int bd_journal_recycle(struct bd_journal *journal, uint32_t slot)
 }
 
 int bd_journal_remove(struct bd_journal *journal, uint32_t slot)
+int bd_journal_withdraw(struct bd_journal *journal, uint32_t slot)
+{
+    int result = -ENOENT;
+    bd_lock(&journal->lock);
+    for (uint32_t at = 0; at < journal->ready_count && result == -ENOENT; at++) {
+        if (ready_at(journal, at) != slot)
+            continue;
+        result = -EAGAIN;
+        if (journal->ready_count - 1 <= journal->reserve)
+            break;
+        for (uint32_t next = at + 1; next < journal->ready_count; next++)
+            journal->ready[(journal->ready_head + next - 1) % BD_MAX_SLOTS] =
+                ready_at(journal, next);
+        journal->ready_count--;
+        journal->segments[slot]->state = BD_SEGMENT_FREE;
+        result = 0;
+    }
+    pthread_mutex_unlock(&journal->lock);
+    return result;
+}
+
+void bd_journal_move_on(struct bd_journal *journal)
+{
+    bd_lock(&journal->lock);
+    journal->move_on = true;
+    pthread_mutex_unlock(&journal->lock);
+}
+
 {
     int result = -ENOENT;
     bd_lock(&journal->lock);

@@ -101,7 +101,8 @@ struct bd_journal {
     uint32_t ready_head;
     uint32_t ready_count;
     uint32_t reserve;
-    bool midway; /* of a write of several records: no site refuses the next one a segment */
+    bool midway;  /* of a write of several records: no site refuses the next one a segment */
+    bool move_on; /* the next record begins a segment, if one is ready beyond the reserve */
     uint32_t full_count;
 
     struct bd_segment *current;
@@ -220,6 +221,15 @@ int bd_journal_recycle(struct bd_journal *journal, uint32_t slot);
 int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct bd_record record,
                    const void *payload, uint64_t now_ns, int *status);
 int bd_journal_commit(struct bd_journal *journal);
+/* Take a ready segment back, to write it before `recycle` makes it ready again: the next record
+ * cannot begin it meanwhile. -ENOENT: it is not ready (any more); -EAGAIN: no other one is, beyond
+ * the reserve. */
+int bd_journal_withdraw(struct bd_journal *journal, uint32_t slot);
+
+/* Leave the rest of the current segment unused: what comes next begins another one, unless none is
+ * ready beyond the reserve then. */
+void bd_journal_move_on(struct bd_journal *journal);
+
 
 /* The seq of the volume's last record, gathered ones included. The lock is held. */
 uint64_t bd_journal_seq(const struct bd_journal *journal, const struct bd_volume *volume);

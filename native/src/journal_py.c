@@ -10,6 +10,9 @@
 #include "file_py.h"
 #include "locks.h"
 
+/* Ready segments that `queue` tells of: more than the pool keeps ready. */
+enum { BD_QUEUE_SHOWN = 256 };
+
 PyObject *bd_raise_errno(int error)
 {
     errno = -error;
@@ -96,6 +99,51 @@ static PyObject *journal_recycle(PyObject *self, PyObject *args)
     if (error < 0)
         return bd_raise_errno(error);
     Py_RETURN_NONE;
+}
+
+static PyObject *journal_withdraw(PyObject *self, PyObject *args)
+{
+    unsigned int slot;
+    if (!PyArg_ParseTuple(args, "I:withdraw", &slot))
+        return NULL;
+    int error = bd_journal_withdraw(bd_journal_of(self), slot);
+    if (error < 0 && error != -ENOENT && error != -EAGAIN)
+        return bd_raise_errno(error);
+    return PyBool_FromLong(error == 0);
+}
+
+static PyObject *journal_move_on(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    bd_journal_move_on(bd_journal_of(self));
+    Py_RETURN_NONE;
+}
+
+/* (current or None, [ready]): slots */
+static PyObject *journal_queue(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct bd_journal *journal = bd_journal_of(self);
+    uint32_t slots[BD_QUEUE_SHOWN];
+    bd_lock(&journal->lock);
+    bool has_current = journal->current != NULL;
+    unsigned int current = has_current ? journal->current->slot : 0;
+    uint32_t count = journal->ready_count < BD_QUEUE_SHOWN ? journal->ready_count : BD_QUEUE_SHOWN;
+    for (uint32_t i = 0; i < count; i++)
+        slots[i] = journal->ready[(journal->ready_head + i) % BD_MAX_SLOTS];
+    pthread_mutex_unlock(&journal->lock);
+    PyObject *ready = PyList_New(count);
+    for (uint32_t i = 0; ready != NULL && i < count; i++) {
+        PyObject *slot = PyLong_FromUnsignedLong(slots[i]);
+        if (slot == NULL)
+            Py_CLEAR(ready);
+        else
+            PyList_SET_ITEM(ready, i, slot);
+    }
+    if (ready == NULL)
+        return NULL;
+    return has_current ? Py_BuildValue("(IN)", current, ready)
+                       : Py_BuildValue("(ON)", Py_None, ready);
 }
 
 static PyObject *journal_remove(PyObject *self, PyObject *args)
@@ -298,6 +346,9 @@ static PyMethodDef journal_methods[] = {
     {"release", journal_release, METH_VARARGS, NULL},
     {"cut", bd_py_cut, METH_NOARGS, NULL},
     {"freeze", bd_py_freeze, METH_O, NULL},
+    {"withdraw", journal_withdraw, METH_VARARGS, NULL},
+    {"move_on", journal_move_on, METH_NOARGS, NULL},
+    {"queue", journal_queue, METH_NOARGS, NULL},
     {"point", bd_py_point, METH_O, NULL},
     {"append_point", bd_py_append_point, METH_VARARGS, NULL},
     {"append_notes", bd_py_append_notes, METH_VARARGS, NULL},

@@ -112,7 +112,8 @@ def test_old_pages_go_when_a_bare_segment_is_begun_and_not_when_it_is_made(
             pass
         return len(ways)
 
-    begin()
+    for _ in range(4):  # those that were made before were written
+        begin()
     made = rig.pool.count
     begun = [begin() for _ in range(4)]
     assert rig.pool.count > made
