@@ -47,7 +47,8 @@ class StoreOptions:
     destage_idle_s: float = 5.0
     """Destage when nothing was written for this long."""
     destage_fill: float = 0.25
-    """Destage when this part of the journal is used."""
+    """Destage when this part of the journal is used; while clients write at full speed twice as
+    much, up to a half."""
     gc_interval_s: float = 10.0
     """At least this long between two garbage collections."""
     gc_condemn_s: float = 60.0

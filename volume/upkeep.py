@@ -72,6 +72,10 @@ REST_FILL = 0.4
 """Up to this fill of the journal a round rests as long as it works while clients are busy; beyond
 it the round is what they would have to wait for."""
 MAX_REST_S = 0.02
+HURRIED_FILL = 0.5
+"""While clients write at full speed a round waits until this part of the journal is used, twice
+what it waits for otherwise: the processors are theirs, and what they overwrite meanwhile is never
+hashed. It begins before writers are slowed down (`volume.backlog`)."""
 BUSY_S = 1.0  # clients are at work for so long after their last request
 GIVE_BACK_BYTES = 64 << 20  # destaged, and then nothing is hot: freed memory goes back
 POINT_DELAY_S = 5.0  # points wait that long for others: a round takes them all
@@ -301,7 +305,10 @@ class Upkeep:
         lsn = parts.journal.state()[0]
         if lsn != self._seen_lsn:
             self._seen_lsn, self._seen_at = lsn, now
-        filled = parts.passed_bytes() >= options.destage_fill * parts.geometry.limit
+        fill = options.destage_fill
+        if parts.pool.hurried:
+            fill = max(fill, min(2 * fill, HURRIED_FILL))
+        filled = parts.passed_bytes() >= fill * parts.geometry.limit
         if not any(state[4] for state in states):
             self.hot_since = None
             # segments of volumes that are gone

@@ -15,7 +15,8 @@ from tests.sim.store_rig import KIB, SEGMENT_BYTES, SMALL, StoreRig
 from volume.errors import OutOfSpace
 from volume.volume import Volume
 
-ROOMY = replace(SMALL, journal_limit=16 * SEGMENT_BYTES)
+ROOMY_BYTES = 16 * SEGMENT_BYTES
+ROOMY = replace(SMALL, journal_limit=ROOMY_BYTES)
 
 
 def rig_with(*names: str, size: int = 64 * KIB) -> StoreRig:
@@ -158,6 +159,23 @@ def test_segments_of_a_deleted_volume_are_used_again() -> None:
         rig.tend()
     assert [request.error for request in done] == [0]
     assert rig.read("new") == b"n" * 64 * KIB
+
+
+@pytest.mark.parametrize(("between_s", "begins_at"), [(0.3, 0.25), (0.01, 0.5)])
+def test_a_round_waits_for_more_of_the_journal_while_clients_write_at_full_speed(
+    between_s: float, begins_at: float
+) -> None:
+    rig = rig_with("a")
+    fill = 0.0
+    while fill < 1.0:
+        rig.clock.advance(between_s)
+        assert rig.write("a", 0, b"a" * 4096) == 0
+        rig.tend()
+        rig.store.upkeep.destage_if_due()
+        if rig.store.status().hot_bytes == 0:
+            break
+        fill = rig.store.status().journal_bytes / ROOMY_BYTES
+    assert begins_at - 0.1 <= fill < begins_at
 
 
 def test_round_that_finds_no_space_is_done_again_and_loses_nothing() -> None:
