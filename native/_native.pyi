@@ -294,6 +294,10 @@ class Journal:
     def release(self, lsn: int, /) -> list[int]:
         """Free the segments that hold only records before `lsn`; their slots."""
 
+    def whole_pages(self) -> bool:
+        """Whether what was appended last ended with a page: a stream of that reads no page before
+        it writes a part of it."""
+
     def oldest(self) -> int:
         """Sequence of the oldest segment that was not released yet; 0 when there is none."""
 

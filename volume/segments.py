@@ -262,7 +262,7 @@ class SegmentPool:
             absent = not self._warm.forget(held.slot)
             if absent:
                 self._warm.make_way(self._clock.monotonic())
-        if absent:
+        if absent and not (self.hurried and self._journal.whole_pages()):
             warm(file)
         if held.known:
             self._journal.recycle(held.slot)

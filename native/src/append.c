@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "crc32c.h"
 #include "disk_error.h"
@@ -40,6 +41,69 @@ static int write_failed(struct bd_journal *journal, int error)
     return error;
 }
 
+/* Fill the last page of a large group, into `page`, with records that say nothing new: one where
+ * each sector begins, as the log goes on at the next sector when none is right behind the last. So
+ * the next group begins at a page, and no part of a page that is not in memory is written, which
+ * would be read for that. How many bytes. */
+static size_t pad(struct bd_journal *journal, uint8_t page[BD_PAGE])
+{
+    struct bd_group *group = &journal->group;
+    uint64_t end = (group->position + BD_PAGE - 1) & ~(uint64_t)(BD_PAGE - 1);
+    uint64_t start = group->position;
+    memset(page, 0, BD_PAGE);
+    for (uint64_t at = (start + BD_SECTOR - 1) & ~(uint64_t)(BD_SECTOR - 1); at < end;
+         at += BD_SECTOR) {
+        struct bd_record mark = {.op = BD_RECORD_MARK,
+                                 .node_epoch = journal->node_epoch,
+                                 .lsn = group->lsn++,
+                                 .chain = group->chain,
+                                 .offset = journal->marked_ns,
+                                 .seq = journal->synced_lsn};
+        bd_record_sign(&mark, journal->store_uuid);
+        bd_record_encode(&mark, page + (at - start));
+        group->chain = mark.header_crc;
+    }
+    group->position = end;
+    return (size_t)(end - start);
+}
+
+static uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Whether the group ends with a page, and need not stay in memory: long writes, that is, not many
+ * short ones, of which the destager reads a few bytes each. Not where other nodes are sent what was
+ * appended: it is read for that, whole groups at once. */
+static bool is_large(const struct bd_group *group)
+{
+    bool tapped = group->volume != NULL && group->volume->tap != NULL;
+    return group->payload_bytes >= BD_LARGE_BYTES && !tapped &&
+           group->payload_bytes / (uint64_t)group->count >= BD_LONG_BYTES;
+}
+
+static int write_large(struct bd_journal *journal, struct iovec *iov, int count)
+{
+    struct bd_group *group = &journal->group;
+    struct bd_file *file = &journal->current->file;
+    enum bd_way way = bd_ways_next(&journal->ways);
+    uint64_t began_ns = monotonic_ns();
+    int error = -ENOTSUP;
+    if (way == BD_WAY_LEAVES)
+        error = bd_file_write_once(file, iov, count, group->start);
+    if (error == -ENOTSUP) {
+        way = BD_WAY_STAYS;
+        error = file->ops->pwritev(file, iov, count, group->start);
+    }
+    if (error == 0)
+        bd_ways_took(&journal->ways, way, group->payload_bytes, monotonic_ns() - began_ns);
+    if (error == 0 && way == BD_WAY_LEAVES && group->start < journal->behind + BD_LARGE_BYTES)
+        journal->behind = group->position; /* there is next to nothing to be written behind */
+    return error;
+}
+
 static int fail_group(struct bd_journal *journal, int error)
 {
     struct bd_group *group = &journal->group;
@@ -57,7 +121,7 @@ int bd_journal_commit(struct bd_journal *journal)
         return 0;
     if (journal->sealed != 0)
         return fail_group(journal, -EIO);
-    struct iovec iov[BD_GROUP_RECORDS * 3];
+    struct iovec iov[BD_GROUP_RECORDS * 3 + 1];
     int iov_count = 0;
     for (int i = 0; i < group->count; i++) {
         struct bd_group_entry *entry = &group->entries[i];
@@ -71,10 +135,15 @@ int bd_journal_commit(struct bd_journal *journal)
             iov[iov_count++] = (struct iovec){(void *)(uintptr_t)padding, rest};
     }
     struct bd_segment *segment = journal->current;
+    bool large = is_large(group);
+    uint8_t last_page[BD_PAGE];
+    if (large)
+        iov[iov_count++] = (struct iovec){last_page, pad(journal, last_page)};
     bd_fail_point(BD_SITE_JOURNAL_APPEND_BEFORE);
     int error = 0;
     if (!bd_site_fires(BD_SITE_NOT_WRITTEN))
-        error = segment->file.ops->pwritev(&segment->file, iov, iov_count, group->start);
+        error = large ? write_large(journal, iov, iov_count)
+                      : segment->file.ops->pwritev(&segment->file, iov, iov_count, group->start);
     bd_fail_point(BD_SITE_JOURNAL_APPEND_AFTER);
     if (error < 0) {
         if (journal->stale_end < group->position)
@@ -91,8 +160,10 @@ int bd_journal_commit(struct bd_journal *journal)
     if (journal->space_left != INT64_MAX)
         journal->space_left -= (int64_t)group->payload_bytes;
     struct bd_volume *volume = group->volume;
-    if (volume != NULL)
+    if (volume != NULL) {
+        atomic_store_explicit(&journal->whole_pages, large, memory_order_relaxed);
         bd_lock(&volume->lock);
+    }
     for (int i = 0; i < group->count; i++) {
         struct bd_group_entry *entry = &group->entries[i];
         if (entry->record.op == BD_RECORD_MARK) {
@@ -176,6 +247,7 @@ static int rotate(struct bd_journal *journal, bool has_payload)
     journal->position = BD_SEGMENT_HEADER;
     journal->behind = 0;
     journal->stale_end = 0;
+    journal->move_on = false;
     return 0;
 }
 
@@ -247,7 +319,6 @@ static bool wants_mark(const struct bd_journal *journal, uint64_t now_ns)
 {
     return journal->group.count == 0 && (journal->marked_lsn != journal->synced_lsn ||
                                          now_ns - journal->marked_ns >= mark_interval_ns);
-    journal->move_on = false;
 }
 
 uint64_t bd_journal_part(const struct bd_journal *journal, uint64_t offset, uint64_t length)

@@ -8,6 +8,10 @@
 
 #include "sites.h"
 
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x00000080 /* Linux 6.14 */
+#endif
+
 static ssize_t posix_pread(struct bd_file *file, void *data, size_t length, uint64_t offset,
                            bool nowait)
 {
@@ -40,16 +44,22 @@ static ssize_t posix_pread(struct bd_file *file, void *data, size_t length, uint
     return (ssize_t)done;
 }
 
-static int posix_pwritev(struct bd_file *file, struct iovec *iov, int count, uint64_t offset)
+/* `once`: see bd_file_write_once. */
+static int put_all(struct bd_file *file, struct iovec *iov, int count, uint64_t offset, bool once)
 {
     while (count > 0) {
         int part = count < IOV_MAX ? count : IOV_MAX;
         if (part > 1 && bd_site_fires(BD_SITE_SHORT_WRITE))
             part = (part + 1) / 2;
-        ssize_t put = pwritev(file->fd, iov, part, (off_t)offset);
+        ssize_t put = once ? pwritev2(file->fd, iov, part, (off_t)offset, RWF_DONTCACHE)
+                           : pwritev(file->fd, iov, part, (off_t)offset);
         if (put < 0) {
             if (errno == EINTR)
                 continue;
+            if (once && (errno == EOPNOTSUPP || errno == EINVAL)) {
+                file->no_once = true;
+                return -ENOTSUP;
+            }
             return -errno;
         }
         bool stuck = put == 0;
@@ -67,6 +77,11 @@ static int posix_pwritev(struct bd_file *file, struct iovec *iov, int count, uin
         }
     }
     return 0;
+}
+
+static int posix_pwritev(struct bd_file *file, struct iovec *iov, int count, uint64_t offset)
+{
+    return put_all(file, iov, count, offset, false);
 }
 
 static int posix_sync(struct bd_file *file)
@@ -88,6 +103,7 @@ void bd_file_open_fd(struct bd_file *file, int fd)
     file->object = NULL;
     file->fd = fd;
     file->no_nowait = false;
+    file->no_once = false;
 }
 
 bool bd_file_is_plain(const struct bd_file *file)
@@ -104,6 +120,34 @@ int bd_file_read_exact(struct bd_file *file, void *data, size_t length, uint64_t
     if ((size_t)got < length)
         return -ENODATA;
     return 0;
+}
+
+int bd_file_write_once(struct bd_file *file, struct iovec *iov, int count, uint64_t offset)
+{
+    return bd_file_is_plain(file) && !file->no_once ? put_all(file, iov, count, offset, true)
+                                                    : -ENOTSUP;
+}
+
+int bd_file_read_once(struct bd_file *file, void *data, size_t length, uint64_t offset)
+{
+    for (size_t done = 0; bd_file_is_plain(file) && !file->no_once && done < length;) {
+        struct iovec iov = {(char *)data + done, length - done};
+        ssize_t got = preadv2(file->fd, &iov, 1, (off_t)(offset + done), RWF_DONTCACHE);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && (errno == EOPNOTSUPP || errno == EINVAL)) {
+            file->no_once = true;
+            break;
+        }
+        if (got < 0)
+            return -errno;
+        if (got == 0)
+            return -ENODATA;
+        done += (size_t)got;
+        if (done == length)
+            return 0;
+    }
+    return bd_file_read_exact(file, data, length, offset, false);
 }
 
 void bd_file_write_behind(struct bd_file *file, uint64_t offset, uint64_t length)

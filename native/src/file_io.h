@@ -29,6 +29,7 @@ struct bd_file {
     void *object; /* of the ops' own */
     int fd;
     atomic_bool no_nowait; /* this file system has no RWF_NOWAIT: plain reads instead */
+    atomic_bool no_once;   /* ... no RWF_DONTCACHE, likewise */
 };
 
 /* Take over a file descriptor: closed by ops->close. */
@@ -36,6 +37,14 @@ void bd_file_open_fd(struct bd_file *file, int fd);
 
 /* Whether its descriptor is one of the kernel's own files, no simulated one. */
 bool bd_file_is_plain(const struct bd_file *file);
+
+/* As `pwritev`, of a plain file; the kernel begins to write it to the disk at once, and does not
+ * keep its pages. -ENOTSUP: the kernel cannot do that, nothing is written. */
+int bd_file_write_once(struct bd_file *file, struct iovec *iov, int count, uint64_t offset);
+
+/* As bd_file_read_exact, waiting; what is read for it from the disk does not stay in memory, where
+ * the kernel can do that. */
+int bd_file_read_once(struct bd_file *file, void *data, size_t length, uint64_t offset);
 
 /* Let the kernel begin to write a range to the disk; promises nothing. */
 void bd_file_write_behind(struct bd_file *file, uint64_t offset, uint64_t length);

@@ -34,6 +34,7 @@ struct bd_journal *bd_journal_new(const uint8_t store_uuid[16], uint64_t segment
     journal->next_lsn = 1;
     journal->next_sequence = 1;
     journal->space_left = INT64_MAX;
+    bd_ways_init(&journal->ways);
     return journal;
 }
 
@@ -68,13 +69,13 @@ static void push_ready(struct bd_journal *journal, struct bd_segment *segment)
     journal->ready_count++;
 }
 
-static struct bd_segment *new_segment(uint32_t slot, struct bd_file file)
 /* Slot of the ready segment that is `number` places behind the next one. */
 static uint32_t ready_at(const struct bd_journal *journal, uint32_t number)
 {
     return journal->ready[(journal->ready_head + number) % BD_MAX_SLOTS];
 }
 
+static struct bd_segment *new_segment(uint32_t slot, struct bd_file file)
 {
     struct bd_segment *segment = calloc(1, sizeof *segment);
     if (segment != NULL) {
@@ -150,7 +151,6 @@ int bd_journal_recycle(struct bd_journal *journal, uint32_t slot)
     return result;
 }
 
-int bd_journal_remove(struct bd_journal *journal, uint32_t slot)
 int bd_journal_withdraw(struct bd_journal *journal, uint32_t slot)
 {
     int result = -ENOENT;
@@ -179,6 +179,7 @@ void bd_journal_move_on(struct bd_journal *journal)
     pthread_mutex_unlock(&journal->lock);
 }
 
+int bd_journal_remove(struct bd_journal *journal, uint32_t slot)
 {
     int result = -ENOENT;
     bd_lock(&journal->lock);

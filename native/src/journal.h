@@ -26,11 +26,15 @@
 
 #include "file_io.h"
 #include "record.h"
+#include "ways.h"
 
 struct bd_volume;
 
 enum {
     BD_GROUP_RECORDS = 256, /* records written by one pwritev at the most */
+    BD_LARGE_BYTES = 256
+        << 10, /* payload of a group from which on it is padded to whole pages, ... */
+    BD_LONG_BYTES = 64 << 10, /* ... if its records have as much on average */
     BD_PIECE_BLOCK = 4096,
     BD_PIECE_BLOCKS = 256, /* 2^20 pieces a segment, as a place can say */
     BD_MAX_SLOTS = 65536,
@@ -117,6 +121,9 @@ struct bd_journal {
     uint64_t marked_ns;
     atomic_uint_fast64_t delay_ns; /* how long whoever has written is to wait: it is nearly full */
     int64_t space_left;            /* payload bytes that the disk can still take after destaging */
+
+    struct bd_ways ways;     /* of large groups */
+    atomic_bool whole_pages; /* the last group of a volume was large: absent pages are not read */
 
     struct bd_group group;
 };
@@ -214,13 +221,6 @@ int bd_journal_adopt(struct bd_journal *journal, uint32_t slot, struct bd_file f
 /* A free segment is fit for use again. -ENOENT when it is not free. */
 int bd_journal_recycle(struct bd_journal *journal, uint32_t slot);
 
-/* Append one record to the group that the next commit writes. The journal's lock is held; `payload`
- * stays valid until the commit. *status (if given) is set to -errno when the commit fails.
- * 0; -EAGAIN (no segment is ready), -ENOSPC (the disk could not take the payload), -EFBIG (no
- * segment could take the record), -errno. */
-int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct bd_record record,
-                   const void *payload, uint64_t now_ns, int *status);
-int bd_journal_commit(struct bd_journal *journal);
 /* Take a ready segment back, to write it before `recycle` makes it ready again: the next record
  * cannot begin it meanwhile. -ENOENT: it is not ready (any more); -EAGAIN: no other one is, beyond
  * the reserve. */
@@ -230,6 +230,13 @@ int bd_journal_withdraw(struct bd_journal *journal, uint32_t slot);
  * ready beyond the reserve then. */
 void bd_journal_move_on(struct bd_journal *journal);
 
+/* Append one record to the group that the next commit writes. The journal's lock is held; `payload`
+ * stays valid until the commit. *status (if given) is set to -errno when the commit fails.
+ * 0; -EAGAIN (no segment is ready), -ENOSPC (the disk could not take the payload), -EFBIG (no
+ * segment could take the record), -errno. */
+int bd_journal_add(struct bd_journal *journal, struct bd_volume *volume, struct bd_record record,
+                   const void *payload, uint64_t now_ns, int *status);
+int bd_journal_commit(struct bd_journal *journal);
 
 /* The seq of the volume's last record, gathered ones included. The lock is held. */
 uint64_t bd_journal_seq(const struct bd_journal *journal, const struct bd_volume *volume);

@@ -329,6 +329,12 @@ static PyObject *journal_write_behind(PyObject *self, PyObject *unused)
     return PyBool_FromLong(did);
 }
 
+static PyObject *journal_whole_pages(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(atomic_load(&bd_journal_of(self)->whole_pages));
+}
+
 static PyObject *journal_oldest(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -340,21 +346,22 @@ static PyMethodDef journal_methods[] = {
     {"add_ready", journal_add_ready, METH_VARARGS, NULL},
     {"adopt", journal_adopt, METH_VARARGS, NULL},
     {"recycle", journal_recycle, METH_VARARGS, NULL},
+    {"withdraw", journal_withdraw, METH_VARARGS, NULL},
+    {"move_on", journal_move_on, METH_NOARGS, NULL},
+    {"queue", journal_queue, METH_NOARGS, NULL},
     {"remove", journal_remove, METH_VARARGS, NULL},
     {"sync", journal_sync, METH_NOARGS, NULL},
     {"seal", journal_seal, METH_VARARGS, NULL},
     {"release", journal_release, METH_VARARGS, NULL},
     {"cut", bd_py_cut, METH_NOARGS, NULL},
     {"freeze", bd_py_freeze, METH_O, NULL},
-    {"withdraw", journal_withdraw, METH_VARARGS, NULL},
-    {"move_on", journal_move_on, METH_NOARGS, NULL},
-    {"queue", journal_queue, METH_NOARGS, NULL},
     {"point", bd_py_point, METH_O, NULL},
     {"append_point", bd_py_append_point, METH_VARARGS, NULL},
     {"append_notes", bd_py_append_notes, METH_VARARGS, NULL},
     {"append_head", journal_append_head, METH_VARARGS, NULL},
     {"append_mark", journal_append_mark, METH_VARARGS, NULL},
     {"replay", (PyCFunction)(void (*)(void))bd_py_replay, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"whole_pages", journal_whole_pages, METH_NOARGS, NULL},
     {"oldest", journal_oldest, METH_NOARGS, NULL},
     {"copy_records", bd_py_copy_records, METH_VARARGS, NULL},
     {"proves", bd_py_proves, METH_VARARGS, NULL},

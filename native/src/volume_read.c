@@ -24,6 +24,7 @@ struct step {
     uint64_t length;
     struct bd_extent extent;      /* JOURNAL: the part to read */
     struct bd_segment *segment;   /* JOURNAL: pinned */
+    bool once;                    /* JOURNAL: nobody reads it again soon */
     struct bd_chunk_place *chunk; /* CHUNK: referenced */
 };
 
@@ -214,8 +215,9 @@ static int read_journal(const struct step *step, uint8_t *data, bool nowait,
                 count++;
             }
             uint8_t *target = data + (at - step->offset);
-            error =
-                bd_file_read_exact(&segment->file, target, (size_t)(run_end - at), place, nowait);
+            size_t length = (size_t)(run_end - at);
+            error = step->once ? bd_file_read_once(&segment->file, target, length, place)
+                               : bd_file_read_exact(&segment->file, target, length, place, nowait);
             if (error == -EAGAIN)
                 return error;
             for (uint32_t i = 0; i < count && error == 0; i++) {
@@ -565,6 +567,8 @@ int bd_volume_read_frozen(struct bd_volume *volume, uint64_t offset, uint64_t le
     if (volume->frozen != NULL)
         error = plan_layer(volume, &plan, volume->frozen, true, offset, offset + length);
     pthread_mutex_unlock(&volume->lock);
+    for (size_t i = 0; i < plan.count; i++)
+        plan.steps[i].once = true; /* it will be in a pack */
     if (error == 0)
         error = run_plan(volume, &plan, offset, data, false, fault);
     plan_release(&plan);

@@ -1,5 +1,6 @@
 import errno
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -7,6 +8,7 @@ from native import Journal
 from tests.sim.faults import Fail, Fault, Stall
 from tests.sim.simclock import SimClock
 from tests.sim.simdisk import SimDisk
+from tests.sim.store_rig import SMALL, StoreRig
 from volume import baresegments, segments
 from volume.baresegments import QUIET_S
 from volume.options import JournalGeometry
@@ -139,3 +141,21 @@ def test_a_segment_whose_writing_fails_is_ready_again(rig: Rig) -> None:
     assert set(rig.journal.queue()[1]) == ready
     rig.tend()
     assert rig.bare() == []
+
+
+@pytest.mark.parametrize(("length", "read_first"), [(4096, True), (256 * 1024, False)])
+def test_a_segment_is_read_before_parts_of_its_pages_are_written_and_not_for_whole_ones(
+    monkeypatch: pytest.MonkeyPatch, length: int, read_first: bool
+) -> None:
+    warmed: list[object] = []
+    monkeypatch.setattr(segments, "warm", warmed.append)
+    monkeypatch.setattr(segments, "warm_limit", lambda _: 0)  # nothing of old segments stays
+    options = replace(SMALL, segment_bytes=1 << 20, journal_limit=8 << 20)
+    rig = StoreRig(options=options)
+    rig.store.create_volume("a", 1 << 20, block_size=4096)
+    for number in range((4 << 20) // length):
+        rig.clock.advance(0.001)
+        rig.tend()
+        assert rig.write("a", number * length % (1 << 20), bytes(length)) == 0
+    assert rig.store.destage()
+    assert bool(warmed) is read_first
