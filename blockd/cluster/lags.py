@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from blockd.api.cluster_types import CopyInfo, Lag, LocalVolume
 from transport.group.link import State
-from transport.group.part import PartStatus
+from transport.group.partstatus import PartStatus
 from transport.peer import messages as m
 
 

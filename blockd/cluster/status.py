@@ -14,7 +14,7 @@ from blockd.api.cluster_types import ClusterNodeInfo, ClusterStatus, ClusterVolu
 from blockd.api.types import ClusterInfo
 from blockd.cluster.asking import ask_all
 from blockd.cluster.lags import Behind, behind, heard_of, lags_of
-from transport.group.part import PartStatus
+from transport.group.partstatus import PartStatus
 from transport.peer import messages as m
 from transport.sessions import Sessions
 from volume.errors import VolumeError

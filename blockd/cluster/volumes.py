@@ -49,7 +49,8 @@ from transport.group.ending import has_place
 from transport.group.leading import tap_bytes
 from transport.group.link import State
 from transport.group.member import ASKED_OF_MEMBERS, Members
-from transport.group.part import Part, PartStatus
+from transport.group.part import Part
+from transport.group.partstatus import PartStatus
 from transport.group.watch import FIRST_EPOCH
 from transport.peer import caller
 from transport.peer import messages as m

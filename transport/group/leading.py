@@ -14,9 +14,10 @@ from transport.group import link
 from transport.group.acks import NodeId
 from transport.group.around import Around, Timer, outcome
 from transport.group.chain import Chain
+from transport.group.copying import COPYING
 from transport.group.lease import Lease
 from transport.group.link import GroupPolicy
-from transport.group.primary import COPYING, Primary
+from transport.group.primary import Primary
 from transport.group.references import References
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed

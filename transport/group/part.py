@@ -17,24 +17,25 @@ more, clients are cut off, then the part follows again. What of these comes firs
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Final, TypeVar
 
 from transport.errors import TransportError
 from transport.group.acks import NodeId
+from transport.group.answering import Answering
 from transport.group.around import Around, Clients, Timer, outcome, text_of
 from transport.group.chain import Chain
-from transport.group.changing import ChangeStatus, Changing, Told
+from transport.group.changing import Changing, Told
 from transport.group.ending import has_place, is_so, note_closed, note_deleted
 from transport.group.leading import MAX_TAP_BYTES, Leading
-from transport.group.link import GroupPolicy, MemberStatus, State
-from transport.group.member import NANOSECONDS, Left, Member
+from transport.group.link import GroupPolicy
+from transport.group.member import Member
 from transport.group.mending import Mending
+from transport.group.moving import MOVE_S, Takers, why_not
+from transport.group.partstatus import PartStatus
 from transport.group.takeover_run import (
     Asking,
     Commit,
@@ -49,6 +50,7 @@ from transport.group.takeover_run import (
     Takeover,
     Why,
 )
+from transport.group.turns import Turns
 from transport.group.watch import Begin, Watch
 from transport.peer import messages as m
 from transport.peer.wire import Message
@@ -63,32 +65,7 @@ T = TypeVar("T")
 
 LOOK_S: Final = 2.0
 SEAL_S: Final = 10.0  # a disk that takes longer to sync is done without
-MOVE_S: Final = 30.0
-MAX_TAKERS: Final = 16  # requests of TAKE that wait for one takeover
 MAX_PAUSES: Final = 16  # that are remembered
-
-
-@dataclass(frozen=True, slots=True)
-class PartStatus:
-    """A volume as one of its members knows it."""
-
-    volume: bytes
-    name: str
-    doing: str
-    """"following", a step of a takeover, "leading" or "serving"."""
-    epoch: int
-    """The newest one that has begun here."""
-    promised: int
-    received: int
-    durable: int
-    quiet_s: float
-    """No primary was answered for so long."""
-    members: tuple[MemberStatus, ...]
-    """What the primary knows of each; empty elsewhere."""
-    last_failure: str
-    """Of the newest takeover that ended without a primary."""
-    change: ChangeStatus | None = None
-    """Of members, at the primary."""
 
 
 class Part:
@@ -114,18 +91,16 @@ class Part:
         self._clients = clients
         self._policy = policy or GroupPolicy()
         self._tap_bytes = tap_bytes
-        self._watcher = Watch(me, around.clock(), around.random)
-        self._heard_ns = 0
+        watcher = Watch(me, around.clock(), around.random)
+        self._answering = Answering(around, member, watcher, self._has_promised, self._set_timer)
         self._takeover: Takeover | None = None
         self._leading: Leading | None = None
-        self._takers: list[Callable[[Message], None]] = []
+        self._takers = Takers(self.replica)
         self._timer: Timer | None = None
         self._timer_at = inf
         self._changing: Changing | None = None
         self._stopped = False
-        self.withdrawn = False
-        """It is being let go: nobody is answered any more."""
-        self._turns: deque[Callable[[], None]] = deque()
+        self._turns = Turns(around)
         self._last_failure = ""
         self.pauses_s: list[float] = []
         """Of the last moves to this node: from the first SEAL to serving."""
@@ -134,14 +109,14 @@ class Part:
 
     @property
     def _watch(self) -> Watch:
-        """It hears first of what was answered without it: plain APPENDs."""
-        heard_ns = self.replica.answered_ns
-        if heard_ns > self._heard_ns:
-            self._heard_ns = heard_ns
-            self._watcher.heard(heard_ns / NANOSECONDS)
-        return self._watcher
+        return self._answering.watch
 
     # -- what the owner sees
+
+    @property
+    def withdrawn(self) -> bool:
+        """It is being let go: nobody is answered any more."""
+        return self._answering.withdrawn
 
     @property
     def serving(self) -> bool:
@@ -212,7 +187,7 @@ class Part:
             then()
 
         # Only once no read is answered any more: then whoever goes on need not wait for the lease.
-        self._in_turn(
+        self._turns.take(
             self.replica.shut,
             lambda _: self._around.ask_store(
                 lambda: note_closed(self._store, self.uuid, epoch, self._me), noted
@@ -240,7 +215,7 @@ class Part:
             then(None)
 
         self._close("it is being deleted")
-        self._in_turn(
+        self._turns.take(
             self.replica.shut,
             lambda _: self._around.ask_store(
                 lambda: note_deleted(self._store, self.uuid, epoch, self._me), noted
@@ -249,7 +224,7 @@ class Part:
 
     def _leave(self, found: Stored[VolumeGroup]) -> None:
         """This node has no place in the volume any more, if that row is the newest one."""
-        self._withdraw()
+        self._answering.withdraw()
 
         def confirmed(result: bool | Exception) -> None:
             if self._stopped:
@@ -257,92 +232,41 @@ class Part:
             if result is True:
                 self._gone("this node is no member of it any more")
                 return
-            self.withdrawn = False
+            self._answering.withdrawn = False
             self._watch.unread(self._around.clock())
             self._set_timer()
 
         self._around.ask_store(lambda: is_so(self._store, found), confirmed)
-
-    def _withdraw(self) -> None:
-        self.withdrawn = True
-        self._member.withdraw()
 
     def _gone(self, why: str = "it was deleted") -> None:
         """This part is over, and is let go."""
         if self._stopped:
             return
         log.info("part is let go volume=%s: %s", self.replica.name, why)
-        self._withdraw()
+        self._answering.withdraw()
         self._close(why)
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-        self._in_turn(self.replica.shut, lambda _: self._clients.deleted(self.uuid))
+        self._turns.take(self.replica.shut, lambda _: self._clients.deleted(self.uuid))
 
     # -- what others ask
 
     def asked(self, message: m.Request, answer: Callable[[Message], None]) -> None:
         """A request of another member about this volume."""
         if self.withdrawn:
-            answer(self._let_go())
+            answer(self._answering.let_go())
             return
         if isinstance(message, m.Take):
             self._take(message, answer)
             return
-        self._answer(message, answer)
+        self._answering.answer(message, answer)
 
-    def _answer(self, message: m.Request, then: Callable[[Message], None]) -> None:
-        member, now = self._member, self._around.clock()
-
-        def answered(result: Message | Exception) -> None:
-            if isinstance(result, Exception):
-                result = m.Error(m.Code.FAILED, 0, f"volume {self.replica.name}: {result}")
-            self._note(message, result)
-            then(result)
-            self._set_timer()
-
-        def wait() -> None:
-            self._around.work(lambda: member.answer(message, now), answered)
-
-        def synced(_: int | Exception) -> None:
-            if self.withdrawn:  # asked now, the member would answer plain APPENDs again
-                then(self._let_go())
-                return
-            reply = member.at_once(message, now)
-            if isinstance(reply, Left):  # it failed, or another request has its turn
-                wait()
-            else:
-                answered(reply)
-
-        reply = member.at_once(message, now)
-        if reply is Left.SYNC:
-            self._around.sync(self.replica, synced)
-        elif reply is Left.ALL:
-            wait()
-        else:
-            answered(reply)
-
-    def _let_go(self) -> m.Error:
-        return m.Error(m.Code.BUSY, 0, f"volume {self.replica.name}: its part is let go here")
-
-    def _note(self, message: m.Request, answer: Message) -> None:
-        """What follows for the watch from what was answered."""
-        now = self._around.clock()
-        match message, answer:
-            case (m.Close(), m.Ack()):
-                self._watch.left(now)
-            case (m.Append() | m.AppendBrief() | m.Sync(), m.Ack()):
-                watch = self._watch
-                if now > self._heard_ns / NANOSECONDS:  # else it was a plain one: it has heard
-                    watch.heard(now)
-            case (m.Open() | m.Undo() | m.Adopt(), m.Ack()):
-                self._watch.heard(now)
-            case (m.Stream() | m.Compare() | m.Have(), m.Streamed() | m.Compared() | m.Want()):
-                self._watch.heard(now)
-            case (m.Seal(), m.Sealed()):
-                self._own_promise(answer.epoch)
-                if self._takeover is None:
-                    self._watch.promised(now)
+    def _has_promised(self, epoch: int) -> None:
+        """To another member, which has asked for it."""
+        self._own_promise(epoch)
+        if self._takeover is None:
+            self._watch.promised(self._around.clock())
 
     def _own_promise(self, epoch: int) -> None:
         """This node's own part answers to `epoch` now: whatever it does in an earlier one ends."""
@@ -358,13 +282,8 @@ class Part:
         if leading is None or not self.serving:
             then(f"this node is not its primary, it is {self.status().doing}")
             return
-        states = {each.member: each for each in self.status().members if each.counts}
-        if node not in states or node == self._me:
-            names = ", ".join(str(each) for each in states if each != self._me)
-            then(f"node {node} is no other member of it; those are {names}")
-            return
-        if states[node].state != State.STEP.value:
-            then(f"node {node} is not in step: {states[node].state}, {states[node].why}")
+        if (why := why_not(node, self._me, self.status().members)) is not None:
+            then(why)
             return
 
         def ended(result: Message | str) -> None:
@@ -374,27 +293,10 @@ class Part:
 
     def _take(self, message: m.Take, answer: Callable[[Message], None]) -> None:
         """The primary wants this node to be it."""
-        promised = self.replica.promised
-        if self.serving and promised > message.epoch:
-            answer(self._ack())  # asked again
-        elif message.epoch != promised:
-            text = f"volume {self.replica.name}: epoch {promised} is promised here"
-            answer(m.Error(m.Code.STALE, promised, text))
-        elif len(self._takers) >= MAX_TAKERS or self._stopped:
-            answer(m.Error(m.Code.BUSY, 0, ""))
-        else:
-            self._takers.append(answer)
+        stopped = self._stopped
+        if self._takers.asked(message, answer, serving=self.serving, stopped=stopped):
             self._watch.asked(self._around.clock())
             self._poll()
-
-    def _ack(self) -> m.Ack:
-        received, durable = self.replica.held
-        return m.Ack(self.replica.promised, received, durable)
-
-    def _answer_takers(self, message: Message) -> None:
-        takers, self._takers = self._takers, []
-        for answer in takers:
-            answer(message)
 
     # -- time
 
@@ -565,7 +467,7 @@ class Part:
 
     def _failed_to_take(self, why: str) -> None:
         self._last_failure = why
-        self._answer_takers(m.Error(m.Code.FAILED, 0, f"volume {self.replica.name}: {why}"[:512]))
+        self._takers.failed(why)
 
     # -- leading
 
@@ -580,13 +482,13 @@ class Part:
         def begun(result: tuple[int, Chain] | Exception) -> None:
             if takeover is not self._takeover:
                 if not isinstance(result, Exception):
-                    self._in_turn(partial(_let_go, replica), _ignore)
+                    self._turns.take(partial(_let_go, replica), _ignore)
             elif isinstance(result, Exception):
                 self._unable(takeover, result)
             else:
                 self._begin_to_lead(takeover, group, *result)
 
-        self._in_turn(begin, begun)
+        self._turns.take(begin, begun)
 
     def _begin_to_lead(
         self, takeover: Takeover, group: VolumeGroup, descriptor: int, chain: Chain
@@ -640,13 +542,13 @@ class Part:
             self.pauses_s = [*self.pauses_s[1 - MAX_PAUSES :], pause_s]
             log.info("primary volume=%s epoch=%d pause=%.3fs", replica.name, epoch, pause_s)
             self._last_failure = ""
-            self._answer_takers(self._ack())
+            self._takers.served()
 
         def let_in() -> None:
             self._clients.opening(self.uuid)
             replica.serve(epoch, strict=leading.strict)
 
-        self._in_turn(let_in, served)
+        self._turns.take(let_in, served)
 
     # -- no more
 
@@ -685,23 +587,9 @@ class Part:
         self._changing = None
         if leading is not None:
             leading.end()
-            self._in_turn(partial(_let_go, self.replica), _ignore)
+            self._turns.take(partial(_let_go, self.replica), _ignore)
 
     # -- inner
-
-    def _in_turn(self, call: Callable[[], T], then: Callable[[T | Exception], None]) -> None:
-        """As `Around.work`, for what lets clients in and out: one after the other, so that an end
-        never overtakes the beginning after it."""
-
-        def done(result: T | Exception) -> None:
-            self._turns.popleft()
-            if self._turns:
-                self._turns[0]()
-            then(result)
-
-        self._turns.append(lambda: self._around.work(call, done))
-        if len(self._turns) == 1:
-            self._turns[0]()
 
     def _ask(
         self,
@@ -712,7 +600,7 @@ class Part:
     ) -> None:
         """Ask a member, this node among them."""
         if node == self._me:
-            self._answer(message, then)
+            self._answering.answer(message, then)
             return
         try:
             self._around.ask(

@@ -30,11 +30,10 @@ from typing import Protocol
 
 from transport.group.acks import Acks, Held, NodeId, Quorum
 from transport.group.chain import Chain, common
-from transport.group.copying import beginning, heard, request
+from transport.group.copying import Copying, heard
 from transport.group.kept import Batch, Kept
 from transport.group.link import (
     Asked,
-    Copy,
     Effect,
     Fenced,
     GroupPolicy,
@@ -45,20 +44,18 @@ from transport.group.link import (
     Progress,
     ReadLog,
     Renewed,
-    Send,
     State,
     SyncOwn,
     Take,
     shown,
 )
 from transport.group.trail import Trail
+from transport.group.underway import UnderWay
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from volume.metastore_records import Mode
 from volume.replica import Records
-from volume.replicacopy import Copied, Heard, Step
-
-COPYING = "the log does not reach back to what it has: it gets all of the volume"
+from volume.replicacopy import Step
 
 
 class Renewals(Protocol):
@@ -113,8 +110,8 @@ class Primary:
         self._own = Held(chain.seq, chain.seq)
         self._counted: Held | None = None
         """What we have, as it was last counted; None: count anew, whoever is to be counted."""
-        self._asked: dict[int, Asked] = {}
-        self._next_tag = 1
+        self._way = way = UnderWay(volume, epoch, policy, lease.asked)
+        self._copying = Copying(volume, epoch, policy, way)
         self._kept = Kept(chain.seq)
         self._trail = Trail(chain.seq)
         self._taking = False
@@ -123,7 +120,6 @@ class Primary:
         self._syncing = False
         self._opened = False
         self._told = (chain.seq, chain.seq)
-        self._out: list[Effect] = []
 
     # -- what the owner sees
 
@@ -149,7 +145,7 @@ class Primary:
             if link.retry_at is not None:
                 due = min(due, link.retry_at)
             if link.tag and link.state is State.STEP:
-                due = min(due, self._late_at(link))
+                due = min(due, self._way.late_at(link))
         return due
 
     def status(self, now: float) -> list[MemberStatus]:
@@ -189,10 +185,8 @@ class Primary:
         link = self._links.pop(node, None)
         if link is not None:
             if link.state is State.COPYING:
-                self._lags(link, "it is no member any more")
-            self._asked = {
-                tag: asked for tag, asked in self._asked.items() if asked.link.node != node
-            }
+                self._way.lags(link, "it is no member any more")
+            self._way.forget(node)
 
     def need(self, *quorums: Quorum, now: float) -> list[Effect]:
         """From now on what is acknowledged, and a renewal of the lease, has all of these."""
@@ -224,8 +218,8 @@ class Primary:
         if self.fenced is not None:
             return []
         for link in self._links.values():
-            if link.state is State.STEP and link.tag and now >= self._late_at(link):
-                self._away(link, now, f"no answer for {self._policy.behind_after_s:g} s")
+            if link.state is State.STEP and link.tag and now >= self._way.late_at(link):
+                self._way.away(link, now, f"no answer for {self._policy.behind_after_s:g} s")
             elif link.retry_at is not None and now >= link.retry_at:
                 link.retry_at = None
                 if link.state is State.AWAY:
@@ -261,10 +255,16 @@ class Primary:
 
     def read(self, tag: int, found: Records | None, now: float) -> list[Effect]:
         """What the own log had; None: it could not be read."""
-        asked = self._asked.pop(tag, None)
-        if asked is not None and asked.link.tag == tag and self.fenced is None:
-            asked.link.tag = 0
-            self._send_range(asked.link, found, now)
+        link = self._way.found(tag)
+        if link is not None and self.fenced is None:
+            self._send_range(link, found, now)
+        return self._effects(now)
+
+    def copied(self, tag: int, found: Step | None, now: float) -> list[Effect]:
+        """The next step of a stream of the volume; None: it could not be read."""
+        link = self._way.found(tag)
+        if link is not None and self.fenced is None:
+            self._copying.copied(link, found, now)
         return self._effects(now)
 
     def flush(self, seq: int, now: float) -> list[Effect]:
@@ -283,50 +283,50 @@ class Primary:
 
     def answered(self, tag: int, message: Message, now: float) -> list[Effect]:
         """A member has answered."""
-        asked = self._asked.pop(tag, None)
+        asked = self._way.asked.pop(tag, None)
         if asked is None or self.fenced is not None:
             return []
         link = asked.link
         current = tag in (link.tag, link.sync_tag)
-        self._ended(link, tag)
+        self._way.ended(link, tag)
         match message:
             case m.Ack() if message.epoch == self.epoch:
                 if isinstance(asked.message, (m.Append, m.Sync, m.Open)) and self._lease.answered(
                     link.node, asked.sent_at
                 ):
-                    self._out.append(Renewed())
+                    self._way.out.append(Renewed())
                 if current:
                     self._acknowledged(link, asked, message, now)
             case m.Error(m.Code.STALE, detail) if detail > self.epoch:
                 self._fence(detail)
             case m.Error(m.Code.GAP) if current and link.state is State.UNDOING:
                 link.keep = 0  # it cannot go back to what it shares
-                self._begin_copy(link, now)
+                self._copying.begin(link, now)
             case m.Error(m.Code.GAP, 0) if current and isinstance(asked.message, m.Append):
                 link.lacks = True  # the state that a record of ours goes back to
-                self._away(link, now, message.text)
+                self._way.away(link, now, message.text)
             case m.Error() if current:
-                self._away(link, now, message.text)
+                self._way.away(link, now, message.text)
             case m.Sealed() if current and link.state is State.SEALING:
                 self._sealed(link, message, now)
             case m.Compared() | m.Want() if current and link.state is State.COPYING:
-                self._answer_to_copy(link, heard(asked.message, message), now)
+                self._copying.answered(link, heard(asked.message, message), now)
             case m.Streamed() if current and link.state is State.COPYING:
-                self._streamed(link, message.at, now)
+                self._copying.streamed(link, message.at, now)
             case m.Ack() if message.epoch > self.epoch:
                 self._fence(message.epoch)
             case _ if current:
-                self._away(link, now, f"it answered {type(message).__name__}")
+                self._way.away(link, now, f"it answered {type(message).__name__}")
         return self._effects(now)
 
     def failed(self, tag: int, text: str, now: float) -> list[Effect]:
         """A member has not answered, and will not."""
-        asked = self._asked.pop(tag, None)
+        asked = self._way.asked.pop(tag, None)
         if asked is not None and self.fenced is None:
             current = tag in (asked.link.tag, asked.link.sync_tag)
-            self._ended(asked.link, tag)
+            self._way.ended(asked.link, tag)
             if current:
-                self._away(asked.link, now, text)
+                self._way.away(asked.link, now, text)
         return self._effects(now)
 
     # -- joining
@@ -334,7 +334,7 @@ class Primary:
     def _seal(self, link: Link, now: float) -> None:
         link.state = State.SEALING
         link.joined = False
-        self._send(link, m.Seal(self._volume, self.epoch), now, self._policy.seal_s)
+        self._way.send(link, m.Seal(self._volume, self.epoch), now, self._policy.seal_s)
 
     def _sealed(self, link: Link, message: m.Sealed, now: float) -> None:
         if message.epoch > self.epoch:
@@ -343,25 +343,25 @@ class Primary:
         theirs = message.chain
         keep = common(theirs, self._chain.extended(self.epoch, self._own.received))
         if message.epoch != self.epoch:
-            self._away(link, now, f"it promises epoch {message.epoch} for {self.epoch}")
+            self._way.away(link, now, f"it promises epoch {message.epoch} for {self.epoch}")
             return
         # One that is to be a member begins with a copy: a log that reaches back to the beginning
         # may begin with another size than the part was made with.
         new = keep is not None and keep[1] == 0 < self._own.received
         if keep is None or keep == (0, 0) or (new and not self._is_member(link.node)):
             link.keep = 0
-            self._begin_copy(link, now)
+            self._copying.begin(link, now)
             return
         link.keep = keep[1]
         if link.lacks and theirs.end == keep:
-            self._begin_copy(link, now)
+            self._copying.begin(link, now)
             return
         link.point = keep
         link.received = link.durable = keep[1]
         if theirs.end != keep:
             link.state = State.UNDOING
             undo = m.Undo(self._volume, self.epoch, *keep)
-            self._send(link, undo, now, self._policy.seal_s)
+            self._way.send(link, undo, now, self._policy.seal_s)
         else:
             self._go_on(link, now)
 
@@ -371,21 +371,21 @@ class Primary:
         message = asked.message
         if isinstance(message, m.Sync):
             if received < asked.had:  # not what it has by now: an APPEND may have overtaken this
-                self._away(link, now, f"it has lost records behind {received}")
+                self._way.away(link, now, f"it has lost records behind {received}")
                 return
             link.durable = max(link.durable, min(ack.durable, link.received))
         elif isinstance(message, m.Undo) and received != message.keep_seq:
-            self._away(link, now, f"it has {ack.received} after it was to go back")
+            self._way.away(link, now, f"it has {ack.received} after it was to go back")
             return
         elif isinstance(message, m.Adopt) and received != message.ends[-1][1]:
-            self._away(link, now, f"it has {ack.received} after all of it was copied")
+            self._way.away(link, now, f"it has {ack.received} after all of it was copied")
             return
         elif isinstance(message, m.Append):
             link.received, link.durable = received, min(ack.durable, received)
             link.point = (message.written, received)
             if received < message.last_seq:
                 if received + 1 < message.first_seq:
-                    self._away(link, now, f"it has lost records behind {received}")
+                    self._way.away(link, now, f"it has lost records behind {received}")
                     return
                 link.sent = received
                 link.retry_at = now + self._policy.again_s
@@ -413,7 +413,7 @@ class Primary:
         if epoch != self.epoch and seq == self._start:
             link.state = State.OPENING
             opening = m.Open(self._volume, self.epoch, seq)
-            self._send(link, opening, now, self._policy.request_s)
+            self._way.send(link, opening, now, self._policy.request_s)
             return
         if epoch == self.epoch:
             self._join(link)
@@ -424,79 +424,21 @@ class Primary:
             link.caught = (now, seq)
         link.state = State.CATCHING
         link.hold = self._kept.taken + 1
-        tag = self._tag(link, None, now)
-        self._out.append(ReadLog(tag, epoch, seq, m.MAX_RECORDS_BYTES))
+        tag = self._way.tag(link, None, now)
+        self._way.out.append(ReadLog(tag, epoch, seq, m.MAX_RECORDS_BYTES))
 
     def _send_range(self, link: Link, found: Records | None, now: float) -> None:
         if found is None:
-            self._away(link, now, "our own log cannot be read", self._policy.retry_most_s)
+            self._way.away(link, now, "our own log cannot be read", self._policy.retry_most_s)
         elif found.first_seq:
             if found.epoch == self.epoch:
                 self._have(found.last_seq)
             self._append(link, found.epoch, found.first_seq, found.last_seq, (found.data,), now)
         elif found.more:
             link.keep = link.point[1]
-            self._begin_copy(link, now)
+            self._copying.begin(link, now)
         else:
             self._go_on(link, now)
-
-    # -- all of it
-
-    def copied(self, tag: int, found: Step | None, now: float) -> list[Effect]:
-        """The next step of a stream of the volume; None: it could not be read."""
-        asked = self._asked.pop(tag, None)
-        if asked is not None and asked.link.tag == tag and self.fenced is None:
-            link = asked.link
-            link.tag = 0
-            piece = found if isinstance(found, Copied) else None
-            if found is None or (piece is not None and not self._can_copy(piece)):
-                self._away(link, now, "our volume cannot be copied", self._policy.retry_most_s)
-            else:
-                link.copy = piece
-                self._send(link, request(found, self._volume, self.epoch), now, self._policy.seal_s)
-        return self._effects(now)
-
-    def _can_copy(self, piece: Copied) -> bool:
-        return piece.names is None or piece.ends[-1][0] == self.epoch
-
-    def _begin_copy(self, link: Link, now: float) -> None:
-        self._lags(link, COPYING)
-        link.lacks = False
-        link.state = State.COPYING
-        link.after = link.keep
-        self._next_copy(link, now)
-
-    def _next_copy(self, link: Link, now: float) -> None:
-        """The states that have names come first, oldest first, then the newest one."""
-        link.copied = 0
-        self._send(link, beginning(self._volume, self.epoch), now, self._policy.seal_s)
-
-    def _copy(self, link: Link, said: Heard, now: float) -> None:
-        tag = self._tag(link, None, now)
-        self._out.append(Copy(tag, link.node, link.copied, m.MAX_RECORDS_BYTES, said, link.after))
-
-    def _answer_to_copy(self, link: Link, said: Heard, now: float) -> None:
-        """A member has answered a question."""
-        if said is None:
-            self._away(link, now, "it answered another question")
-        else:
-            self._copy(link, said, now)
-
-    def _streamed(self, link: Link, at: int, now: float) -> None:
-        """A member has taken a piece."""
-        copy, link.copy = link.copy, None
-        if copy is None or at != copy.at + len(copy.data):
-            self._away(link, now, f"it has {at} bytes of a stream")
-        elif copy.last and copy.names is None:
-            link.after = copy.seq
-            self._next_copy(link, now)
-        elif copy.last:
-            names = (copy.names,) if copy.names else ()
-            adopt = m.Adopt(self._volume, self.epoch, link.keep, copy.start, copy.ends, names)
-            self._send(link, adopt, now, self._policy.seal_s)
-        else:
-            link.copied = at
-            self._copy(link, None, now)
 
     # -- on the way into step
 
@@ -507,7 +449,7 @@ class Primary:
         link.why = ""
         if link.lags:
             link.lags = False
-            self._out.append(Lag(link.node, False, ""))
+            self._way.out.append(Lag(link.node, False, ""))
 
     # -- in step
 
@@ -529,7 +471,7 @@ class Primary:
     def _take(self) -> None:
         if self._own.received > self._kept.taken and not self._taking:
             self._taking = True
-            self._out.append(Take())
+            self._way.out.append(Take())
 
     def _append(
         self,
@@ -543,54 +485,29 @@ class Primary:
         sync = int(self._strict)
         append = m.Append(self._volume, self.epoch, written, first, last, sync, payload)
         link.sent = last
-        self._send(link, append, now, self._policy.request_s)
+        self._way.send(link, append, now, self._policy.request_s)
 
     def _sync(self, link: Link, now: float) -> None:
         """Have a member make durable what somebody waits for, if it has that."""
         if link.durable >= self._flush or self._flush > link.received:
             return
         if link.state is State.STEP and not link.sync_tag:
-            self._send_sync(link, self._flush, now)
+            self._way.send_sync(link, self._flush, now)
 
     def _renew(self, link: Link, now: float) -> None:
         if link.state is State.STEP and not link.sync_tag:
-            self._send_sync(link, 0, now)
+            self._way.send_sync(link, 0, now)
         else:  # it is asked something else, or is away: look again as much later
             self._lease.asked(link.node, now)
-
-    def _send_sync(self, link: Link, seq: int, now: float) -> None:
-        message = m.Sync(self._volume, self.epoch, seq)
-        link.sync_tag = self._next_tag
-        self._next_tag += 1
-        self._asked[link.sync_tag] = Asked(link, message, now, link.received)
-        self._lease.asked(link.node, now)
-        self._out.append(Send(link.node, link.sync_tag, message, self._policy.request_s))
 
     # -- trouble
 
     def _fence(self, epoch: int) -> None:
         if self.fenced is None:
             self.fenced = epoch
-            self._asked.clear()
+            self._way.asked.clear()
             self._kept.lost(self._kept.taken)
-            self._out = [Fenced(epoch)]
-
-    def _away(self, link: Link, now: float, why: str, pause_s: float | None = None) -> None:
-        """Do without a member for a while, then begin with it anew."""
-        policy = self._policy
-        if pause_s is None:
-            pause_s = min(policy.retry_first_s * 2.0 ** min(link.failures, 16), policy.retry_most_s)
-        link.failures += 1
-        link.state = State.AWAY
-        link.tag = link.sync_tag = 0
-        link.hold = link.copy = None
-        link.retry_at = now + pause_s
-        self._lags(link, why)
-
-    def _lags(self, link: Link, why: str) -> None:
-        if not link.lags or link.why != why:
-            link.lags, link.why = True, why
-            self._out.append(Lag(link.node, True, why))
+            self._way.out = [Fenced(epoch)]
 
     def _bound(self, now: float) -> None:
         """Keep no more in memory than the policy says: who needs the oldest goes without it."""
@@ -600,7 +517,7 @@ class Primary:
             needy = [link for link in self._links.values() if self._needs(link) is not None]
             slowest = min(needy, key=lambda link: self._needs(link) or 0)
             if slowest.state is State.STEP:
-                self._away(slowest, now, f"more than {most} bytes behind")
+                self._way.away(slowest, now, f"more than {most} bytes behind")
             else:
                 slowest.hold = None
             self._trim()
@@ -626,7 +543,7 @@ class Primary:
         self._acks.heard(node, held)
         if not self._opened and all(map(self._noted, self._acks.quorums)):
             self._opened = True
-            self._out.append(Opened())
+            self._way.out.append(Opened())
 
     def _noted(self, quorum: Quorum) -> bool:
         """Whether so many of these have noted that the epoch is open."""
@@ -647,31 +564,9 @@ class Primary:
             self._trim()
             if self._own.durable < self._flush and not self._syncing:
                 self._syncing = True
-                self._out.append(SyncOwn())
+                self._way.out.append(SyncOwn())
             reached = (self._acks.acked, self._acks.durable)
             if reached != self._told:
                 self._told = reached
-                self._out.append(Progress(*reached))
-        out, self._out = self._out, []
-        return out
-
-    def _send(self, link: Link, message: m.Request, now: float, timeout_s: float) -> None:
-        tag = self._tag(link, message, now)
-        self._lease.asked(link.node, now)
-        self._out.append(Send(link.node, tag, message, timeout_s))
-
-    def _tag(self, link: Link, message: m.Request | None, now: float) -> int:
-        link.tag = tag = self._next_tag
-        self._next_tag += 1
-        link.since = now
-        self._asked[tag] = Asked(link, message, now)
-        return tag
-
-    def _ended(self, link: Link, tag: int) -> None:
-        if link.tag == tag:
-            link.tag = 0
-        if link.sync_tag == tag:
-            link.sync_tag = 0
-
-    def _late_at(self, link: Link) -> float:
-        return link.since + self._policy.behind_after_s
+                self._way.out.append(Progress(*reached))
+        return self._way.drained()

@@ -8,9 +8,9 @@ from tests.group_rig import OPTIONS, SIZE, TAP_BYTES, VOLUME
 from tests.sim.store_rig import StoreRig
 from transport.group.acks import NodeId
 from transport.group.chain import Chain
+from transport.group.copying import COPYING
 from transport.group.leading import EXPIRE_S, Leading
 from transport.group.link import GroupPolicy, Lag, Send
-from transport.group.primary import COPYING
 from transport.peer import messages as m
 from transport.peer.caller import Answered
 from volume.layout import ZERO_ID

@@ -6,6 +6,7 @@ import pytest
 
 from transport.group.acks import NodeId
 from transport.group.chain import Chain
+from transport.group.copying import COPYING
 from transport.group.kept import Batch, Kept
 from transport.group.lease import RENEW_S, Lease
 from transport.group.link import (
@@ -21,7 +22,7 @@ from transport.group.link import (
     SyncOwn,
     Take,
 )
-from transport.group.primary import COPYING, Primary
+from transport.group.primary import Primary
 from transport.peer import messages as m
 from transport.peer.wire import Message
 from volume.metastore_records import Mode
