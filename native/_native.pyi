@@ -426,6 +426,65 @@ class Syncer:
     def close(self) -> None:
         """Ends the thread, behind the sync that is under way. Nothing else is called after it."""
 
+class Sender:
+    """What a primary does with every write, where there is nothing to be decided; see src/sender.h.
+    For one thread."""
+
+    def __init__(self, core: VolumeCore, epoch: int, /) -> None:
+        """OSError(ENOENT): it has no gate."""
+
+    @property
+    def on(self) -> bool:
+        """Whether it is lent."""
+
+    def begin(
+        self,
+        wanted: int,
+        own_durable: int,
+        taken: int,
+        acked: int,
+        durable: int,
+        next_tag: int,
+        room: int,
+        members: tuple[tuple[bool, bool, bool, int, int, int], ...],
+        /,
+    ) -> bool:
+        """Lend it; False: it is not lent. `members`: (counts, in step, busy, sent, received,
+        durable). ValueError: it is lent already."""
+
+    def end(
+        self,
+    ) -> (
+        tuple[
+            int,
+            int,
+            int,
+            int,
+            int,
+            int,
+            list[tuple[int, int, int, int, int, int]],
+            list[tuple[int, int, bytes]],
+        ]
+        | None
+    ):
+        """Take it back: (taken, newest of the volume, acked, durable, next tag, bytes taken,
+        members as (tag under way or 0, sent, received, durable, when it was sent last, when that
+        was sent which was answered last), batches as (first, last, records)). None: it is not
+        lent."""
+
+    def turn(self, now_ns: int, /) -> tuple[list[tuple[int, int, int, int, bytes]], bool] | None:
+        """The tap has something, perhaps: ([(member, tag, first, last, records)] to be sent now,
+        whether that is all; else who lent has to go on). None: it is not lent."""
+
+    def acked(
+        self, tag: int, epoch: int, received: int, durable: int, now_ns: int, /
+    ) -> tuple[list[tuple[int, int, int, int, bytes]], bool] | None:
+        """A member has answered by an ACK: counted, and goes on as `turn`. None: it is for who
+        lent."""
+
+    def progress(self) -> tuple[int, int]:
+        """(acked, durable)"""
+
 class VolumeCore:
     """Hot path of one volume's head: hot maps over the place table. Thread-safe."""
 
@@ -799,3 +858,7 @@ def answer_append(
 ) -> bytes | None:
     """The ACK of an APPEND that was done, of one of these volumes, where there was nothing to be
     decided; None: it is something else, or is to be decided. `theirs`, `mine`: of the session."""
+
+def read_ack(theirs: int, mine: int, head: Buffer, /) -> tuple[int, int, int, int] | None:
+    """(request, epoch, received, durable) of an ACK of this session; None: it is something else,
+    or out of bounds."""

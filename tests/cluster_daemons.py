@@ -50,8 +50,11 @@ class Nodes:
         store: str = STORE,
         cluster: str = "",
         options: Sequence[str] = (),
+        program: Sequence[str] = PROGRAM,
     ) -> None:
-        """`store`, `cluster`: lines of these sections; `options`: of each daemon."""
+        """`store`, `cluster`: lines of these sections; `options`: of each daemon; `program` is
+        blockd itself."""
+        self._program = program
         self._options = options
         self._settings = {"store": store, "cluster": cluster}
         self._folder = folder
@@ -80,7 +83,7 @@ class Nodes:
         self, *arguments: str, given: str = "", at: str = ""
     ) -> "subprocess.CompletedProcess[str]":
         """Run blockd, where a node is or here."""
-        program = (*self.place(at).prefix, *PROGRAM)
+        program = (*self.place(at).prefix, *self._program)
         done = run_blockd(arguments, given.encode(), program)
         out, err = done.stdout.decode(), done.stderr.decode()
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
@@ -100,7 +103,10 @@ class Nodes:
     def start(self, name: str) -> Daemon:
         place = self.place(name)
         self.daemons[name] = Daemon(
-            self.data(name), self._options, listen=place.listen, prefix=place.prefix
+            *(self.data(name), self._options),
+            listen=place.listen,
+            prefix=place.prefix,
+            program=self._program,
         )
         self.daemons[name].start()
         return self.daemons[name]

@@ -379,6 +379,10 @@ class Sessions:
         if not link.incoming:
             if each := self._by_link.get(link):
                 engine = each.caller
+                if isinstance(event, Arrived) and (plain := engine.plain(event.frames, now)):
+                    if then := each.ends.pop(plain.request, None):
+                        _call(partial(then, plain))
+                    return
                 self._follow(
                     each,
                     engine.received(event.frames, now)

@@ -94,7 +94,22 @@ class Gate:
     def advance(self, acked: int, durable: int) -> None:
         """W nodes have records up to `acked` in their journals, and up to `durable` on disk."""
         self.core.gate_advance(acked, durable)
-        self._let_go()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Tell who waits here and need not any more: the core has been told what there is."""
+        with self._lock:
+            if not self._waiting:
+                return
+            state = self.core.gate_state()
+            passed = [
+                each
+                for each in self._waiting
+                if self._passes(each.request, each.seq, each.durable, state)
+            ]
+            gone = set(map(id, passed))
+            self._waiting = [each for each in self._waiting if id(each) not in gone]
+        self._end(passed, 0)
 
     def lease(self, until_ns: int) -> None:
         """Reads may be answered until then, by `Clock.boottime_ns`."""
@@ -102,7 +117,7 @@ class Gate:
         # The core looks at the machine's clock; to a simulated one only this side can.
         real = isinstance(self._clock, SystemClock)
         self.core.gate_lease(until_ns if real else LAST_NS)
-        self._let_go()
+        self.let_go()
 
     def expire(self) -> None:
         """Give up what has waited too long. To be called now and then."""
@@ -189,20 +204,6 @@ class Gate:
         if shut or seq > (synced if durable else acked):
             return False
         return request.op not in _READS or self._clock.boottime_ns() < self._reads_until_ns
-
-    def _let_go(self) -> None:
-        with self._lock:
-            if not self._waiting:
-                return
-            state = self.core.gate_state()
-            passed = [
-                each
-                for each in self._waiting
-                if self._passes(each.request, each.seq, each.durable, state)
-            ]
-            gone = set(map(id, passed))
-            self._waiting = [each for each in self._waiting if id(each) not in gone]
-        self._end(passed, 0)
 
     def _end(self, waiting: list[_Waiting], error: int) -> None:
         for each in waiting:

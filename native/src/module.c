@@ -11,6 +11,7 @@
 #include "rendezvous_py.h"
 #include "request.h"
 #include "scan_py.h"
+#include "sender_py.h"
 #include "sites_py.h"
 #include "syncer_py.h"
 #include "table_py.h"
@@ -44,7 +45,7 @@ PyMODINIT_FUNC PyInit__native(void)
         bd_request_register, bd_kernels_register,    bd_table_register,   bd_journal_register,
         bd_volume_register,  bd_loop_register,       bd_iscsi_register,   bd_sites_register,
         bd_erasure_register, bd_rendezvous_register, bd_account_register, bd_limit_register,
-        bd_scan_register,    bd_syncer_register,     bd_peer_register};
+        bd_scan_register,    bd_syncer_register,     bd_peer_register,    bd_sender_register};
     bd_lock_wait = wait_without_gil;
     PyObject *module = PyModule_Create(&native_module);
     for (size_t i = 0; module != NULL && i < sizeof parts / sizeof *parts; i++)

@@ -37,6 +37,17 @@ struct bd_peer_append {
 bool bd_peer_is_append(const uint8_t *head, size_t length, const struct bd_peer_session *session,
                        struct bd_peer_append *append);
 
+struct bd_peer_acked {
+    uint64_t request;
+    uint64_t epoch;
+    uint64_t received;
+    uint64_t durable;
+};
+
+/* Whether `head` is an ACK of this session, within the protocol's bounds. */
+bool bd_peer_is_ack(const uint8_t *head, size_t length, const struct bd_peer_session *session,
+                    struct bd_peer_acked *ack);
+
 /* The only frame of an ACK; `out` has BD_PEER_ACK_BYTES. */
 void bd_peer_ack(uint8_t *out, const struct bd_peer_session *session, uint64_t request,
                  uint64_t epoch, uint64_t received, uint64_t durable);

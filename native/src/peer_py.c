@@ -73,7 +73,25 @@ static PyObject *answer_append(PyObject *module, PyObject *args)
     return result;
 }
 
+static PyObject *read_ack(PyObject *module, PyObject *args)
+{
+    (void)module;
+    unsigned long long theirs, mine;
+    Py_buffer head;
+    if (!PyArg_ParseTuple(args, "KKy*:read_ack", &theirs, &mine, &head))
+        return NULL;
+    struct bd_peer_session session = {.theirs = theirs, .mine = mine};
+    struct bd_peer_acked ack;
+    bool is = bd_peer_is_ack(head.buf, (size_t)head.len, &session, &ack);
+    PyBuffer_Release(&head);
+    if (!is)
+        Py_RETURN_NONE;
+    return Py_BuildValue("(KKKK)", (unsigned long long)ack.request, (unsigned long long)ack.epoch,
+                         (unsigned long long)ack.received, (unsigned long long)ack.durable);
+}
+
 static PyMethodDef functions[] = {
+    {"read_ack", read_ack, METH_VARARGS, NULL},
     {"answer_append", answer_append, METH_VARARGS, NULL},
     {0},
 };

@@ -38,6 +38,7 @@
     SITE(ANY_EPOCH, RULE, "replay.any-epoch")                                                      \
     SITE(ANY_CHAIN, RULE, "replay.any-chain")                                                      \
     SITE(ANY_PAYLOAD, RULE, "replay.any-payload")                                                  \
+    SITE(ACK_EARLY, RULE, "sender.ack-early")                                                      \
     SITE(UNCHECKED_READ, RULE, "read.unchecked")                                                   \
     SITE(ZEROS_FOR_DAMAGE, RULE, "read.zeros-for-damage")
 

@@ -119,6 +119,45 @@ static void test_an_ack_says_what_it_is_told(void)
     free(out);
 }
 
+/* As the one who has asked reads it: the other side of the same session. */
+static bool is_ack(const uint8_t *head, size_t length, struct bd_peer_acked *ack)
+{
+    struct bd_peer_session other = {.theirs = session.mine, .mine = session.theirs};
+    uint8_t *copy = malloc(length > 0 ? length : 1);
+    CHECK(copy != NULL);
+    memcpy(copy, head, length);
+    bool is = bd_peer_is_ack(copy, length, &other, ack);
+    free(copy);
+    return is;
+}
+
+static void test_an_ack_is_read_and_nothing_else(void)
+{
+    uint8_t head[2 * BD_PEER_ACK_BYTES] = {0};
+    bd_peer_ack(head, &session, 9, 3, 20, 10);
+    struct bd_peer_acked ack;
+    for (size_t length = 0; length < sizeof head; length++)
+        CHECK_EQ(is_ack(head, length, &ack), length == BD_PEER_ACK_BYTES);
+    CHECK_EQ(ack.request, 9);
+    CHECK_EQ(ack.epoch, 3);
+    CHECK_EQ(ack.received, 20);
+    CHECK_EQ(ack.durable, 10);
+    for (size_t at = 0; at < BD_PEER_ACK_BYTES; at++) {
+        for (int bit = 0; bit < 8; bit++) {
+            bd_peer_ack(head, &session, 9, 3, 20, 10);
+            head[at] ^= (uint8_t)(1 << bit);
+            CHECK(!is_ack(head, BD_PEER_ACK_BYTES, &ack));
+            seal(head, BD_PEER_ACK_BYTES);
+            bool top = at >= 40 && at % 8 == 7 && bit == 7; /* of a number below 2^63 */
+            bool fits = bd_get64(head + 56) <= bd_get64(head + 48);
+            bool number = (at >= 24 && at < 32) || (at >= 36 && !top && fits);
+            CHECK_EQ(is_ack(head, BD_PEER_ACK_BYTES, &ack), number);
+        }
+    }
+    bd_peer_ack(head, &session, 9, 0, 20, 10); /* no epoch */
+    CHECK(!is_ack(head, BD_PEER_ACK_BYTES, &ack));
+}
+
 /* Records of one node, appended by another: changed in one byte nothing of them is, and the next
  * ones go on as if nothing had been. */
 static void test_changed_records_are_not_appended(void)
@@ -177,6 +216,7 @@ int main(void)
     test_a_changed_byte_is_not_read();
     test_other_lengths_and_random_bytes_are_not_read();
     test_an_ack_says_what_it_is_told();
+    test_an_ack_is_read_and_nothing_else();
     test_changed_records_are_not_appended();
     return 0;
 }

@@ -24,6 +24,7 @@ NOTICED_WITHIN = 100  # worlds; the first of them do today
 
 NOTICED_BY = {
     "ack before W": ("everything", 7),
+    "ack before W, natively": ("everything", 7),
     "flush before W disks": ("crashes", 8),
     "a member that only says it has synced": ("everything", 3),
     "reads do not wait for W": ("network", 14),

@@ -109,6 +109,10 @@ class Acks:
         )
         return (self._acked, self._durable) != before
 
+    def held(self, node: NodeId) -> Held:
+        """What a node counts with, member or not. KeyError: nobody knows it."""
+        return self._held[node]
+
     def copies(self, seq: int) -> int:
         """How many members have every record up to `seq` in their journals."""
         members = frozenset().union(*(quorum.members for quorum in self._quorums))

@@ -37,6 +37,18 @@ class Kept:
         self._batches.append(batch)
         self.bytes += len(batch.data)
 
+    def resume(self, taken: int, batches: list[Batch]) -> None:
+        """Another one has gone on from here (native/src/sender.h): it has taken records up to
+        `taken`, of which these are needed yet. Where they do not begin right behind what is here
+        nobody needs that any more, nor what is between."""
+        first = batches[0].first if batches else taken + 1
+        if first != self.taken + 1:
+            assert first > self.taken + 1, (first, self.taken)
+            self.lost(first - 1)
+        for batch in batches:
+            self.add(batch)
+        assert self.taken == taken, (self.taken, taken)
+
     def lost(self, seq: int) -> None:
         """The tap has begun again behind `seq`."""
         self._batches.clear()

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
-from native import TAP_MIN_BUFFER
+from native import TAP_MIN_BUFFER, Sender
 from transport.errors import TransportError
 from transport.group import link
 from transport.group.acks import NodeId
@@ -28,6 +28,8 @@ from volume.replicacopy import Step
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Plain = tuple[int, int, int, int, bytes]
+"""What `native.Sender` sends: member, tag, first, last, records."""
 
 MAX_TAP_BYTES: Final = 64 << 20
 EXPIRE_S: Final = 0.25  # between looks at requests that have waited for too long
@@ -57,8 +59,11 @@ class Leading:
         fenced: Callable[[int], None],
         failed: Callable[[str], None],
         moved: Callable[[], None],
+        *,
+        plain: bool = True,
     ) -> None:
-        """The own part has begun the epoch, and its tap is open since; `chain` is what it has."""
+        """The own part has begun the epoch, and its tap is open since; `chain` is what it has.
+        `plain`: have what comes with every write done natively; it makes no other difference."""
         members = [NodeId(node) for node in group.members]
         self.epoch = group.epoch
         self.lease = Lease(me, members, group.write_quorum)
@@ -71,12 +76,14 @@ class Leading:
         self.strict = group.mode is Mode.STRICT
         self.serving = False
         self.ended = False
+        self._sender = Sender(replica.volume.core, group.epoch) if plain else None
         self._references = References(replica.volume.record.chunk_size, replica.known)
         self._watched: list[Timer] = []
         self._effects: deque[link.Effect] = deque()
         self._carrying = False
         self._expiring = False
         self._around = around
+        self._policy = policy
         self._replica = replica
         self._opened = opened
         self._fenced = fenced
@@ -143,10 +150,63 @@ class Leading:
             self._watch_waiting()
 
     def _appended(self) -> None:
-        if not self.ended:
-            self.carry_out(self.primary.appended(self._replica.newest, self._around.clock()))
-            if self.serving:
-                self._watch_waiting()
+        if self.ended:
+            return
+        now = self._around.clock()
+        sender = self._sender
+        if sender is not None and not self._carrying and self.primary.lend(sender, now):
+            self._sent(sender.turn(int(now * NANOSECONDS)))
+        else:
+            self._look(now)
+        if self.serving:
+            self._watch_waiting()
+
+    def _look(self, now: float) -> None:
+        """As the sender that decides: the tap has something, perhaps."""
+        self.carry_out(self.primary.appended(self._replica.newest, now))
+
+    # -- what comes with every write
+
+    def _sent(self, found: tuple[list[Plain], bool] | None) -> None:
+        """Carry out what the native sender has said."""
+        sends, all_of_it = found or ([], False)
+        for plain in sends:
+            self._ask_plain(*plain)
+        if not all_of_it and not self.ended:
+            self._look(self._around.clock())
+
+    def _ask_plain(self, index: int, tag: int, first: int, last: int, records: bytes) -> None:
+        epoch = self.epoch
+        append = m.Append(self._replica.uuid, epoch, epoch, first, last, 0, (records,))
+        ended = partial(self._plain_ended, tag)
+        try:
+            node = bytes.fromhex(self.primary.lent_to(index))
+            self._around.ask(node, append, self._policy.request_s, ended)
+        except TransportError as error:
+            ended(Failed(0, str(error)))
+
+    def _plain_ended(self, tag: int, end: Answered | Failed) -> None:
+        """It may have been taken back meanwhile: then its tag is one that the Primary knows."""
+        if self.ended:
+            return
+        now, sender = self._around.clock(), self._sender
+        if isinstance(end, Answered) and isinstance(ack := end.message, m.Ack) and sender:
+            held = ack.epoch, ack.received, ack.durable
+            found = sender.acked(tag, *held, int(now * NANOSECONDS))
+            if found is not None:
+                self._replica.gate.let_go()
+                self._sent(found)
+                return
+        self._answered(tag, end, now)
+
+    def _answered(self, tag: int, end: Answered | Failed, now: float) -> None:
+        result = outcome(end)
+        if isinstance(result, str):
+            self.carry_out(self.primary.failed(tag, result, now))
+        else:
+            self.carry_out(self.primary.answered(tag, result, now))
+
+    # -- what is decided
 
     def carry_out(self, effects: list[link.Effect]) -> None:
         """What follows from one that is carried out at once comes after those before it."""
@@ -227,17 +287,14 @@ class Leading:
         def ended(end: Answered | Failed) -> None:
             if self.ended:
                 return
-            result, now = outcome(end), self._around.clock()
+            result = outcome(end)
             if brief and isinstance(result, m.Error) and result.code == m.Code.LACKS:
                 self._references.lacked(send.member)
                 self._ask(send, send.message)
                 return
             if brief:
                 self._references.took(send.member)
-            if isinstance(result, str):
-                self.carry_out(self.primary.failed(send.tag, result, now))
-            else:
-                self.carry_out(self.primary.answered(send.tag, result, now))
+            self._answered(send.tag, end, self._around.clock())
 
         try:
             self._around.ask(bytes.fromhex(send.member), message, send.timeout_s, ended)

@@ -26,12 +26,14 @@ A member that has promised a later epoch ends it all (`Fenced`).
 
 from collections.abc import Collection
 from math import inf
-from typing import Protocol
 
+from native import Sender
 from transport.group.acks import Acks, Held, NodeId, Quorum
 from transport.group.chain import Chain, common
 from transport.group.copying import Copying, heard
 from transport.group.kept import Batch, Kept
+from transport.group.lease import RENEW_S
+from transport.group.lending import Lending, Renewals
 from transport.group.link import (
     Asked,
     Effect,
@@ -56,22 +58,6 @@ from transport.peer.wire import Message
 from volume.metastore_records import Mode
 from volume.replica import Records
 from volume.replicacopy import Step
-
-
-class Renewals(Protocol):
-    """The lease, as far as the sender feeds it: `transport.group.lease.Lease`."""
-
-    def asked(self, member: NodeId, now: float) -> None: ...
-    def answered(self, member: NodeId, sent_at: float) -> bool: ...
-    def to_ask(self, now: float) -> list[NodeId]: ...
-    def need(self, *quorums: Quorum) -> None: ...
-    def learner(self, node: NodeId) -> None: ...
-    def forget(self, node: NodeId) -> None: ...
-    def renewed_by(self, quorum: Quorum) -> float: ...
-    @property
-    def renewed_at(self) -> float: ...
-    @property
-    def ask_at(self) -> float: ...
 
 
 class Primary:
@@ -114,6 +100,9 @@ class Primary:
         self._copying = Copying(volume, epoch, policy, way)
         self._kept = Kept(chain.seq)
         self._trail = Trail(chain.seq)
+        self._lending = Lending(
+            *(volume, epoch, way, self._kept, self._trail, self._acks, lease),
+        )
         self._taking = False
         self._flush = 0
         self._lease_floor = -inf
@@ -125,11 +114,13 @@ class Primary:
 
     @property
     def acked(self) -> int:
-        return self._acks.acked
+        sender = self._lending.sender
+        return self._acks.acked if sender is None else sender.progress()[0]
 
     @property
     def durable(self) -> int:
-        return self._acks.durable
+        sender = self._lending.sender
+        return self._acks.durable if sender is None else sender.progress()[1]
 
     @property
     def open(self) -> bool:
@@ -141,6 +132,8 @@ class Primary:
         if self.fenced is not None:
             return inf
         due = self._lease.ask_at if self._links else inf
+        if self._lending.sender is not None:  # who does not answer is seen when it is taken back
+            due = min(due, self._lending.since + self._policy.behind_after_s)
         for link in self._links.values():
             if link.retry_at is not None:
                 due = min(due, link.retry_at)
@@ -149,6 +142,7 @@ class Primary:
         return due
 
     def status(self, now: float) -> list[MemberStatus]:
+        self._take_back(now)
         own = self._own
         first = MemberStatus(self._me, "primary", own.received, own.durable, "", True, 0, 0.0, 0.0)
         trail = self._trail if own.received <= self._trail.seq else None
@@ -172,6 +166,7 @@ class Primary:
 
     def learn(self, node: NodeId, now: float) -> list[Effect]:
         """Bring a node that is no member into step as well; it counts for nothing."""
+        self._take_back(now)
         if node not in self._links:
             self._acks.learner(node)
             self._lease.learner(node)
@@ -180,6 +175,7 @@ class Primary:
 
     def drop(self, node: NodeId) -> None:
         """Send nothing to a node that is no member any more."""
+        self._take_back()
         self._acks.forget(node)
         self._lease.forget(node)
         link = self._links.pop(node, None)
@@ -191,6 +187,7 @@ class Primary:
     def need(self, *quorums: Quorum, now: float) -> list[Effect]:
         """From now on what is acknowledged, and a renewal of the lease, has all of these."""
         assert all(self._me in quorum.members for quorum in quorums)
+        self._take_back(now)
         self._lease_floor = max(self._lease_floor, self._lease.renewed_at)
         self._flush = max(self._flush, self._acks.durable)  # members that come have to sync as well
         self._acks.need(*quorums)
@@ -201,12 +198,39 @@ class Primary:
     def has_all(self, quorum: Quorum) -> bool:
         """Whether these alone could go on from here: so many have noted the epoch and have what was
         acknowledged, and no reader was let in that they would not wait for."""
+        self._take_back()
         return (
             self.fenced is None
             and self._noted(quorum)
             and self._acks.has_all(quorum)
             and self._lease.renewed_by(quorum) >= self._lease_floor
         )
+
+    # -- what comes with every write (transport/group/lending.py)
+
+    def lend(self, sender: Sender, now: float) -> bool:
+        """Have `sender` do it, up to the next call of anything here that may change something, or
+        has to know: whether it does. Only with a sender of this volume and epoch."""
+        if self._lending.sender is not None:
+            return True
+        if not self.open or self._strict or self._taking:
+            return False
+        if self._lease.renewed_at < now - RENEW_S:
+            return False  # reads wait for the next answer: then it is counted here
+        room = self._policy.queue_bytes - self._kept.bytes
+        return self._lending.lend(sender, self._links, self._own, self._flush, room, now)
+
+    def lent_to(self, index: int) -> NodeId:
+        """Which member the sender means."""
+        return self._lending.node(index)
+
+    def _take_back(self, now: float | None = None) -> None:
+        back = self._lending.take_back(now)
+        if back is not None:
+            self._have(back.newest)
+            self._counted = self._own
+            self._acks.heard(self._me, self._own)
+            self._told = back.told
 
     def _is_member(self, node: NodeId) -> bool:
         return any(node in quorum.members for quorum in self._acks.quorums)
@@ -215,6 +239,7 @@ class Primary:
 
     def poll(self, now: float) -> list[Effect]:
         """Time has gone by."""
+        self._take_back(now)
         if self.fenced is not None:
             return []
         for link in self._links.values():
@@ -232,21 +257,24 @@ class Primary:
 
     def appended(self, seq: int, now: float) -> list[Effect]:
         """The own journal has records up to `seq`: the tap has something, or it is lost."""
+        self._take_back(now)
         self._have(seq)
         return self._effects(now)
 
     def taken(self, first: int, last: int, data: bytes, now: float) -> list[Effect]:
         """What the tap had: records `first` to `last`; nothing with `first` 0."""
+        self._take_back(now)
         self._taking = False
         if first:
             self._kept.add(Batch(first, last, data))
             self._trail.add(last, len(data), now)
             self._have(last)
-            self._bound(now)
+            self._bound(now)  # before more is sent
         return self._effects(now)
 
     def lost(self, seq: int, now: float) -> list[Effect]:
         """The tap was further behind than it may be, and has begun again behind `seq`."""
+        self._take_back(now)
         self._taking = False
         self._kept.lost(seq)
         self._trail.lost(seq)
@@ -255,6 +283,7 @@ class Primary:
 
     def read(self, tag: int, found: Records | None, now: float) -> list[Effect]:
         """What the own log had; None: it could not be read."""
+        self._take_back(now)
         link = self._way.found(tag)
         if link is not None and self.fenced is None:
             self._send_range(link, found, now)
@@ -262,6 +291,7 @@ class Primary:
 
     def copied(self, tag: int, found: Step | None, now: float) -> list[Effect]:
         """The next step of a stream of the volume; None: it could not be read."""
+        self._take_back(now)
         link = self._way.found(tag)
         if link is not None and self.fenced is None:
             self._copying.copied(link, found, now)
@@ -271,11 +301,13 @@ class Primary:
         """Somebody waits until records up to `seq` are durable on W."""
         if seq <= self._flush:
             return []  # as in strict mode, where each record is to be durable: it is seen to
+        self._take_back(now)
         self._flush = seq
         return self._effects(now)
 
     def synced(self, seq: int, now: float) -> list[Effect]:
         """The own journal is durable up to `seq`."""
+        self._take_back(now)
         self._syncing = False
         received = max(self._own.received, seq)
         self._own = Held(received, max(self._own.durable, seq))
@@ -283,6 +315,7 @@ class Primary:
 
     def answered(self, tag: int, message: Message, now: float) -> list[Effect]:
         """A member has answered."""
+        self._take_back(now)
         asked = self._way.asked.pop(tag, None)
         if asked is None or self.fenced is not None:
             return []
@@ -321,6 +354,7 @@ class Primary:
 
     def failed(self, tag: int, text: str, now: float) -> list[Effect]:
         """A member has not answered, and will not."""
+        self._take_back(now)
         asked = self._way.asked.pop(tag, None)
         if asked is not None and self.fenced is None:
             current = tag in (asked.link.tag, asked.link.sync_tag)
@@ -561,7 +595,7 @@ class Primary:
                 self._sync(link, now)
             if all(quorum.wanted == 1 for quorum in self._acks.quorums):
                 self._take()  # or the tap does not tell of what is written next
-            self._trim()
+            self._bound(now)
             if self._own.durable < self._flush and not self._syncing:
                 self._syncing = True
                 self._way.out.append(SyncOwn())

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from native import read_ack
 from transport.errors import BadMessage, PeerBusy
 from transport.peer import messages as m
 from transport.peer.policy import Policy, Reason
@@ -259,6 +260,27 @@ class Caller:
             self._due = self._next_due(now)
         # Else nothing is due earlier than it was: `poll` looks again then.
         return events
+
+    def plain(self, frames: Frames, now: float) -> Answered | None:
+        """`received`, of a message that may be an ACK, which comes with every write: the event, if
+        it is one to a request that waits for it. None: nothing has happened."""
+        session = self._session
+        if len(frames) != 1 or self._state != _OPEN or self._slow:
+            return None
+        found = read_ack(session.theirs, session.mine, frames[0])
+        if found is None:
+            return None
+        number, *held = found
+        asked = self._asked.get(number)
+        if asked is None or number not in self._flying or asked.message is None:
+            return None
+        if asked.message.ANSWER is not m.Ack:
+            return None
+        self._heard = now
+        self._free(number)
+        if self._waiting:
+            self._send_waiting(now)
+        return Answered(number, m.Ack(*held))
 
     def lost(self, now: float, text: str) -> list[Event]:
         """The connection broke, or could not be made."""

@@ -209,10 +209,18 @@ def _always(*_: Any) -> bool:
     return True
 
 
+def _never(*_: Any) -> bool:
+    return False
+
+
 RULES: Mapping[str, Rule] = {
     "ack before W": Rule(
         "a write is acknowledged when W members have it in their journals",
-        ((Acks, "_least_of_most", staticmethod(_one_less)),),
+        ((Acks, "_least_of_most", staticmethod(_one_less)), (Primary, "lend", _never)),
+    ),
+    "ack before W, natively": Rule(
+        "so it is where that is counted without Python",
+        site="sender.ack-early",
     ),
     "flush before W disks": Rule(
         "a flush is acknowledged when W members have synced what is before it",

@@ -28,7 +28,7 @@ def ignore(*_: object) -> None:
 class Served:
     """A volume of three that this node serves; the others are in step."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool = True) -> None:
         self.around = Around()
         self.rig = StoreRig(options=OPTIONS)
         self.replica: Replica = self.rig.store.replicas.create(VOLUME, "vm1", SIZE, 512, 4096, 1)
@@ -46,6 +46,7 @@ class Served:
             fenced=ignore,
             failed=ignore,
             moved=ignore,
+            plain=plain,
         )
         self.leading.start(descriptor)
         while self.around.asked:
@@ -96,7 +97,7 @@ def test_what_was_just_written_is_sent_at_once_and_by_no_other_thread() -> None:
 def test_what_would_have_to_be_read_from_the_disk_is_left_to_a_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    served = Served()
+    served = Served(plain=False)
     monkeypatch.setattr(served.replica, "take_at_once", lambda: None)
     served.write()
     assert not served.around.asked
