@@ -115,6 +115,10 @@ if __name__ == "__main__":
         import cluster
 
         cluster.main(sys.argv[2:], PAGE)
+    elif sys.argv[1:2] == ["cluster-turns"]:
+        import clusterturns
+
+        clusterturns.main(sys.argv[2:])
     elif sys.argv[1:2] == ["stripes"]:
         import stripes
 

@@ -65,6 +65,7 @@ class Sample:
     p99_us: float
     resident_bytes: int
     errors: int
+    p50_us: float = 0.0
 
 
 class Served(Protocol):
@@ -104,10 +105,12 @@ def measure(
     # fio prints notes before its JSON.
     job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
     side = job["read" if "read" in cell.rw else "write"]
+    percentiles = side["clat_ns"].get("percentile", {})
     return Sample(
         iops=side["iops"],
         cpu_us=used * 1e6 / max(1, side["total_ios"]),
-        p99_us=side["clat_ns"].get("percentile", {}).get("99.000000", 0) / 1e3,
+        p99_us=percentiles.get("99.000000", 0) / 1e3,
         resident_bytes=server.resident_bytes(),
         errors=job["error"] + job.get("total_err", 0),
+        p50_us=percentiles.get("50.000000", 0) / 1e3,
     )
