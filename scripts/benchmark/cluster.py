@@ -131,7 +131,7 @@ def started(
     (work / "etcd").mkdir()
     etcd = running.enter_context(etcd_cluster(etcd_program, work / "etcd", 1))
     (work / "nodes").mkdir()
-    nodes = Nodes(work / "nodes", etcd, "bench")
+    nodes = Nodes(work / "nodes", etcd, "bench", store="short_percent = 0")
     running.callback(nodes.close)
     up(nodes, *NAMES)
     first = nodes.daemons["n1"]

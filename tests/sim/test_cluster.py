@@ -25,10 +25,10 @@ NOTICED_WITHIN = 100  # worlds; the first of them do today
 NOTICED_BY = {
     "ack before W": ("everything", 7),
     "ack before W, natively": ("everything", 7),
-    "flush before W disks": ("crashes", 8),
+    "flush before W disks": ("crashes", 17),
     "a member that only says it has synced": ("everything", 3),
     "reads do not wait for W": ("network", 14),
-    "a promise in memory": ("network", 80),
+    "a promise in memory": ("network", 259),
     "an epoch that is noted in memory": ("crashes", 1),
     "records of a sealed epoch are taken": ("network", 201),
     "a promise too few": ("network", 11),
