@@ -3,6 +3,7 @@ gone, and files that belong to no row go. Part of the round of `transport.stripi
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,11 @@ from transport.stripestate import RoundNotes, Surroundings
 log = logging.getLogger(__name__)
 
 REPAIRS: Final = 4
-"""Shards of this device that are read by one round, to see whether they are what they should be."""
+"""Shards of this device that are read by one round, to see whether they are as they should be..."""
+MAX_REPAIRS: Final = 64
+"""...more where that takes longer than READ_ALL_S for all, but not more than so many: a round has
+other things to do."""
+READ_ALL_S: Final = 14 * 86400.0
 
 
 @dataclass(slots=True)
@@ -112,6 +117,7 @@ class Upkeep:
         self.work = Measured(monotonic)
         """Of shards that are to be made again."""
         self._lacking = _Lacking()
+        self._repaired_at = monotonic()
         self._stray_since: dict[str, float] = {}
         self._verified: dict[ShardName, None] = {}
 
@@ -155,7 +161,11 @@ class Upkeep:
         unread = [name for name in rows if name not in bad and name not in self._verified]
         if not unread:
             self._verified = {}
-        for name in [*(name for name in rows if name in bad), *unread[:REPAIRS]]:
+        now = self._monotonic()
+        due = math.ceil(len(rows) * (now - self._repaired_at) / READ_ALL_S)
+        self._repaired_at = now
+        some = unread[: max(REPAIRS, min(due, MAX_REPAIRS))]
+        for name in [*(name for name in rows if name in bad), *some]:
             if self._should_stop():
                 return
             with self._notes.counted(name.pack_id, f"repair shard {name.number}"):

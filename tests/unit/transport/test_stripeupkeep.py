@@ -13,7 +13,7 @@ from transport.shardserver import ShardServer
 from transport.stripereads import StripeReads
 from transport.striperows import KnownRows
 from transport.stripestate import RoundNotes, Surroundings
-from transport.stripeupkeep import Upkeep
+from transport.stripeupkeep import OwnShards, Upkeep
 
 DEVICE = bytes(15) + b"\1"
 
@@ -85,6 +85,36 @@ class NoNodes:
 
 def test_what_a_round_of_repair_costs_grows_with_what_is_lacking_and_not_with_its_square() -> None:
     assert asked_for(40) == 4 * asked_for(10)
+
+
+@pytest.mark.parametrize(
+    ("count", "minutes", "read"), [(10, 1, 4), (80_000, 1, 4), (200_000, 1, 10), (200_000, 60, 64)]
+)
+def test_all_shards_are_read_within_two_weeks(count: int, minutes: float, read: int) -> None:
+    """Of rows that are none: whether a shard is sound is asked, and that is counted."""
+    now = 0.0
+    ids = [number.to_bytes(32) for number in range(1, count + 1)]
+    row = PackRow(ids[0], 1000, shards=(DEVICE.hex(), "2" * 32, "3" * 32), data=2)
+    names = [ShardName(each, 2, 1, 0) for each in ids]
+    upkeep = Upkeep(
+        cast(ShardServer, EmptyDevice()),
+        cast(KnownRows, Rows(dict.fromkeys(ids, row))),
+        cast(StripeReads, None),
+        cast(Surroundings, NoNodes()),
+        RoundNotes(logging.getLogger("test")),
+        0.0,
+        monotonic=lambda: now,
+        should_stop=lambda: False,
+    )
+    asked: list[ShardName] = []
+    upkeep._is_sound = lambda name, row: asked.append(name) is None  # type: ignore[method-assign, func-returns-value]
+    own = OwnShards(dict.fromkeys(names, row), set(names), set())
+    now = 60.0 * minutes
+    upkeep.repair(own)
+    assert len(asked) == read
+    upkeep.repair(own)
+    assert asked[:read] == names[:read]
+    assert asked[read:] == names[read : read + 4]  # others, and no time has gone by
 
 
 def test_what_was_found_damaged_is_not_forgotten_when_the_device_cannot_be_listed_for_a_while(
