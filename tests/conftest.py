@@ -23,14 +23,17 @@ KERNEL_TESTS = ROOT / "tests/kernel"
 LONG = ("integration", "sim", "docs")
 """Folders whose tests take seconds, where those of others take milliseconds."""
 LONGEST = (
-    *("test_failover.py", "test_cluster_worlds_1.py", "test_cluster_worlds_2.py"),
-    *("test_cluster_worlds_3.py", "test_cluster_worlds_4.py", "test_cluster.py"),
-    *("test_partitions.py", "test_limits.py", "test_streams.py", "test_cluster_members.py"),
-    *("test_disaster_recovery.py", "test_crash_writes.py", "test_crash_states.py"),
+    *("test_cluster_clients.py", "test_cluster_worlds_1.py", "test_failover.py"),
+    *("test_cluster_worlds_2.py", "test_iscsi_conformance.py", "test_cluster_worlds_3.py"),
+    *("test_partitions.py", "test_cluster_worlds_4.py", "test_disaster_recovery.py"),
+    *("test_cluster.py", "test_cluster_stripes.py", "test_crash_states.py", "test_limits.py"),
+    *("test_crash_writes.py", "test_cluster_members.py", "test_space.py", "test_streams.py"),
     *("test_crash_volumes.py", "test_crash_versions.py", "test_crash_collection.py"),
     *("test_version_crash_states.py", "test_cluster_nodes.py", "test_kill.py"),
+    *("test_clone_chain.py", "test_takeover_lives.py", "test_placement.py", "test_changing.py"),
 )
-"""Files of these that take a minute and more, the longest first."""
+"""Files that take ten seconds and more, the longest first, those that mostly wait between those
+that mostly count. `-p tests.costs` tells who counts."""
 ALLOW_STALE = "BLOCKD_ALLOW_STALE_NATIVE"
 _FAILED = pytest.StashKey[bool]()
 
@@ -81,9 +84,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _first_where_it_takes_long(item: pytest.Item) -> tuple[int, int, str]:
     folder, name = item.path.relative_to(ROOT / "tests").parts[0], item.path.name
-    if folder not in LONG:
-        return (2, 0, "")
-    return (0, LONGEST.index(name), name) if name in LONGEST else (1, 0, name)
+    if name in LONGEST:
+        return (0, LONGEST.index(name), name)
+    return (1, 0, name) if folder in LONG else (2, 0, "")
 
 
 def _named(config: pytest.Config) -> list[Path]:

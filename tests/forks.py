@@ -119,6 +119,11 @@ class Forks:
                 cwd=ROOT,
             )
 
+    @property
+    def pid(self) -> int:
+        """Of the process that forks."""
+        return self._process.pid
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -234,6 +239,12 @@ class _Shared:
             if self.wanted and self._forks is None:
                 self._forks = Forks()
             return self._forks
+
+    @property
+    def pid(self) -> int | None:
+        """Of that process, once there is one."""
+        with self._lock:
+            return None if self._forks is None else self._forks.pid
 
     def close(self) -> None:
         self.wanted = False
