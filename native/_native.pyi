@@ -564,8 +564,9 @@ class VolumeCore:
         """What the newest REFER record that is hot lets chunk `index` read as, if any of it can
         still be seen. A read of what can be seen needs the place of `index | REFERRED`."""
 
-    def frozen_runs(self) -> list[tuple[int, int, int]]:
-        """Chunks touched by the frozen map: (first, count, kind), ascending. Those of kind
+    def frozen_runs(self) -> bytearray:
+        """Chunks touched by the frozen map, as rows of three native u64, which
+        `volume.builder.frozen_runs` reads: first, count and kind of a run, ascending. Those of kind
         PLACE_ZERO are wholly zero, those of PLACE_REFER wholly what one record refers to; the
         others, of PLACE_DATA, have to be put together."""
 

@@ -16,14 +16,15 @@ said, at the end of that while or later, that it does not have it. Nothing of th
 log has what was written, the damaged chunk stays, and after a crash it is all found again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from struct import Struct
 
 from native import PLACE_DATA, PLACE_REFER, ReadFault, VolumeCore
 from volume.chunks import ChunkStore
 from volume.disk import Clock
 from volume.errors import ChunkAwaited, CorruptData, StoreClosing
-from volume.layout import FAN_OUT, PAGE_SIZE, ZERO_ID, ChunkId
+from volume.layout import CHUNK_ID_LENGTH, FAN_OUT, PAGE_SIZE, ZERO_ID, ChunkId
 from volume.manifest import Manifests, height_for
 from volume.reader import ChunkResolver, HeadState
 from volume.segments import segment_path
@@ -31,7 +32,10 @@ from volume.sites import fail_point
 from volume.stripedpack import StripeUnavailable
 
 WINDOW_BYTES = 1024 * 1024  # put together at once
+SLICE_CHUNKS = 1 << 12  # of which ids are kept as objects until they are put into leaves
 REFERRED_CHUNKS = 1 << 14  # whose ids are looked up and put into leaves at once
+_RUN_ROW = Struct("=QQQ")
+_ID_ROW = Struct(f"=Q{CHUNK_ID_LENGTH}s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +65,51 @@ class Lost:
     why: str
 
 
+class PackedIds:
+    """Chunk indexes and ids in the order in which they came, as bytes: a round over a large volume
+    has too many for an object each (memory of small objects hardly goes back to the system)."""
+
+    def __init__(self) -> None:
+        self._rows = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._rows) // _ID_ROW.size
+
+    def __iter__(self) -> Iterator[tuple[int, ChunkId]]:
+        return _ID_ROW.iter_unpack(self._rows)
+
+    def extend(self, ids: Mapping[int, ChunkId]) -> None:
+        self._rows += b"".join(_ID_ROW.pack(*row) for row in ids.items())
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What is not in the tree yet."""
+
+    ids: dict[int, ChunkId] = field(default_factory=dict)
+    zeroed: list[tuple[int, int]] = field(default_factory=list)
+    """Chunks [first, end), also of ids in `ids`: they are zeroed before."""
+
+    def clear(self) -> None:
+        self.ids.clear()
+        self.zeroed.clear()
+
+
+def frozen_runs(core: VolumeCore) -> Iterator[tuple[int, int, int]]:
+    """The chunks that the frozen map of `core` touches, as runs (first chunk, count, PLACE_*) in
+    order, without overlap. Zeros are chunks that are wholly unmapped, those that refer do so with
+    one record; the others have to be put together."""
+    return _RUN_ROW.iter_unpack(core.frozen_runs())
+
+
 @dataclass(frozen=True, slots=True)
 class Built:
     """A tree; durable after `ChunkStore.sync`."""
 
     root: ChunkId
     height: int
-    chunks: dict[int, ChunkId]
-    """Chunk index -> id, where bytes were written; not where chunks are another tree's."""
+    chunks: PackedIds
+    """Those where bytes were written; not where chunks are another tree's."""
     changed_chunks: int
     """Chunks that were written or cleared, whether they differ or not."""
     lost: tuple[Lost, ...] = ()
@@ -146,41 +187,67 @@ class TreeBuilder:
         """The tree that has the frozen extents of `given.core` over `given.base`."""
         base = given.base
         height = max(base.height, height_for(given.size, given.chunk_size))
-        changes: dict[int, ChunkId] = {}
+        root = self._manifests.grow(base.root, base.height, height)
         gone = _Gone()
-        zeroed: list[tuple[int, int]] = []
+        edits = _Pending()
+        ids = PackedIds()
         touched = 0
         # What a shrink has cut off is not stored, and what the old head has of it goes.
         end = -(-given.size // given.chunk_size)
         referred: list[tuple[int, int]] = []
-        for first, count, kind in given.core.frozen_runs():
+        for first, count, kind in frozen_runs(given.core):
             stop = first + count
             kept = max(first, min(stop, end)) if kind in (PLACE_DATA, PLACE_REFER) else first
             if first < kept and kind == PLACE_REFER:
                 referred.append((first, kept))
             elif first < kept:
-                self._build_run(given, first, kept, changes, gone)
-            zeroed.append((kept, min(stop, FAN_OUT**height)))
+                for start in range(first, kept, SLICE_CHUNKS):
+                    self._build_run(given, start, min(start + SLICE_CHUNKS, kept), edits, gone)
+                    root = self._fold(root, height, edits, ids, gone)
+            if kept < stop:
+                edits.zeroed.append((kept, min(stop, FAN_OUT**height)))
+                root = self._fold(root, height, edits, ids, gone)
             touched += max(0, min(stop, end) - first)
         self._doubts.settle(given.name, gone.lost, gone.awaited)
-        zeroed.extend(
-            (index, index + 1) for index, chunk_id in changes.items() if chunk_id == ZERO_ID
-        )
-        set_to = {index: chunk_id for index, chunk_id in changes.items() if chunk_id != ZERO_ID}
         fail_point("destage.chunks-appended")
-        root = self._manifests.grow(base.root, base.height, height)
-        root = self._manifests.update(root, height, set_to, zeroed)
+        root = self._fold(root, height, edits, ids, gone, last=True)
         for first, stop in referred:
             root = self._refer(given, root, height, first, stop)
         fail_point("destage.manifest-written")
-        return Built(root, height, changes, touched, tuple(gone.lost))
+        return Built(root, height, ids, touched, tuple(gone.lost))
+
+    def _fold(
+        self,
+        root: ChunkId,
+        height: int,
+        edits: _Pending,
+        ids: PackedIds,
+        gone: _Gone,
+        *,
+        last: bool = False,
+    ) -> ChunkId:
+        """The root with `edits`, which are empty then, once there are enough of them. Runs are in
+        order, so hardly a leaf is written twice."""
+        if len(edits.ids) + len(edits.zeroed) < SLICE_CHUNKS and not last:
+            return root
+        ids.extend(edits.ids)
+        if not gone.awaited:  # else nothing of this comes to be
+            zeroed = edits.zeroed + [
+                (index, index + 1) for index, chunk_id in edits.ids.items() if chunk_id == ZERO_ID
+            ]
+            set_to = {
+                index: chunk_id for index, chunk_id in edits.ids.items() if chunk_id != ZERO_ID
+            }
+            root = self._manifests.update(root, height, set_to, zeroed)
+        edits.clear()
+        return root
 
     def _build_run(
         self,
         given: BuildInput,
         first: int,
         stop: int,
-        changes: dict[int, ChunkId],
+        edits: _Pending,
         gone: _Gone,
     ) -> None:
         """Chunks [first, stop): old bytes where the frozen map has none, its bytes over them. Once
@@ -205,7 +272,7 @@ class TreeBuilder:
             _overlay(given, start * size, view, damaged)
             for index in range(start, start + count):
                 at = (index - start) * size
-                changes[index] = self._put(given, index, view[at : at + size], damaged, gone.lost)
+                edits.ids[index] = self._put(given, index, view[at : at + size], damaged, gone.lost)
 
     def _put(
         self,

@@ -8,6 +8,7 @@ known yet. All-zero data is ZERO_ID and never stored. `sync` ends a round:
     2  index updated         crash after: chunks that nothing refers to; gc removes them
 
 so whatever the index names is durable, and a head may be moved to a root once `sync` has returned.
+Putting syncs by itself after MAX_PENDING chunks: what is kept in memory of them has a bound.
 A round that fails (OutOfSpace) ends with `abandon` instead, and may be done again from the start.
 
 Threads: `put`, `sync`, `abandon` and gc on one thread; `get`, `locate` and the counters on any.
@@ -45,6 +46,7 @@ from volume.sites import fail_point
 from volume.stripedpack import Adopted, StripedPack, StripeUnavailable
 
 MAX_LOOKS = 4  # at the index for one read: gc moves a chunk at most once in each of its runs
+MAX_PENDING = 1 << 13  # chunks between two syncs: what is kept of them, and LMDB's transaction
 MAX_DAMAGED = 4096  # damaged chunks remembered, so that they are stored anew when they come again
 
 T = TypeVar("T")
@@ -152,11 +154,7 @@ class ChunkStore:
         if kind != KIND_DATA:
             codec = codecs.CODEC_NONE
         used, stored = codecs.compress(self.codec if codec is None else codec, data, length)
-        place = self.packs.append(kind, chunk_id, stored, length, used)
-        self._pending[chunk_id] = place
-        counters.stored_count += 1
-        counters.stored_raw_bytes += length
-        counters.stored_bytes += place.stored_length
+        self._append(kind, chunk_id, stored, length, used)
         return chunk_id
 
     def put_stored(self, chunk_id: ChunkId, chunk: StoredChunk) -> bool:
@@ -171,11 +169,7 @@ class ChunkStore:
             counters.duplicate_count += 1
             counters.duplicate_bytes += chunk.raw_length
             return False
-        place = self.packs.append(chunk.kind, chunk_id, chunk.stored, chunk.raw_length, chunk.codec)
-        self._pending[chunk_id] = place
-        counters.stored_count += 1
-        counters.stored_raw_bytes += chunk.raw_length
-        counters.stored_bytes += place.stored_length
+        self._append(chunk.kind, chunk_id, chunk.stored, chunk.raw_length, chunk.codec)
         return True
 
     def put_damaged(self, data: Buffer, lost: Sequence[int]) -> ChunkId:
@@ -191,13 +185,26 @@ class ChunkStore:
         self.counters.put_count += 1
         self.counters.put_bytes += len(view)
         if not self._known(chunk_id):
-            self._pending[chunk_id] = self.packs.append(
-                KIND_DAMAGED, chunk_id, view, len(view), codecs.CODEC_NONE, lost
-            )
-            self.counters.stored_count += 1
-            self.counters.stored_raw_bytes += len(view)
-            self.counters.stored_bytes += len(view)
+            self._append(KIND_DAMAGED, chunk_id, view, len(view), codecs.CODEC_NONE, lost)
         return chunk_id
+
+    def _append(
+        self,
+        kind: int,
+        chunk_id: ChunkId,
+        stored: Buffer,
+        raw_length: int,
+        codec: int,
+        lost: Sequence[int] = (),
+    ) -> None:
+        """As `Packs.append`, of a chunk that is not known."""
+        if len(self._pending) >= MAX_PENDING:
+            self.sync()
+        place = self.packs.append(kind, chunk_id, stored, raw_length, codec, lost)
+        self._pending[chunk_id] = place
+        self.counters.stored_count += 1
+        self.counters.stored_raw_bytes += raw_length
+        self.counters.stored_bytes += place.stored_length
 
     def claim(self, chunk_ids: Sequence[ChunkId]) -> list[Place | None]:
         """Where chunks are that something new is about to refer to, as `put` finds duplicates.
@@ -228,7 +235,8 @@ class ChunkStore:
             self._pending = {}
 
     def abandon(self) -> None:
-        """Forget what was put since the last `sync`; ids given out since then may name nothing."""
+        """Forget what was put since the last `sync`; ids given out since then may name nothing, or
+        what nothing refers to."""
         self._pending = {}
         self.packs.abandon()
 

@@ -46,7 +46,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from native import Journal, VolumeCore
-from volume.builder import BuildInput, Built, Lost, TreeBuilder
+from volume.builder import BuildInput, Built, Lost, PackedIds, TreeBuilder
 from volume.checkpoint import Checkpoint
 from volume.chunks import ChunkStore
 from volume.commits import Commit, put_commit
@@ -55,7 +55,7 @@ from volume.errors import ChunkAwaited, CorruptData, NoSuchVersion, VolumeError
 from volume.headrecord import SITE, WRITER, described, payload
 from volume.history import History
 from volume.historyrows import RoundRow, VersionRow, point_key, round_put, versions_put
-from volume.layout import ZERO_ID, ChunkId
+from volume.layout import ZERO_ID
 from volume.meta import Head, Meta, VolumeRecord
 from volume.past import PastVersions
 from volume.reader import ChunkResolver, HeadState
@@ -75,8 +75,8 @@ class _Built:
     volume: Volume
     row: VersionRow
     commit: Commit
-    chunks: dict[int, ChunkId]
-    """Chunk index -> id, where bytes were written."""
+    chunks: PackedIds
+    """Where bytes were written."""
 
     @property
     def head(self) -> Head:
@@ -532,7 +532,7 @@ class Destager:
         for each in results.heads:
             volume = each.volume
             if not volume.deleted:
-                self._resolver.warm(volume.target(), volume.head(), each.chunks.items())
+                self._resolver.warm(volume.target(), volume.head(), each.chunks)
         self._tell_lost()
         self.rounds += 1
         fail_point("destage.done")

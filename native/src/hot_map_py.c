@@ -83,28 +83,38 @@ PyObject *bd_py_hot_extents(PyObject *self, PyObject *args)
     return out.list;
 }
 
-static int push_run(PyObject *list, uint64_t first, uint64_t end, int kind)
+/* Rows of three u64 each, native order, in a bytearray that grows by doubling: a map of a large
+ * volume has many more runs than objects of Python's are good for. */
+struct run_rows {
+    PyObject *bytes;
+    Py_ssize_t used;
+};
+
+static int push_run(struct run_rows *rows, uint64_t first, uint64_t end, int kind)
 {
     if (first >= end)
         return 0;
-    PyObject *run =
-        Py_BuildValue("(KKi)", (unsigned long long)first, (unsigned long long)(end - first), kind);
-    if (run == NULL)
-        return -1;
-    int result = PyList_Append(list, run);
-    Py_DECREF(run);
-    return result;
+    const uint64_t row[3] = {first, end - first, (uint64_t)kind};
+    Py_ssize_t room = PyByteArray_GET_SIZE(rows->bytes);
+    if (room - rows->used < (Py_ssize_t)sizeof row) {
+        Py_ssize_t larger = room == 0 ? (Py_ssize_t)(64 * sizeof row) : 2 * room;
+        if (room > PY_SSIZE_T_MAX / 2 || PyByteArray_Resize(rows->bytes, larger) < 0)
+            return -1;
+    }
+    memcpy(PyByteArray_AS_STRING(rows->bytes) + rows->used, row, sizeof row);
+    rows->used += (Py_ssize_t)sizeof row;
+    return 0;
 }
 
-/* The chunks that the frozen map touches, as runs (first, count, kind of place): a zero run is
- * wholly unmapped, one that refers does so with one record and as a whole, the others have to be
- * put together. Ascending, without overlap. */
+/* The chunks that the frozen map touches, as runs (first, count, kind of place), a row each: a zero
+ * run is wholly unmapped, one that refers does so with one record and as a whole, the others have
+ * to be put together. Ascending, without overlap. */
 PyObject *bd_py_frozen_runs(PyObject *self, PyObject *unused)
 {
     (void)unused;
     struct bd_volume *volume = bd_volume_of(self);
-    PyObject *list = PyList_New(0);
-    if (list == NULL)
+    struct run_rows rows = {PyByteArray_FromStringAndSize(NULL, 0), 0};
+    if (rows.bytes == NULL)
         return NULL;
     uint64_t size = volume->chunk_size;
     uint64_t first = 0; /* the data run that is being gathered: [first, end) */
@@ -130,15 +140,15 @@ PyObject *bd_py_frozen_runs(PyObject *self, PyObject *unused)
             from = end;
         if (from < whole_from) {
             if (from != end) {
-                error = push_run(list, first, end, BD_PLACE_DATA);
+                error = push_run(&rows, first, end, BD_PLACE_DATA);
                 first = from;
             }
             end = whole_from;
         }
         if (error == 0 && whole_from < whole_to) {
-            error = push_run(list, first, end, BD_PLACE_DATA);
+            error = push_run(&rows, first, end, BD_PLACE_DATA);
             if (error == 0)
-                error = push_run(list, whole_from, whole_to, kind);
+                error = push_run(&rows, whole_from, whole_to, kind);
             first = whole_to;
             end = whole_to;
         }
@@ -147,10 +157,12 @@ PyObject *bd_py_frozen_runs(PyObject *self, PyObject *unused)
         at = bd_map_next(map, at);
     }
     if (error == 0)
-        error = push_run(list, first, end, BD_PLACE_DATA);
+        error = push_run(&rows, first, end, BD_PLACE_DATA);
+    if (error == 0)
+        error = PyByteArray_Resize(rows.bytes, rows.used);
     if (error < 0)
-        Py_CLEAR(list);
-    return list;
+        Py_CLEAR(rows.bytes);
+    return rows.bytes;
 }
 
 /* (seq, root, height, chunk index in that tree) of a chunk of the volume. */

@@ -6,6 +6,7 @@ import pytest
 
 from native import OP_WRITE, Journal, Request, VolumeCore
 from tests.unit.native.rig import SEGMENT_BYTES, STORE_UUID, MemoryFile, Rig, read
+from volume.builder import frozen_runs
 
 
 def test_a_freeze_that_fails_freezes_nothing() -> None:
@@ -19,7 +20,7 @@ def test_a_freeze_that_fails_freezes_nothing() -> None:
     assert rig.core.state()[6] is False
     cut, seqs = rig.journal.freeze([rig.core])
     assert (cut[0], seqs) == (rig.journal.state()[0] + 1, [1])
-    assert rig.core.frozen_runs() == [(0, 1, False)]
+    assert list(frozen_runs(rig.core)) == [(0, 1, False)]
 
 
 def test_freeze_takes_the_volumes_of_its_journal_only() -> None:

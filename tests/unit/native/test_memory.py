@@ -24,6 +24,7 @@ from native import (
 )
 from native.reference import SegmentHeader
 from tests.unit.native.rig import SEGMENT_BYTES, STORE_UUID, MemoryFile, Rig
+from volume.builder import frozen_runs
 
 
 def resident_bytes() -> int:
@@ -45,7 +46,7 @@ def everything_once(rig: Rig, generation: int) -> None:
             rig.submit(Request(OP_WRITE, 0, 1, b""), Request(OP_READ, 0, 65536))
     rig.core.hot_extents(0, rig.size, 1000)
     cut, _ = rig.journal.freeze([rig.core])
-    for first, _, _ in rig.core.frozen_runs():
+    for first, _, _ in frozen_runs(rig.core):
         buffer = bytearray(rig.chunk_size)
         rig.core.overlay_frozen(first * rig.chunk_size, buffer)
     rig.journal.sync()

@@ -241,3 +241,17 @@ def test_locate_leads_to_the_stored_bytes() -> None:
     (chunk_id,) = rig.put_synced(7)
     found = ChunkStore(rig.packs, rig.index).locate(chunk_id)
     assert found.pack.file.pread(found.stored_length, found.data_offset) == chunk(7)
+
+
+def test_putting_syncs_by_itself_before_too_much_is_kept_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("volume.chunks.MAX_PENDING", 3)
+    rig = Rig()
+    ids = [rig.store.put(chunk(number)) for number in range(5)]
+    assert rig.store.pending_count == 2
+    assert all(rig.index.get(each) for each in ids[:3])
+    rig.store.abandon()
+    assert [rig.index.get(each) is not None for each in ids] == [True] * 3 + [False] * 2
+    again = rig.killed()
+    assert [again.store.get(each) for each in ids[:3]] == [chunk(number) for number in range(3)]

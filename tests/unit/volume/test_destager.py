@@ -208,3 +208,25 @@ def test_damaged_write_is_an_error_for_good_and_is_named(
     assert rig.store.status().hot_bytes == 0
     for each in (rig, rig.rebooted()):
         assert each.read_error("a", 8192, 512) == errno.EIO
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64])
+def test_round_in_slices_makes_the_tree_that_one_in_a_piece_makes(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rigs = [rig_with("a", size=4096 * KIB) for _ in range(2)]  # four leaves
+    for rig in rigs:
+        rig.fill("a", 1000 * KIB, bytes(range(1, 61)) * 1024)
+        rig.store.destage()
+        for number in range(0, 1024, 128):  # runs of data, of one chunk and more, and of zeros
+            rig.write(
+                "a", number * 4 * KIB, bytes([number // 128 + 1]) * (512 if number % 3 else 8192)
+            )
+        rig.zero("a", 1008 * KIB, 24 * KIB)
+        rig.write("a", 1032 * KIB, bytes(4096))
+    rigs[0].store.destage()
+    monkeypatch.setattr("volume.builder.SLICE_CHUNKS", count)
+    rigs[1].store.destage()
+    heads = [rig.volume("a").record.head for rig in rigs]
+    assert heads[0].root == heads[1].root
+    assert rigs[1].read("a", 0, 4096 * KIB) == rigs[0].read("a", 0, 4096 * KIB)
