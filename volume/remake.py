@@ -4,30 +4,45 @@ Members of a volume destage at different moments, so one has chunks of states th
 brought into chunks: asked for by its id, such a chunk is nowhere else. But its bytes are those of
 the volume at some place in some state, and a state is the same on every member that has it, be it
 in chunks or in the log. So whoever has the damage tells where the chunk belongs (`spots`), and a
-member puts the same bytes together as its own destager would (`remade`). Whether it is the chunk
-its id says, here before it is given, and once more where it is stored: there is no other proof, and
-none is needed.
+member makes it again (`remade`):
 
-Only data is made again; nodes and commits are asked for by their ids alone.
+    data    the bytes of that place in that state, put together as its own destager would. Nothing
+            is written, no round is waited for, and a member that is stuck on damage elsewhere can
+            do it too: for want of such bytes others may be about to give up what was written.
+    nodes   the state becomes a point, and a round brings it into chunks, its nodes among them: they
+            are the same, since states are. It may be thinned out again soon after. Nobody gives
+            anything up for want of a node.
 
-Nothing is written on either side. Any thread; waits for the disk. A request makes one state after
-the other, each by a replay of the log from the round before it, and one request has its turn at a
-time: who comes meanwhile is told so.
+Whether it is the chunk its id says, here before it is given, and once more where it is stored:
+there is no other proof, and none is needed. Commits tell of their own node, and are not made again.
+
+Any thread; waits for the disk. A request makes one state after the other, each by a replay of the
+log from the round before it, and one request has its turn at a time: who comes meanwhile is told
+so.
 """
 
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from native import ReadFault
 from volume.catalog import Catalog
-from volume.chunks import ChunkStore, StoredChunk, chunk_id_of
+from volume.chunks import ChunkStore, StoredChunk, chunk_id_of, unpacked
 from volume.codecs import CODEC_NONE
 from volume.damage import Damage
-from volume.errors import CorruptData, NoSuchVersion, NoSuchVolume, ReplicaError
+from volume.errors import (
+    CorruptChunk,
+    CorruptData,
+    CorruptPack,
+    NoSuchVersion,
+    NoSuchVolume,
+    ReplicaError,
+    VolumeError,
+)
 from volume.history import History
-from volume.layout import KIND_DATA, ZERO_ID, ChunkId
+from volume.layout import KIND_DATA, KIND_NODE, ZERO_ID, ChunkId
 from volume.locate import NamedRoot, locate
 from volume.manifest import Manifests
 from volume.model import MAX_VOLUME_SIZE
@@ -48,6 +63,8 @@ class Spot(NamedTuple):
     volume: bytes
     seq: int
     offset: int
+    is_node: bool
+    """Of the state's tree: it tells what is from that offset on."""
     chunk_id: ChunkId
 
 
@@ -77,35 +94,41 @@ class Remake:
 
     # -- where the damage is
 
-    def spots(self, wanted: Collection[ChunkId]) -> dict[ChunkId, tuple[Spot, ...]]:
+    def spots(self, wanted: Collection[ChunkId]) -> dict[ChunkId, tuple[Spot, ...] | None]:
         """Where each of these chunks belongs, newest state first; those that belong nowhere are
-        left out. Reads trees, newest versions first, until enough is known. CorruptData of nodes is
-        passed over; OSError."""
+        left out. None: that cannot be told, as there is a damaged node that it may be below. Reads
+        trees, newest versions first, until enough is known. OSError."""
         found: dict[ChunkId, list[Spot]] = defaultdict(list)
         left = set(wanted)
-        states: dict[str, tuple[bytes, int]] = {}
+        hides = False  # a node: what is below it is not looked at
+        states: dict[str, tuple[bytes, int, int]] = {}
         damages = [Damage(0, 0, each, "") for each in wanted]
         for location in locate(self._chunks, self._manifests, damages, self._roots(states)):
+            volume, seq, chunk_size = states[location.name]
+            place = self._chunks.place(location.chunk_id)
+            is_node = location.length > chunk_size if place is None else place.kind == KIND_NODE
+            hides = hides or is_node
             if location.offset is None or location.chunk_id not in left:
                 continue
-            volume, seq = states[location.name]
             spots = found[location.chunk_id]
-            spots.append(Spot(volume, seq, location.offset, location.chunk_id))
+            spots.append(Spot(volume, seq, location.offset, is_node, location.chunk_id))
             if len(spots) >= SPOTS_OF_CHUNK:
                 left.remove(location.chunk_id)
                 if not left:
                     break
-        return {chunk_id: tuple(spots) for chunk_id, spots in found.items()}
+        known: dict[ChunkId, tuple[Spot, ...] | None] = dict.fromkeys(left) if hides else {}
+        return known | {chunk_id: tuple(spots) for chunk_id, spots in found.items()}
 
-    def _roots(self, states: dict[str, tuple[bytes, int]]) -> Iterator[NamedRoot]:
-        """Trees of volumes that other nodes have; what each is, is in `states` by its name."""
+    def _roots(self, states: dict[str, tuple[bytes, int, int]]) -> Iterator[NamedRoot]:
+        """Trees of volumes that other nodes have; what each is, is in `states` by its name: volume,
+        seq, size of its chunks."""
         for volume in self._catalog.all():
             if not self._catalog.is_replicated(volume):
                 continue
             record = volume.record
             for row in self._history.newest(record.number):
                 name = f"{record.number}:{row.seq}"
-                states[name] = (record.uuid, row.seq)
+                states[name] = (record.uuid, row.seq, record.chunk_size)
                 yield NamedRoot(name, row.root, row.height, row.size, record.chunk_size)
 
     # -- where it may be had
@@ -113,8 +136,9 @@ class Remake:
     def remade(self, spots: Sequence[Spot], limit: int) -> list[Found]:
         """Chunks that can be made here of what these spots say, in `limit` bytes, each once.
 
-        RemakeBusy, OSError; StripeUnavailable: none now, but one needs a stripe that cannot be read
-        at the moment. Then nobody can say that it is not here."""
+        RemakeBusy, OSError; StripeUnavailable and other VolumeErrors: none now, but one needs a
+        stripe that cannot be read, or a round that cannot be done, at the moment. Then nobody can
+        say that it is not here."""
         if not self._turn.acquire(blocking=False):
             raise RemakeBusy("chunks are made again for another node just now")
         try:
@@ -127,32 +151,48 @@ class Remake:
         for spot in spots:
             by_state[spot.volume, spot.seq].append(spot)
         found: dict[ChunkId, StoredChunk] = {}
-        later: StripeUnavailable | None = None
+        later: VolumeError | None = None
         for (volume, seq), wanted in list(by_state.items())[:MAX_STATES]:
             missing = [spot for spot in wanted if spot.chunk_id not in found]
             try:
-                for chunk_id, data in self._made(volume, seq, missing):
-                    limit -= len(data)
+                for chunk_id, chunk in self._made(volume, seq, missing):
+                    limit -= len(chunk.stored)
                     if limit < 0:
                         return list(found.items())
-                    found[chunk_id] = StoredChunk(KIND_DATA, CODEC_NONE, len(data), data)
+                    found[chunk_id] = chunk
             except StripeUnavailable as error:
                 later = error
             except (NoSuchVolume, NoSuchVersion, CorruptData):
                 continue  # that state is not here
+            except VolumeError as error:
+                later = error
         if later is not None and not found:
             raise later
         return list(found.items())
 
-    def _made(
-        self, uuid: bytes, seq: int, spots: Sequence[Spot]
-    ) -> Iterator[tuple[ChunkId, bytes]]:
+    def _made(self, uuid: bytes, seq: int, spots: Sequence[Spot]) -> Iterator[Found]:
         """Those of the chunks that are what their ids say."""
         volume = next((each for each in self._catalog.all() if each.record.uuid == uuid), None)
-        if volume is None or not spots:
+        if volume is None:
             return
-        size = volume.record.chunk_size
-        with self._versions.resolved(f"{volume.name}@seq:{seq}") as version:
+        name = f"{volume.name}@seq:{seq}"
+        if data := [spot for spot in spots if not spot.is_node]:
+            yield from self._made_data(name, volume.record.chunk_size, data)
+        if nodes := [spot.chunk_id for spot in spots if spot.is_node]:
+            yield from self._made_nodes(name, nodes)
+
+    def _made_nodes(self, name: str, nodes: Sequence[ChunkId]) -> Iterator[Found]:
+        with self._versions.settled(name):
+            for chunk_id in nodes:
+                if self._chunks.place(chunk_id) is None:
+                    continue
+                with suppress(CorruptChunk, CorruptPack):
+                    chunk = self._chunks.stored(chunk_id)
+                    unpacked(chunk_id, chunk)
+                    yield chunk_id, chunk
+
+    def _made_data(self, name: str, size: int, spots: Sequence[Spot]) -> Iterator[Found]:
+        with self._versions.resolved(name) as version:
             if version.overlay is not None:
                 assert version.journal is not None
                 version.journal.freeze([version.overlay])
@@ -161,7 +201,7 @@ class Remake:
                     continue
                 data = self._bytes_at(version, spot.offset)
                 if data is not None and chunk_id_of(data) == spot.chunk_id:
-                    yield spot.chunk_id, data
+                    yield spot.chunk_id, StoredChunk(KIND_DATA, CODEC_NONE, size, data)
 
     def _bytes_at(self, version: Version, offset: int) -> bytes | None:
         """A chunk of a version, whose overlay is frozen; None: it cannot be read. OSError."""

@@ -49,7 +49,10 @@ def answer_get(repair: ChunkRepair, message: m.Get) -> Message:
 def answer_get_at(repair: ChunkRepair, message: m.GetAt) -> Message:
     """Those of the chunks that can be made again here. VolumeError, OSError: whether that is so
     cannot be told."""
-    spots = [Spot(*each) for each in message.spots]
+    spots = [
+        Spot(volume, seq, offset, bool(is_node), ChunkId(chunk_id))
+        for volume, seq, offset, is_node, chunk_id in message.spots
+    ]
     return _listed(repair.remake.remade(spots, message.limit)[: m.MAX_CHUNKS])
 
 
@@ -163,13 +166,13 @@ class PeerRepair:
         return offered(answer) if isinstance(answer, m.ChunkList) else []
 
 
-def _batches(found: Mapping[ChunkId, Collection[Spot]]) -> Iterator[list[Spot]]:
+def _batches(found: Mapping[ChunkId, Collection[Spot] | None]) -> Iterator[list[Spot]]:
     """All of the spots, the newest of each chunk first, as much at a time as one request has."""
     spots = [
         spot
         for rank in range(SPOTS_OF_CHUNK)
         for each in found.values()
-        for spot in islice(each, rank, rank + 1)
+        for spot in islice(each or (), rank, rank + 1)
     ]
     batch: list[Spot] = []
     states: set[tuple[bytes, int]] = set()

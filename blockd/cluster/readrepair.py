@@ -222,16 +222,16 @@ class ReadRepair:
         self._work(lambda: self._find(sought))
 
     def _found(
-        self, sought: frozenset[ChunkId], spots: dict[ChunkId, tuple[Spot, ...]] | None
+        self, sought: frozenset[ChunkId], spots: dict[ChunkId, tuple[Spot, ...] | None] | None
     ) -> None:
         """`spots`: None where that could not be found out."""
         self._seeking = False
         self._sought -= sought
         now = self._repair.rescue.clock()
-        until = now + (KNOWN_S if spots is not None else UNKNOWN_S)
         self._known = {each: known for each, known in self._known.items() if now < known[0]}
         for each in sought:
-            self._known[each] = (until, None if spots is None else spots.get(each, ()))
+            there = None if spots is None else spots.get(each, ())
+            self._known[each] = (now + (UNKNOWN_S if there is None else KNOWN_S), there)
         for each in list(self._known)[:-MAX_KNOWN]:
             del self._known[each]
         for wanted in [self._wanted[each] for each in sought if each in self._wanted]:

@@ -59,7 +59,7 @@ EXAMPLES: dict[str, Message] = {
     "chunks": m.Chunks(((ID, 1, 0, 8), (OTHER, 2, 1, 90)), (b"8 bytes.", b"stored")),
     "stored": m.Stored(1),
     "get": m.Get(65536, (ID, OTHER)),
-    "get-at": m.GetAt(65536, ((VOLUME, 119, 65536, ID), (VOLUME, 120, 0, OTHER))),
+    "get-at": m.GetAt(65536, ((VOLUME, 119, 65536, 0, ID), (VOLUME, 120, 0, 1, OTHER))),
     "chunk-list": m.ChunkList(((ID, 1, 0, 8),), (b"8 bytes.",)),
 }
 

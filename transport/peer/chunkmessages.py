@@ -95,6 +95,12 @@ class Get(Request):
         return self.limit
 
 
+SPOT = (
+    *(Raw(16), Int(8, 0, MAX_SEQ), Int(8, 0, MAX_VOLUME_SIZE)),
+    *(Int(1, 0, 1), Raw(CHUNK_ID_LENGTH)),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class GetAt(Request):
     """Chunks that no node has by their ids, of what volumes are in some state at their places."""
@@ -102,21 +108,16 @@ class GetAt(Request):
     TYPE = 42
     ANSWER = ChunkList
     limit: Room
-    spots: Annotated[
-        tuple[tuple[bytes, int, int, bytes], ...],
-        Many(
-            (Raw(16), Int(8, 0, MAX_SEQ), Int(8, 0, MAX_VOLUME_SIZE), Raw(CHUNK_ID_LENGTH)),
-            MAX_SPOTS,
-        ),
-    ]
-    """Volume, seq of the state, offset in bytes, and id of each."""
+    spots: Annotated[tuple[tuple[bytes, int, int, int, bytes], ...], Many(SPOT, MAX_SPOTS)]
+    """Volume, seq of the state, offset in bytes, whether it is a node of the tree, and id of
+    each."""
 
     @property
     def room(self) -> int:
         return self.limit
 
     def check(self) -> None:
-        states = {(volume, seq) for volume, seq, _, _ in self.spots}
+        states = {(volume, seq) for volume, seq, *_ in self.spots}
         if len(states) > MAX_STATES:
             raise BadMessage(f"GetAt: of {len(states)} states, where {MAX_STATES} may be asked of")
 

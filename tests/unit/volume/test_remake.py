@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -10,8 +11,9 @@ from tests.sim.store_rig import StoreRig
 from tests.unit.volume.test_replica import OPTIONS, VOLUME, Source, member
 from tests.unit.volume.test_rescue import flip
 from volume.chunks import chunk_id_of
+from volume.errors import CorruptChunk, OutOfSpace
 from volume.layout import ZERO_ID, ChunkId
-from volume.remake import MAX_STATES, SPOTS_OF_CHUNK, Remake, RemakeBusy, Spot
+from volume.remake import MAX_STATES, SPOTS_OF_CHUNK, Found, Remake, RemakeBusy, Spot
 from volume.stripedpack import StripeUnavailable
 
 CHUNK = 4096
@@ -81,6 +83,11 @@ class Apart:
             name = f"vm1@seq:{seq}"
             assert self.ours.read_version(name) == self.member.read_version(name)
 
+    def spots_of(self, chunk_id: ChunkId) -> tuple[Spot, ...]:
+        found = self.ours.store.chunk_repair.remake.spots([chunk_id])[chunk_id]
+        assert found
+        return found
+
     def remake(self) -> Remake:
         return self.member.store.chunk_repair.remake
 
@@ -89,7 +96,7 @@ class Apart:
         seq = self.replica.held[0]
         data = self.member.read_version(f"vm1@seq:{seq}")[:CHUNK]
         assert self.replica.volume.record.head.seq < seq
-        return Spot(VOLUME, seq, 0, chunk_id_of(data))
+        return Spot(VOLUME, seq, 0, False, chunk_id_of(data))
 
     def below(self) -> ChunkId:
         """What of chunk 0 the member has in chunks."""
@@ -104,9 +111,10 @@ def test_a_chunk_that_a_member_never_had_is_made_again_of_its_log() -> None:
     assert theirs.give(bad, 1 << 20) == []
     spots = ours.remake.spots(bad)
     assert spots == {
-        each: (Spot(VOLUME, life.seq, index * CHUNK, each),) for index, each in enumerate(bad)
+        each: (Spot(VOLUME, life.seq, index * CHUNK, False, each),)
+        for index, each in enumerate(bad)
     }
-    found = theirs.remake.remade([*spots[bad[0]], *spots[bad[1]]], 1 << 20)
+    found = theirs.remake.remade([*life.spots_of(bad[0]), *life.spots_of(bad[1])], 1 << 20)
     assert [each for each, _ in found] == bad
     assert ours.take(bad, found) == set(bad)
     assert ours.damaged() == []
@@ -121,14 +129,14 @@ def test_the_newest_states_of_a_chunk_are_told_and_no_more_than_are_of_use() -> 
         life.ours.store.destage()
         seqs.append(life.seq)
     chunk = life.chunk_id(1)
-    spots = life.ours.store.chunk_repair.remake.spots([chunk])[chunk]
+    spots = life.spots_of(chunk)
     assert [each.seq for each in spots] == seqs[: -SPOTS_OF_CHUNK - 1 : -1]
 
 
 def test_what_is_not_what_its_id_says_is_not_given() -> None:
     life = Apart()
     (good,) = life.damage(0)
-    (spot,) = life.ours.store.chunk_repair.remake.spots([good])[good]
+    (spot,) = life.spots_of(good)
     wrong = [
         spot._replace(seq=spot.seq + 1),  # another state
         spot._replace(offset=CHUNK),  # another place
@@ -147,7 +155,7 @@ def test_what_is_not_what_its_id_says_is_not_given() -> None:
 def test_no_more_states_are_made_than_one_request_may_ask_for() -> None:
     life = Apart()
     (good,) = life.damage(0)
-    (spot,) = life.ours.store.chunk_repair.remake.spots([good])[good]
+    (spot,) = life.spots_of(good)
     others = [spot._replace(seq=spot.seq + 1 + number) for number in range(MAX_STATES)]
     assert life.remake().remade([*others, spot], 1 << 20) == []
 
@@ -160,7 +168,7 @@ def test_damage_of_the_member_itself_is_no_chunk_and_no_error() -> None:
     flip(life.member, life.below())
     assert life.remake().remade([newest], 1 << 20) == []
     (good,) = life.damage(0)
-    spots = life.ours.store.chunk_repair.remake.spots([good])[good]
+    spots = life.spots_of(good)
     assert [each for each, _ in life.remake().remade(spots, 1 << 20)] == [good]
 
 
@@ -178,14 +186,69 @@ def test_what_hangs_on_a_stripe_that_is_away_is_not_told_as_missing(
         life.remake().remade([newest], 1 << 20)
 
 
+def node_damaged(life: Apart) -> ChunkId:
+    """The root of the primary's tree rots."""
+    chunks, root = life.ours.store._chunks, life.source.replica.volume.record.head.root
+    located = chunks.locate(root)
+    life.ours.disk.flip_bit(f"packs/{located.pack.number:08x}.pack", located.data_offset + 20)
+    with pytest.raises(CorruptChunk):
+        chunks.get(root)
+    return root
+
+
+def test_a_node_of_a_tree_that_a_member_never_had_is_made_again() -> None:
+    life = Apart()
+    root = node_damaged(life)
+    ours, theirs = life.ours.store.chunk_repair, life.member.store.chunk_repair
+    assert theirs.give([root], 1 << 20) == []
+    spots = life.spots_of(root)
+    assert spots == (Spot(VOLUME, life.seq, 0, True, root),)
+    found = theirs.remake.remade(spots, 1 << 20)
+    assert ours.take([root], found) == {root}
+    assert ours.damaged() == []
+    life.ours = life.ours.rebooted()
+    assert life.ours.read_version(f"vm1@seq:{life.seq}") == life.member.read_version(
+        f"vm1@seq:{life.seq}"
+    )
+
+
+def test_a_node_for_which_a_member_has_no_room_now_is_not_told_as_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    life = Apart()
+    (bad,) = life.damage(1)
+    where = life.spots_of(bad)
+    root = node_damaged(life)
+    spots = life.spots_of(root)
+
+    def full(name: str) -> NoReturn:
+        raise OutOfSpace("the disk is full")
+
+    monkeypatch.setattr(life.member.store.versions, "settled", full)
+    with pytest.raises(OutOfSpace):
+        life.remake().remade(spots, 1 << 20)
+    found = life.remake().remade([*spots, *where], 1 << 20)
+    assert [each for each, _ in found] == [bad]
+
+
+def test_where_a_chunk_belongs_that_may_be_below_a_damaged_node_cannot_be_told() -> None:
+    life = Apart()
+    (bad,) = life.damage(1)
+    root = node_damaged(life)
+    life.ours = life.ours.rebooted()  # it is not in memory
+    ours = life.ours.store.chunk_repair.remake
+    assert ours.spots([bad]) == {bad: None}
+    assert ours.spots([bad, root]) == {bad: None, root: life.spots_of(root)}
+
+
 def test_one_request_at_a_time_is_answered() -> None:
     life = Apart()
     (good,) = life.damage(0)
-    (spot,) = life.ours.store.chunk_repair.remake.spots([good])[good]
+    (spot,) = life.spots_of(good)
     remake = life.remake()
     made = remake._made
 
-    def nested(volume: bytes, seq: int, spots: list[Spot]) -> Iterator[tuple[ChunkId, bytes]]:
+    def nested(volume: bytes, seq: int, spots: list[Spot]) -> Iterator[Found]:
         with pytest.raises(RemakeBusy):
             remake.remade(spots, 1 << 20)
         return made(volume, seq, spots)
