@@ -50,6 +50,7 @@ from volume.metastore import (
 from volume.metastore_records import CorruptRecord, ReservationsRecord
 
 CLAIM_S: Final = 1.0  # the unit serves nobody meanwhile
+PUT_S: Final = 10.0  # no try begins after so long: initiators wait 30 s for a command as a rule
 
 
 class SharedReservations:
@@ -81,7 +82,9 @@ class SharedReservations:
         state = self._volumes.get(volume)
         if state is None:
             with self._lock:
-                state = self._volumes.setdefault(volume, VolumeState(self._records, volume))
+                state = self._volumes.setdefault(
+                    volume, VolumeState(self._records, volume, self._clock)
+                )
         return state
 
     def opened(self, volume: bytes, epoch: int) -> None:
@@ -123,8 +126,11 @@ class SharedReservations:
 class VolumeState:
     """Of one volume; satisfies `blockd.shared_state.SharedState`."""
 
-    def __init__(self, records: ClusterRecords, volume: bytes) -> None:
+    def __init__(
+        self, records: ClusterRecords, volume: bytes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._records = records
+        self._clock = clock
         self._volume = volume.hex()
         self._term = 0
         self._known: Held | None = None
@@ -235,7 +241,10 @@ class VolumeState:
         try whose answer was lost, and be undone by somebody else's change by now."""
         doubtful = False
         outcome: Outcome = Unknown("not tried")
-        for _ in range(TRIES):
+        until = self._clock() + PUT_S
+        for tried in range(TRIES):
+            if tried and self._clock() >= until:
+                break
             outcome = self._records.commit(transaction)
             if isinstance(outcome, Unknown):
                 doubtful = True

@@ -274,6 +274,23 @@ def test_an_answer_that_was_lost_once_stays_so_while_nobody_answers(etcd: Etcd) 
     assert known.value == b"state"
 
 
+def test_an_initiator_does_not_wait_for_all_tries_where_each_takes_long(etcd: Etcd) -> None:
+    one = Node(etcd)
+    one.serve(1)
+    tries = 0
+
+    def late() -> None:
+        nonlocal tries
+        tries += 1
+        one.now += 5.0
+        etcd.behind = late
+
+    etcd.unknown, etcd.behind = TRIES, late
+    with pytest.raises(Unsettled):
+        one.put(b"state")
+    assert tries == 2
+
+
 def test_a_change_that_was_never_sent_leaves_no_doubt(etcd: Etcd) -> None:
     one = Node(etcd)
     one.serve(1)
