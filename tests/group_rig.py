@@ -357,10 +357,10 @@ class Group:
 
     # -- takeover
 
-    def take_over(self, me: NodeId, asked: list[NodeId]) -> bool:
+    def take_over(self, me: NodeId, asked: list[NodeId], epoch: int = 0) -> bool:
         """`me` becomes the primary after the one that there is has died, with promises of `asked`;
-        whether it has the state of the volume."""
-        epoch = self.primary.epoch + 1
+        whether it has the state of the volume. `epoch`: 0 for the next one."""
+        epoch = epoch or self.primary.epoch + 1
         promises: dict[NodeId, Chain] = {}
         for node in asked:
             answer = self.nodes[node].answer(m.Seal(VOLUME, epoch), self.now)

@@ -5,7 +5,7 @@ what a test does, and one writer, which knows what was acknowledged.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from native import OP_FLUSH, OP_WRITE, Request
@@ -78,6 +78,8 @@ class MemberWorld:
     def count(self, what: str) -> None: ...
     def crashing(self, node: Node) -> None: ...
     def started(self, node: Node) -> None: ...
+    def chosen(self, epoch: int, asked: Collection[str]) -> None: ...
+    def made_anew(self, node: Node) -> None: ...
     def opened(self, node: Node, epoch: int, image: bytes) -> None:
         """What was acknowledged is there, whoever serves the volume."""
         self.check(image)
@@ -209,10 +211,10 @@ class MemberWorld:
         assert primary is not None
         self.write()
         self.run(AGAIN_S)
-        image = primary.image()
+        image = primary.onlooker.image()
         self.check(image)
         for name in self.row.members:
-            assert self.nodes[name].image() == image
+            assert self.nodes[name].onlooker.image() == image
         assert primary.part is not None
         counted = {str(each.member) for each in primary.part.status().members if each.counts}
         assert counted == set(self.row.members)

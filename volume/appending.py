@@ -2,6 +2,12 @@
 
 Records go into the journal as the bytes that they are. A NOTE among them is done before the next
 one is looked at (`volume.noted`); a RESTORE once the state that it names is in chunks here.
+
+Records that were undone stay in the log, below the lowest epoch that counts. Others of such an
+epoch cannot be appended any more, as no replay would take them; and they may come: what was undone
+by a takeover that nobody has heard of since, or more of its epoch, can be what the next one
+chooses. All of the volume is copied then, from what is shared on (NoSuchVersion), and ends in an
+epoch above all that was undone.
 """
 
 from errno import EAGAIN, EBADMSG, EBUSY, EFBIG, EINVAL, ENOMSG, ENOSPC, EPROTO, ESTALE
@@ -13,6 +19,7 @@ from typing_extensions import Buffer
 from volume.catalog import check_sizes
 from volume.errors import (
     BadRecords,
+    CorruptData,
     CorruptJournal,
     InvalidSize,
     MissingRecords,
@@ -48,12 +55,16 @@ class Appending:
             if state.serving is not None:
                 raise OtherRecords(state.name, "this node is the one that appends")
             if written > state.row.begins[-1][0]:
+                if written < state.volume.record.epoch:
+                    raise _undone(state.name, written, first)
                 if not may_wait:
                     return False
                 state.begin(written, first - 1)
             state.check_range(written, first, last)
             if last <= have:
                 return True
+            if written < state.volume.record.epoch:
+                raise _undone(state.name, written, first)
             if state.landing.left:  # the log leads to it after all
                 if not may_wait:
                     return False
@@ -65,16 +76,17 @@ class Appending:
                 return False
             if error in _BAD:
                 raise BadRecords(state.name, strerror(error))
-            if error == ESTALE:  # what was undone here was of that epoch
-                raise OtherRecords(state.name, f"epoch {written} does not go on here")
+            if error == ESTALE:
+                raise BadRecords(state.name, f"they are not of epoch {written}")
             if error == EBUSY:  # it is stuck, on damage
-                raise ReplicaError(
-                    f"volume {state.name}: it cannot go back while it is not destaged"
-                )
+                stays = f"volume {state.name}: it cannot go back while it is not destaged"
+                if state.is_damaged:
+                    raise state.stuck(f"seq:{first}", stays)
+                raise ReplicaError(stays)
             if error in _NOT_NOW:
                 state.parts.starving()
-                if seq <= have and state.is_damaged and state.has_all_names:
-                    raise state.beyond(f"seq:{first}", "there is no journal space")
+                if seq <= have and state.is_damaged:
+                    raise state.stuck(f"seq:{first}", "there is no journal space")
             elif error:
                 raise OSError(error, strerror(error))
             elif seq < last:
@@ -114,7 +126,8 @@ class Appending:
         self, written: int, told: Note, source: Source, data: memoryview
     ) -> tuple[int, int]:
         """Append a RESTORE and do what it says, once the state that it names is in chunks here.
-        NoSuchVersion: it is not here, so all of the volume has to be sent."""
+        NoSuchVersion: it is not here, or damage is in the way and stays, so all of the volume has
+        to be sent."""
         state = self._state
         parts, ref = state.parts, f"seq:{told.up_to}"
         origin = parts.catalog.of_uuid(source.volume)
@@ -125,5 +138,15 @@ class Appending:
             state.check_rounds()
             return parts.notes.take(state.volume, written, data, told)
 
-        with parts.versions.settled(f"{origin.name}@{ref}"):
-            return parts.between_rounds(take)
+        try:
+            with parts.versions.settled(f"{origin.name}@{ref}"):
+                return parts.between_rounds(take)
+        except (CorruptData, ReplicaError) as error:
+            if state.is_damaged:
+                raise state.stuck(ref, error) from error
+            raise
+
+
+def _undone(name: str, epoch: int, first: int) -> NoSuchVersion:
+    why = f"records of epoch {epoch}, or a later one, were undone here: all of it is needed"
+    return NoSuchVersion(name, f"seq:{first}", why)

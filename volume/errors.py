@@ -4,7 +4,9 @@
       NoSuchVolume  VolumeExists  VolumeBusy  InvalidSize  ShrinkRefused
       InvalidName
         InvalidSnapshotName
-      NoSuchVersion  VersionsBusy  SnapshotExists  SnapshotPinned  VolumeHasSnapshots
+      NoSuchVersion
+        NeedsAll
+      VersionsBusy  SnapshotExists  SnapshotPinned  VolumeHasSnapshots
       InvalidPolicy
         InvalidDuration
       OutOfSpace
@@ -106,6 +108,11 @@ class NoSuchVersion(VolumeError):
         super().__init__(
             f"version {volume}@{ref}: {why}; `blockd volume log {volume}` shows what there is"
         )
+
+
+class NeedsAll(NoSuchVersion):
+    """A part of a volume that several nodes have goes on only with all of the volume, and what is
+    here of it does not count: every state that has a name has to come as well."""
 
 
 class VersionsBusy(VolumeError):

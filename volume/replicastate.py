@@ -13,7 +13,14 @@ from native import Journal
 from volume.catalog import Catalog
 from volume.destager import HeldUp
 from volume.disk import Clock
-from volume.errors import MissingRecords, NoSuchVersion, OtherRecords, ReplicaError, StaleEpoch
+from volume.errors import (
+    MissingRecords,
+    NeedsAll,
+    NoSuchVersion,
+    OtherRecords,
+    ReplicaError,
+    StaleEpoch,
+)
 from volume.gate import Gate
 from volume.history import History
 from volume.noted import Notes
@@ -31,6 +38,7 @@ from volume.volume import Volume
 MAX_VOLUME_EPOCH: Final = (1 << 32) - 1  # of a record; those of the MetaStore may be larger
 PATIENCE_S: Final = 30.0
 """With damage: the disk may read it yet, or another node give it."""
+BEYOND: Final = "it is damaged here, all of it is needed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,4 +262,11 @@ class ReplicaState:
         return all(history.version(number, row.seq) is not None for row in rows)
 
     def beyond(self, ref: str, why: object) -> NoSuchVersion:
-        return NoSuchVersion(self.name, ref, f"it is damaged here, all of it is needed: {why}")
+        return NoSuchVersion(self.name, ref, f"{BEYOND}: {why}")
+
+    def stuck(self, ref: str, why: object) -> NoSuchVersion:
+        """The same for records that cannot be appended. NeedsAll: a copy that goes on from what is
+        here would leave out a state that has a name, and is in the log only, over the damage."""
+        if self.has_all_names:
+            return self.beyond(ref, why)
+        return NeedsAll(self.name, ref, f"{BEYOND}: {why}")

@@ -124,7 +124,7 @@ def test_a_write_under_way_costs_a_planned_move_one_round_trip_more(world: CalmW
     world.sealing = at_the_last_moment
     messages, _, transactions = world.moved(primary, target)
     assert (messages, transactions) == (1 + 2 + 2 + 2, 0)
-    assert target.image()[:BLOCK] == b"w" * BLOCK
+    assert target.onlooker.image()[:BLOCK] == b"w" * BLOCK
 
 
 def test_who_takes_a_volume_over_as_planned_reads_at_once(world: CalmWorld) -> None:

@@ -163,13 +163,16 @@ class Changing:
         ours = (record.epoch, record.primary) == (self._primary.epoch, self._me)
         if not ours or record.state is not GroupState.OPEN or self._transaction is not None:
             return
-        if self._row is not None and found.row.revision < self._row.row.revision:
+        known = found.row.revision if self._row is None else self._row.row.revision
+        if found.row.revision < known:
             return
         self._row = found
         coming = None if record.coming is None else NodeId(record.coming)
         replaces = self._me if record.replaces is None else NodeId(record.replaces)
         if (coming, replaces) != (self._coming, self._replaces):
             self._call(coming, replaces)
+        elif coming is not None and found.row.revision > known:
+            self._call_again()
         elif self._phase is Phase.FILLING and coming is not None and self._primary.away(coming):
             self._phase = Phase.CALLED  # it may have no part any more: again is no harm
         self.poll()
@@ -218,6 +221,14 @@ class Changing:
         self._since = self._around.clock()
         self._again_at = -inf if coming is not None else inf
         self._phase = Phase.STEADY if coming is None else Phase.CALLED
+
+    def _call_again(self) -> None:
+        """The row has changed, perhaps twice: who comes may have been called off meanwhile, have
+        let its part go, and be called anew. What it had then does not count."""
+        if self._phase is Phase.BOTH:
+            self._need(self._old)
+        self._phase = Phase.CALLED
+        self._again_at = -inf
 
     def _create(self) -> None:
         """Have it make its part; again is no harm."""

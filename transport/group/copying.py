@@ -61,7 +61,7 @@ class Copying:
 
     def begin(self, link: Link, now: float) -> None:
         self._way.lags(link, COPYING)
-        link.lacks = False
+        link.lacks = link.anew = False
         link.state = State.COPYING
         link.after = link.keep
         self._next(link, now)

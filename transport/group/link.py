@@ -174,6 +174,8 @@ class Link:
     """Seq up to which it shares our chain, where that is known."""
     lacks: bool = False
     """It has records as far as the log leads it, and needs all of the volume to go on."""
+    anew: bool = False
+    """And nothing of what it has counts: the copy brings every state that has a name."""
     copy: Copied | None = None
     """The piece of a stream that it gets."""
     copied: int = 0

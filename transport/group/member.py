@@ -43,6 +43,7 @@ from volume.errors import (
     InvalidName,
     InvalidSize,
     MissingRecords,
+    NeedsAll,
     NoSuchVersion,
     ReplicaError,
     StaleEpoch,
@@ -153,6 +154,8 @@ class Member:
         except BadRecords as error:
             log.warning("refused error=%s", error)
             return _error(m.Code.FAILED, 0, error)
+        except NeedsAll as error:
+            return _error(m.Code.ANEW, 0, error)
         except NoSuchVersion as error:  # nothing leads to where it is to go back to
             return _error(m.Code.GAP, 0, error)
         except ReplicaError as error:

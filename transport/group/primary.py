@@ -165,12 +165,17 @@ class Primary:
     # -- other members (transport/group/changing.py)
 
     def learn(self, node: NodeId, now: float) -> list[Effect]:
-        """Bring a node that is no member into step as well; it counts for nothing."""
+        """Bring a node that is no member into step as well; it counts for nothing. One that is
+        known has perhaps made another part of it since: it begins anew."""
         self._take_back(now)
-        if node not in self._links:
+        link = self._links.get(node)
+        if link is None:
             self._acks.learner(node)
             self._lease.learner(node)
             self._links[node] = Link(node, retry_at=now)
+        else:
+            self._way.away(link, now, "it has made its part", 0.0)
+            self._has(link, 0)
         return self.poll(now)
 
     def drop(self, node: NodeId) -> None:
@@ -338,6 +343,12 @@ class Primary:
             case m.Error(m.Code.GAP, 0) if current and isinstance(asked.message, m.Append):
                 link.lacks = True  # the state that a record of ours goes back to
                 self._way.away(link, now, message.text)
+            case m.Error(m.Code.UNKNOWN) if current:  # it has no part of the volume any more
+                self._way.away(link, now, message.text)
+                self._has(link, 0)
+            case m.Error(m.Code.ANEW) if current and isinstance(asked.message, m.Append):
+                link.anew = True
+                self._way.away(link, now, message.text)
             case m.Error() if current:
                 self._way.away(link, now, message.text)
             case m.Sealed() if current and link.state is State.SEALING:
@@ -382,7 +393,9 @@ class Primary:
         # One that is to be a member begins with a copy: a log that reaches back to the beginning
         # may begin with another size than the part was made with.
         new = keep is not None and keep[1] == 0 < self._own.received
-        if keep is None or keep == (0, 0) or (new and not self._is_member(link.node)):
+        self._has(link, keep[1] if keep else 0)
+        all_of_it = link.anew or (new and not self._is_member(link.node))
+        if keep is None or keep == (0, 0) or all_of_it:
             link.keep = 0
             self._copying.begin(link, now)
             return
@@ -391,13 +404,18 @@ class Primary:
             self._copying.begin(link, now)
             return
         link.point = keep
-        link.received = link.durable = keep[1]
         if theirs.end != keep:
             link.state = State.UNDOING
             undo = m.Undo(self._volume, self.epoch, *keep)
             self._way.send(link, undo, now, self._policy.seal_s)
         else:
             self._go_on(link, now)
+
+    def _has(self, link: Link, seq: int) -> None:
+        """It has just said so, synced: whatever it had before, it may have lost or let go."""
+        link.joined = False
+        link.received = link.durable = seq
+        self._acks.heard(link.node, Held(seq, seq))
 
     def _acknowledged(self, link: Link, asked: Asked, ack: m.Ack, now: float) -> None:
         """It did what it was asked, and says what it has."""

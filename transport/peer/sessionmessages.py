@@ -41,6 +41,9 @@ class Code(enum.IntEnum):
     """It may not be asked that."""
     LACKS = 12
     """Chunks that were referred to cannot be read here: `detail` of them. Send them."""
+    ANEW = 13
+    """It goes on only with all of the volume, and nothing of what it has counts: every state that
+    has a name has to come as well."""
 
 
 class Feature(enum.IntFlag):

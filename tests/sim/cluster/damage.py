@@ -15,7 +15,8 @@ from typing import Protocol
 from blockd.cluster.chunkrepair import GET_BYTES, GET_S, LOOK_S, offered
 from blockd.cluster.readrepair import ReadRepair
 from tests.sim.cluster.around import SimTimer
-from tests.sim.cluster.node import PIECE, Node, as_a_thread
+from tests.sim.cluster.node import Node, as_a_thread
+from tests.sim.cluster.onlooker import PIECE
 from tests.sim.cluster.timeline import Process
 from tests.sim.world.stamps import Violation
 from transport.errors import TransportError
@@ -80,8 +81,9 @@ class Damage:
         self._node: Node | None = None
         self._looks: Process | None = None
         self._ending = False
-        self.settled = True
-        """Nothing is left to be repaired, as the last look at the end found it."""
+        self._repaired: object = None
+        """Its volume in which the last look at the end has found nothing to be repaired: one that
+        comes as a copy after that is another one, of which other chunks may be damaged."""
 
     # -- what the nemesis does
 
@@ -97,11 +99,11 @@ class Damage:
             return
         number, offset, place = rng.choice(found[-NEWEST:])
         at = offset + rng.randrange(ENTRY_HEADER_LENGTH + place.stored_length)
-        node.note_chunks()
+        node.onlooker.note_chunks()
         if node.machine.rot(f"packs/{number:08x}.pack", at, 1 << rng.randrange(8)):
             self._node = node
             self._world.count("rotten bits")
-            node.forget_what_was_read()
+            node.onlooker.forget_what_was_read()
             self.started(node)
 
     def scrub(self, rng: random.Random) -> None:
@@ -109,18 +111,26 @@ class Damage:
         if node is not None and node.machine.store is not None:
             node.process.run(lambda: _scrub(node))
 
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to be repaired."""
+        node = self._node
+        if node is None or node.replica is None:  # it has no part of the volume any more
+            return True
+        return self._repaired is node.volume
+
     def heal(self) -> None:
         """No more goes bad. All nodes destage once: so they have chunks in common."""
         self._ending = True
+        self._repaired = None
         if self._node is not None:
-            self.settled = False
             for node in self._world.nodes.values():
                 node.tidy(collect=False)
 
     def crashing(self, node: Node) -> None:
         """What a start finds damaged in a pack that is not sealed, it does not find at all."""
         if node is self._node and not node.machine.disk.is_off:
-            node.note_chunks()
+            node.onlooker.note_chunks()
 
     # -- repair
 
@@ -148,11 +158,10 @@ class Damage:
     def _look(self, node: Node, process: Process) -> None:
         process.after(LOOK_S, lambda: self._look(node, process))
         if node.replica is None:
-            self.settled = self._ending  # it has no part of the volume any more
             return
         if self._ending:
             _scrub(node)
-            self.settled = not self._repairable(node)
+            self._repaired = None if self._repairable(node) else node.volume
         repair = node.store.chunk_repair
         as_a_thread(node.store, repair.store_brought)
         wanted = sorted(repair.damaged())[:MAX_AT_ONCE]
@@ -160,8 +169,8 @@ class Damage:
 
     def _repairable(self, node: Node) -> list[tuple[str, str]]:
         """Chunks that this node cannot read, and who has them."""
-        unreadable = [at for at, piece in enumerate(node.pieces()) if piece is None]
-        wanted = {*node.store.chunk_repair.damaged(), *node.chunk_ids(unreadable)}
+        unreadable = [at for at, piece in enumerate(node.onlooker.pieces()) if piece is None]
+        wanted = {*node.store.chunk_repair.damaged(), *node.onlooker.chunk_ids(unreadable)}
         others = [each for each in self._world.nodes.values() if each is not node and each.up]
         return [
             (chunk_id.hex()[:12], other.name[:4])
@@ -177,7 +186,7 @@ class Damage:
         node = self._node
         if node is None or node.replica is None:
             return
-        image, pieces = node.image(), node.pieces()
+        image, pieces = node.onlooker.image(), node.onlooker.pieces()
         if lacks := self._repairable(node):
             raise Violation(f"I11 {node.name[:4]} has damaged chunks that others have: {lacks}")
         for number, piece in enumerate(pieces):
@@ -222,6 +231,6 @@ def _nothing() -> None:
 def _scrub(node: Node) -> None:
     """A pass over all packs."""
     store = node.store
-    node.forget_what_was_read()
+    node.onlooker.forget_what_was_read()
     store.start_scrub()
     as_a_thread(store, lambda: store.upkeep.scrubber.step(1.0))

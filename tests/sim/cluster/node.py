@@ -6,22 +6,21 @@ starts the next one on what that left.
 """
 
 import random
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from blockd.cluster.chunkrepair import answer_get, answer_get_at
-from native import OP_READ, Request
+from native import Request
 from tests.sim.cluster.around import SimAround, SimTimer
 from tests.sim.cluster.clients import Session
 from tests.sim.cluster.machine import Machine
 from tests.sim.cluster.metastore import MetaStoreClient, SimMetaStore
 from tests.sim.cluster.network import Network, Reply, Sessions
+from tests.sim.cluster.onlooker import Onlooker
 from tests.sim.cluster.plan import Shape
 from tests.sim.cluster.timeline import NodeClock, Process, Timeline
-from tests.sim.faults import Fault, FaultScript
+from tests.sim.faults import Fault
 from tests.sim.simdisk import PowerCut
 from tests.sim.world.stamps import Violation
 from transport.group.acks import NodeId
@@ -33,7 +32,6 @@ from transport.peer import messages as m
 from transport.peer.policy import Policy
 from volume.diskerror import seals
 from volume.errors import StoreSealed, VolumeError
-from volume.layout import KIND_DATA, KIND_NODE, ChunkId
 from volume.metastore import ClusterRecords, Stored
 from volume.metastore_records import VolumeGroup
 from volume.options import StoreOptions
@@ -43,7 +41,6 @@ from volume.volume import Volume
 
 POLICY = Policy(ping_every_s=2.5, silent_after_s=6.0, reconnect_most_s=3.0)
 """Fewer pings than in the product, since each costs the simulation time."""
-PIECE = 4096  # of what a node reads as: a chunk
 RECORD_S = 5.0  # between two looks at the volume's record
 TEND_S = (0.2, 3.0)  # after something was appended, a store's threads look at what there is to do
 
@@ -89,6 +86,12 @@ class Surroundings(Protocol):
     def started(self, node: "Node") -> None:
         """It has one again, which has opened what was left."""
 
+    def chosen(self, epoch: int, asked: Collection[str]) -> None:
+        """A takeover knows what the volume is, by the promises of the members `asked`."""
+
+    def made_anew(self, node: "Node") -> None:
+        """A node that had no part of the volume has an empty one."""
+
     def opened(self, node: "Node", epoch: int, image: bytes) -> None:
         """A node begins to serve the volume, which reads as `image`."""
 
@@ -129,8 +132,6 @@ class Node:
         self.serving: int | None = None
         self.let_in = False
         """The epoch in which clients are let in."""
-        self.promises: dict[int, set[str]] = {}
-        """By epoch that it took over in: members whose promises said what the volume is."""
         self.starts = 0
         self._sessions: Sessions | None = None
         self._members: Members | None = None
@@ -139,9 +140,10 @@ class Node:
         self._random = random.Random(f"node:{world.seed}:{name}")
         self._attached: list[Session] = []
         self._struck_for_s: float | None = None
-        self._chunks: dict[ChunkId, bytes] = {}
+        self.onlooker = Onlooker(self)
         self._tends = False  # soon
         self._seen_lsn = 0
+        self._chosen: set[int] = set()  # epochs in which it has chosen what the volume is
 
     @property
     def up(self) -> bool:
@@ -287,7 +289,7 @@ class Node:
             around.look_at_taps()
         part = self.part
         if part is not None and part._takeover is not None:
-            self._note_promises(part._takeover)
+            self._note_choice(part._takeover)
         store = self.machine.store
         if store is None or self._tends:
             return
@@ -296,10 +298,12 @@ class Node:
             self._tends = True
             process.after(self._random.uniform(*TEND_S), lambda: self._tend(store))
 
-    def _note_promises(self, takeover: Takeover) -> None:
-        if takeover._choice and takeover.epoch not in self.promises:
+    def _note_choice(self, takeover: Takeover) -> None:
+        if takeover._choice and takeover.epoch not in self._chosen:
+            self._chosen.add(takeover.epoch)
             members = takeover._members.items()
-            self.promises[takeover.epoch] = {str(node) for node, one in members if one.promise}
+            asked = {str(node) for node, one in members if one.promise}
+            self.world.chosen(takeover.epoch, asked)
 
     def _tend(self, store: Store) -> None:
         """What the threads of a store do."""
@@ -382,6 +386,7 @@ class Node:
             assert self._members is not None
             reply(self._members.answer(message, self.clock.monotonic()))
             if part is None and self.replica is not None:
+                self.world.made_anew(self)
                 self.begin_part()
         elif isinstance(message, m.Get):
             try:
@@ -412,7 +417,7 @@ class Node:
         assert self.let_in
         self.let_in = False
         self.serving = epoch
-        self.world.opened(self, epoch, self.image())
+        self.world.opened(self, epoch, self.onlooker.image())
 
     def deleted(self, volume: bytes) -> None:
         """Called by the part: this node has no place in the volume any more."""
@@ -469,6 +474,12 @@ class Node:
         replica = self.replica
         return None if replica is None else replica.ends()[-1]
 
+    def epochs(self) -> list[int]:
+        """That its part has gone through, as far back as it knows."""
+        replica = self.replica
+        assert replica is not None
+        return [epoch for epoch, _ in replica.ends()]
+
     def has(self, epoch: int, seq: int) -> bool | None:
         """Whether its part has that record of that epoch; None: it does not know so far back."""
         replica = self.replica
@@ -481,79 +492,6 @@ class Node:
         """The snapshots that this node has, and which records they are after."""
         rows = self.store._history.snapshots(self.volume.record.number)
         return {row.name: row.seq for row in rows}
-
-    def image(self) -> bytes:
-        """All bytes of the volume as this node has it, whatever it may answer to clients, and
-        whatever has gone bad on its disk."""
-        with self.seeing_through():
-            request = self._read(0, self.volume.size)
-        assert isinstance(request.data, (bytes, bytearray)), request.message
-        return self.world.spec.seen(bytes(request.data))
-
-    def pieces(self) -> list[bytes | None]:
-        """The same as the disk has it, up to the size that clients know; None: that is an error."""
-        size = min(self.volume.size, self.world.spec.size)
-        found = [self._read(at, min(PIECE, size - at)) for at in range(0, size, PIECE)]
-        return [
-            bytes(each.data) if isinstance(each.data, (bytes, bytearray)) else None
-            for each in found
-        ]
-
-    def chunk_ids(self, pieces: Iterable[int]) -> list[ChunkId]:
-        """What is below these, where that can be told."""
-        found = []
-        for piece in pieces:
-            with suppress(VolumeError):
-                resolver = self.volume._reader._resolver
-                found.append(resolver.visible_id(self.volume.target(), piece))
-        return found
-
-    @contextmanager
-    def seeing_through(self) -> Iterator[None]:
-        """Whoever looks at the world sees no damage, and no faults of this disk."""
-        disk, rescue = self.machine.disk, self.store.chunk_repair.rescue
-        faults, disk.faults = disk.faults, FaultScript()
-        kept = rescue._kept
-        rescue._kept = OrderedDict(self._chunks | kept)
-        disk.seen_through = True
-        try:
-            yield
-        finally:
-            disk.faults, disk.seen_through = faults, False
-            rescue._kept = kept
-            if disk.rot and self.machine.store is not None:
-                self.forget_what_was_read()  # or clients would be shown it
-
-    def note_chunks(self) -> None:
-        """Remember, for whoever looks, what is stored now."""
-        with self.seeing_through():
-            chunks = self.store._chunks
-            for chunk_id, place in chunks.index.group(b""):
-                if place.kind == KIND_DATA or place.kind == KIND_NODE:
-                    with suppress(VolumeError):
-                        self._chunks[chunk_id] = chunks.get(chunk_id)
-
-    def forget_what_was_read(self) -> None:
-        self.store._table.clear()
-        self.store._manifests.cache.clear()
-
-    def _read(self, offset: int, length: int) -> Request:
-        """As a client would, but that it is always let in."""
-        volume = self.volume
-        gate = volume.gate
-        assert gate is not None
-        request = Request(OP_READ, offset, length)
-        rescue = self.store.chunk_repair.rescue
-        ask, rescue._ask = rescue._ask, None  # or it would wait
-        if gate.shut:  # for this moment only, in which nobody else asks
-            volume.core.gate_open(volume.seq, False, 0)
-        _, reads, _, _ = volume.core.submit([request], self.clock.now_ns())
-        if reads:
-            volume._reader.submit(volume.target(), reads, lambda _: None)
-        if gate.shut:
-            volume.core.gate_shut()
-        rescue._ask = ask
-        return request
 
     # -- what the nemesis and operators do
 

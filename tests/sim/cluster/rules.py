@@ -19,9 +19,10 @@ from transport.group.part import Part
 from transport.group.primary import Primary
 from transport.group.takeover import Choice
 from transport.group.takeover_run import Takeover
-from volume import gate, sites
+from volume import appending, gate, sites
 from volume.chunkrepair import ChunkRepair
 from volume.chunks import ChunkStore
+from volume.errors import OtherRecords
 from volume.history import History, Undo
 from volume.meta import Meta
 from volume.metastore import Done, Lost, Outcome, Row
@@ -88,10 +89,6 @@ def _keep_promises_only(state: ReplicaState, row: Any) -> None:
 
 
 _kept = ReplicaState.keep
-
-
-def _any_epoch(state: ReplicaState, epoch: int) -> None:
-    pass
 
 
 # -- takeovers
@@ -197,6 +194,10 @@ def _told_at_once(at: gate.Gate, request: Any, seq: int, *, durable: bool, done:
     done([request])
 
 
+def _no_way_out(name: str, *_: Any) -> OtherRecords:
+    return OtherRecords(name, "they do not go on here")
+
+
 def _none_of_them(*_: Any) -> set[Any]:
     return set()
 
@@ -242,10 +243,6 @@ RULES: Mapping[str, Rule] = {
         "W members have noted, durably, where an epoch begins, before it is read from",
         ((ReplicaState, "keep", _keep_promises_only),),
     ),
-    "records of a sealed epoch are taken": Rule(
-        "who has promised an epoch takes nothing in the name of an earlier one",
-        ((ReplicaState, "check", _any_epoch), (ReplicaState, "check_promised", _any_epoch)),
-    ),
     "a promise too few": Rule(
         "a takeover needs R-W+1 promises",
         (
@@ -283,6 +280,14 @@ RULES: Mapping[str, Rule] = {
             (Replica, "_stop_serving", _nothing),
             (Part, "_own_promise", _nothing),
         ),
+    ),
+    "what a member had counts on": Rule(
+        "what a member says when it is sealed takes the place of all that it had before",
+        ((Primary, "_has", _nothing),),
+    ),
+    "nothing leads on from what was undone": Rule(
+        "a member that has undone records of an epoch gets others of it by a copy",
+        ((appending, "_undone", _no_way_out),),
     ),
     "nothing is undone": Rule(
         "what a member has beside the state that was chosen is undone",

@@ -1,9 +1,14 @@
 """What the disks of all nodes hold, whatever anybody says of it.
 
 A power cut *harms* a member when records are gone that it had: it may have been one of the W that
-an acknowledgement counted. So when a node begins to serve, the volume must have all that was
-acknowledged unless W members or more were harmed, or had no say in it; then it still has to be a
-prefix with all that was flushed in it.
+an acknowledgement counted. So when a takeover has chosen what the volume is, that must have all
+that was acknowledged, unless W members or more were harmed, or had no say in it: a *lossy* choice,
+which still has to be a prefix with all that was flushed in it.
+
+A lossy choice may be followed although nobody ever served in its epoch: members note that the epoch
+begins, and whoever takes over next believes them, and goes back for it. So what a node shows when
+it begins to serve is as whole as the least whole choice in its chain since somebody served last;
+and a member that has gone back since such a choice is harmed by it.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,9 +20,12 @@ from tests.sim.cluster.metastore import SimMetaStore
 from tests.sim.cluster.node import Node, VolumeSpec
 from tests.sim.cluster.versions import Versions
 from tests.sim.world.stamps import Violation
+from transport.group.link import State
 from volume.metastore import ClusterRecords, Done, Stored, Transaction
 from volume.metastore_records import ClusterRecord, GroupState, Mode, VolumeGroup
 
+HAS_SAID = (State.UNDOING.value, State.COPYING.value)
+"""States of a member in which the primary has just heard what it has, and not sent any more."""
 End = tuple[int, int]
 """(epoch, seq) of a member's newest record."""
 
@@ -43,6 +51,9 @@ class Truth:
         self._harmed: dict[str, End] = {}
         self._before: dict[str, End] = {}  # of nodes that are down, when they went
         self._newest_epoch = 0
+        self._lossy: set[int] = set()  # epochs whose choice was, since somebody served last
+        self._doubtful: dict[str, End] = {}  # what nodes had when the first of these was made
+        self._anew: set[str] = set()  # nodes whose part is another one, which nobody has heard of
         self._records = ClusterRecords(world.metastore.truth(), lambda: "0" * 32)
 
     # -- the beginning
@@ -99,17 +110,42 @@ class Truth:
             self._world.note(f"{node.name[:4]} has {end} of {before}")
             self._harmed[node.name] = max(before, self._harmed.get(node.name, before))
 
-    def opened(self, node: Node, epoch: int, image: bytes, asked: Collection[str]) -> bool | None:
-        """A node begins to serve; `asked`: members whose promises told it what the volume is.
-        Whether all that was acknowledged has to be in it; None: it has no say any more."""
-        world, shape = self._world, self._world.spec.shape
+    def made_anew(self, node: Node) -> None:
+        """It had no part of the volume, and has an empty one now."""
+        self._anew.add(node.name)
+
+    def chosen(self, epoch: int, asked: Collection[str]) -> None:
+        """A takeover knows what the volume is, by what the members `asked` have promised."""
+        for name, had in self._doubtful.items():
+            end = self._world.nodes[name].end()
+            if end is not None and end < had:
+                self._harmed[name] = max(had, self._harmed.get(name, had))
+        if self._is_whole(asked):
+            return
+        self._lossy.add(epoch)
+        for name, node in self._world.nodes.items():
+            end = node.end() or self._before.get(name)
+            if end is not None:
+                self._doubtful.setdefault(name, end)
+
+    def _is_whole(self, asked: Collection[str]) -> bool:
+        """Whether one of them has to have all that was acknowledged."""
+        shape = self._world.spec.shape
+        misled = [each for each in asked if each in self._harmed]
+        lost = [each for each in self.members if each not in asked or each in self._harmed]
+        return not (shape.mode is Mode.MIRROR and misled and len(lost) >= shape.wanted)
+
+    def opened(self, node: Node, epoch: int, image: bytes) -> bool | None:
+        """A node begins to serve. Whether all that was acknowledged has to be in it; None: it has
+        no say any more."""
+        world = self._world
         if epoch <= self._newest_epoch:
             return None  # too late: what it shows is stale, which clients will notice
         self._newest_epoch = epoch
-        members = self.members
-        misled = [each for each in asked if each in self._harmed]
-        lost = [each for each in members if each not in asked or each in self._harmed]
-        whole = not (shape.mode is Mode.MIRROR and misled and len(lost) >= shape.wanted)
+        whole = self._lossy.isdisjoint(node.epochs())
+        self._lossy = {each for each in self._lossy if each > epoch}
+        if not self._lossy:
+            self._doubtful.clear()
         world.versions.settle_restores(node, whole=whole)
         if not whole:
             world.count("opened after loss")
@@ -127,8 +163,9 @@ class Truth:
                 del self._harmed[name]
 
     def check_status(self) -> None:
-        """What the primary says of a member, its disk has: unless that has lost power since, which
-        the primary may not have heard. Violation."""
+        """What the primary says of a member, its disk has: unless that has lost power since, or
+        made its part anew, which the primary may not have heard. It has when it brings the member
+        into step: that has just said, synced, what it has. Violation."""
         self.check_disks()
         world = self._world
         primary = world.primary()
@@ -137,14 +174,15 @@ class Truth:
         status = primary.part.status()
         for each in status.members:
             name = str(each.member)
-            node = world.nodes[name]
-            replica = node.replica
-            if replica is None or name in self._harmed or replica.promised != primary.serving:
+            replica = world.nodes[name].replica
+            if replica is None or replica.promised != primary.serving:
                 continue
             received, durable = replica.held
-            if each.received > received or each.durable > durable:
+            if each.received <= received and each.durable <= durable:
+                self._anew.discard(name)
+            elif each.state in HAS_SAID or not (name in self._harmed or name in self._anew):
                 raise Violation(
-                    f"I10 status says that {name[:4]} has {each.received} records, "
+                    f"I10 status says that {name[:4]} ({each.state}) has {each.received} records, "
                     f"{each.durable} of them durable; it has {received} and {durable}"
                 )
 
@@ -209,11 +247,11 @@ class Truth:
                 f"I10 all is healed; disks hold {ends}, and status says {copies}; "
                 f"who comes, for whom, and who leaves: {[name and name[:4] for name in change]}"
             )
-        image = primary.image()
+        image = primary.onlooker.image()
         world.versions.settle_restores(primary, whole=True)
         world.history.final(image)
         for name in members:
-            if world.nodes[name].image() != image:
+            if world.nodes[name].onlooker.image() != image:
                 raise Violation(f"I10 {name[:4]} has another volume than {primary.name[:4]}")
         others = [world.nodes[name] for name in members if name != primary.name]
         world.versions.last_look([primary, *others])

@@ -125,7 +125,7 @@ class Versions:
     def _snapshot(self, node: Node, durable: bool) -> None:
         self._count += 1
         told = Told(node.process, durable)
-        snapshot = Snapshot(f"s{self._count}", node.image(), told)
+        snapshot = Snapshot(f"s{self._count}", node.onlooker.image(), told)
         self._snapshots[snapshot.name] = snapshot  # the power may go in the middle of it
         notes, volume = node.store._notes, node.volume
         try:
@@ -181,7 +181,8 @@ class Versions:
             raise NotPrimary(volume.name)
         self._count += 1
         told = Told(node.process, durable=True)
-        kept = Snapshot(f"before-{self._count}", node.image(), Told(node.process, durable=True))
+        name, image = f"before-{self._count}", node.onlooker.image()
+        kept = Snapshot(name, image, Told(node.process, durable=True))
         branch = self._world.history.goes_back(to.image)
         seq = volume.seq + 2  # behind that of the name
         self._restores.append(Restore(told, kept.name, epoch, seq, branch))
@@ -310,7 +311,7 @@ class Versions:
     def _read(self, node: Node, name: str) -> None:
         device = node.store.open_version(f"{node.volume.name}@{name}")
         device.attach("onlooker")
-        with node.seeing_through():
+        with node.onlooker.seeing_through():
             image = self._world.spec.seen(read_device(device, 0, device.size))
         device.detach("onlooker")
         self._world.count("versions read")

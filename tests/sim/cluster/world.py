@@ -15,7 +15,7 @@ import logging
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
@@ -154,6 +154,12 @@ class ClusterWorld:
         self.truth.started(node)
         self.damage.started(node)
 
+    def chosen(self, epoch: int, asked: Collection[str]) -> None:
+        self.truth.chosen(epoch, asked)
+
+    def made_anew(self, node: Node) -> None:
+        self.truth.made_anew(node)
+
     def reset_client(self, client: str) -> None:
         session = self.clients[client].session
         if session is not None:
@@ -168,7 +174,7 @@ class ClusterWorld:
         """A node begins to serve the volume, which reads as `image`."""
         self.note(f"{node.name[:4]} serves epoch {epoch}")
         self.count("opened")
-        whole = self.truth.opened(node, epoch, image, node.promises[epoch])
+        whole = self.truth.opened(node, epoch, image)
         if whole is not None:
             self.versions.opened(node, whole=whole)
         self.nemesis.happened("opened", [node.name])

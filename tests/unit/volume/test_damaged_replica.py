@@ -6,13 +6,14 @@ from contextlib import suppress
 
 import pytest
 
+from native import TAP_MIN_BUFFER
 from tests.member_copies import Copying
 from tests.sim.crash import CrashState
 from tests.sim.simdisk import PowerCut
 from tests.sim.store_rig import StoreRig
 from tests.unit.volume.test_replica import VOLUME, Source, give_name, member, reopened
 from volume.destager import RETRY_MAX_S, RETRY_S
-from volume.errors import CorruptData, NoSuchVersion, StoreSealed
+from volume.errors import CorruptData, NeedsAll, NoSuchVersion, ReplicaError, StoreSealed
 from volume.layout import ZERO_ID
 from volume.replica import Replica
 from volume.replicastate import PATIENCE_S
@@ -150,11 +151,39 @@ def test_records_for_which_there_will_be_no_room_are_refused_after_a_while(named
     assert life.replica.append(2, 1, seq + 1, seq + 1, records)
     assert life.replica.held[0] == seq, "as long as it may be read again they wait"
     life.wait(PATIENCE_S)
-    if named:  # a copy that goes on from here would not bring it
-        assert life.replica.append(2, 1, seq + 1, seq + 1, records)
-        return
-    with pytest.raises(NoSuchVersion, match="no journal space"):
+    with pytest.raises(NoSuchVersion, match="no journal space") as refused:
         life.replica.append(2, 1, seq + 1, seq + 1, records)
+    # A copy that goes on from here would not bring it.
+    assert isinstance(refused.value, NeedsAll) == named
+    life.copy()
+    life.check()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_restore_that_damage_is_in_the_way_of_is_given_up_after_a_while(named: bool) -> None:
+    life = Damaged()
+    if named:
+        give_name(life.rig, "named")
+    source = Source()
+    source.begin(1)
+    source.records(10, b"a")
+    source.records(4, b"w")
+    source.rig.settle()
+    volume = source.replica.volume
+    with source.rig.store.versions.settled("vm1@seq:10") as (record, row):
+        source.rig.store._notes.restore(volume, row, record.uuid, None)
+    buffer = bytearray(TAP_MIN_BUFFER)
+    length, first, last, _ = source.core.take(buffer)
+    assert (first, last) == (15, source.replica.held[0])
+    records = bytes(buffer[:length])
+    for _ in range(2):
+        with pytest.raises((CorruptData, ReplicaError)):
+            life.replica.append(2, 1, first, last, records)
+        life.wait(PATIENCE_S / 2 - 1.0)
+    life.wait(2.0)
+    with pytest.raises(NoSuchVersion, match="it is damaged here, all of it is needed") as refused:
+        life.replica.append(2, 1, first, last, records)
+    assert isinstance(refused.value, NeedsAll) == named
     life.copy()
     life.check()
 

@@ -1,6 +1,7 @@
 """Members of a volume change while it is served: what was acknowledged stays, whatever crashes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -184,6 +185,34 @@ def test_who_was_to_come_and_is_not_any_more_lets_its_part_go() -> None:
     world.settled()
     assert gone in world.row.members
     assert world.nodes[coming].replica is None
+
+
+def test_who_comes_begins_anew_when_the_row_has_changed_since() -> None:
+    """Perhaps it was called off meanwhile, let its part go, and was called anew: then it has not
+    what it seems to have."""
+    world, coming, gone = changing()
+    primary = world.primary()
+    assert primary is not None
+    part = primary.part
+    assert part is not None
+    asked = []
+
+    def watch(what: str) -> None:
+        if what == "Create":  # the primary has read the row, and cannot change it
+            asked.append(what)
+            world.metastore.unreachable.add(primary.name)
+
+    world.watcher = watch
+    world.call(coming, gone)
+    filled = world.nodes[coming]
+    world.until(lambda: filled.end() == primary.end() is not None, "it is filled")
+    assert asked == ["Create"]
+    found = world.stored
+    newer = replace(found, row=replace(found.row, revision=found.row.revision + 1))
+    primary.process.run(lambda: part.noted(newer))
+    world.run(0.1)
+    assert asked == ["Create", "Create"]
+    assert coming not in world.row.members
 
 
 def test_a_row_that_is_old_makes_nobody_let_go() -> None:

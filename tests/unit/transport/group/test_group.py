@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.group_rig import OPTIONS, Group, Node, epochs
+from tests.group_rig import OPTIONS, VOLUME, Group, Node, epochs
 from transport.group.link import State
 from transport.group.takeover import needed
+from transport.peer import messages as m
 from transport.peer.messages import Request
 from transport.peer.wire import Message
 from volume.metastore_records import Mode
@@ -237,6 +238,30 @@ def test_a_member_that_cannot_go_back_gets_all_of_the_volume() -> None:
     made.settle(30.0)
     check_all(made)
     assert told["Undo"] == told["Adopt"] == 1
+
+
+def test_a_member_that_has_undone_what_counts_after_all_gets_all_of_the_volume() -> None:
+    """By the word of one that took over and was not heard of again."""
+    made = group()
+    made.settle(1.0)
+    for _ in range(10):
+        made.write()
+    made.settle(1.0)
+    new, other = made.others
+    seq = made.seq
+    assert isinstance(other.answer(m.Seal(VOLUME, 2), made.now), m.Sealed)
+    assert isinstance(other.answer(m.Undo(VOLUME, 2, 1, seq - 4), made.now), m.Ack)
+    told = count_answers(other)
+    assert made.take_over(new.id, [node.id for node in made.nodes.values()], epoch=3)
+    made.settle(2.0)
+    for _ in range(3):
+        made.write()
+    made.settle(30.0)
+    check_all(made)
+    assert made.acked == made.seq == seq + 3
+    assert told["Adopt"] == 1
+    other.kill()
+    assert made.content(other) == made.expected(other.chain())
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from transport.group.acks import NodeId
+from transport.group.acks import NodeId, Quorum
 from transport.group.chain import Chain
 from transport.group.copying import COPYING
 from transport.group.kept import Batch, Kept
@@ -373,6 +373,91 @@ def test_a_member_that_the_log_does_not_lead_to_keeps_what_it_shares() -> None:
     sender.add(sender.primary.copied(copy.tag, piece, sender.now))
     sender.answer(C, m.Streamed(3))
     assert sender.next(C) == m.Adopt(VOLUME, 5, 20, 0, ((3, 60), (5, 100)))
+
+
+def test_a_member_whose_copy_has_to_bring_every_name_shares_nothing() -> None:
+    sender = Sender()
+    sender.join(B)
+    sender.append(110)
+    sender.answer(B, m.Error(m.Code.ANEW, 0, "it is damaged"))
+    sender.wait(POLICY.retry_first_s)
+    sender.answer(B, m.Sealed(5, 0, 0, ((3, 60), (5, 100))))
+    assert sender.why(B) == COPYING
+    sender.answer(B, m.Compared(bytes(32), ()))
+    copy = sender.copy()
+    assert copy.after == 0
+    ends = ((3, 60), (5, 110))
+    sender.add(sender.primary.copied(copy.tag, Copied(0, b"abc", True, 110, 0, ends), sender.now))
+    sender.answer(B, m.Streamed(3))
+    assert sender.next(B) == m.Adopt(VOLUME, 5, 0, 0, ends)
+    sender.answer(B, m.Error(m.Code.FAILED, 0, "no"))  # the next time it may go on from there
+    sender.wait(POLICY.retry_most_s)
+    sender.answer(B, m.Sealed(5, 0, 0, ((3, 60), (5, 100))))
+    assert sender.state(B) == "catching up"
+
+
+def held(sender: Sender, member: NodeId) -> tuple[int, int]:
+    """As status has it."""
+    (found,) = [each for each in sender.primary.status(sender.now) if each.member == member]
+    return found.received, found.durable
+
+
+@pytest.mark.parametrize(
+    ("sealed", "has"),
+    [
+        (m.Sealed(5, 0, 0, ((1, 0),)), 0),  # its part is another one
+        (m.Sealed(5, 0, 50, ((4, 70),)), 0),  # what it shares cannot be told
+        (m.Sealed(5, 0, 0, ((3, 60), (5, 104))), 104),  # it has lost power
+        (m.Sealed(5, 0, 0, ((3, 60), (4, 120))), 60),
+    ],
+)
+def test_what_a_member_has_lost_counts_no_more_once_it_has_said_what_it_has(
+    sealed: m.Sealed, has: int
+) -> None:
+    sender = Sender()
+    sender.join(B)
+    sender.join(C)
+    sender.append(110)
+    sender.answer(B, ack(110, 110))
+    sender.answer(C, ack(100))  # it had no room
+    assert sender.primary.acked == 110
+    sender.append(111)
+    sender.answer(B, m.Error(m.Code.FAILED, 0, "its disk"))
+    assert held(sender, B) == (110, 110)
+    sender.wait(POLICY.retry_first_s)
+    sender.answer(B, sealed)
+    assert held(sender, B) == (has, has)
+    assert sender.primary.acked == 110
+    assert not sender.primary.has_all(Quorum(frozenset((B, C)), 1))
+    assert not sender.primary.has_all(Quorum(frozenset((A, B, C)), 2))
+
+
+def test_a_member_without_a_part_has_nothing() -> None:
+    sender = Sender()
+    sender.join(B)
+    sender.append(110)
+    sender.answer(B, ack(110, 110))
+    sender.append(111)
+    sender.answer(B, m.Error(m.Code.UNKNOWN, 0, "it is not here"))
+    assert held(sender, B) == (0, 0)
+    assert not sender.primary.has_all(Quorum(frozenset((B, C)), 1))
+
+
+def test_a_node_that_has_made_its_part_anew_begins_anew() -> None:
+    """It was called off, and is called again, while it seemed to be in step."""
+    sender = Sender()
+    node = NodeId("d")
+    sender.sends[node] = []
+    sender.add(sender.primary.learn(node, sender.now))
+    sender.join(node)
+    sender.append(110)
+    sender.answer(node, ack(110, 110))
+    assert sender.primary.in_step(node)
+    sender.add(sender.primary.learn(node, sender.now))
+    assert not sender.primary.in_step(node)
+    assert held(sender, node) == (0, 0)
+    assert sender.next(node) == m.Seal(VOLUME, 5)
+    assert not sender.primary.has_all(Quorum(frozenset((A, node)), 2))
 
 
 def test_an_answer_to_another_question_ends_a_copy() -> None:
