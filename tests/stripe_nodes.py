@@ -45,6 +45,8 @@ class StripeCluster:
 
     def __init__(self, count: int = 3, chunks: int = 40) -> None:
         self.now = 0.0
+        self.record = False
+        """Whether disks opened from now on keep what they did, for power cuts."""
         self.kv = MemoryKeyValue()
         self.chunks = set(range(chunks))
         tokens = itertools.count(1)
@@ -118,7 +120,7 @@ class StripeNode:
 
     def open(self, image: Image | None, *, index: bool = True) -> None:
         """Begin, or go on with what a crash has left; the index is lost, unless `index`."""
-        self.disk = SimDisk(image, record=False, capacity=1 << 30)
+        self.disk = SimDisk(image, record=self.cluster.record, capacity=1 << 30)
         uuid = bytes.fromhex(self.id)
         self.index_kv = MemoryKeyValue(self.index_kv.snapshot() if index else None)
         self.index = ChunkIndex(self.index_kv, uuid)
@@ -190,6 +192,14 @@ class StripeNode:
         self.root = Root(root, 2)
         self.collector.collect()
 
+    def write(self, numbers: list[int]) -> None:
+        """Put these chunks in place, whatever was there."""
+        assert self.root is not None
+        changes = {number: self.store.put(content(number)) for number in numbers}
+        root = self.manifests.update(self.root.root, 2, changes)
+        self.store.sync()
+        self.root = Root(root, 2)
+
     def trim(self, first: int, stop: int) -> None:
         assert self.root is not None
         self.root = Root(self.manifests.update(self.root.root, 2, {}, [(first, stop)]), 2)
@@ -210,6 +220,13 @@ class StripeNode:
     def check(self) -> None:
         for number, chunk_id in self.ids():
             assert self.store.get(chunk_id, verify=True) == content(number), number
+
+    def read(self, chunk_id: ChunkId) -> bytes:
+        return self.store.get(chunk_id, verify=True)
+
+    @staticmethod
+    def written(number: int) -> bytes:
+        return content(number)
 
     def own_bytes(self) -> int:
         return self.packs.total_bytes

@@ -18,6 +18,7 @@ from transport.stripereads import StripeReads
 from transport.striperows import KnownRows
 from transport.stripes import StripeReader
 from transport.stripestate import RoundNotes, Surroundings
+from volume.disk import Disk
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +268,27 @@ class Upkeep:
                 return True
             row = self._rows.records.read(name.pack_id)  # that took its time
             return row is not None and row.has(self._device, name)
+        if row.removing:
+            return False
         disks = [None if each is None else self._around.disk_of(each, False) for each in row.shards]
         reader = StripeReader(row.pack_id, row.data, row.digest, disks)
         with contextlib.closing(reader):
-            return not row.removing and bool(reader.open_all())
+            if reader.open_all():
+                return True
+        # They are there, and may have rotted since: this one may be the last of its number.
+        same = (name.data, name.data + name.parity) == (row.data, len(row.shards))
+        numbers = (name.number,) if same else range(len(row.shards))
+        return not all(_is_whole(disks[number], row.name(number)) for number in numbers)
+
+
+def _is_whole(disk: Disk | None, name: ShardName) -> bool:
+    """Reads all of it."""
+    if disk is None:
+        return False
+    try:
+        with contextlib.closing(ShardFile(disk, name, uncached=True)) as shard:
+            shard.verify()
+    except stripes.READ_ERRORS as error:
+        log.error("shard is damaged error=%s", error)
+        return False
+    return True

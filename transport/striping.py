@@ -30,8 +30,9 @@ that the index names may be a newer and whole one. Copies become garbage of gc b
 
 **A finished shard goes only when nobody can need it**, whatever etcd says: it may have gone back to
 an older state, which names other devices or knows nothing of the stripe. So one that its row does
-not name stays until all that the row does name are there, and one without a row until every node
-of the cluster is connected and says that it has no stub of it.
+not name stays until all that the row does name are there, and the one of its number was read and is
+whole; one without a row until every node of the cluster is connected and says that it has no stub
+of it.
 
 **Who converts.** Other nodes have the same chunks in packs of their own, and two stripes of them
 would cost as much as three copies. So nodes take turns: by the order of their ids, the n-th of

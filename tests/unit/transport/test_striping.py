@@ -10,7 +10,7 @@ from tests.sim.simdisk import PowerCut
 from tests.stripe_nodes import COLD_S, CONDEMN_S, StripeCluster, StripeNode, content, striped
 from transport.packrecords import PackRecords
 from transport.packrow import PackRow
-from transport.shardfile import ShardFile
+from transport.shardfile import ShardFile, copy_shard
 from transport.shardserver import ShardServer
 from volume.layout import KIND_DATA
 from volume.stripedpack import StripeUnavailable
@@ -359,6 +359,30 @@ def test_shards_stay_that_an_older_row_does_not_name() -> None:
     for row in cluster.all_rows():
         assert cluster.rows.swap(row, moved[row.pack_id])
     cluster.rounds(1)
+    cluster.check()
+
+
+def test_a_shard_that_no_row_names_stays_while_the_one_of_its_number_is_damaged() -> None:
+    """Left by a move that a crash ended, it may be the last whole one."""
+    cluster = striped()
+    node, other = cluster.nodes[0], cluster.add()
+    cluster.rounds(1)
+    name = node.server.names()[0]
+    (row,) = [row for row in cluster.all_rows() if row.pack_id == name.pack_id]
+    number = next(n for n in range(3) if row.shards[n] != node.id)
+    stray, held = row.name(number), row.shards[number]
+    (holder,) = [each for each in cluster.nodes if each.id == held]
+    with contextlib.closing(ShardFile(holder.disk, stray)) as shard:
+        copy_shard(shard, other.disk)
+    file = holder.disk.open(stray.path)
+    file.pwrite(b"\xff" * 10, file.size() - 4096)
+    for _ in range(4):  # the others' rounds would make it again
+        cluster.now += CONDEMN_S
+        other.striper.round()
+        assert stray in other.server.names()
+    cluster.rounds(3, CONDEMN_S)
+    assert stray not in other.server.names()
+    assert stray in holder.server.names()
     cluster.check()
 
 
