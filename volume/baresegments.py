@@ -1,11 +1,14 @@
 """Ready segments that were allocated and never written, and when they are written after all.
 
-They are made, and recycled, like that while a stream uses segments up quickly: to write each of
-them twice would cost more than it gives (`volume.segments`). But who flushes after each write pays
-for it: with each sync the file system also has to note which blocks hold data now (ext4: a third of
-the time that the sync takes). So when the stream is over, that is when nothing was appended for
-QUIET_S, they are written with zeros, one after the other, and the log leaves the rest of the one
-that it is in. As soon as something is appended this stops, at the next SYNCED_BYTES.
+They are made like that while a stream uses segments up quickly: to write each of them twice would
+cost more than it gives (`volume.segments`). But who flushes after each write pays for it: with each
+sync the file system also has to note which blocks hold data now (ext4: a third of the time that the
+sync takes). So it is with old segments that such a stream recycles without their pages, each of
+which is read before a part of it is written.
+
+So when the stream is over, that is when nothing was appended for QUIET_S, they are written with
+zeros, one after the other, and the log leaves the rest of the one that it is in. As soon as
+something is appended this stops, at the next SYNCED_BYTES.
 
 A segment that is being written is not ready: no record can begin it meanwhile. What a crash leaves
 of it reads as zeros, or as the old records that it had, which cannot be taken for new ones.

@@ -262,12 +262,16 @@ class SegmentPool:
             absent = not self._warm.forget(held.slot)
             if absent:
                 self._warm.make_way(self._clock.monotonic())
-        if absent and not (self.hurried and self._journal.whole_pages()):
+        # A stream that writes whole pages does not need them; who comes after it does.
+        unread = absent and self.hurried and self._journal.whole_pages()
+        if absent and not unread:
             warm(file)
         if held.known:
             self._journal.recycle(held.slot)
         else:
             self._journal.add_ready(held.slot, file.native())
+        if unread:
+            self._bare.add(held.slot)
 
     def _remove(self, held: _Held) -> None:
         if held.known:

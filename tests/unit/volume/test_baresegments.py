@@ -144,7 +144,7 @@ def test_a_segment_whose_writing_fails_is_ready_again(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(("length", "read_first"), [(4096, True), (256 * 1024, False)])
-def test_a_segment_is_read_before_parts_of_its_pages_are_written_and_not_for_whole_ones(
+def test_a_segment_is_read_before_parts_of_its_pages_are_written_or_zeroed_after_a_stream(
     monkeypatch: pytest.MonkeyPatch, length: int, read_first: bool
 ) -> None:
     warmed: list[object] = []
@@ -159,3 +159,9 @@ def test_a_segment_is_read_before_parts_of_its_pages_are_written_and_not_for_who
         assert rig.write("a", number * length % (1 << 20), bytes(length)) == 0
     assert rig.store.destage()
     assert bool(warmed) is read_first
+    rig.tend()
+    rig.clock.advance(PAUSE_S)
+    rig.tend()
+    ready = rig.store._journal.queue()[1]
+    heads = [rig.disk.open(segment_path(slot)).pread(512, 0) for slot in ready]
+    assert all(head == bytes(512) for head in heads) is not read_first
