@@ -38,7 +38,6 @@ NOTICED_BY = {
     "a lease longer than the wait": ("clocks", 168),
     "a primary that ignores refusals": ("everything", 7),
     "what a member had counts on": ("members", 149483),
-    "nothing leads on from what was undone": ("network", 110972),
     "nothing is undone": ("everything", 2),
     "who was replaced keeps its part": ("members", 1),
     "a disk that failed a sync is used again": ("disks", 1),

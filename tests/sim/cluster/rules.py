@@ -19,10 +19,9 @@ from transport.group.part import Part
 from transport.group.primary import Primary
 from transport.group.takeover import Choice
 from transport.group.takeover_run import Takeover
-from volume import appending, gate, sites
+from volume import gate, sites
 from volume.chunkrepair import ChunkRepair
 from volume.chunks import ChunkStore
-from volume.errors import OtherRecords
 from volume.history import History, Undo
 from volume.meta import Meta
 from volume.metastore import Done, Lost, Outcome, Row
@@ -194,10 +193,6 @@ def _told_at_once(at: gate.Gate, request: Any, seq: int, *, durable: bool, done:
     done([request])
 
 
-def _no_way_out(name: str, *_: Any) -> OtherRecords:
-    return OtherRecords(name, "they do not go on here")
-
-
 def _none_of_them(*_: Any) -> set[Any]:
     return set()
 
@@ -284,10 +279,6 @@ RULES: Mapping[str, Rule] = {
     "what a member had counts on": Rule(
         "what a member says when it is sealed takes the place of all that it had before",
         ((Primary, "_has", _nothing),),
-    ),
-    "nothing leads on from what was undone": Rule(
-        "a member that has undone records of an epoch gets others of it by a copy",
-        ((appending, "_undone", _no_way_out),),
     ),
     "nothing is undone": Rule(
         "what a member has beside the state that was chosen is undone",
