@@ -179,6 +179,14 @@ class Damage:
             if other.store.chunk_repair.give([chunk_id], GET_BYTES)
         ]
 
+    def is_still_settled(self) -> bool:
+        """Whether that is so now: a member that has just come into step may have brought states
+        into chunks on its way, and has what nobody had at the last look."""
+        node = self._node
+        if self.settled and node is not None and node.replica and self._repairable(node):
+            self._repaired = None  # until the next look
+        return self.settled
+
     def last_look(self) -> None:
         """All is healed. What the bad disk cannot tell, it does not tell wrong, and nobody else has
         what it lacks: members that were destaged at other moments may have other chunks. Violation.

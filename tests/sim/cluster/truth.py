@@ -219,7 +219,9 @@ class Truth:
         ):
             return False
         whole = all(world.nodes[name].end() == primary.end() for name in members)
-        return whole and self._copies(primary) == sorted(members)
+        return (
+            whole and self._copies(primary) == sorted(members) and world.damage.is_still_settled()
+        )
 
     @staticmethod
     def _copies(primary: Node) -> list[str]:
