@@ -256,7 +256,7 @@ def test_every_conformance_suite_passes_on_three_nodes(nodes: Nodes, client_tool
     """libiscsi's, those of persistent reservations among them; but for the sanitize that has to
     take longer than its test, which is nothing of several nodes (test_iscsi_conformance.py)."""
     tool = client_tool("iscsi-test-cu")
-    with another(nodes, "unit", 256 << 20) as name:
+    with another(nodes, "unit", 64 << 20) as name:
         url = nodes.daemons["n1"].iscsi_url(name)
         found = run(tool, "ALL.MultipathIO", url, url)
         for part in parts(tool):
