@@ -58,7 +58,8 @@ static int put_all(struct bd_file *file, struct iovec *iov, int count, uint64_t 
                 continue;
             if (once && (errno == EOPNOTSUPP || errno == EINVAL)) {
                 file->no_once = true;
-                return -ENOTSUP;
+                once = false;
+                continue; /* perhaps some of it is written: the rest follows as usual */
             }
             return -errno;
         }

@@ -39,7 +39,7 @@ void bd_file_open_fd(struct bd_file *file, int fd);
 bool bd_file_is_plain(const struct bd_file *file);
 
 /* As `pwritev`, of a plain file; the kernel begins to write it to the disk at once, and does not
- * keep its pages. -ENOTSUP: the kernel cannot do that, nothing is written. */
+ * keep its pages. -ENOTSUP: it is known that the kernel cannot do that, and nothing is written. */
 int bd_file_write_once(struct bd_file *file, struct iovec *iov, int count, uint64_t offset);
 
 /* As bd_file_read_exact, waiting; what is read for it from the disk does not stay in memory, where

@@ -143,6 +143,34 @@ def test_torn_tail_that_was_not_flushed_is_dropped_silently(
     assert "damaged" not in caplog.text
 
 
+def test_power_cut_in_a_large_write_leaves_all_of_it_or_nothing() -> None:
+    """Its last page is filled with marks, some of which may be on the disk without what is before
+    them: they vouch for what was flushed, and for nothing else."""
+    roomy = replace(SMALL, segment_bytes=1 << 20, journal_limit=4 << 20)
+    size = 512 * KIB
+    rig = StoreRig(options=roomy)
+    rig.store.create_volume("v", size, block_size=512, chunk_size=64 * KIB)
+    rig.tend()
+    rig.write("v", 0, b"f" * 4096, fua=True)
+    large = b"l" * (256 * KIB + 512)
+    rig.write("v", 4096, large)
+    rig.write("v", 4096 + len(large), b"s" * 512)
+    trace = rig.disk.trace
+    marks = trace.marks(len(trace.ops))
+    found = set()
+    for image in CrashPlanner(trace).states_at(len(trace.ops)):
+        again = StoreRig(
+            image, meta_at(marks, rig.base_meta), index_at(marks, {}), options=roomy, boot="boot-2"
+        )
+        assert again.read("v", 0, 4096) == b"f" * 4096
+        rest = again.read("v", 4096, len(large) + 512)
+        assert rest in (bytes(len(rest)), large + bytes(512), large + b"s" * 512)
+        assert again.write("v", 0, b"n" * 512) == 0
+        assert again.killed().read("v", 0, 1024) == b"n" * 512 + b"f" * 512
+        found.add(rest)
+    assert len(found) == 3
+
+
 def test_journal_inside_a_volume_is_data() -> None:
     """A copy of a journal, marks and all, written to a volume proves nothing about this one."""
     other = opened(seed=1)
