@@ -173,8 +173,15 @@ class StripeWorld:
 
     # -- what is taken away
 
-    def _spare(self, without: StripeNode | None, name: ShardName | None = None) -> bool:
-        """Whether every stripe that somebody needs can do without a shard, or those of a node."""
+    def _spare(
+        self,
+        without: StripeNode | None = None,
+        name: ShardName | None = None,
+        old: dict[bytes, PackRow] | None = None,
+    ) -> bool:
+        """Whether every stripe that somebody needs can do without a shard, or those of a node: with
+        what its row names, or would name by `old`, as nobody looks for others."""
+        rows = {row.pack_id: row for row in self._cluster.all_rows()} | (old or {})
         for stripe in self._held.shards:
             if stripe.pack_id not in self._held.needed:
                 continue
@@ -183,6 +190,7 @@ class StripeWorld:
                 for node in self._cluster.nodes
                 for each in node.server.names()
                 if each.pack_id == stripe.pack_id
+                and _is_named(rows.get(each.pack_id), each, node)
                 and not (node is without and name in (None, each))
                 and whole(node, each) == stripe
             }
@@ -299,6 +307,8 @@ class StripeWorld:
         """It goes back to what it was when that was noted."""
         rows = self._cluster.rows
         noted = {row.pack_id: row for row in self._noted}
+        if not self._spare(old=noted):
+            return
         for row in self._cluster.all_rows():
             after = noted.get(row.pack_id) or _no_record(row)
             assert row == after or rows.swap(row, after)
@@ -336,7 +346,8 @@ class StripeWorld:
                 (len(n) for each, n in self._held.shards.items() if each.digest == row.digest),
                 default=0,
             )
-            if row.users and not row.removing and held < min(len(row.shards), domains):
+            # With fewer domains than shards none is made again, which status says.
+            if row.users and not row.removing and held < len(row.shards) <= domains:
                 raise Violation(f"I10 a stripe has {held} of {len(row.shards)} shards in the end")
 
     def _rows_again(self) -> None:
@@ -365,6 +376,10 @@ class StripeWorld:
             if found != node.written(at):
                 raise Violation(f"I1 node {node.id[-4:]} reads something else at {at}")
             self._told.counts["chunks read"] += 1
+
+
+def _is_named(row: PackRow | None, name: ShardName, node: StripeNode) -> bool:
+    return row is None or not row.shards or row.has(node.id, name)
 
 
 def _no_record(row: PackRow) -> PackRow:
