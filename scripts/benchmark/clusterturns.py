@@ -69,6 +69,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(DEFAULT_CELLS))
     parser.add_argument("--acks", choices=("mirror", "strict"), default="mirror")
     options = parser.parse_args(arguments)
+    own, *others = checkouts.find(options.checkouts)
+    for each in others:
+        _same_python(own, each)
     options.folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="t-", dir=options.folder))
     size = options.size_mib << 20
@@ -80,7 +83,6 @@ def main(arguments: Sequence[str]) -> None:
             (work / "etcd").mkdir()
             program = shutil.which("etcd") or "/usr/bin/etcd"
             etcd = running.enter_context(etcd_cluster(program, work / "etcd", 1))
-            own, *others = checkouts.find(options.checkouts)
             sides = [
                 started(running, work, etcd, checkout, size, options.acks)
                 for checkout in (*others, own)
@@ -92,6 +94,13 @@ def main(arguments: Sequence[str]) -> None:
         shutil.rmtree(work)
     print(report.machine() + f"; {options.rounds} rounds, {options.seconds} s a cell.\n")
     print("\n".join(table(options.cells, [side.name for side in sides], turns)))
+
+
+def _same_python(own: checkouts.Checkout, other: checkouts.Checkout) -> None:
+    """SystemExit: what another interpreter costs would be taken for what the change does."""
+    pythons = [Path(each.program[0]).resolve() for each in (own, other)]
+    if pythons[0] != pythons[1]:
+        raise SystemExit(f"{other.root}: its .venv has {pythons[1]}, this one's {pythons[0]}")
 
 
 def started(
