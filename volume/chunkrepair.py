@@ -158,10 +158,10 @@ class ChunkRepair:
 
         def store() -> int:
             before = {place.pack for each in good if (place := self._chunks.place(each))}
-            for chunk_id, chunk in good.items():
-                self._chunks.note_damage(chunk_id)
-                self._chunks.put_stored(chunk_id, chunk)
             try:
+                for chunk_id, chunk in good.items():
+                    self._chunks.note_damage(chunk_id)
+                    self._chunks.put_stored(chunk_id, chunk, anew=True)
                 self._chunks.sync()
             except BaseException:
                 self._chunks.abandon()

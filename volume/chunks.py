@@ -85,12 +85,17 @@ def chunk_id_of(data: Buffer) -> ChunkId:
 
 def unpacked(chunk_id: ChunkId, chunk: StoredChunk) -> bytes:
     """The bytes of `chunk`, which may come from anywhere. CorruptChunk unless `chunk_id` names
-    them, UnknownFormat when the codec is not one of ours."""
+    them and they are packed as packs have them, else volumes could not read what is stored so:
+    into fewer bytes, or not at all. UnknownFormat when the codec is not one of ours."""
     what = f"chunk {chunk_id.hex()}"
     data = codecs.decompress(chunk.codec, chunk.stored, chunk.raw_length, what)
     found = chunk_id_of(data)
     if found != chunk_id:
         raise CorruptChunk(f"{what}: its bytes hash to {found.hex()}")
+    if chunk.codec != codecs.CODEC_NONE and len(chunk.stored) >= chunk.raw_length:
+        raise CorruptChunk(f"{what}: is packed into no fewer bytes than its {chunk.raw_length}")
+    if chunk.kind == KIND_DATA and chunk.raw_length % SECTOR_SIZE:
+        raise CorruptChunk(f"{what}: data, but {chunk.raw_length} bytes are no whole sectors")
     return data
 
 
@@ -157,15 +162,16 @@ class ChunkStore:
         self._append(kind, chunk_id, stored, length, used)
         return chunk_id
 
-    def put_stored(self, chunk_id: ChunkId, chunk: StoredChunk) -> bool:
-        """As `put`, of a chunk that another store has packed; whether it was new here.
+    def put_stored(self, chunk_id: ChunkId, chunk: StoredChunk, *, anew: bool = False) -> bool:
+        """As `put`, of a chunk that another store has packed; whether it was stored. `anew`: also
+        when it is known, as one that is damaged.
 
         The caller has made sure, by `unpacked`, that `chunk` is what `chunk_id` names: that takes
         long, and can be done on any thread before."""
         counters = self.counters
         counters.put_count += 1
         counters.put_bytes += chunk.raw_length
-        if self._known(chunk_id):
+        if self._known(chunk_id, is_damaged=anew):
             counters.duplicate_count += 1
             counters.duplicate_bytes += chunk.raw_length
             return False
@@ -390,13 +396,13 @@ class ChunkStore:
             for each in chunk_ids:
                 self._lost.pop(each, None)
 
-    def _known(self, chunk_id: ChunkId) -> bool:
+    def _known(self, chunk_id: ChunkId, *, is_damaged: bool = False) -> bool:
         if chunk_id in self._pending:
             return True
         place = self.index.get(chunk_id)
         if place is None:
             return False
-        if chunk_id in self._damaged or self.doubts(chunk_id, place):
+        if is_damaged or chunk_id in self._damaged or self.doubts(chunk_id, place):
             if place.pack in self.packs.striped:
                 self.packs.above(place.pack)
             return False  # what is acknowledged anew does not hang on what may be lost

@@ -1,14 +1,17 @@
 """Damaged chunks are stored anew from another store that has them, and nothing is lost by it."""
 
 import random
+from typing import Any
 
 import pytest
 
+import native
 from tests.sim.crash import CrashState
 from tests.sim.store_rig import StoreRig
 from volume.chunks import StoredChunk, chunk_id_of
-from volume.codecs import CODEC_NONE
-from volume.errors import CorruptChunk
+from volume.codecs import CODEC_LZ4, CODEC_NONE
+from volume.errors import CorruptChunk, OutOfSpace
+from volume.index import Place
 from volume.layout import KIND_DATA, ChunkId
 
 SIZE, CHUNK = 32 << 10, 4096
@@ -170,6 +173,74 @@ def test_only_what_fits_and_is_whole_is_given() -> None:
     repair = rig.store.chunk_repair
     given = [each for each, _ in repair.give([*IDS, bytes(31) + b"x"], 4 * CHUNK)]
     assert given == [each for each in IDS if each != bad][:4]
+
+
+def test_all_that_is_taken_is_stored_though_more_is_damaged_than_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("volume.chunks.MAX_DAMAGED", 1)
+    ours, theirs = filled(), filled()
+    ids = damaged(ours, 3)
+    offered = theirs.store.chunk_repair.give(ids, 1 << 20)
+    assert ours.store.chunk_repair.take(ids, offered) == set(ids)
+    assert ours.read("vm1") == DATA
+    scrub(ours)
+    assert ours.store.scrub_status().damages == ()
+
+
+def test_what_there_is_no_room_for_is_not_in_the_way_of_gc(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = filled(), filled()
+    ids = damaged(ours, 2)
+    packs, repair = ours.store._chunks.packs, ours.store.chunk_repair
+    offered = theirs.store.chunk_repair.give(ids, 1 << 20)
+    append, rooms = packs.append, iter([True, False])
+
+    def append_one(*entry: Any) -> Place:
+        if not next(rooms):
+            raise OutOfSpace("packs: no space")
+        return append(*entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packs, "append", append_one)
+        with pytest.raises(OutOfSpace):
+            repair.take(ids, offered)
+    assert ours.store._chunks.pending_count == 0
+    ours.store.collect()
+    assert repair.take(ids, offered) == set(ids)
+    assert ours.read("vm1") == DATA
+
+
+def packed_into_its_own_length() -> tuple[bytes, bytes]:
+    """A chunk, and the same packed by LZ4, which gains nothing by it."""
+    noise = random.Random("noise").randbytes(CHUNK)
+    for zeros in range(CHUNK):
+        data = noise[: CHUNK - zeros] + bytes(zeros)
+        if (packed := native.encode(CODEC_LZ4, data, CHUNK)) and len(packed) == CHUNK:
+            return data, packed
+    raise AssertionError("there is no such chunk")
+
+
+def test_what_is_packed_as_no_pack_has_it_is_refused() -> None:
+    """Volumes could not read it, though its bytes are right."""
+    ours = filled()
+    data, packed = packed_into_its_own_length()
+    ours.fill("vm1", 0, data)
+    ours.flush("vm1")
+    ours.store.destage()
+    chunk_id = chunk_id_of(data)
+    place = ours.store._chunks.place(chunk_id)
+    assert place is not None
+    ours.disk.flip_bit(f"packs/{place.pack:08x}.pack", place.offset + 200)
+    assert ours.read_error("vm1", 0, CHUNK)
+    repair = ours.store.chunk_repair
+    offered = [(chunk_id, StoredChunk(KIND_DATA, CODEC_LZ4, CHUNK, packed))]
+    assert repair.take([chunk_id], offered) == set()
+    assert repair.damaged() == [chunk_id]
+    good = [(chunk_id, StoredChunk(KIND_DATA, CODEC_NONE, CHUNK, data))]
+    assert repair.take([chunk_id], good) == {chunk_id}
+    assert ours.read("vm1") == data + DATA[CHUNK:]
 
 
 def test_repair_never_destroys_data() -> None:
