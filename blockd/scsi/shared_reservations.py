@@ -4,14 +4,17 @@ They are the volume's: `blockd.shared_state` keeps them where all its nodes find
 before a PERSISTENT RESERVE OUT is answered, whatever its APTPL says. Whoever takes the volume over
 knows them before it serves the first command (`PortGroups.here` is TRANSITIONING until then).
 
-    a service action   what is kept is read, changed and put back under a guard, again where another
-                       node came first; then it holds here; then it is answered
+    a service action   what is kept is read; whom it shuts out is held up here, and what PREEMPT AND
+                       ABORT aborts is aborted; what is kept is changed and put back under a guard,
+                       all of it again where another node came first; then it holds here; then it
+                       is answered
     PERSISTENT RESERVE IN   what is kept now; where that cannot be read, what the serving node knows
     other commands     what is known here
 
 So a crash, of this node or of all of them, leaves
 
-    before it was put back   nothing of the command; it was not answered
+    before it was put back   nothing of the command, except that what it was to abort is gone; it
+                             was not answered
     after that               all of it, answered or not, whoever serves the volume
 
 A node that does not serve the volume takes REGISTER and REGISTER AND IGNORE EXISTING KEY, since
@@ -20,10 +23,11 @@ is kept (seconds), and before any service action. All others are for the node th
 keep out. When what is kept cannot be reached, or changed, the command ends with HARDWARE ERROR;
 commands that are no service actions go on.
 
-Such a command may have happened all the same, when the answer to it was lost. Until that is known,
-soon after what is kept can be reached again, nobody goes by the more generous of the two: whoever
-it may have shut out is told to come again (02/04/0A), and what PREEMPT AND ABORT may have aborted
-is aborted, before the command ends. So whoever then finds, through whichever node, that it has
+Anybody can find through another node that it has happened as soon as it was put back, long before
+this node knows, where answers are lost and the tries go on: so it is held up before. From when it
+is sent until it is known what has become of it nobody goes by the more generous of the two: whoever
+it may have shut out is told to come again (02/04/0A). That outlasts the command, when its answer is
+lost, or its initiator aborts it or leaves. So whoever finds, through whichever node, that it has
 happened can rely on it. Where it has not, those whose commands are gone are told so (06/2F/00).
 
 Registrations name the target port that they came through, as everywhere, and each node has its own
@@ -35,6 +39,7 @@ Kept state, big-endian: version, 1 (1), whether the last registration said APTPL
 
 import logging
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +67,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_DOUBTS: Final = 16  # lost answers until the metastore has to be heard again
+TRIES: Final = 8  # of a service action, while other nodes change what is kept
+NEVER: Final = -1  # less than any revision
 
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct(">B?I")
@@ -84,15 +91,27 @@ def decode(value: bytes) -> Persistent:
     return state
 
 
-@dataclass(slots=True)
-class _Doubt:
-    """A service action that may have happened: what is kept is another revision then."""
+class _Moved(Exception):
+    """What is kept is not what a service action was worked out for."""
 
-    revision: int
+
+@dataclass(slots=True, eq=False)
+class _Doubt:
+    """A service action that is under way, or may have happened."""
+
+    value: bytes
+    """That it is made of."""
     state: Persistent
-    """That it may have led to."""
+    """That it leads to."""
     cleared: list[Nexus] = field(default_factory=list)
     """Whose commands were aborted for it."""
+    done: Held | None = None
+    """It has happened."""
+    ended: int | None = None
+    """What becomes known of a later revision than that tells what has become of it; None: it is
+    under way. Set by the thread that does it, last."""
+    left: bool = False
+    """The command is gone."""
 
 
 class SharedReservations(Reservations):
@@ -130,22 +149,31 @@ class SharedReservations(Reservations):
             self._changed()  # nobody goes on by what was known in another term
         if now.known is not None and now.known is not self._seen:
             self._see(now.known)
+        if self._doubts:
+            self._settle()
         return now.ready
 
     def _see(self, held: Held) -> None:
         self._seen = held
         if held.revision > self._revision:
             self._adopt(held)
-        if self._doubts:
-            self._settle(held.revision)
 
-    def _settle(self, revision: int) -> None:
-        """What is known by now is of that revision."""
-        settled = [doubt for doubt in self._doubts if revision > doubt.revision]
-        self._doubts = [doubt for doubt in self._doubts if revision <= doubt.revision]
+    def _settle(self) -> None:
+        """Let go of doubts about what is known by now."""
+        for doubt in self._doubts:
+            if doubt.left and doubt.ended is not None and doubt.done is not None:
+                self._shared.note(doubt.done)
+                self._see(doubt.done)
+        settled = [each for each in self._doubts if self._is_settled(each)]
+        if not settled:
+            return
+        self._doubts = [each for each in self._doubts if each not in settled]
         for nexus in (nexus for doubt in settled for nexus in doubt.cleared):
             if self._persistent.find(self._single(nexus)) is not None:
                 self._unit.attention(sense.COMMANDS_CLEARED, to=nexus)
+
+    def _is_settled(self, doubt: _Doubt) -> bool:
+        return doubt.ended is not None and self._revision > doubt.ended
 
     def _adopt(self, held: Held) -> None:
         self._revision = held.revision
@@ -235,62 +263,71 @@ class SharedReservations(Reservations):
         ):  # since its CDB was looked at
             raise CheckCondition(sense.ACCESS_TRANSITION)
         self.look()
-        if len(self._doubts) >= MAX_DOUBTS:
+        if sum(each.ended is not None for each in self._doubts) >= MAX_DOUBTS:
             return Result(CHECK_CONDITION, sense=sense.INTERNAL_FAILURE)
         try:
-            held, notices = yield Work(
-                lambda: self._shared.change(
-                    term, lambda value: self._applied(value, own, cdb, data)
-                )
-            )
+            for _ in range(TRIES):
+                kept = yield Work(self._shared.read)
+                with suppress(_Moved):
+                    return (yield from self._act(term, kept.value, own, cdb, data))
         except NotServing:
             raise CheckCondition(sense.ACCESS_TRANSITION) from None
         except DamagedState:
             raise CheckCondition(sense.MANUAL_INTERVENTION) from None
         except OSError as error:
             self._log_trouble(error)
-            if isinstance(error, Unsettled):
-                yield from self._doubt(error, abort=cdb[1] & 0x1F == PREEMPT_AND_ABORT)
-            return Result(CHECK_CONDITION, sense=sense.INTERNAL_FAILURE)
-        preempted = self._install(held, notices)
-        if cdb[1] & 0x1F == PREEMPT_AND_ABORT and preempted:
-            yield self._aborting(preempted)
-        return Result()
+        return Result(CHECK_CONDITION, sense=sense.INTERNAL_FAILURE)
 
-    def _applied(
-        self, value: bytes, own: Registrant, cdb: bytes, data: bytes
-    ) -> tuple[bytes, list[Notice]]:
-        """On another thread, and on nothing of ours."""
+    def _act(self, term: int, value: bytes, own: Registrant, cdb: bytes, data: bytes) -> Steps:
+        """Carry it out on what is kept. _Moved: something else is kept by now, and nothing was
+        changed; and as SharedState.change."""
         state = self._decoded(value)
         notices = act(state, own, cdb, data)
-        return encode(state), notices
+        doubt = _Doubt(value, state)
+        self._doubts.append(doubt)
+        self._changed()  # nobody goes on by what was known before
+        sent = False
+        try:
+            if cdb[1] & 0x1F == PREEMPT_AND_ABORT and (preempted := self._preempted(notices)):
+                doubt.cleared = preempted
+                yield self._aborting(preempted)
+            sent = True
+            held = yield Work(lambda: self._change(term, doubt))
+            self._install(held, notices)
+            return Result()
+        finally:
+            doubt.left = True
+            if not sent:
+                doubt.ended = NEVER
+            self.look()
 
-    def _install(self, held: Held, notices: list[Notice]) -> list[Nexus]:
-        """What was put back holds here from now on; the nexuses that were preempted by it."""
+    def _change(self, term: int, doubt: _Doubt) -> Held:
+        """On another thread. _Moved; as SharedState.change."""
+
+        def apply(value: bytes) -> tuple[bytes, None]:
+            if value != doubt.value:
+                raise _Moved
+            return encode(doubt.state), None
+
+        ended = NEVER
+        try:
+            doubt.done, _ = self._shared.change(term, apply)
+            ended = doubt.done.revision - 1
+        except Unsettled as error:
+            ended = error.revision
+            raise
+        finally:
+            doubt.ended = ended
+        return doubt.done
+
+    def _install(self, held: Held, notices: list[Notice]) -> None:
+        """What was put back holds here from now on."""
         if held.revision > self._revision:
             self._revision = held.revision
             self._persistent = self._decoded(held.value)
             self._changed()
         self._shared.note(held)
-        preempted = self._tell(notices)
-        self.look()
-        return preempted
-
-    def _doubt(self, error: Unsettled, *, abort: bool) -> Steps:
-        """It may have happened."""
-        doubt = _Doubt(error.revision, self._decoded(error.value))
-        self._doubts.append(doubt)
-        self._changed()  # nobody goes on by what was known before
-        if abort:
-            notices: list[Notice] = error.result  # type: ignore[assignment] # of `_applied`
-            preempted = self._preempted(notices)
-            doubt.cleared = preempted
-            if preempted:
-                yield self._aborting(preempted)
-        self.look()
-        if self._seen is not None:  # it is known by now, perhaps
-            self._settle(self._seen.revision)
-        return Result()
+        self._tell(notices)
 
     def _log_trouble(self, error: OSError) -> None:
         name = self._unit.identity.name

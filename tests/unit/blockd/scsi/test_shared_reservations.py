@@ -1,6 +1,7 @@
 """Reservations of a volume that two nodes have: a takeover leaves them as they are."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +13,15 @@ from blockd.scsi.persistent import Persistent
 from blockd.scsi.pr_codec import DamagedState, Registrant, Reservation
 from blockd.scsi.reservations import PREEMPT, PREEMPT_AND_ABORT, REGISTER
 from blockd.scsi.shared_reservations import MAX_DOUBTS, decode, encode
-from blockd.scsi.task import CHECK_CONDITION, GOOD, RESERVATION_CONFLICT, Result
+from blockd.scsi.task import (
+    CHECK_CONDITION,
+    GOOD,
+    RESERVATION_CONFLICT,
+    Prepared,
+    Result,
+    Task,
+    Work,
+)
 from blockd.shared_state import Held, Now, T, Unsettled, ready
 from tests.fake_cluster import FakeShared
 from tests.pr_client import (
@@ -405,3 +414,117 @@ def test_reserve_6_is_not_there(cluster: Cluster) -> None:
     assert cluster.one.rig.run(out_cdb(3, 24), out_list(9), nexus=cluster.one.a.nexus).status == (
         RESERVATION_CONFLICT
     )
+
+
+def while_it_is_told(node: Node, seen: Callable[[], None], *, happens: bool = True) -> None:
+    """`seen` is called once the next change may be known elsewhere, and before its end is here."""
+    change = node.state.change
+
+    def slow(term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+        node.state.change = change  # type: ignore[method-assign]
+        node.state.loses = None if happens else False
+        try:
+            return change(term, apply)
+        finally:
+            seen()
+
+    node.state.change = slow  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("action", [PREEMPT, PREEMPT_AND_ABORT])
+def test_whoever_reads_that_somebody_is_preempted_can_rely_on_it_at_once(
+    cluster: Cluster, action: int
+) -> None:
+    one, two = cluster.one, cluster.two
+    for host in (one.a, one.b):
+        host.register(ALL_PORTS)
+    one.b.reserve(WERO)
+    aborted: list[Nexus] = []
+
+    def abort(nexus: Nexus, _: object) -> bool:
+        aborted.append(nexus)
+        return True
+
+    def elsewhere() -> None:
+        assert two.a.keys() == [one.a.key]
+        assert one.b.run(WRITE, BLOCK_OF_DATA).sense == sense.ACCESS_TRANSITION
+        assert not one.rig.unit.ordinary(one.b.nexus)
+        assert aborted == ([one.b.nexus] if action == PREEMPT_AND_ABORT else [])
+
+    one.rig.unit.aborting.append(abort)
+    while_it_is_told(one, elsewhere)
+    assert one.a.preempt(one.b.key, WERO, action).status == GOOD
+    assert codes(one.rig.fault(READ, nexus=one.b.nexus)) == codes(sense.REGISTRATIONS_PREEMPTED)
+    assert conflicts(one.b.run(WRITE, BLOCK_OF_DATA))
+    assert one.a.run(WRITE, BLOCK_OF_DATA).status == GOOD
+
+
+@pytest.mark.parametrize("happens", [True, False])
+@pytest.mark.parametrize("early", [True, False])
+def test_a_preempt_whose_initiator_has_gone_shuts_out_all_the_same(
+    cluster: Cluster, happens: bool, early: bool
+) -> None:
+    """`early`: the initiator goes before the change is told of, else after."""
+    one = cluster.one
+    for host in (one.a, one.b):
+        host.register(ALL_PORTS)
+    one.b.reserve(WERO)
+    task = Task()
+    data = out_list(one.a.key, one.b.key)
+    begun = one.rig.unit.prepare(one.a.nexus, out_cdb(PREEMPT, len(data), WERO))
+    assert isinstance(begun, Prepared)
+    task.begin(begun, memoryview(data))
+    assert isinstance(task.step, Work)
+    task.worked(task.step.call())  # reads what is kept
+    assert isinstance(task.step, Work)
+    call = task.step.call
+    one.state.loses = None if happens else False
+    if early:
+        task.abort()
+        assert one.b.run(WRITE, BLOCK_OF_DATA).sense == sense.ACCESS_TRANSITION
+    with nullcontext() if happens else pytest.raises(Unsettled):
+        call()
+    assert one.b.run(WRITE, BLOCK_OF_DATA).status != GOOD
+    if not early:
+        task.abort()
+    if not happens:
+        assert one.b.run(WRITE, BLOCK_OF_DATA).sense == sense.ACCESS_TRANSITION
+        one.state.settle()
+        assert one.b.run(WRITE, BLOCK_OF_DATA).status == GOOD
+        return
+    one.b.run(READ)  # is told of its registration
+    assert conflicts(one.b.run(WRITE, BLOCK_OF_DATA))
+
+
+def test_a_service_action_is_worked_out_anew_where_another_node_came_first(
+    cluster: Cluster,
+) -> None:
+    one, two = cluster.one, cluster.two
+    one.a.register(ALL_PORTS)
+    change = one.state.change
+
+    def later(term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+        one.state.change = change  # type: ignore[method-assign]
+        assert two.b.register(ALL_PORTS).status == GOOD
+        return change(term, apply)
+
+    one.state.change = later  # type: ignore[method-assign]
+    assert one.a.reserve(WERO).status == GOOD
+    assert sorted(one.a.keys()) == [one.a.key, one.b.key]
+    assert one.a.reservation() is not None
+
+
+def test_a_service_action_ends_where_others_always_come_first(cluster: Cluster) -> None:
+    one, two = cluster.one, cluster.two
+    one.a.register(ALL_PORTS)
+    change = one.state.change
+
+    def later(term: int, apply: Callable[[bytes], tuple[bytes, T]]) -> tuple[Held, T]:
+        two.b.register_and_ignore(ALL_PORTS)
+        return change(term, apply)
+
+    one.state.change = later  # type: ignore[method-assign]
+    assert one.a.reserve(WERO).sense == sense.INTERNAL_FAILURE
+    one.state.change = change  # type: ignore[method-assign]
+    assert one.b.run(WRITE, BLOCK_OF_DATA).status == GOOD
+    assert one.a.reserve(WERO).status == GOOD
