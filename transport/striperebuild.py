@@ -9,8 +9,9 @@ says: rows are only made where there is none, by a transaction that fails otherw
     no stub anywhere                     no row: nobody needs it, and each node tidies its own away
 
 A node that is away may have shards and stubs: its shards count as gone, to be computed anew, and it
-counts as a user of everything, so that nothing that it needs is let go. Its next round corrects
-that. So a crash, or running it twice, leaves rows that are true.
+counts as a user of everything, so that nothing that it needs is let go. So does one with stubs that
+cannot be read. Its next round corrects that, once they can. So a crash, or running it twice, leaves
+rows that are true.
 """
 
 import threading
@@ -181,15 +182,15 @@ def _facts(server: ShardServer, name: ShardName) -> ShardFacts | None:
 
 
 def rebuild(
-    found: Found, away: Collection[str], records: PackRecords, *, dry_run: bool = False
+    found: Found, unsure: Collection[str], records: PackRecords, *, dry_run: bool = False
 ) -> Rebuilt:
-    """`away`: nodes of the cluster that have told nothing. MetaStoreUnavailable, CorruptRecord,
-    CannotRebuild: with what was made until then."""
+    """`unsure`: nodes of the cluster that have not told of all stubs that they have.
+    MetaStoreUnavailable, CorruptRecord, CannotRebuild: with what was made until then."""
     there = {each.pack_id if isinstance(each, PackRow) else each for each in records.listing()}
     rows = rows_from(found.shards)
     done = Rebuilt()
     for pack_id in sorted({*(facts.pack_id for _, facts, _ in found.shards), *found.stubs}):
-        users = tuple(sorted({*found.stubs.get(pack_id, ()), *away}))
+        users = tuple(sorted({*found.stubs.get(pack_id, ()), *unsure}))
         row = rows.get(pack_id)
         if pack_id in there:
             done.kept += 1

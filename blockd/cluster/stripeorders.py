@@ -65,9 +65,11 @@ class StripeOrders:
         look: Callable[[ClusterInfo], Answers],
         locate: Locate,
         devices: Callable[[], DeviceMap],
+        may_use: Callable[[str, bytes], bool],
     ) -> None:
         """`ask` a node for its shards. `look`: what all nodes say of their devices now. `locate`:
-        which volumes and versions need chunks. `devices`: the newest map."""
+        which volumes and versions need chunks. `devices`: the newest map. `may_use`: whether a node
+        finds chunks in a stripe, or may."""
         self._striper = striper
         self._status = status
         self._home = home
@@ -76,6 +78,7 @@ class StripeOrders:
         self._look = look
         self._locate = locate
         self._devices = devices
+        self._may_use = may_use
         self._listing = ShardListing(
             striper.server, lambda: [stub.pack_id for stub in home.stubs()]
         )
@@ -97,7 +100,10 @@ class StripeOrders:
                 "--force these count as gone and are computed anew on others, and what cannot be "
                 "read without them gets no row yet"
             )
-        done = rebuild(found, away.keys(), self._striper.rows.records, dry_run=dry_run)
+        unsure = {  # whoever may use a pack that nobody has: some of its stubs cannot be read
+            node.node for node in info.nodes if node.node in away or self._may_use(node.node, FIRST)
+        }
+        done = rebuild(found, unsure, self._striper.rows.records, dry_run=dry_run)
         return RebuiltRows(
             dry_run=dry_run,
             made=done.made,

@@ -133,6 +133,7 @@ class Stripes:
             lambda found: self.status.ask(sessions, found),
             locate,
             self.devices.read,
+            self._may_use,
         )
         self._workers = ThreadPoolExecutor(THREADS, "blockd-shards")
         self._thread = threading.Thread(target=self._run, name="blockd-stripes")
@@ -212,18 +213,19 @@ class Stripes:
         return device is not None and not device.readable
 
     def _used(self, pack_id: bytes) -> bool:
-        if self.striper.uses(pack_id):
+        nodes = [self._me, *self._nodes(), *(each.hex() for each in list(self._connected))]
+        return any(self._may_use(node, pack_id) for node in dict.fromkeys(nodes))
+
+    def _may_use(self, node: str, pack_id: bytes) -> bool:
+        """Whether a node finds chunks in a stripe, or may: it does not say, or has stubs of which
+        it cannot be read what they are of."""
+        if node == self._me:
+            return self.striper.uses(pack_id)
+        try:
+            answer = self._ask(bytes.fromhex(node), m.NewStripe(pack_id), TELL_S)
+        except OSError:
             return True
-        for node in self._nodes():
-            if node == self._me:
-                continue
-            try:
-                answer = self._ask(bytes.fromhex(node), m.NewStripe(pack_id), TELL_S)
-            except OSError:
-                return True
-            if not isinstance(answer, m.ShardAck) or answer.size:
-                return True
-        return False
+        return not isinstance(answer, m.ShardAck) or answer.size != 0
 
     def _lacking(self) -> Told:
         asked = {each.hex(): (each.hex(), m.Stripes()) for each in list(self._connected)}

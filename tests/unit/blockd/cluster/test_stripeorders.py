@@ -48,7 +48,7 @@ class Orders:
     def orders_of(self, node: StripeNode) -> StripeOrders:
         return StripeOrders(
             *(node.striper, self.status_of(node), node.home, self.info, self.ask),
-            *(self.look, self.locate, lambda: self.cluster.map),
+            *(self.look, self.locate, lambda: self.cluster.map, self.may_use),
         )
 
     def info(self) -> ClusterInfo:
@@ -72,6 +72,9 @@ class Orders:
         found = next(each for each in self.cluster.nodes if each.id == node)
         told = self.orders_of(found).list_shards(cast(m.ListShards, over_the_wire(request)).after)
         return cast(m.ShardList, over_the_wire(told))
+
+    def may_use(self, node: str, pack_id: bytes) -> bool:
+        return next(each for each in self.cluster.nodes if each.id == node).striper.uses(pack_id)
 
     def look(self, info: ClusterInfo) -> dict[str, m.StripeStatus | str]:
         return {
@@ -197,6 +200,29 @@ def test_stripes_that_nobody_needs_get_no_row() -> None:
     assert (done.made, done.unused) == (0, 3)
     cluster.rounds(4, CONDEMN_S)
     assert [node.shards() for node in cluster.nodes] == [0, 0, 0]
+
+
+def test_a_node_whose_stub_is_damaged_stays_a_user_of_the_rows_that_are_made() -> None:
+    cluster = striped()
+    rows = cluster.all_rows()
+    node = cluster.nodes[1]
+    stub = node.home.stub_of(rows[0].pack_id)
+    assert stub is not None
+    file = node.disk.open(f"packs/{stub.number:08x}.stripe")
+    header = file.pread(1, 0)
+    file.pwrite(b"x", 0)
+    node.crash()
+    assert (node.home.striped.unreadable, node.home.stub_of(stub.pack_id)) == (1, None)
+    forget(cluster, rows)
+    done = Orders(cluster.nodes[0]).orders.rebuild_rows(force=False, dry_run=False)
+    assert (done.made, done.away) == (3, ())
+    assert all(node.id in row.users for row in cluster.all_rows())
+    cluster.rounds(4, CONDEMN_S)
+    assert {row.pack_id for row in cluster.all_rows()} == {row.pack_id for row in rows}
+    node.disk.open(f"packs/{stub.number:08x}.stripe").pwrite(header, 0)
+    node.crash()
+    cluster.rounds(2)
+    cluster.check()
 
 
 def test_a_damaged_file_is_counted_and_its_shard_is_computed_again() -> None:
