@@ -44,12 +44,15 @@ static int write_failed(struct bd_journal *journal, int error)
 /* Fill the last page of a large group, into `page`, with records that say nothing new: one where
  * each sector begins, as the log goes on at the next sector when none is right behind the last. So
  * the next group begins at a page, and no part of a page that is not in memory is written, which
- * would be read for that. How many bytes. */
+ * would be read for that. They tell the group's own time: what follows may have no other. How many
+ * bytes. */
 static size_t pad(struct bd_journal *journal, uint8_t page[BD_PAGE])
 {
     struct bd_group *group = &journal->group;
     uint64_t end = (group->position + BD_PAGE - 1) & ~(uint64_t)(BD_PAGE - 1);
     uint64_t start = group->position;
+    const struct bd_record *first = &group->entries[0].record;
+    uint64_t marked_ns = first->op == BD_RECORD_MARK ? first->offset : journal->marked_ns;
     memset(page, 0, BD_PAGE);
     for (uint64_t at = (start + BD_SECTOR - 1) & ~(uint64_t)(BD_SECTOR - 1); at < end;
          at += BD_SECTOR) {
@@ -57,7 +60,7 @@ static size_t pad(struct bd_journal *journal, uint8_t page[BD_PAGE])
                                  .node_epoch = journal->node_epoch,
                                  .lsn = group->lsn++,
                                  .chain = group->chain,
-                                 .offset = journal->marked_ns,
+                                 .offset = marked_ns,
                                  .seq = journal->synced_lsn};
         bd_record_sign(&mark, journal->store_uuid);
         bd_record_encode(&mark, page + (at - start));

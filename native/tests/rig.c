@@ -96,6 +96,7 @@ uint64_t rig_restart(struct rig *rig)
         CHECK_EQ(bd_journal_resume(rig->journal, (uint32_t)last, replay.position, replay.next_lsn,
                                    replay.chain),
                  0);
+    rig->last_ns = replay.last_ns;
     return replay.records;
 }
 

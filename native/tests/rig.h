@@ -17,6 +17,7 @@ struct rig {
     struct bd_place_table *table;
     struct bd_volume *volume;
     uint64_t now_ns;
+    uint64_t last_ns; /* what time the log says that it was last, as of the last restart */
 };
 
 /* Segments 0 to ready - 1 are ready for use. */

@@ -101,6 +101,24 @@ static void test_a_large_group_ends_with_a_page_and_comes_back(void)
     }
 }
 
+/* Whoever looks for a point in time reads on: what follows has no time of its own for a while. */
+static void test_what_a_group_ends_with_does_not_turn_back_time(void)
+{
+    struct rig rig;
+    rig_init(&rig, SMALL_SEGMENT, 4, VOLUME);
+    for (uint8_t i = 0; i < 2; i++) {
+        rig.now_ns += UINT64_C(3600) * 1000 * 1000 * 1000;
+        uint64_t before = rig.journal->position;
+        rig_write(&rig, 4096, BD_LARGE_BYTES, i); /* a mark, and the record */
+        CHECK(rig.journal->position > before + 2 * BD_RECORD_HEADER + BD_LARGE_BYTES);
+        rig_write(&rig, 0, 512, i); /* too soon for another mark */
+        CHECK_EQ(rig.journal->marked_ns, rig.now_ns);
+        rig_restart(&rig);
+        CHECK_EQ(rig.last_ns, rig.now_ns);
+    }
+    rig_destroy(&rig);
+}
+
 static void test_a_torn_last_page_takes_no_more_than_itself(void)
 {
     for (uint64_t kept = 0; kept < PAGE; kept += 448) {
@@ -244,6 +262,7 @@ int main(void)
     test_what_becomes_slow_is_left();
     test_equals_stay();
     test_a_large_group_ends_with_a_page_and_comes_back();
+    test_what_a_group_ends_with_does_not_turn_back_time();
     test_a_torn_last_page_takes_no_more_than_itself();
     test_what_other_nodes_get_is_not_padded();
     test_both_ways_leave_the_same_bytes();
