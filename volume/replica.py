@@ -378,13 +378,15 @@ class Replica:
         """Go back to record `keep`, (epoch, seq), in the name of `epoch`, which was promised: what
         is behind it never was. Durable on return, all or nothing.
 
-        StaleEpoch; OtherRecords: it has no such record; NoSuchVersion: it cannot be gone back to
-        any more, and all of the volume has to be sent; CorruptData: likewise, perhaps."""
+        StaleEpoch; OtherRecords: it has no such record, or has gone on in that epoch;
+        NoSuchVersion: it cannot be gone back to any more, and all of the volume has to be sent;
+        CorruptData: likewise, perhaps."""
         state = self._state
         with state.lock:
             state.check_idle(epoch)
             kept_epoch, seq = keep
             state.check_point(kept_epoch, seq)
+            state.check_late(epoch, seq)
             begins = tuple(each for each in state.row.begins if each[0] <= kept_epoch)
             row = Row(state.row.promised, begins)
             if seq == state.seq():  # epochs that have begun behind it have no record

@@ -202,6 +202,13 @@ class ReplicaState:
             what = f"epoch {epoch} went from {begin} to {end}, not {first} to {last}"
             raise OtherRecords(self.name, what)
 
+    def check_late(self, epoch: int, seq: int) -> None:
+        """Whether the volume may be at that seq, in the name of `epoch`. Not before its newest
+        record once the epoch has begun here: what is here is of the primary's chain then, and
+        counted as this node's. Only what was asked for before can say so, carried out late."""
+        if epoch == self.row.begins[-1][0] and seq < self.seq():
+            raise OtherRecords(self.name, f"epoch {epoch} has gone on to {self.seq()} here")
+
     def check_idle(self, epoch: int) -> None:
         """That was promised, and this node is not the one that writes; what is done to the volume
         now is more than to append."""

@@ -139,6 +139,7 @@ class WholeCopy:
                 if state.landing.left:
                     state.landing.drop()
                 return  # again
+            state.check_late(epoch, ends[-1][1])
             if not state.landing.landed:
                 raise OtherRecords(state.name, "no stream has come that it could be")
             if keep and keep != state.seq():

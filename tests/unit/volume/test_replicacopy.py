@@ -259,3 +259,19 @@ def test_a_power_cut_at_any_step_of_a_copy_loses_nothing_that_is_needed() -> Non
         member = Site(0, member.rig.rebooted(state.drawn("cut", rng)))
         Copying(source.replica, member.replica, 2).run()
         adopt(source, member, source.seq)
+
+
+def test_a_copy_that_is_adopted_late_takes_nothing_back() -> None:
+    """It was asked for before the one that the member went on from, and is carried out after it."""
+    source, member = apart()
+    source.write(2, b"new", 2)
+    early = source.seq
+    source.write(4, b"new", 2)
+    copying = Copying(source.replica, member.replica, 2)
+    copying.run()
+    adopt(source, member, source.seq)
+    copying = Copying(source.replica, member.replica, 2)  # what has landed once more
+    copying.run()
+    with pytest.raises(OtherRecords, match="gone on"):
+        member.replica.adopt(2, 0, 0, ((1, 64), (2, early)))
+    assert member.seq == source.seq

@@ -121,7 +121,9 @@ def test_an_epoch_opens_where_all_is(asked: Asked, source: Source) -> None:
     assert asked.acked(m.Open(VOLUME, 4, 3)) == m.Ack(4, 3, 3)
     assert asked.acked(m.Open(VOLUME, 4, 3)) == m.Ack(4, 3, 3)
     assert asked.replica.ends() == ((1, 3), (4, 3))
-    assert asked.acked(m.Undo(VOLUME, 4, 1, 2)) == m.Ack(4, 2, 2)
+    assert asked.refused(m.Undo(VOLUME, 4, 1, 2))[0] == m.Code.FAILED  # an older request
+    asked.members.answer(m.Seal(VOLUME, 5), asked.now)
+    assert asked.acked(m.Undo(VOLUME, 5, 1, 2)) == m.Ack(5, 2, 2)
     assert asked.replica.ends() == ((1, 2),)
 
 
@@ -272,3 +274,25 @@ def test_what_would_wait_is_left_to_a_thread_that_may(
     assert member.at_once(append(4, 4, later, 2, 2), asked.now) is Left.ALL  # epoch 2 begins by it
     assert asked.replica.held[0] == 3
     assert asked.acked(append(4, 4, later, 2, 2)) == m.Ack(2, 4, 3)
+
+
+def test_an_undo_that_is_carried_out_late_takes_nothing_back(asked: Asked, source: Source) -> None:
+    """The session ended, the primary asked again, was answered, and went on; then the thread that
+    had been asked first comes to it. What came meanwhile was counted as this member's."""
+    asked.acked(append(1, 5, source.records(5)))
+    asked.rig.settle()
+    asked.members.answer(m.Seal(VOLUME, 2), asked.now)
+    undo = m.Undo(VOLUME, 2, 1, 3)
+    assert asked.acked(undo).received == 3
+    assert asked.acked(undo).received == 3  # asked again
+    other = Source()
+    other.begin(1)
+    other.records(3)
+    other.begin(2)
+    asked.acked(append(4, 6, other.records(3), 2, 2))
+    assert asked.refused(undo) == (m.Code.FAILED, 0)
+    assert asked.replica.held[0] == 6
+    assert asked.replica.ends() == ((1, 3), (2, 6))
+    asked.members.answer(m.Seal(VOLUME, 3), asked.now)
+    asked.rig.settle()
+    assert asked.acked(m.Undo(VOLUME, 3, 2, 4)).received == 4  # who takes over may
