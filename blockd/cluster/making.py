@@ -22,6 +22,7 @@ from transport.group.around import outcome, text_of
 from transport.group.watch import FIRST_EPOCH
 from transport.peer import messages as m
 from transport.sessions import Sessions
+from volume.catalog import check_sizes
 from volume.errors import VolumeError, VolumeExists
 from volume.metastore import ClusterRecords, Done, Lost, Stored
 from volume.metastore_records import GroupState, Mode, VolumeGroup
@@ -65,6 +66,7 @@ def make(
     volume, which has a part here, is deleted. CannotMake, VolumeExists, VolumeError,
     TransportError."""
     check_new_volume_name(wanted.name)
+    check_sizes(wanted.size, wanted.block_size, wanted.chunk_size)  # before a row holds the name
     found = _row(wanted, me, records)
     group = found.record
     sizes = (wanted.size, wanted.block_size, wanted.chunk_size)

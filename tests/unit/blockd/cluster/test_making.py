@@ -14,7 +14,7 @@ from transport.errors import TransportError
 from transport.peer import messages as m
 from transport.peer.caller import Answered, Failed
 from transport.sessions import Sessions, waited
-from volume.errors import VolumeExists
+from volume.errors import InvalidSize, VolumeExists
 from volume.metastore import ClusterRecords
 from volume.metastore_records import GroupState, Mode
 
@@ -48,6 +48,15 @@ def make_with(rows: ClusterRecords, asked: Asked) -> GroupState:
 
 def test_it_is_made_when_all_members_have_their_part() -> None:
     assert make_with(records(), Asked(B=ACK, C=ACK)) is GroupState.CLOSED
+
+
+def test_a_size_that_cannot_be_leaves_no_row_behind() -> None:
+    """Every member would refuse it, for ever, and status would count a volume without a primary."""
+    rows = records()
+    wanted = replace(WANTED, size=1000)
+    with pytest.raises(InvalidSize, match="multiple of the block size 512, such as 512"):
+        make(wanted, ME, cast(Sessions, Asked(B=ACK, C=ACK)), rows, StoreRig().store.replicas)
+    assert rows.volume_named("vm1") is None
 
 
 @pytest.mark.parametrize(
