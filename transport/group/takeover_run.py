@@ -449,7 +449,11 @@ class Takeover:
         missing = sum(quiet >= self._pace.quiet_s for quiet in seen.values())
         if not self._agreed and missing < self._needed:
             # With that many it would not have W any more, and serve nobody.
-            text = f"{missing} members miss node {self._old.primary}, not {self._needed}"
+            text = (
+                f"node {self._old.primary} is left alone: {missing} of {len(seen)} members that "
+                f"answered heard nothing from it for {self._pace.quiet_s:g} s, a takeover needs "
+                f"{self._needed}"
+            )
             return [self._give_up(Why.ALIVE, text)]
         return self._claim()
 

@@ -168,6 +168,8 @@ def test_a_primary_that_enough_members_hear_is_left_alone() -> None:
     bench = Bench()
     end = gave_up(bench.looks(quiet_s=1.0))
     assert end.why is Why.ALIVE
+    assert "is left alone: 0 of 2 members that answered heard nothing from it" in end.text
+    assert end.text.endswith(" s, a takeover needs 2")
     assert bench.found.record.epoch == 1
 
 
