@@ -75,6 +75,18 @@ class CannotMove(VolumeError):
     code = "cannot_move"
 
 
+class NotOfSeveralNodes(NoSuchVolume):
+    """There may be one of that name that a node has by itself."""
+
+    def __init__(self, name: str) -> None:
+        VolumeError.__init__(
+            self,
+            f"volume {name}: no volume of several nodes is called so; `blockd cluster status` "
+            "shows those that there are",
+        )
+        self.name = name
+
+
 class CannotDelete(VolumeError):
     """A volume of several nodes stays, or it is not known."""
 
@@ -228,12 +240,17 @@ class ClusterVolumes:
         if target is None:
             names = ", ".join(each.name for each in info.nodes)
             raise CannotMove(f"volume {name}: there is no node {node}; nodes are {names}")
-        replica = self._named(name)
-        if replica is None:
-            raise NoSuchVolume(name)
-        to = NodeId(target.node)
-        problem = self._have_part(replica.uuid, lambda part, then: part.move(to, then))
+        found = self._records.volume_named(name)
+        if found is None:
+            raise NotOfSeveralNodes(name)
+        replica, to = self._named(name), NodeId(target.node)
+        problem: str | None = "this node has no part of it"
+        if replica is not None:
+            problem = self._have_part(replica.uuid, lambda part, then: part.move(to, then))
         if problem is not None:
+            if (serves := found.record.primary) not in (None, self._me):
+                who = next((each.name for each in info.nodes if each.node == serves), serves)
+                problem += f"; etcd says that {who} serves it: ask that one"
             raise CannotMove(f"volume {name} stays where it is: {problem}")
         return MovedVolume(name, target.name, time.monotonic() - began)
 
@@ -243,7 +260,7 @@ class ClusterVolumes:
         VolumeError, TransportError."""
         found = self._records.volume_named(name)
         if found is None:
-            raise NoSuchVolume(name)
+            raise NotOfSeveralNodes(name)
         info, record = self._info(), found.record
         nodes = {each.record.node_id: each for each in self._records.nodes()}
         names = [each.record for each in nodes.values()]

@@ -111,6 +111,7 @@ def test_a_volume_moves_without_losing_a_write(nodes: Nodes) -> None:
         refused = nodes.daemons["n1"].finish("volume", "move", VOLUME, "n3")
         assert refused.returncode == 5
         assert b"this node is not its primary" in refused.stderr
+        assert b"etcd says that n2 serves it: ask that one" in refused.stderr
     name, client = serving(nodes, "n2")
     with client:
         writer.check(client)

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from blockd.cluster.making import NAME_LOOK_S
 from blockd.cluster.paths import VolumePaths
-from blockd.cluster.volumes import ClusterVolumes
+from blockd.cluster.volumes import CannotMove, ClusterVolumes, NotOfSeveralNodes
 from tests.metastore_twin import DictMetaStore
 from tests.sim.store_rig import StoreRig
 from transport.peer import messages as m
@@ -102,6 +103,23 @@ def test_a_call_that_the_row_does_not_bear_out_makes_no_part(
 
 def test_a_volume_that_is_being_made_has_no_place_in_doubt() -> None:
     assert asked_in(1, None) == m.Ack(1, 0, 0)
+
+
+def test_a_volume_that_cannot_be_moved_from_here_is_not_said_to_be_none() -> None:
+    """It may be one of a single node, or one that other nodes have; who has it is named."""
+    records = ClusterRecords(DictMetaStore(), lambda: "e" * 32)
+    assert isinstance(records.commit(records.create_volume(GROUP)), Done)
+    named = SimpleNamespace(nodes=[SimpleNamespace(node=A, name="n1")])
+    volumes = ClusterVolumes(
+        *(ME, cast(Sessions, Posted()), records, StoreRig().store.replicas, lambda: named),  # type: ignore[arg-type]
+        *(1 << 30, cast(VolumePaths, None)),
+    )
+    with pytest.raises(NotOfSeveralNodes, match="alone: no volume of several nodes is called so"):
+        volumes.move("alone", "n1")
+    with pytest.raises(NotOfSeveralNodes, match="blockd cluster status"):
+        volumes.replace_member("alone", "n1", None)
+    with pytest.raises(CannotMove, match="no part of it; etcd says that n1 serves it: ask"):
+        volumes.move("vm1", "n1")
 
 
 @pytest.mark.parametrize("deleted", [True, False])
