@@ -1,9 +1,17 @@
 """/v1/cluster/stripes: rows that are made again, what is lost, and giving it up."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from blockd.api.cluster_types import LostStripes, RebuiltRows
 from blockd.api.node import Node, cluster_of
@@ -16,9 +24,24 @@ class RebuildRows(BaseModel):
 
 
 MAX_NAMED = 4096
+MAX_SHOWN = 80
 
 PackName = Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]
 PackNames = Annotated[tuple[PackName, ...], Field(min_length=1, max_length=MAX_NAMED)]
+
+
+def _in_words(value: object, check: ValidatorFunctionWrapHandler) -> Any:
+    """Of a union pydantic tells what each kind of it would have to be, and not what was said."""
+    try:
+        return check(value)
+    except ValidationError as error:
+        wrong = repr(error.errors()[0]["input"])[:MAX_SHOWN]
+        raise PydanticCustomError(
+            "packs",
+            "{wrong}: name 1 to {most} packs, each by 8 to 64 hex digits of its id as "
+            "`blockd cluster stripes lost` shows it, or all",
+            {"wrong": wrong, "most": MAX_NAMED},
+        ) from None
 
 
 class GiveUp(BaseModel):
@@ -27,7 +50,7 @@ class GiveUp(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    packs: PackNames | Literal["all"]
+    packs: Annotated[PackNames | Literal["all"], WrapValidator(_in_words)]
     dry_run: bool = False
 
 

@@ -56,6 +56,8 @@ def give_up(
     with connect(control, TIMEOUT_S) as client:
         found = client.give_up_stripes(None if everything else packs, dry_run=not force)
     _print(found, as_json=as_json)
+    if not found.stripes:
+        return
     if not force:
         raise UsageError("nothing was given up: say --force if these shards do not come back")
     if not as_json:

@@ -175,6 +175,8 @@ def _copy_row(volume: ClusterVolume, copy: CopyInfo) -> tuple[str, ...]:
     else:
         state = "in sync" if copy.in_sync else "behind"
     heard = UNKNOWN if copy.quiet_s is None else f"{copy.quiet_s:.1f}s ago"
+    if copy.serving:
+        heard = "-"  # it hears of no primary: it is the one
     numbers = map(_number, (copy.epoch, copy.received, copy.durable))
     return volume.name, copy.name, *numbers, *lag, heard, role + state
 

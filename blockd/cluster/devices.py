@@ -250,8 +250,8 @@ class Devices:
         if len(found) == 1 and text:
             return found[0]
         raise WrongMap(
-            f"device {text!r}: {len(found)} devices are called so; `blockd cluster devices` shows "
-            "their ids"
+            f"device {text!r}: {f'{len(found)} devices are' if found else 'none is'} called so; "
+            "`blockd cluster devices` shows their ids"
         )
 
     def _info(self, device: Device, state: StripeState, names: dict[str, str]) -> DeviceInfo:

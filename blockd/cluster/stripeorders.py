@@ -270,8 +270,8 @@ def _named(packs: Sequence[bytes], text: str) -> bytes:
     if not text or stop - first != 1:
         count = stop - first if text else len(packs)
         raise CannotGiveUp(
-            f"pack {text!r}: {count} stripes that cannot be read are called so; `blockd cluster "
-            "stripes lost` shows their ids"
+            f"pack {text!r}: {f'{count} stripes are' if count else 'none is'} called so of those "
+            "that cannot be read; `blockd cluster stripes lost` shows their ids"
         )
     return packs[first]
 

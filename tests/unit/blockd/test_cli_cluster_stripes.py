@@ -74,6 +74,19 @@ def test_nothing_is_given_up_unless_that_is_forced(
     ]
 
 
+def test_where_no_stripe_is_lost_nobody_is_told_to_force_it(
+    orders: FakeStripeOrders, blockd: Blockd
+) -> None:
+    done = blockd("cluster", "stripes", "give-up", "--all")
+    assert (done.code, done.out, done.err) == (exits.OK, "no stripe is lost\n", "")
+
+
+def test_what_is_no_id_of_a_pack_is_named(orders: FakeStripeOrders, blockd: Blockd) -> None:
+    done = blockd("cluster", "stripes", "give-up", PACK, "nonsense")
+    assert done.code == exits.USAGE
+    assert "packs: 'nonsense': name 1 to 4096 packs, each by 8 to 64 hex digits" in done.err
+
+
 def test_what_would_be_given_up_is_what_was_named(orders: FakeStripeOrders, blockd: Blockd) -> None:
     other = replace(LOST.stripes[0], pack="cd" * 32)
     orders.shown = replace(LOST, stripes=(*LOST.stripes, other))

@@ -77,7 +77,7 @@ def test_what_nobody_could_say_is_unknown(volumes: FakeVolumes, blockd: Blockd) 
     assert done.code == exits.FAILED
     first, second, third = rows(done.out)[-3:]
     numbers = ["4", "120", "100", "0", "0", "B", "0.0", "s", "0.0", "s"]
-    assert first == ["vm1", "n1", *numbers, "0.2s", "ago", "serving"]
+    assert first == ["vm1", "n1", *numbers, "-", "serving"]
     assert second[5:] == ["7", "4", "KiB", "12.0", "s", "unknown", "0.2s", "ago", "behind"]
     assert third[2:9] == ["unknown"] * 7
     assert "not known: nothing accepts connections there" in done.out

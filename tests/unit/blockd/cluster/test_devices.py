@@ -114,8 +114,13 @@ def test_a_device_is_named_by_its_id_a_part_of_it_or_its_node() -> None:
     node = rig.three()
     node.act("drain", device(1))
     node.act("return", "n1")
-    for text in ("f", "", "n9", "zz"):
-        with pytest.raises(WrongMap, match="devices are called so"):
+    for text, count in (
+        ("f", "3 devices are"),
+        ("", "3 devices are"),
+        ("n9", "none is"),
+        ("zz", "none is"),
+    ):
+        with pytest.raises(WrongMap, match=f"{count} called so; `blockd cluster devices`"):
             node.act("drain", text)
 
 
