@@ -24,7 +24,7 @@ from tests.sim.test_broken_rules import (
     reuse_early,
     unsynced_folders,
 )
-from volume import sites, store
+from volume import opening, sites
 from volume.errors import VolumeError
 from volume.laterkv import LaterKeyValue
 from volume.meta import Meta
@@ -48,7 +48,7 @@ def taking_any_index(rule: Break) -> Break:
 
     def broken(patch: pytest.MonkeyPatch) -> None:
         rule(patch)
-        patch.setattr(store, "index_left", lambda _: True)
+        patch.setattr(opening, "index_left", lambda _: True)
 
     return broken
 
