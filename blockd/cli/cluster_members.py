@@ -1,5 +1,6 @@
 """`blockd cluster drain` and `blockd volume replace-member`: other members of volumes."""
 
+import sys
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -13,6 +14,7 @@ from blockd.cli.output import print_json
 from blockd.cli.progress import following
 
 POLL_S = 1.0
+STUCK_POLLS = 10  # without a node that comes, until a person is told what it waits for
 
 
 def drain(
@@ -45,7 +47,7 @@ def drain(
         print(f"node {left.node} may be a member of volumes again")
     elif left.member_of or left.letting_go:
         count = len(left.member_of)
-        print(f"node {left.node} is drained: {count} volumes have it as a member still")
+        print(f"node {left.node} is being drained: {count} volumes have it as a member still")
     else:
         print(f"node {left.node} is a member of no volume; blockd cluster remove {left.node}")
 
@@ -55,7 +57,17 @@ def _waited(client: Client, name: str, left: Draining) -> Draining:
 
     def wait() -> Draining:
         nonlocal left
+        stuck = 0
         while left.draining and (left.member_of or left.letting_go):
+            stuck = stuck + 1 if left.member_of and not left.under_way else 0
+            if stuck == STUCK_POLLS:
+                print(
+                    f"no node comes to volume {left.member_of[0]} in the place of {left.node} "
+                    "yet; it takes one that is connected, not drained, and no member: see "
+                    "`blockd cluster show`, or have one join. Ctrl-C ends only the waiting, "
+                    "--undo the drain",
+                    file=sys.stderr,
+                )
             time.sleep(POLL_S)
             left = client.draining(name)
         return left

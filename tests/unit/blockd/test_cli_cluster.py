@@ -85,3 +85,26 @@ def test_a_single_node_says_that_it_is_one(
     done = blockd("cluster", *command)
     assert done.code == exits.CONFLICT
     assert "in no cluster" in done.err
+
+
+@pytest.mark.parametrize("coming", [(), ("vm1", "vm2")])
+def test_who_waits_for_a_drain_is_told_when_no_node_comes(
+    cluster: FakeCluster,
+    blockd: Blockd,
+    monkeypatch: pytest.MonkeyPatch,
+    coming: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr("blockd.cli.cluster_members.POLL_S", 0.0)
+    monkeypatch.setattr("blockd.cli.cluster_members.STUCK_POLLS", 2)
+    cluster.left = replace(cluster.left, member_of=("vm1", "vm2", "vm3"), under_way=coming)
+    done = blockd("cluster", "drain", "n1")
+    assert done.code == exits.OK
+    assert done.out.startswith("node n1 is a member of no volume")
+    told = "no node comes to volume vm1 in the place of n1 yet; it takes one that is connected"
+    assert (told in done.err) == (not coming)
+
+
+def test_a_drain_that_goes_on_is_not_said_to_be_over(cluster: FakeCluster, blockd: Blockd) -> None:
+    cluster.left = replace(cluster.left, member_of=("vm1", "vm2"))
+    done = blockd("cluster", "drain", "n1", "--no-wait")
+    assert done.out == "node n1 is being drained: 2 volumes have it as a member still\n"
